@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * palisade_core.h - the only thing Python sees of the packet core.
+ *
+ * The region between "cffi: begin" and "cffi: end" is read by cffi (no attributes, no asserts, no macros but
+ * integer #defines); gcc reads the whole file. Everything here is plain data: fixed-width integers, arrays owned
+ * by the caller, opaque handles owned by the core. A call crosses once a batch, never once a packet.
+ */
+#ifndef PALISADE_CORE_H
+#define PALISADE_CORE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+/* cffi: begin */
+
+/* ---- rules and address sets (native/engine/classifier.c) ------------------------------------------------- */
+
+#define PAL_ACTION_ALLOW 0
+#define PAL_ACTION_DROP 1
+#define PAL_ACTION_REJECT 2
+
+#define PAL_DIR_IN 1
+#define PAL_DIR_OUT 2
+
+#define PAL_FAMILY_V4 1
+#define PAL_FAMILY_V6 2
+
+#define PAL_RULE_STATEFUL 1
+#define PAL_RULE_TCP_STRICT 2
+#define PAL_RULE_LOGGED 4
+#define PAL_RULE_SRC_NEGATED 8
+#define PAL_RULE_DST_NEGATED 16
+#define PAL_RULE_PERSIST 32
+
+#define PAL_ALG_NONE 0
+#define PAL_ALG_FTP 1
+#define PAL_ALG_TFTP 2
+
+#define PAL_PROTO_ANY 256
+
+/* One classifier entry. A model rule with several services becomes several entries that share `rule`.
+ * Entries are in priority order: the first that matches decides. Ranges are inclusive.
+ * For ICMP and ICMPv6 the destination port is (type << 8 | code) and the source port is 0; for protocols without
+ * ports both are 0. Addresses: the entry matches when the packet's address is a member of any of the sets
+ * set_refs[src_off .. src_off + src_n); src_n == 0 means any address; SRC_NEGATED inverts a non-empty list. */
+typedef struct pal_rule {
+    uint32_t rule;                 /* number of the model's rule, given by the caller */
+    uint32_t src_off, src_n;
+    uint32_t dst_off, dst_n;
+    uint16_t sport_lo, sport_hi;
+    uint16_t dport_lo, dport_hi;
+    uint16_t proto;                /* 0..255, or PAL_PROTO_ANY */
+    uint8_t tcp_mask, tcp_value;   /* matches when (flags & mask) == value; mask 0: any */
+    uint8_t action;                /* PAL_ACTION_* */
+    uint8_t dir;                   /* PAL_DIR_IN | PAL_DIR_OUT */
+    uint8_t family;                /* PAL_FAMILY_V4 | PAL_FAMILY_V6 */
+    uint8_t flags;                 /* PAL_RULE_* */
+    uint8_t alg;                   /* PAL_ALG_* */
+    uint8_t reserved[3];           /* zero */
+} pal_rule;
+
+/* An inclusive range of addresses in network byte order. IPv4 addresses stand in the first four bytes, the rest zero. */
+typedef struct pal_range {
+    uint8_t lo[16], hi[16];
+    uint32_t family;               /* PAL_FAMILY_V4 or PAL_FAMILY_V6 */
+} pal_range;
+
+/* What the classifier looks at. Addresses as in pal_range; ports in host byte order. */
+typedef struct pal_key {
+    uint8_t src[16], dst[16];
+    uint16_t sport, dport;
+    uint8_t proto;
+    uint8_t tcp_flags;
+    uint8_t family;                /* PAL_FAMILY_V4 or PAL_FAMILY_V6 */
+    uint8_t dir;                   /* PAL_DIR_IN or PAL_DIR_OUT (both: a tap, any direction matches) */
+} pal_key;
+
+/* cffi: end */
+
+_Static_assert(sizeof(pal_rule) == 40, "pal_rule is part of the contract with dfw/core.py");
+_Static_assert(sizeof(pal_range) == 36, "pal_range is part of the contract with dfw/core.py");
+_Static_assert(sizeof(pal_key) == 40, "pal_key is part of the contract with dfw/core.py");
+
+#endif
