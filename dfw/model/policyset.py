@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A PolicySet is everything that decides about packets, and the one place that knows the order of rules.
+
+`rules_for` and `rules_for_tap` are the meaning of SEMANTICS "Order": the compiler and the oracle share them, and
+nothing else of each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from dfw.model.address import Address, AddressRange
+from dfw.model.inventory import Inventory, Port
+from dfw.model.policy import Policy, Rule, default_policy
+from dfw.model.selector import Group, Peers
+from dfw.model.service import Service
+from dfw.model.timers import Timers
+from dfw.model.words import Action, Direction, Tier
+
+
+@dataclass(frozen=True, slots=True)
+class EffectiveRule:
+    """A rule in its policy, where it is judged. `direction` differs from the rule's own on a tap (any)."""
+
+    policy: Policy
+    rule: Rule
+    direction: Direction
+
+    @property
+    def tier(self) -> Tier:
+        """The policy's tier."""
+        return self.policy.tier
+
+    @property
+    def stateful(self) -> bool:
+        """Does an ALLOW or REJECT keep a connection? The rule's own word where it has one, else the policy's."""
+        return self.policy.stateful if self.rule.stateful is None else self.rule.stateful
+
+    @property
+    def tcp_strict(self) -> bool:
+        """Must a TCP connection begin with a SYN? Only stateful policies can be strict (NSX)."""
+        return self.policy.tcp_strict and self.stateful
+
+    @property
+    def applied_to(self) -> Peers:
+        """The policy's Applied-To where it has one, else the rule's (NSX: the policy's overrides)."""
+        return applied_to(self.policy, self.rule)
+
+    @property
+    def resume_tier(self) -> Tier | None:
+        """Where the search goes on after a match: None for final actions, else the first tier still to be judged.
+
+        Rules of lower tiers than this are skipped. JUMP_TO_APPLICATION goes to Application; PASS to the next tier.
+        """
+        match self.rule.action:
+            case Action.JUMP_TO_APPLICATION:
+                return Tier.APPLICATION
+            case Action.PASS:
+                return Tier(self.tier + 1)
+            case _:
+                return None
+
+
+def applied_to(policy: Policy, rule: Rule) -> Peers:
+    """Which vNICs a rule is programmed on: the policy's Applied-To unless that is ANY, else the rule's."""
+    return rule.applied_to if policy.applied_to.is_any else policy.applied_to
+
+
+@dataclass(frozen=True)
+class PolicySet:
+    """Policies, groups and services by path, the default section, timers and the inventory.
+
+    Policies may be given in any order; `ordered` has them as they are judged.
+    """
+
+    policies: tuple[Policy, ...] = ()
+    groups: Mapping[str, Group] = field(default_factory=dict)
+    services: Mapping[str, Service] = field(default_factory=dict)
+    inventory: Inventory = field(default_factory=Inventory)
+    default: Policy = field(default_factory=default_policy)
+    timers: Timers = field(default_factory=Timers)
+
+    @cached_property
+    def ordered(self) -> tuple[Policy, ...]:
+        """All policies in order of judgement, the default section last."""
+        return tuple(sorted((*self.policies, self.default), key=lambda policy: policy.order_key))
+
+    def selects(self, peers: Peers, port: Port) -> bool:
+        """Is this port a member (as for Applied-To)? ANY selects every port."""
+        return peers.terms is None or any(term.matches(port, self) for term in peers.terms)
+
+    def contains(self, peers: Peers, address: Address) -> bool:
+        """Is this address a member: by itself, or as that of a member port? ANY contains every address."""
+        if peers.terms is None:
+            return True
+        bound = self.inventory.ports_at(address)
+        return any(
+            any(item.contains(address) for item in term.ranges(self)) or any(term.matches(port, self) for port in bound)
+            for term in peers.terms
+        )
+
+    def members(self, peers: Peers) -> tuple[Port, ...]:
+        """The member ports, in the inventory's order."""
+        return tuple(port for port in self.inventory if self.selects(peers, port))
+
+    def address_ranges(self, peers: Peers) -> tuple[AddressRange, ...]:
+        """All member addresses, in no particular order, possibly overlapping. Not defined for ANY (ValueError)."""
+        if peers.terms is None:
+            raise ValueError("ANY has no list of addresses")
+        by_themselves = [item for term in peers.terms for item in term.ranges(self)]
+        bound = [AddressRange(ip.family, ip.value, ip.value) for port in self.members(peers) for ip in port.ips]
+        return (*by_themselves, *bound)
+
+
+def rules_for(world: PolicySet, port: Port) -> list[EffectiveRule]:
+    """The layer-3 rules programmed on a vNIC, in order of judgement: enabled, and Applied-To selects the port."""
+    return [
+        EffectiveRule(policy, rule, rule.direction)
+        for policy in world.ordered
+        if policy.tier is not Tier.ETHERNET
+        for rule in policy.rules
+        if not rule.disabled and world.selects(applied_to(policy, rule), port)
+    ]
+
+
+def rules_for_tap(world: PolicySet) -> list[EffectiveRule]:
+    """The rules of a filter on a wire (`replay --tap`): all enabled ones, whatever their direction and Applied-To."""
+    return [
+        EffectiveRule(policy, rule, Direction.IN_OUT)
+        for policy in world.ordered
+        if policy.tier is not Tier.ETHERNET
+        for rule in policy.rules
+        if not rule.disabled
+    ]

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Selectors: terms that say which ports and which addresses are members. Each term carries its own matching.
+
+A term answers two questions, given the PolicySet `world` that resolves names:
+  matches(port, world)  is this port (vNIC) a member?
+  ranges(world)         which addresses are members by themselves, whoever has them?
+An address belongs to a term when it lies in `ranges` or is bound to a port that matches (`PolicySet.contains`).
+Evaluation here is the plain, slow, obvious one; dfw/compile.py has a faster one that is tested equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+from dfw.model.address import AddressRange
+from dfw.model.inventory import Port, Tag
+from dfw.model.place import Place
+
+if TYPE_CHECKING:
+    from dfw.model.policyset import PolicySet
+
+
+class Term(Protocol):
+    """What every selector term can do."""
+
+    def matches(self, port: Port, world: PolicySet) -> bool:
+        """Is this port a member?"""
+        ...
+
+    def ranges(self, world: PolicySet) -> Iterable[AddressRange]:
+        """The addresses that are members by themselves."""
+        ...
+
+
+class MemberType(Enum):
+    """Whose property a Condition looks at (NSX Condition.member_type)."""
+
+    VIRTUAL_MACHINE = "VirtualMachine"
+    SEGMENT_PORT = "SegmentPort"
+    SEGMENT = "Segment"
+
+
+class ConditionKey(Enum):
+    """Which property (NSX Condition.key)."""
+
+    TAG = "Tag"
+    NAME = "Name"
+    OS_NAME = "OSName"
+    COMPUTER_NAME = "ComputerName"
+
+
+class Operator(Enum):
+    """How the property is compared (NSX Condition.operator), always ignoring case."""
+
+    EQUALS = "EQUALS"
+    NOTEQUALS = "NOTEQUALS"
+    CONTAINS = "CONTAINS"
+    STARTSWITH = "STARTSWITH"
+    ENDSWITH = "ENDSWITH"
+    IN = "IN"
+    NOTIN = "NOTIN"
+
+
+_POSITIVE = {Operator.NOTEQUALS: Operator.EQUALS, Operator.NOTIN: Operator.IN}
+
+
+def _text_matches(operator: Operator, actual: str, wanted: str) -> bool:
+    """Compare under a positive operator; both texts are already case-folded."""
+    match operator:
+        case Operator.EQUALS:
+            return actual == wanted
+        case Operator.CONTAINS:
+            return wanted in actual
+        case Operator.STARTSWITH:
+            return actual.startswith(wanted)
+        case Operator.ENDSWITH:
+            return actual.endswith(wanted)
+        case Operator.IN:
+            return actual in [item.strip() for item in wanted.split(",")]
+        case _:
+            raise AssertionError(operator)
+
+
+def tag_matches(tag: Tag, operator: Operator, value: str, scope_differs: bool = False) -> bool:
+    """Does one tag match `scope|tag` under a positive operator?
+
+    NSX: `scope|tag`; `|tag` or `tag` alone: any scope; `scope|`: that scope with any or no tag. The operator concerns
+    the tag part; the scope is compared for equality, or (scope_operator NOTEQUALS) for being another one.
+    """
+    scope, bar, wanted = value.casefold().partition("|")
+    if not bar:
+        scope, wanted = "", scope
+    if scope and (tag.scope.casefold() == scope) is scope_differs:
+        return False
+    if bar and scope and not wanted:
+        return True
+    return _text_matches(operator, tag.tag.casefold(), wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """NSX Condition. A negative operator is the exact complement of its positive one: no tag may match."""
+
+    member_type: MemberType
+    key: ConditionKey
+    operator: Operator
+    value: str
+    scope_differs: bool = False
+
+    def matches(self, port: Port, world: PolicySet) -> bool:
+        """Ask the port, its machine or its segment, as member_type says."""
+        positive = _POSITIVE.get(self.operator, self.operator)
+        found = self._found(positive, port, world)
+        return found if positive is self.operator else not found
+
+    def _found(self, operator: Operator, port: Port, world: PolicySet) -> bool:
+        inventory = world.inventory
+        subject = {
+            MemberType.VIRTUAL_MACHINE: inventory.machine_of,
+            MemberType.SEGMENT_PORT: lambda item: item,
+            MemberType.SEGMENT: inventory.segment_of,
+        }[self.member_type](port)
+        if self.key is ConditionKey.TAG:
+            return any(tag_matches(tag, operator, self.value, self.scope_differs) for tag in subject.tags)
+        attribute = {
+            ConditionKey.NAME: "name",
+            ConditionKey.OS_NAME: "os_name",
+            ConditionKey.COMPUTER_NAME: "computer_name",
+        }[self.key]
+        return _text_matches(operator, str(getattr(subject, attribute, "")).casefold(), self.value.casefold())
+
+    def ranges(self, world: PolicySet) -> Iterable[AddressRange]:
+        """None: a condition selects ports."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Raw addresses, prefixes and ranges (NSX IPAddressExpression, Kubernetes ipBlock)."""
+
+    items: tuple[AddressRange, ...]
+
+    def matches(self, port: Port, world: PolicySet) -> bool:
+        """False: addresses alone make no vNIC a member (NSX: they are invalid in Applied-To)."""
+        return False
+
+    def ranges(self, world: PolicySet) -> Iterable[AddressRange]:
+        """The ranges themselves."""
+        return self.items
+
+
+@dataclass(frozen=True, slots=True)
+class PortMember:
+    """The port with this name (NSX PathExpression with a segment port's path)."""
+
+    name: str
+
+    def matches(self, port: Port, world: PolicySet) -> bool:
+        """By name, exactly."""
+        return port.name == self.name
+
+    def ranges(self, world: PolicySet) -> Iterable[AddressRange]:
+        """None."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentMember:
+    """All ports of a segment (NSX PathExpression with a segment's path)."""
+
+    name: str
+
+    def matches(self, port: Port, world: PolicySet) -> bool:
+        """By the segment's name, exactly."""
+        return port.segment == self.name
+
+    def ranges(self, world: PolicySet) -> Iterable[AddressRange]:
+        """None."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class GroupMember:
+    """All members of another group. Front ends refuse cycles, so the recursion ends."""
+
+    path: str
+
+    def matches(self, port: Port, world: PolicySet) -> bool:
+        """As the group's own expression says."""
+        return world.groups[self.path].expression.matches(port, world)
+
+    def ranges(self, world: PolicySet) -> Iterable[AddressRange]:
+        """As the group's own expression says."""
+        return world.groups[self.path].expression.ranges(world)
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """Members of any of the terms; of none where there are no terms."""
+
+    terms: tuple[Term, ...] = ()
+
+    def matches(self, port: Port, world: PolicySet) -> bool:
+        """Any of them."""
+        return any(term.matches(port, world) for term in self.terms)
+
+    def ranges(self, world: PolicySet) -> Iterable[AddressRange]:
+        """All of theirs."""
+        return [item for term in self.terms for item in term.ranges(world)]
+
+
+@dataclass(frozen=True, slots=True)
+class AllOf:
+    """Ports that match all the terms. Front ends admit only terms that select ports (NSX joins addresses by OR)."""
+
+    terms: tuple[Term, ...]
+
+    def matches(self, port: Port, world: PolicySet) -> bool:
+        """All of them; an empty conjunction selects every port."""
+        return all(term.matches(port, world) for term in self.terms)
+
+    def ranges(self, world: PolicySet) -> Iterable[AddressRange]:
+        """None: see the class."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A named selector. `path` is its NSX path."""
+
+    path: str
+    expression: Term
+    place: Place | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def id(self) -> str:
+        """Last part of the path."""
+        return self.path.rpartition("/")[2]
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """One side of a rule, or an Applied-To. `terms` None is ANY; an empty tuple is nobody."""
+
+    terms: tuple[Term, ...] | None = None
+
+    @property
+    def is_any(self) -> bool:
+        """True for ANY (as Applied-To: the whole distributed firewall)."""
+        return self.terms is None
+
+
+ANY_PEERS = Peers(None)
