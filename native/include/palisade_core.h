@@ -76,10 +76,38 @@ typedef struct pal_key {
     uint8_t dir;                   /* PAL_DIR_IN or PAL_DIR_OUT (both: a tap, any direction matches) */
 } pal_key;
 
+/* ---- captures (native/io/capture.c, pcapng.c, jsonl.c; promises in capture.h, pcapng.h, jsonl.h) ----------- */
+
+#define PAL_FRAME_DIRECTION_UNKNOWN 0
+#define PAL_FRAME_INBOUND 1
+#define PAL_FRAME_OUTBOUND 2
+
+/* One captured frame, in place in the mapped file. */
+typedef struct pal_frame {
+    const uint8_t *data;           /* into the map */
+    uint32_t caplen;               /* bytes present */
+    uint32_t wirelen;              /* bytes on the wire, at least caplen */
+    uint64_t ts_ns;                /* since the epoch, saturated */
+    uint64_t number;               /* from 1, as tshark's frame.number */
+    uint32_t linktype;             /* LINKTYPE_* of the packet's interface */
+    uint32_t interface;            /* pcapng: counted over all sections; 0 for pcap */
+    uint32_t direction;            /* PAL_FRAME_*, as in pcapng's epb_flags */
+    uint32_t reserved;             /* zero */
+} pal_frame;
+
+typedef struct pal_capture pal_capture;
+
+pal_capture *pal_capture_open(const uint8_t *map, size_t len, char *err, size_t errlen);
+uint32_t pal_capture_next(pal_capture *capture, pal_frame *out, uint32_t max);
+const char *pal_capture_warning(const pal_capture *capture);
+void pal_capture_close(pal_capture *capture);
+const char *pal_linktype_name(uint32_t linktype);
+
 /* cffi: end */
 
 _Static_assert(sizeof(pal_rule) == 40, "pal_rule is part of the contract with dfw/core.py");
 _Static_assert(sizeof(pal_range) == 36, "pal_range is part of the contract with dfw/core.py");
 _Static_assert(sizeof(pal_key) == 40, "pal_key is part of the contract with dfw/core.py");
+_Static_assert(sizeof(pal_frame) == 48, "pal_frame is part of the contract with dfw/core.py");
 
 #endif
