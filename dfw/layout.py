@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C structs of native/include/palisade_core.h as numpy dtypes, and ways to fill them in bulk.
+
+Addresses stand in network byte order, IPv4 in the first four bytes and the rest zero; everything else is in host byte
+order, as C has it. The sizes are asserted here and in the header.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+FAMILY_V4: Final = 1
+FAMILY_V6: Final = 2
+DIR_IN: Final = 1
+DIR_OUT: Final = 2
+DIR_ANY: Final = 3
+ACTION_ALLOW: Final = 0
+ACTION_DROP: Final = 1
+ACTION_REJECT: Final = 2
+RULE_STATEFUL: Final = 1
+RULE_TCP_STRICT: Final = 2
+RULE_LOGGED: Final = 4
+RULE_SRC_NEGATED: Final = 8
+RULE_DST_NEGATED: Final = 16
+RULE_PERSIST: Final = 32
+ALG_NONE: Final = 0
+ALG_FTP: Final = 1
+ALG_TFTP: Final = 2
+PROTO_ANY: Final = 256
+NO_MATCH: Final = 0xFFFFFFFF
+"""What a look-up answers where no rule matches (PAL_NONE)."""
+
+RULE_DTYPE: Final = np.dtype(
+    [
+        ("rule", "=u4"),
+        ("src_off", "=u4"),
+        ("src_n", "=u4"),
+        ("dst_off", "=u4"),
+        ("dst_n", "=u4"),
+        ("sport_lo", "=u2"),
+        ("sport_hi", "=u2"),
+        ("dport_lo", "=u2"),
+        ("dport_hi", "=u2"),
+        ("proto", "=u2"),
+        ("tcp_mask", "u1"),
+        ("tcp_value", "u1"),
+        ("action", "u1"),
+        ("dir", "u1"),
+        ("family", "u1"),
+        ("flags", "u1"),
+        ("alg", "u1"),
+        ("reserved", "u1", (3,)),
+    ]
+)
+RANGE_DTYPE: Final = np.dtype([("lo", "u1", (16,)), ("hi", "u1", (16,)), ("family", "=u4")])
+KEY_DTYPE: Final = np.dtype(
+    [
+        ("src", "u1", (16,)),
+        ("dst", "u1", (16,)),
+        ("sport", "=u2"),
+        ("dport", "=u2"),
+        ("proto", "u1"),
+        ("tcp_flags", "u1"),
+        ("family", "u1"),
+        ("dir", "u1"),
+    ]
+)
+assert RULE_DTYPE.itemsize == 40 and RANGE_DTYPE.itemsize == 36 and KEY_DTYPE.itemsize == 40
+
+RuleArray = npt.NDArray[np.void]
+RangeArray = npt.NDArray[np.void]
+KeyArray = npt.NDArray[np.void]
+U32Array = npt.NDArray[np.uint32]
+U64Array = npt.NDArray[np.uint64]
+
+
+def rules_empty(count: int) -> RuleArray:
+    """`count` rules that match everything: any address, port, protocol, direction and family; stateful ALLOW, number i."""
+    rules = np.zeros(count, RULE_DTYPE)
+    rules["rule"] = np.arange(count, dtype=np.uint32)
+    rules["sport_hi"] = rules["dport_hi"] = 0xFFFF
+    rules["proto"] = PROTO_ANY
+    rules["dir"] = DIR_ANY
+    rules["family"] = FAMILY_V4 | FAMILY_V6
+    rules["flags"] = RULE_STATEFUL
+    return rules
+
+
+def addresses_v4(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Host-order IPv4 addresses as rows of 16 bytes."""
+    out = np.zeros((len(values), 16), np.uint8)
+    out[:, :4] = values.astype(">u4").view(np.uint8).reshape(-1, 4)
+    return out
+
+
+def addresses_v6(high: U64Array, low: U64Array) -> npt.NDArray[np.uint8]:
+    """IPv6 addresses, given as their upper and lower 64 bits in host order, as rows of 16 bytes."""
+    out = np.empty((len(high), 16), np.uint8)
+    out[:, :8] = high.astype(">u8").view(np.uint8).reshape(-1, 8)
+    out[:, 8:] = low.astype(">u8").view(np.uint8).reshape(-1, 8)
+    return out
