@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+#
+# Two commands matter: `make demo` and `make test`. Both install what is missing first (scripts/setup.sh), and both
+# work from a clean checkout. Everything made lands in build/, .venv/ and .setup/, which git ignores.
+
+PY := .venv/bin/python
+CC := gcc
+FUZZ_CC := clang
+FUZZ_SECONDS := 4
+PYTEST_WORKERS := 2
+
+# One C unit test = one file that includes the production sources it tests. Sanitizers stop at the first report.
+TEST_CFLAGS := -std=gnu11 -O1 -g -Wall -Wextra -Werror -fno-wrapv -fno-omit-frame-pointer \
+	-fno-sanitize-recover=all -Inative/include -Inative
+TEST_LIBS := -lm -lpthread
+NATIVE_TESTS := $(patsubst native/tests/%.c,build/native/%,$(wildcard native/tests/test_*.c))
+FUZZERS := $(patsubst native/fuzz/%.c,build/fuzz/%,$(wildcard native/fuzz/fuzz_*.c))
+
+.PHONY: help setup build demo test test-long lint native-tests fuzz bench conformance uninstall clean \
+	setup-build setup-demo setup-test setup-bench FORCE
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1 \t\2/p' Makefile | expand -t 24
+
+setup: setup-test ## install what is missing: Debian packages by one apt line, Python packages into .venv
+
+setup-build setup-demo setup-test setup-bench: setup-%: FORCE
+	@scripts/setup.sh $*
+
+FORCE:
+
+build: setup-build ## compile the packet core into .venv (only what changed)
+	@$(PY) native/build.py
+
+demo: ## the main job end to end: installs, builds, runs, prints what happened, cleans up
+	@scripts/part.sh setup scripts/setup.sh demo
+	@scripts/part.sh build $(PY) native/build.py
+	@test -e scripts/demo.sh || { echo "make demo: scripts/demo.sh is missing from this checkout" >&2; exit 1; }
+	@scripts/part.sh demo scripts/demo.sh
+
+test: setup-test ## all tests, with bounded counts: lint, C unit tests, short fuzz runs, pytest
+	@MAKE="$(MAKE)" PYTEST_WORKERS=$(PYTEST_WORKERS) scripts/test.sh
+
+test-long: setup-test ## the same with full counts
+	@MAKE="$(MAKE)" PYTEST_WORKERS=$(PYTEST_WORKERS) PALISADE_LONG=1 scripts/test.sh
+
+lint: setup-build ## ruff, mypy --strict, import-linter
+	@scripts/lint.sh
+
+native-tests: $(NATIVE_TESTS) ## C unit tests under ASan and UBSan
+	@scripts/native-tests.sh $(NATIVE_TESTS)
+
+build/native/%: native/tests/%.c
+	@mkdir -p $(@D)
+	@echo "  cc $<"
+	@$(CC) $(TEST_CFLAGS) -fsanitize=address,undefined -MMD -MP -MF $@.d $< -o $@ $(TEST_LIBS)
+
+fuzz: $(FUZZERS) ## a bounded run of each libFuzzer target (FUZZ_SECONDS=4 each), corpora made by native/fuzz/seed_*.py
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh $(FUZZERS)
+
+build/fuzz/%: native/fuzz/%.c
+	@mkdir -p $(@D)
+	@echo "  $(FUZZ_CC) $<"
+	@$(FUZZ_CC) $(TEST_CFLAGS) -fsanitize=fuzzer,address,undefined -MMD -MP -MF $@.d $< -o $@ $(TEST_LIBS)
+
+bench: setup-bench ## every benchmark, as JSON in benchmarks/results/
+	@$(PY) native/build.py
+	@test -e benchmarks/run.py || { echo "make bench: benchmarks/run.py is missing from this checkout" >&2; exit 1; }
+	@$(PY) benchmarks/run.py --out benchmarks/results
+
+conformance: setup-test ## agreement with others' records: Linux conntrack, Zeek, ClassBench
+	@$(PY) native/build.py
+	@test -d tests/conformance || { echo "make conformance: tests/conformance is missing from this checkout" >&2; exit 1; }
+	@$(PY) -m pytest -n $(PYTEST_WORKERS) tests/conformance
+
+uninstall: ## undo the set-up: .venv, build/, and the Debian packages that only the set-up brought
+	@scripts/uninstall.sh
+
+clean: ## remove build/
+	@rm -rf build
+
+-include $(wildcard build/native/*.d build/fuzz/*.d)

@@ -1,0 +1,31 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# A bounded run of each fuzz target; each must end with 0. native/fuzz/seed_NAME.py DIRECTORY, where there is one,
+# writes the first corpus of fuzz_NAME; what a run finds stays in build/fuzz/corpus/NAME.
+# usage: FUZZ_SECONDS=N scripts/fuzz.sh PROGRAM...
+export ASAN_OPTIONS=detect_leaks=1
+export UBSAN_OPTIONS=print_stacktrace=1
+passed=0 failed=0
+for program; do
+  name=$(basename "$program")
+  name=${name#fuzz_}
+  corpus=build/fuzz/corpus/$name
+  mkdir -p "$corpus"
+  if [ -e "native/fuzz/seed_$name.py" ] && ! .venv/bin/python "native/fuzz/seed_$name.py" "$corpus"; then
+    echo "native/fuzz/seed_$name.py failed"
+    failed=$((failed + 1))
+    continue
+  fi
+  if timeout $((FUZZ_SECONDS * 4 + 120)) "$program" -max_total_time="$FUZZ_SECONDS" -timeout=20 -rss_limit_mb=3000 \
+    -seed=1 -artifact_prefix="build/fuzz/$name-" "$corpus" >"$program.log" 2>&1; then
+    passed=$((passed + 1))
+    echo "fuzz_$name: $(sed -n 's/^Done \([0-9]* runs in [0-9]* second.*\)/\1/p' "$program.log")"
+  else
+    failed=$((failed + 1))
+    echo "fuzz_$name failed:"
+    tail -n 40 "$program.log"
+  fi
+done
+echo "fuzz: $passed passed, $failed failed"
+exit $((failed > 0))

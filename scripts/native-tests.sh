@@ -1,0 +1,19 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+#
+# Run the compiled C unit tests: each must exit 0, without a sanitizer's report, within five minutes.
+# usage: scripts/native-tests.sh PROGRAM...
+export ASAN_OPTIONS=detect_leaks=1:abort_on_error=0
+export UBSAN_OPTIONS=print_stacktrace=1
+passed=0 failed=0
+for program; do
+  if timeout 300 "$program" >"$program.log" 2>&1; then
+    passed=$((passed + 1))
+  else
+    failed=$((failed + 1))
+    echo "$program failed:"
+    tail -n 40 "$program.log"
+  fi
+done
+echo "native: $passed passed, $failed failed"
+exit $((failed > 0))
