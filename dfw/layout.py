@@ -78,7 +78,7 @@ U64Array = npt.NDArray[np.uint64]
 
 
 def rules_empty(count: int) -> RuleArray:
-    """`count` rules that match everything: any address, port, protocol, direction and family; stateful ALLOW, number i."""
+    """`count` rules that match everything, stateful ALLOW, numbered 0, 1, ..."""
     rules = np.zeros(count, RULE_DTYPE)
     rules["rule"] = np.arange(count, dtype=np.uint32)
     rules["sport_hi"] = rules["dport_hi"] = 0xFFFF
