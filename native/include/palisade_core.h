@@ -90,7 +90,7 @@ typedef struct pal_frame {
     uint64_t ts_ns;                /* since the epoch, saturated */
     uint64_t number;               /* from 1, as tshark's frame.number */
     uint32_t linktype;             /* LINKTYPE_* of the packet's interface */
-    uint32_t interface;            /* pcapng: counted over all sections; 0 for pcap */
+    uint32_t interface;            /* pcapng: number within its section; 0 for pcap */
     uint32_t direction;            /* PAL_FRAME_*, as in pcapng's epb_flags */
     uint32_t reserved;             /* zero */
 } pal_frame;
@@ -102,6 +102,17 @@ uint32_t pal_capture_next(pal_capture *capture, pal_frame *out, uint32_t max);
 const char *pal_capture_warning(const pal_capture *capture);
 void pal_capture_close(pal_capture *capture);
 const char *pal_linktype_name(uint32_t linktype);
+
+typedef struct pal_pcapng pal_pcapng;
+
+pal_pcapng *pal_pcapng_open(int fd);
+int pal_pcapng_write(pal_pcapng *writer, const pal_frame *frame, const char *comment, size_t comment_len);
+int pal_pcapng_close(pal_pcapng *writer);
+
+typedef struct pal_text pal_text;
+
+pal_text *pal_text_open(int fd);
+int pal_text_close(pal_text *text);
 
 /* cffi: end */
 

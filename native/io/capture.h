@@ -16,7 +16,7 @@
  *
  * A frame's number counts from 1 as tshark's frame.number does: records that tshark lists although they hold no packet
  * (pcapng: custom blocks, system log entries, system calls) take a number and give no frame, so numbers may skip.
- * `interface` counts pcapng's interfaces over all sections, as tshark's frame.interface_id; 0 in classic pcap.
+ * `interface` is pcapng's number within its section, as tshark's frame.interface_id; 0 in classic pcap.
  *
  * The caller keeps the file from being cut while it is mapped (the kernel sends SIGBUS for such pages).
  */

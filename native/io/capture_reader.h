@@ -48,7 +48,6 @@ struct pal_capture {
     uint32_t linktype;
     uint32_t packet_max;
     /* pcapng */
-    uint32_t interfaces_before;     /* described by earlier sections */
     uint32_t interfaces;            /* described by this section so far */
     char warning[192];
     capture_interface interface[PAL_CAPTURE_INTERFACES];

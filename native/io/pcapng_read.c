@@ -15,9 +15,7 @@
 #define BLOCK_ENHANCED_PACKET 6u
 #define BLOCK_SYSTEMD_JOURNAL 9u
 #define BLOCK_SYSDIG_EVENT 0x204u
-#define BLOCK_SYSDIG_EVENT_FLAGS 0x208u
 #define BLOCK_SYSDIG_EVENT_V2 0x216u
-#define BLOCK_SYSDIG_EVENT_FLAGS_V2 0x217u
 #define BLOCK_CUSTOM 0x00000badu
 #define BLOCK_CUSTOM_NO_COPY 0x40000badu
 
@@ -35,7 +33,8 @@
 
 typedef enum step { STEP_ON, STEP_FRAME, STEP_STOP } step;
 
-PAL_INLINE uint32_t padded(uint32_t length) { return (length + 3u) & ~3u; } /* only for lengths known to be in the map */
+/* The next multiple of four; 0 past 2^32 - 4. */
+PAL_INLINE uint32_t padded(uint32_t length) { return (length + 3u) & ~3u; }
 
 /* ---- time ------------------------------------------------------------------------------------------------ */
 
@@ -183,7 +182,7 @@ PAL_INLINE step block_packet(pal_capture *c, const uint8_t *block, uint32_t tota
     f->ts_ns = interface_time(i, ts);
     f->number = ++c->number;
     f->linktype = i->linktype;
-    f->interface = c->interfaces_before + number;
+    f->interface = number;
     f->reserved = 0;
     return STEP_FRAME;
 }
@@ -204,7 +203,7 @@ static step block_simple(pal_capture *c, const uint8_t *block, uint32_t total, p
     if (caplen > capture_packet_max(i->linktype))
         return block_bad(c, "the packet is longer than its link type can carry");
     *f = (pal_frame){.data = block + 12, .caplen = caplen, .wirelen = wirelen, .number = ++c->number,
-                     .linktype = i->linktype, .interface = c->interfaces_before};
+                     .linktype = i->linktype};
     return STEP_FRAME;
 }
 
@@ -219,10 +218,11 @@ static step block_section(pal_capture *c, const uint8_t *block, size_t left)
     if (magic != ORDER_MAGIC && magic != __builtin_bswap32(ORDER_MAGIC))
         return block_bad(c, "the section header has no byte-order magic");
     c->swapped = magic != ORDER_MAGIC;
+    if (capture_u32(c, block + 4) < SECTION_FIXED)
+        return block_bad(c, "its length is impossible");
     const uint16_t major = capture_u16(c, block + 12), minor = capture_u16(c, block + 14);
     if (major != 1 || (minor != 0 && minor != 2)) /* 1.2 was written by some, and is 1.0 */
         return block_bad(c, "the section's version is not 1.0");
-    c->interfaces_before += c->interfaces;
     c->interfaces = 0;
     return STEP_ON;
 }
@@ -243,8 +243,9 @@ static uint32_t pcapng_next(pal_capture *c, pal_frame *out, uint32_t max)
         const uint32_t type = capture_u32(c, block);
         if (PAL_UNLIKELY(type == BLOCK_SECTION) && block_section(c, block, left) == STEP_STOP)
             break;
-        const uint32_t total = capture_u32(c, block + 4);
-        if (PAL_UNLIKELY(total < (type == BLOCK_SECTION ? SECTION_FIXED : BLOCK_OVERHEAD) || (total & 3u) != 0)) {
+        /* Lengths are multiples of four; some writers forgot the padding, which is there all the same. */
+        const uint32_t stated = capture_u32(c, block + 4), total = padded(stated);
+        if (PAL_UNLIKELY(stated < BLOCK_OVERHEAD || total < stated)) {
             block_bad(c, "its length is impossible");
             break;
         }
@@ -253,7 +254,7 @@ static uint32_t pcapng_next(pal_capture *c, pal_frame *out, uint32_t max)
                              (unsigned long long)c->number);
             break;
         }
-        if (PAL_UNLIKELY(capture_u32(c, block + total - 4) != total)) {
+        if (PAL_UNLIKELY(capture_u32(c, block + total - 4) != stated)) {
             block_bad(c, "the lengths at its two ends differ");
             break;
         }
@@ -268,8 +269,7 @@ static uint32_t pcapng_next(pal_capture *c, pal_frame *out, uint32_t max)
         else if (type == BLOCK_INTERFACE)
             outcome = block_interface(c, block, total);
         else if (type == BLOCK_SYSTEMD_JOURNAL || type == BLOCK_CUSTOM || type == BLOCK_CUSTOM_NO_COPY ||
-                 type == BLOCK_SYSDIG_EVENT || type == BLOCK_SYSDIG_EVENT_FLAGS || type == BLOCK_SYSDIG_EVENT_V2 ||
-                 type == BLOCK_SYSDIG_EVENT_FLAGS_V2)
+                 type == BLOCK_SYSDIG_EVENT || type == BLOCK_SYSDIG_EVENT_V2)
             c->number++; /* tshark shows these as frames */
         if (outcome == STEP_STOP)
             break;
