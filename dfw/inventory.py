@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The inventory's documents: `kind: Inventory`, and Host, Segment, Gateway, Machine, Port one by one.
+
+Only a name is required; dfw/assign.py fills in the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dfw.assign import Assignment, Draft
+from dfw.documents import Document
+from dfw.errors import Problem
+from dfw.fields import Cursor, Field, identifier, integer, listed, mapping, parsed, reference, text
+from dfw.findings import Finding
+from dfw.model import Address, Inventory, Tag, address_parse, mac_parse, prefix_parse
+
+API_VERSION = "palisade.internal/v1alpha1"
+_UNUSABLE = tuple(
+    prefix_parse(item) for item in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4", "::/127", "ff00::/8")
+)
+
+
+def _workload_address(value: str) -> Address:
+    address = address_parse(value)
+    if any(item.contains(address) for item in _UNUSABLE):
+        raise ValueError(f"{value} is no unicast address that a workload can have")
+    return address
+
+
+def _tag(cursor: Cursor) -> Tag | None:
+    values = mapping(cursor, {"scope": Field(text(128, empty=True)), "tag": Field(text(256, empty=True))})
+    if values is None:
+        return None
+    return Tag(values["scope"] or "", values["tag"] or "")
+
+
+def labels(cursor: Cursor) -> Mapping[str, str] | None:
+    """Kubernetes labels: text to text."""
+    if not isinstance(cursor.value, dict):
+        cursor.problem("labels are a mapping of text to text")
+        return None
+    found: dict[str, str] = {}
+    for key in cursor.value:
+        value = text(63, empty=True)(cursor.member(key))
+        if value is not None:
+            found[key] = value
+    return found
+
+
+tags = listed(_tag, maximum=30)
+
+_HOST = {
+    "name": Field(identifier, required=True),
+    "tep": Field(parsed(_workload_address)),
+    "tags": Field(tags, default=()),
+}
+_GATEWAY = {
+    "name": Field(identifier, required=True),
+    "tier": Field(integer(0, 1, "a tier"), default=1),
+    "tier0": Field(reference),
+    "tags": Field(tags, default=()),
+}
+_SEGMENT = {
+    "name": Field(identifier, required=True),
+    "vni": Field(integer(1, (1 << 24) - 1, "a VNI")),
+    "subnets": Field(listed(parsed(prefix_parse))),
+    "gateway": Field(reference),
+    "tags": Field(tags, default=()),
+}
+_MACHINE = {
+    "name": Field(identifier, required=True),
+    "os_name": Field(text(256, empty=True), default=""),
+    "computer_name": Field(text(256, empty=True), default=""),
+    "tags": Field(tags, default=()),
+}
+_PORT = {
+    "name": Field(identifier, required=True),
+    "host": Field(reference),
+    "segment": Field(reference),
+    "machine": Field(reference),
+    "mac": Field(parsed(mac_parse)),
+    "ips": Field(listed(parsed(_workload_address))),
+    "tags": Field(tags, default=()),
+    "labels": Field(labels, default={}),
+    "namespace": Field(identifier),
+}
+KINDS: Mapping[str, tuple[str, Mapping[str, Field]]] = {
+    "Host": ("hosts", _HOST),
+    "Gateway": ("gateways", _GATEWAY),
+    "Segment": ("segments", _SEGMENT),
+    "Machine": ("machines", _MACHINE),
+    "Port": ("ports", _PORT),
+}
+INVENTORY_KINDS = ("Inventory", *KINDS)
+_ENVELOPE = ("apiVersion", "kind", "metadata", "status")
+
+
+def inventory_load(documents: Iterable[Document], problems: list[Problem], findings: list[Finding]) -> Inventory:
+    """One inventory from all inventory documents. Problems and warnings are added to the lists."""
+    drafts: dict[str, dict[str, Draft]] = {plural: {} for plural, _ in KINDS.values()}
+    for document in documents:
+        for plural, draft in _drafts(Cursor(document, document.root, "", problems)):
+            name = draft.values["name"]
+            if name is None:
+                continue
+            first = drafts[plural].setdefault(name, draft)
+            if first is not draft:
+                draft.cursor.problem(f"{plural[:-1]} {name!r} was already given at {first.where}")
+    return Assignment(drafts, findings).inventory()
+
+
+def _drafts(cursor: Cursor) -> Iterable[tuple[str, Draft]]:
+    kind = cursor.node.get("kind")
+    name = str(kind.value) if kind else ""
+    if name == "Inventory":
+        plurals = dict(KINDS.values())
+        table = {plural: Field(listed(lambda item: item)) for plural in plurals}
+        values = mapping(cursor, table, ignore=lambda key: key in _ENVELOPE) or {}
+        for plural, items in values.items():
+            for item in items or ():
+                fields = mapping(item, plurals[plural])
+                if fields is not None:
+                    yield plural, Draft(fields, item)
+    else:
+        plural, kind_table = KINDS[name]
+        fields = _single(cursor, kind_table)
+        if fields is not None:
+            yield plural, Draft(fields, cursor)
+
+
+def _single(cursor: Cursor, table: Mapping[str, Field]) -> dict[str, Any] | None:
+    """The fields of a document in Kubernetes' envelope: name, namespace and labels may stand in metadata."""
+    envelope = {"metadata": Field(lambda item: item, required=True), "spec": Field(lambda item: item)}
+    parts = mapping(cursor, envelope, ignore=lambda key: key in _ENVELOPE)
+    if parts is None or parts["metadata"] is None:
+        return None
+    in_metadata = {key: table[key] for key in ("name", "namespace", "labels") if key in table}
+    metadata = mapping(parts["metadata"], in_metadata, ignore=lambda key: True)
+    if metadata is None:
+        return None
+    in_spec = {key: field for key, field in table.items() if key != "name"}
+    if parts["spec"] is None:
+        return {**{key: field.default for key, field in in_spec.items()}, **metadata}
+    spec = mapping(parts["spec"], in_spec)
+    if spec is None:
+        return None
+    written = {key for key in ("namespace", "labels") if parts["spec"].node.get(key) is not None}
+    return {**spec, **{key: value for key, value in metadata.items() if key not in written}}
