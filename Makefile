@@ -55,7 +55,7 @@ build/native/%: native/tests/%.c
 	@echo "  cc $<"
 	@$(CC) $(TEST_CFLAGS) -fsanitize=address,undefined -MMD -MP -MF $@.d $< -o $@ $(TEST_LIBS)
 
-fuzz: $(FUZZERS) ## a bounded run of each libFuzzer target (FUZZ_SECONDS=4 each), corpora made by native/fuzz/seed_*.py
+fuzz: $(FUZZERS) ## a bounded run of each libFuzzer target (FUZZ_SECONDS=4 each), corpora made by native/fuzz/*_seeds.py
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh $(FUZZERS)
 
 build/fuzz/%: native/fuzz/%.c

@@ -39,6 +39,7 @@ STRICT = ["-Werror"]  # for us; a user's newer compiler may warn of more and mus
 BUILD_CDEF = """
 const char *pal_build_compiler(void);
 const char *pal_build_target(void);
+const char *pal_build_layout(void);
 """
 BUILD_SOURCE = r"""
 /* cffi's own wrappers take arguments that they don't use. */
@@ -78,13 +79,21 @@ def header_cdef() -> str:
     return match.group(1)
 
 
+def layout_source(cdef: str) -> str:
+    """C code for the layout: a hash of the declarations that Python and C share, white space and comments aside."""
+    words = " ".join(re.sub(r"/\*.*?\*/", " ", cdef, flags=re.DOTALL).split())
+    digest = hashlib.sha256(words.encode()).hexdigest()[:16]
+    return f'static const char *pal_build_layout(void) {{ return "{digest}"; }}\n'
+
+
 def make_ffi(warnings: list[str]) -> cffi.FFI:
     """The cffi description of the module, with paths relative to the checkout (setuptools wants them so)."""
     ffi = cffi.FFI()
-    ffi.cdef(header_cdef() + BUILD_CDEF)
+    cdef = header_cdef()
+    ffi.cdef(cdef + BUILD_CDEF)
     ffi.set_source(
         MODULE,
-        BUILD_SOURCE,
+        BUILD_SOURCE + layout_source(cdef),
         sources=[str(path.relative_to(ROOT)) for path in sources()],
         include_dirs=["native/include", "native"],
         depends=[str(path.relative_to(ROOT)) for path in sorted(NATIVE.glob("*/*.[hd]*"))],

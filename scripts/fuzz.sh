@@ -1,7 +1,7 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# A bounded run of each fuzz target; each must end with 0. native/fuzz/seed_NAME.py DIRECTORY, where there is one,
+# A bounded run of each fuzz target; each must end with 0. native/fuzz/NAME_seeds.py DIRECTORY, where there is one,
 # writes the first corpus of fuzz_NAME; what a run finds stays in build/fuzz/corpus/NAME.
 # usage: FUZZ_SECONDS=N scripts/fuzz.sh PROGRAM...
 export ASAN_OPTIONS=detect_leaks=1
@@ -12,8 +12,8 @@ for program; do
   name=${name#fuzz_}
   corpus=build/fuzz/corpus/$name
   mkdir -p "$corpus"
-  if [ -e "native/fuzz/seed_$name.py" ] && ! .venv/bin/python "native/fuzz/seed_$name.py" "$corpus"; then
-    echo "native/fuzz/seed_$name.py failed"
+  if [ -e "native/fuzz/${name}_seeds.py" ] && ! .venv/bin/python "native/fuzz/${name}_seeds.py" "$corpus"; then
+    echo "native/fuzz/${name}_seeds.py failed"
     failed=$((failed + 1))
     continue
   fi

@@ -7,5 +7,5 @@ bin=.venv/bin
 status=0
 $bin/ruff check --quiet --cache-dir build/ruff . || status=1
 $bin/mypy || status=1
-PYTHONPATH=. $bin/lint-imports --cache-dir build/import-linter || status=1
+PYTHONPATH=. $bin/lint-imports --no-logo --cache-dir build/import-linter || status=1
 exit $status

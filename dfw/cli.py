@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: a table of verbs, each row naming the one function behind it.
+
+Verbs are entry points of the group `palisade.verbs`; each package brings its own, and a verb's module is imported
+only when the verb is called. Exit status: 0 done, 1 the answer is "no", 2 bad input or usage, 3 the environment lacks
+something.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from dfw import logs
+
+VERB_GROUP: Final = "palisade.verbs"
+SYSTEM_SETTINGS: Final = Path("/etc/palisade/palisade.toml")
+LOCAL_SETTINGS: Final = Path("palisade.toml")
+
+DONE: Final = 0
+NO: Final = 1
+BAD_INPUT: Final = 2
+LACKING: Final = 3
+INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
+
+
+def verb_table() -> dict[str, EntryPoint]:
+    """All verbs by name, in alphabetical order; nothing is imported."""
+    return {point.name: point for point in sorted(entry_points(group=VERB_GROUP), key=lambda point: point.name)}
+
+
+def verb_source(point: EntryPoint) -> Path | None:
+    """The file of a verb's module, or None where this installation has none. Imports the module's parents only."""
+    try:
+        spec = importlib.util.find_spec(point.module)
+    except ModuleNotFoundError:
+        return None
+    return Path(spec.origin) if spec is not None and spec.origin is not None else None
+
+
+def verb_summary(point: EntryPoint) -> str | None:
+    """The first line of the docstring of a verb's function (or of its module, where the function comes from elsewhere).
+
+    Read without importing it; None where the module is missing.
+    """
+    path = verb_source(point)
+    if path is None:
+        return None
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError):
+        return None
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == point.attr:
+            return (ast.get_docstring(node) or "").strip().partition("\n")[0]
+    return (ast.get_docstring(tree) or "").strip().partition("\n")[0]
+
+
+def load_settings(paths: tuple[Path, ...] = (SYSTEM_SETTINGS, LOCAL_SETTINGS)) -> dict[str, Any]:
+    """Settings from the system's file, then ./palisade.toml, which wins.
+
+    Keys are option names with `_`; a verb's own stand in the table with its name. Raises click.UsageError when a file
+    cannot be read or is not TOML.
+    """
+    settings: dict[str, Any] = {}
+    for path in paths:
+        if not path.is_file():
+            continue
+        import tomllib
+
+        try:
+            found = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise click.UsageError(f"{path}: {error}") from error
+        merge_settings(settings, found)
+    return settings
+
+
+def merge_settings(into: dict[str, Any], found: Mapping[str, Any]) -> None:
+    """Lay `found` over `into`, table by table. `-` and `_` in names mean the same."""
+    for name, value in found.items():
+        key = name.replace("-", "_")
+        if isinstance(value, dict):
+            table = into.get(key)
+            if not isinstance(table, dict):
+                table = into[key] = {}
+            merge_settings(table, value)
+        else:
+            into[key] = value
+
+
+class VerbGroup(click.Group):
+    """A group whose commands are entry points, loaded when called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all verbs."""
+        return list(verb_table())
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb's command; None when there is no such verb.
+
+        Raises click.UsageError when the verb's module is not part of this installation.
+        """
+        point = verb_table().get(cmd_name)
+        if point is None:
+            return None
+        if verb_source(point) is None:
+            raise click.UsageError(f"the verb '{cmd_name}' is not part of this installation ({point.value} is missing)")
+        command = point.load()
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{point.value} is not a command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of verbs in `--help`, made without importing any of them."""
+        rows = [
+            (name, "(not part of this installation)" if (text := verb_summary(point)) is None else text)
+            for name, point in verb_table().items()
+        ]
+        with formatter.section("Verbs"):
+            formatter.write_dl(rows)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click's, and names near verbs when there is no such verb."""
+        table = verb_table()
+        if args and args[0] not in table and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], table, n=2)
+            hint = f" Did you mean {' or '.join(near)}?" if near else ""
+            raise click.UsageError(f"There is no verb '{args[0]}'.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+
+EPILOG = """\b
+Examples:
+  palisade check policy.yaml
+  palisade replay capture.pcap --policy policy.yaml
+  palisade doctor
+
+\b
+Settings: flag, then PALISADE_<OPTION> (PALISADE_<VERB>_<OPTION> for a verb's own), then ./palisade.toml, then
+/etc/palisade/palisade.toml. NO_COLOR is honoured. `palisade VERB --help` has an example for each verb."""
+
+
+@click.group(
+    cls=VerbGroup,
+    no_args_is_help=False,
+    invoke_without_command=True,
+    epilog=EPILOG,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "PALISADE",
+        "max_content_width": 120,
+    },
+)
+@click.option("-v", "--verbose", count=True, help="Say more on stderr; twice: everything.")
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Log lines on stderr."
+)
+@click.pass_context
+def palisade(ctx: click.Context, verbose: int, log_format: str) -> None:
+    """A distributed firewall for Linux hosts, in the style of VMware NSX under a vSphere Supervisor."""
+    if os.environ.get("NO_COLOR"):
+        ctx.color = False
+    logs.configure(verbosity=verbose, log_format=log_format)
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def status_of(error: Exception) -> int | None:
+    """The exit status for an error that is the user's to see as one message; None for a defect of ours."""
+    from dfw import errors
+
+    if isinstance(error, errors.PolicyError | errors.UnsupportedError):
+        return BAD_INPUT
+    if isinstance(error, errors.EnvironmentLacksError):
+        return LACKING
+    return None
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line. Returns its exit status; messages for the user are on stderr."""
+    try:
+        settings = load_settings()
+        result = palisade.main(arguments, prog_name="palisade", standalone_mode=False, default_map=settings)
+        return result if isinstance(result, int) and not isinstance(result, bool) else DONE
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+    except click.ClickException as error:
+        error.show()
+        return BAD_INPUT if isinstance(error, click.FileError) else error.exit_code
+    except BrokenPipeError:
+        return closed_pipe()
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            return closed_pipe()
+        raise
+    except Exception as error:
+        status = status_of(error)
+        if status is None:
+            raise
+        click.echo(str(error), err=True)
+        return status
+
+
+def closed_pipe() -> int:
+    """The reader went away (`| head`): be silent, and keep the interpreter from flushing into the closed pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return DONE
+
+
+def main() -> None:
+    """The console script `palisade`."""
+    sys.exit(run(sys.argv[1:]))

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Log lines on stderr: text for people, JSON for machines.
+
+structlog is imported when the first logger is asked for, so that a command that logs nothing does not pay for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import structlog
+
+
+@dataclass(slots=True)
+class LogSettings:
+    """What the command line asked for: `level` as in logging, `log_format` text or json."""
+
+    level: int = logging.WARNING
+    log_format: str = "text"
+    applied: bool = False
+
+
+_settings = LogSettings()
+
+
+def configure(verbosity: int = 0, log_format: str = "text") -> None:
+    """Remember how to log: verbosity 0 shows warnings, 1 information, 2 everything."""
+    _settings.level = {0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG)
+    _settings.log_format = log_format
+    _settings.applied = False
+
+
+def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
+    """A logger whose lines carry `logger: name`."""
+    import structlog
+
+    if not _settings.applied:
+        apply_settings()
+    logger: structlog.typing.FilteringBoundLogger = structlog.get_logger().bind(logger=name)
+    return logger
+
+
+def apply_settings() -> None:
+    """Hand the remembered settings to structlog."""
+    import os
+
+    import structlog
+
+    renderer: Any
+    if _settings.log_format == "json":
+        renderer = structlog.processors.JSONRenderer(sort_keys=False)
+    else:
+        colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+        renderer = structlog.dev.ConsoleRenderer(colors=colors)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            *([structlog.processors.dict_tracebacks] if _settings.log_format == "json" else []),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_settings.level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    _settings.applied = True

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`-o table|json|yaml`: one way to show a result, for every verb that shows something.
+
+The data is the answer; the table is a view of it. JSON is one document and ends with a newline.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+FORMATS = ("table", "json", "yaml")
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def output_option(function: Function) -> Function:
+    """The option `-o/--output`; the function gets it as `output`."""
+    option = click.option(
+        "-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show the result."
+    )
+    return option(function)
+
+
+def emit(data: Any, output: str, table: Callable[[Any], str] | None = None) -> None:
+    """Write `data` to stdout in the format `output`; `table` renders it for people (default: YAML)."""
+    if output == "json":
+        click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    elif output == "yaml" or table is None:
+        import yaml
+
+        click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
+    else:
+        click.echo(table(data))
+
+
+def render_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table as text: drawn with rich on a terminal, columns separated by two blanks or more when piped."""
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        return draw_table(columns, cells)
+    widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(columns)]
+    lines = [[name.upper() for name in columns], *cells]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def draw_table(columns: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
+    """A table with rich, as wide as the terminal."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
+    console = Console(no_color=bool(os.environ.get("NO_COLOR")) or None)
+    with console.capture() as captured:
+        console.print(table)
+    return captured.get().rstrip("\n")

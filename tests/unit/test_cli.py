@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line's frame: the table of verbs, settings, exit statuses, and the verbs that tell of the build."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import click
+import jsonschema
+import pytest
+from click.testing import CliRunner
+
+from dfw import cli, doctor, errors, logs, output
+from dfw.schema import schema_files
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def loaded_by(*arguments: str) -> set[str]:
+    """Names of the modules that a command line has imported when it ends."""
+    code = (
+        "import sys; from dfw.cli import run; status = run(sys.argv[1:]); "
+        "print('\\n'.join(sys.modules), file=sys.stderr); sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_no_argument_prints_help(palisade: Run) -> None:
+    bare, asked = palisade(), palisade("--help")
+    assert bare.returncode == asked.returncode == 0
+    assert bare.stdout == asked.stdout
+    for verb in cli.verb_table():
+        assert f"\n  {verb} " in asked.stdout
+
+
+def test_help_imports_no_verb() -> None:
+    loaded = loaded_by("--help")
+    verbs = {point.module for point in cli.verb_table().values()}
+    assert not loaded & verbs
+    assert not loaded & {"numpy", "numba", "pyarrow", "pydantic", "rich", "structlog", "yaml", "_palisade_core"}
+
+
+def test_version_imports_nothing_heavy() -> None:
+    assert not loaded_by("version") & {"numpy", "numba", "pyarrow", "pydantic", "rich", "structlog"}
+
+
+@pytest.mark.parametrize("verb", sorted(cli.verb_table()))
+def test_verb_has_help_with_an_example(palisade: Run, verb: str) -> None:
+    done = palisade(verb, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "Example" in done.stdout
+    assert f"palisade {verb}" in done.stdout
+
+
+def test_verb_without_its_module_breaks_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = {
+        "gone": EntryPoint("gone", "dfw.no_such_module:gone", cli.VERB_GROUP),
+        "far": EntryPoint("far", "no_such_package.far:far", cli.VERB_GROUP),
+        "version": cli.verb_table()["version"],
+    }
+    monkeypatch.setattr(cli, "verb_table", lambda: table)
+    runner = CliRunner()
+    shown = runner.invoke(cli.palisade, ["--help"])
+    assert shown.exit_code == 0
+    assert shown.output.count("(not part of this installation)") == 2
+    assert runner.invoke(cli.palisade, ["version"]).exit_code == 0
+    called = runner.invoke(cli.palisade, ["gone"])
+    assert called.exit_code == cli.BAD_INPUT
+    assert "dfw.no_such_module:gone is missing" in called.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["versoin"], "There is no verb 'versoin'. Did you mean version?"),
+        (["--no-such"], "No such option"),
+        (["version", "-o", "xml"], "is not one of"),
+        (["schema", "nothing"], "has no schema"),
+    ],
+)
+def test_usage_errors_are_2_and_say_what_is_wrong(palisade: Run, arguments: list[str], message: str) -> None:
+    done = palisade(*arguments)
+    assert done.returncode == cli.BAD_INPUT
+    assert message in done.stderr
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (errors.PolicyError.at("shop.yaml", 3, 5, "rules[0]", "no such group"), cli.BAD_INPUT),
+        (errors.UnsupportedError("nftables", "TCP strict"), cli.BAD_INPUT),
+        (errors.EnvironmentLacksError("pyarrow", "pip install 'palisade-dfw[parquet]'"), cli.LACKING),
+        (click.FileError("x.yaml", "no such file"), cli.BAD_INPUT),
+        (click.Abort(), cli.INTERRUPTED),
+        (KeyboardInterrupt(), cli.INTERRUPTED),
+    ],
+)
+def test_errors_have_their_exit_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, status: int
+) -> None:
+    def main(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli.palisade, "main", main)
+    assert cli.run([]) == status
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    if isinstance(error, Exception) and str(error):
+        assert str(error).splitlines()[0] in captured.err or "no such file" in captured.err
+
+
+def test_a_defect_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def main(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli.palisade, "main", main)
+    with pytest.raises(ZeroDivisionError):
+        cli.run([])
+
+
+def test_closed_pipe_is_silent() -> None:
+    command = f"'{sys.executable}' -m dfw --help | true"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+@pytest.fixture
+def show(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Run a verb that prints its option `depth`, with settings from files; returns what it printed."""
+
+    @click.command
+    @click.option("--depth", type=int, default=1)
+    def verb(depth: int) -> None:
+        click.echo(depth)
+
+    monkeypatch.setattr(cli.VerbGroup, "get_command", lambda *_: verb)
+    monkeypatch.setattr(cli, "verb_table", lambda: {"verb": None})
+
+    def run(*arguments: str, system: str | None = None, local: str | None = None, folder: Path) -> str:
+        paths = []
+        for name, text in (("system.toml", system), ("palisade.toml", local)):
+            paths.append(folder / name)
+            if text is not None:
+                paths[-1].write_text(text)
+        result = CliRunner().invoke(
+            cli.palisade, ["verb", *arguments], default_map=cli.load_settings(tuple(paths)), prog_name="palisade"
+        )
+        assert result.exit_code == 0, result.output
+        return result.output.strip()
+
+    return run
+
+
+def test_settings_precedence(show: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system, local = "[verb]\ndepth = 2\n", "[verb]\ndepth = 3\n"
+    assert show(folder=tmp_path) == "1"
+    assert show(folder=tmp_path, system=system) == "2"
+    assert show(folder=tmp_path, system=system, local=local) == "3"
+    monkeypatch.setenv("PALISADE_VERB_DEPTH", "4")
+    assert show(folder=tmp_path, system=system, local=local) == "4"
+    assert show("--depth", "5", folder=tmp_path, system=system, local=local) == "5"
+
+
+def test_settings_merge_table_by_table(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.toml", tmp_path / "b.toml"
+    first.write_text("log-format = 'json'\nother = 1\n[replay]\nworkers = 2\nbatch = 7\n")
+    second.write_text("other = {deep = 1}\n[replay]\nworkers = 1\n")
+    assert cli.load_settings((first, tmp_path / "absent.toml", second)) == {
+        "log_format": "json",
+        "other": {"deep": 1},
+        "replay": {"workers": 1, "batch": 7},
+    }
+
+
+def test_settings_that_are_not_toml_are_bad_input(palisade: Run, tmp_path: Path) -> None:
+    (tmp_path / "palisade.toml").write_text("[verb\n")
+    done = palisade("version", cwd=tmp_path)
+    assert done.returncode == cli.BAD_INPUT
+    assert "palisade.toml" in done.stderr
+
+
+def check_schema(verb: str, text: str) -> None:
+    """Assert that a verb's JSON output is what its schema says."""
+    schema = json.loads(schema_files()[verb].read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator(schema).validate(json.loads(text))
+
+
+def test_version_matches_its_schema(palisade: Run) -> None:
+    done = palisade("version", "-o", "json")
+    assert done.returncode == 0
+    check_schema("version", done.stdout)
+    core = json.loads(done.stdout)["core"]
+    assert core["target"] in {"x86-64", "aarch64"}
+    assert len(core["layout"]) == 16
+    assert core["compiler"] in palisade("version").stdout
+
+
+def test_version_outside_a_checkout_has_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from dfw import version
+
+    monkeypatch.setattr(version, "__file__", str(tmp_path / "dfw" / "version.py"))
+    assert version.read_commit() is None
+
+
+def test_doctor_finds_what_is_required_here(palisade: Run) -> None:
+    done = palisade("doctor", "-o", "json")
+    check_schema("doctor", done.stdout)
+    data = json.loads(done.stdout)
+    assert done.returncode == 0, data
+    assert data["ok"] is True
+    names = {row["requirement"] for row in data["requirements"]}
+    assert {"packet core", "Python package cffi", "numba"} <= names
+    assert all(row["needed_by"] and row["get"] for row in data["requirements"])
+
+
+def test_doctor_fails_when_a_required_thing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "runtime_packages", lambda: ["no-such-distribution"])
+    monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
+    runner = CliRunner()
+    result = runner.invoke(doctor.doctor, ["-o", "json"], standalone_mode=False)
+    assert result.return_value == cli.LACKING
+    data = json.loads(result.stdout)
+    missing = {row["requirement"] for row in data["requirements"] if row["found"] is None and row["required"]}
+    assert missing == {"Python package no-such-distribution"}
+    assert "MISSING" in runner.invoke(doctor.doctor, [], standalone_mode=False).stdout
+
+
+def test_schemas_are_schemas_of_verbs(palisade: Run) -> None:
+    listed = palisade("schema").stdout.split()
+    assert listed
+    for name in listed:
+        # `bench-NAME.json` and the like belong to a verb with several shapes.
+        assert name.split("-")[0] in cli.verb_table()
+        jsonschema.Draft202012Validator.check_schema(json.loads(palisade("schema", name).stdout))
+
+
+@pytest.mark.parametrize(("shell", "sign"), [("bash", "complete -o"), ("zsh", "#compdef palisade"), ("fish", "complete ")])
+def test_completion_script(palisade: Run, shell: str, sign: str) -> None:
+    done = palisade("completion", shell)
+    assert done.returncode == 0
+    assert sign in done.stdout
+    assert "_PALISADE_COMPLETE" in done.stdout
+
+
+def test_completion_completes_verbs(palisade: Run) -> None:
+    environment = {**os.environ, "_PALISADE_COMPLETE": "bash_complete", "COMP_WORDS": "palisade ver", "COMP_CWORD": "1"}
+    assert palisade(env=environment).stdout.split() == ["plain,version"]
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_log_lines(capsys: pytest.CaptureFixture[str], log_format: str) -> None:
+    logs.configure(verbosity=1, log_format=log_format)
+    try:
+        logger = logs.get_logger("test")
+        logger.debug("hidden")
+        logger.info("shown", packets=7)
+    finally:
+        logs.configure()
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "hidden" not in captured.err
+    if log_format == "json":
+        line = json.loads(captured.err)
+        assert (line["event"], line["packets"], line["level"], line["logger"]) == ("shown", 7, "info", "test")
+    else:
+        assert "shown" in captured.err
+        assert "\x1b" not in captured.err
+
+
+def test_table_is_plain_when_piped() -> None:
+    text = output.render_table(["name", "hits"], [("web", 12), ("a-longer-name", None)])
+    assert text == "NAME           HITS\nweb            12\na-longer-name"
+
+
+def test_json_and_yaml_carry_the_same(palisade: Run) -> None:
+    import yaml
+
+    assert yaml.safe_load(palisade("version", "-o", "yaml").stdout) == json.loads(palisade("version", "-o", "json").stdout)
