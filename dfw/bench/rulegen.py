@@ -183,7 +183,8 @@ def _rows(rules: FiveTupleRules) -> U64Array:
     return np.column_stack([*(x.astype(np.uint64) for x in single), *(x.astype(np.uint64) for x in pairs)])
 
 
-def _take(rules: FiveTupleRules, index: npt.NDArray[np.intp]) -> FiveTupleRules:
+def rules_take(rules: FiveTupleRules, index: npt.NDArray[np.integer]) -> FiveTupleRules:
+    """The rules at these places, in this order."""
     return FiveTupleRules(*(getattr(rules, name)[index] for name in FiveTupleRules.__slots__))
 
 
@@ -208,16 +209,16 @@ def rules_generate(kind: str, count: int, seed: int, family: int = FAMILY_V4) ->
     rules = _draw(rng, family, spec, count + count // 4 + 16, sites, seed)
     for _ in range(64):
         _, first = np.unique(_rows(rules), axis=0, return_index=True)
-        rules = _take(rules, np.sort(first))
+        rules = rules_take(rules, np.sort(first))
         if len(rules) >= count:
             break
         rules = rules_join([rules, _draw(rng, family, spec, count, sites, seed)])
-    rules = _take(rules, np.arange(min(count, len(rules))))
+    rules = rules_take(rules, np.arange(min(count, len(rules))))
     bits = 32 if family == FAMILY_V4 else 128
     spread = rules.source_ports[:, 1] - rules.source_ports[:, 0] + 1.0, np.ptp(rules.destination_ports, axis=1) + 1.0
     width = (2 * bits - rules.source_length.astype(float) - rules.destination_length) * (32 / bits)
     width += (np.log2(spread[0]) + np.log2(spread[1])) / 4 + 4 * (rules.protocol == PROTO_ANY)
-    return _take(rules, np.argsort(width + rng.normal(0, 6, len(rules)), kind="stable"))
+    return rules_take(rules, np.argsort(width + rng.normal(0, 6, len(rules)), kind="stable"))
 
 
 # ---- headers --------------------------------------------------------------------------------------------------------
