@@ -29,7 +29,8 @@ class Rule:
     """One rule, as written. `number` is rule_id; `services` empty is ANY; `tag` is the log label.
 
     `applied_to`, and the policy's, are as written: `EffectiveRule.applied_to` says which one holds. `stateful` and
-    `tcp_strict` belong to the policy. `sequence_number` None: the list's own order.
+    `tcp_strict` belong to the policy. `sequence_number` None: the list's own order. `persist`: its connections are kept
+    until they end, whatever the rules say later (SEMANTICS, Change).
     """
 
     path: str
@@ -49,6 +50,7 @@ class Rule:
     applied_to: Peers = ANY_PEERS
     sequence_number: int | None = None
     stateful: bool | None = None
+    persist: bool = False
     place: Place | None = field(default=None, compare=False, repr=False)
 
 
