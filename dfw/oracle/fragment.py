@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fragments, held until their datagram is whole (docs/packet-path.md section 3; RFC 791, RFC 5722, RFC 8200)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from dfw.oracle.checksum import internet_checksum
+from dfw.oracle.packet import IPV4, Packet
+from dfw.oracle.parse import parse_datagram
+
+_LIFETIME_TICKS = 3_000
+_MAXIMUM_DATAGRAM = 65_535
+_DATAGRAMS_PER_WORKER = 1_024
+_DATAGRAMS_PER_FILTER = 256
+_DATAGRAMS_PER_SOURCE = 64
+_FRAGMENTS_PER_DATAGRAM = 64
+_BLOCKS_PER_WORKER = 16_384
+_BLOCK = 256
+
+# filter, VRF, IP version, source, destination, identification, protocol (IPv4)
+FragmentKey = tuple[str, int, int, int, int, int, int]
+
+Ticket = TypeVar("Ticket")
+
+
+@dataclass(slots=True)
+class Piece(Generic[Ticket]):
+    """One fragment. `content`: its payload, zeros where it was not captured."""
+
+    packet: Packet
+    ticket: Ticket
+    content: bytes
+
+    @property
+    def first(self) -> int:
+        """Offset of its first byte in the datagram."""
+        return self.packet.fragment_offset
+
+    @property
+    def end(self) -> int:
+        """Offset after its last byte."""
+        return self.packet.fragment_offset + len(self.content)
+
+
+@dataclass(slots=True)
+class Datagram(Generic[Ticket]):
+    """The fragments of one key. `refused`: they overlapped, and nothing is held any more."""
+
+    deadline: int
+    pieces: list[Piece[Ticket]] = field(default_factory=list)
+    refused: bool = False
+
+    @property
+    def length(self) -> int | None:
+        """Where the last fragment ends; None before it came."""
+        return next((piece.end for piece in self.pieces if not piece.packet.fragment_more), None)
+
+
+@dataclass(slots=True)
+class Outcome(Generic[Ticket]):
+    """What became of fragments: those refused, with the reason, and at most one datagram that is now whole."""
+
+    refused: list[tuple[Piece[Ticket], str]] = field(default_factory=list)
+    whole: Packet | None = None
+    pieces: list[Piece[Ticket]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class FragmentStore(Generic[Ticket]):
+    """All datagrams that one worker waits for."""
+
+    verify: bool = False
+    _datagrams: dict[FragmentKey, Datagram[Ticket]] = field(default_factory=dict)
+
+    def add(self, filter_name: str, vrf: int, packet: Packet, ticket: Ticket, now: int) -> Outcome[Ticket]:
+        """Take in one fragment at tick `now`. Also returns the fragments whose time has run out."""
+        outcome: Outcome[Ticket] = Outcome(refused=list(self._expire(now)))
+        protocol = packet.protocol if packet.ip_version == IPV4 else 0
+        key = (filter_name, vrf, packet.ip_version, packet.source, packet.destination, packet.fragment_id, protocol)
+        present = packet.data[packet.l4 : packet.end]
+        piece = Piece(packet, ticket, present.ljust(packet.l4_length, b"\0"))
+        datagram = self._datagrams.get(key)
+        reason = self._refusal(key, datagram, piece)
+        if reason is not None:
+            outcome.refused.append((piece, reason))
+            return outcome
+        if datagram is None:
+            datagram = self._datagrams[key] = Datagram(now + _LIFETIME_TICKS)
+        if _contradicts(datagram, piece):
+            outcome.refused += [(held, "frag-overlap") for held in (*datagram.pieces, piece)]
+            datagram.pieces.clear()
+            datagram.refused = True
+            return outcome
+        datagram.pieces.append(piece)
+        if sum(len(held.content) for held in datagram.pieces) == datagram.length:
+            del self._datagrams[key]
+            self._complete(datagram, outcome)
+        return outcome
+
+    def flush(self, now: int) -> list[tuple[Piece[Ticket], str]]:
+        """End of input: everything that is still held."""
+        left = list(self._expire(now))
+        for datagram in self._datagrams.values():
+            left += [(piece, "frag-incomplete") for piece in datagram.pieces]
+        self._datagrams.clear()
+        return left
+
+    def _expire(self, now: int) -> Iterator[tuple[Piece[Ticket], str]]:
+        for key, datagram in list(self._datagrams.items()):
+            if now > datagram.deadline:
+                del self._datagrams[key]
+                for piece in datagram.pieces:
+                    yield piece, "frag-timeout"
+
+    def _refusal(self, key: FragmentKey, datagram: Datagram[Ticket] | None, piece: Piece[Ticket]) -> str | None:
+        """Why this one fragment may not even be held."""
+        packet = piece.packet
+        header = packet.l4 - packet.l3 if packet.ip_version == IPV4 else 0
+        length = len(piece.content)
+        if not length or (packet.fragment_more and length % 8) or header + piece.end > _MAXIMUM_DATAGRAM:
+            return "frag-length"
+        if datagram is not None and datagram.refused:
+            return "frag-overlap"
+        if self._exceeds_limits(key, datagram, piece):
+            return "frag-limit"
+        if datagram is not None and any(_same(held, piece) for held in datagram.pieces):
+            return "frag-duplicate"
+        return None
+
+    def _exceeds_limits(self, key: FragmentKey, datagram: Datagram[Ticket] | None, piece: Piece[Ticket]) -> bool:
+        blocks = sum(_blocks(held) for other in self._datagrams.values() for held in other.pieces)
+        if blocks + _blocks(piece) > _BLOCKS_PER_WORKER:
+            return True
+        if datagram is not None:
+            return len(datagram.pieces) >= _FRAGMENTS_PER_DATAGRAM
+        of_filter = [other for other in self._datagrams if other[0] == key[0]]
+        of_source = [other for other in of_filter if other[2:4] == key[2:4]]
+        return (
+            len(self._datagrams) >= _DATAGRAMS_PER_WORKER
+            or len(of_filter) >= _DATAGRAMS_PER_FILTER
+            or len(of_source) >= _DATAGRAMS_PER_SOURCE
+        )
+
+    def _complete(self, datagram: Datagram[Ticket], outcome: Outcome[Ticket]) -> None:
+        """Put a datagram together whose fragments are all there."""
+        pieces = sorted(datagram.pieces, key=lambda piece: piece.first)
+        first = pieces[0].packet
+        payload = b"".join(piece.content for piece in pieces)
+        data = _first_header(first, len(payload)) + payload
+        if len(data) > _MAXIMUM_DATAGRAM + (0 if first.ip_version == IPV4 else 40):
+            outcome.refused += [(piece, "frag-length") for piece in datagram.pieces]
+            return
+        zero_filled = any(piece.packet.end < piece.packet.l4 + len(piece.content) for piece in pieces)
+        whole = parse_datagram(data, first.ip_version, verify=self.verify, zero_filled=zero_filled)
+        whole.vni = first.vni
+        whole.fragments = len(pieces)
+        whole.fragments_bytes = sum(piece.packet.ip_length for piece in pieces)
+        outcome.whole = whole
+        outcome.pieces = datagram.pieces
+
+
+def _blocks(piece: Piece[Ticket]) -> int:
+    return -(-len(piece.content) // _BLOCK)
+
+
+def _same(held: Piece[Ticket], piece: Piece[Ticket]) -> bool:
+    return (
+        held.first == piece.first
+        and held.packet.fragment_more is piece.packet.fragment_more
+        and held.content == piece.content
+    )
+
+
+def _contradicts(datagram: Datagram[Ticket], piece: Piece[Ticket]) -> bool:
+    """Does the fragment overlap another, or say something else about where the datagram ends?"""
+    if any(piece.first < held.end and held.first < piece.end for held in datagram.pieces):
+        return True
+    length = datagram.length
+    if piece.packet.fragment_more:
+        return length is not None and piece.end > length
+    return length is not None or any(held.end > piece.end for held in datagram.pieces)
+
+
+def _first_header(first: Packet, payload: int) -> bytes:
+    """The first fragment's headers as those of the whole datagram."""
+    header = bytearray(first.data[first.l3 : first.l4])
+    if first.ip_version == IPV4:
+        header[2:4] = min(len(header) + payload, _MAXIMUM_DATAGRAM).to_bytes(2, "big")
+        flags = int.from_bytes(header[6:8], "big") & ~0x3FFF
+        header[6:8] = flags.to_bytes(2, "big")
+        header[10:12] = b"\0\0"
+        header[10:12] = internet_checksum(bytes(header)).to_bytes(2, "big")
+        return bytes(header)
+    next_header_at = first.next_header_at - first.l3
+    header[next_header_at] = first.protocol
+    del header[-8:]
+    header[4:6] = min(len(header) - 40 + payload, _MAXIMUM_DATAGRAM).to_bytes(2, "big")
+    return bytes(header)

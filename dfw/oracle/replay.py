@@ -1,0 +1,341 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Captures through the oracle: which filters judge a packet, in which order, and the lines that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dfw.model import Address, Direction, Family, Inventory, PolicySet, Port, mac_packed
+from dfw.oracle.conntrack import NS_PER_TICK, ConnectionTable
+from dfw.oracle.filter import Decision, Filter, Worker
+from dfw.oracle.flow import Connection, Flow
+from dfw.oracle.fragment import FragmentStore, Piece
+from dfw.oracle.packet import IPV4, Packet
+from dfw.oracle.parse import parse
+from dfw.oracle.policy import MatchedRule, Rules
+
+TAP = "tap"
+
+
+class AmbiguousVnicError(ValueError):
+    """An address that several vNICs have, in one routing domain, in a packet whose MAC addresses do not tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to replay. `tap`: one filter on a wire (else at the vNICs of the inventory); `capacity`: of the connection
+    table, for each family; `keep`: remember all judgements until `finish`."""
+
+    tap: bool = True
+    clock_stopped: bool = False
+    verify_checksums: bool = False
+    decap: bool = False
+    capacity: int | None = None
+    keep: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One line of `--verdicts` (CONTRACT section 3). `n`: from 1 in each file; `ts`: seconds; `length`: IP bytes."""
+
+    n: int
+    ts: float
+    vnic: str | None
+    dir: str | None
+    verdict: str
+    reason: str
+    rule: int | None
+    rule_path: str | None
+    ct: str
+    reply: bool
+    file: str | None = None
+    length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A packet that we would have sent because of packet `n`: from IP up, at a vNIC."""
+
+    n: int
+    ts_ns: int
+    vnic: str
+    data: bytes
+
+
+@dataclass(slots=True)
+class RuleStatistics:
+    """hits: first matches; packets, bytes: of all judgements that name the rule."""
+
+    rule: int
+    rule_path: str
+    hits: int = 0
+    packets: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """An input packet: its place in the input, its number in its file, its time and file."""
+
+    order: int
+    n: int
+    ts_ns: int
+    file: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Hop:
+    """A packet at a filter, and the filter where it goes on if it passes."""
+
+    arrival: _Arrival
+    at: Filter
+    direction: Direction
+    then: Filter | None = None
+
+
+@dataclass(slots=True)
+class _Line:
+    order: int
+    direction: int
+    judgement: Judgement
+
+
+class Replay:
+    """Judges packets one by one. `policyset` None: nothing is committed yet, so that nothing passes.
+
+    With `inventory` and `options.tap` False the vNICs judge (OUT at the sender's, then IN at the receiver's); else one
+    filter on a wire does.
+    """
+
+    def __init__(
+        self, policyset: PolicySet | None, inventory: Inventory | None = None, options: Options | None = None
+    ) -> None:
+        self.options = options or Options()
+        self.generated: list[Generated] = []
+        self.statistics: dict[str, RuleStatistics] = {}
+        self._worker = Worker(ConnectionTable(self.options.capacity))
+        self._fragments: FragmentStore[_Hop] = FragmentStore(self.options.verify_checksums)
+        self._inventory = None if self.options.tap else inventory or Inventory()
+        self._filters: dict[str, Filter] = {}
+        self._tap = Filter(TAP, self._worker)
+        self._rules: Rules | None = None
+        self._clock_ns = 0
+        self._order = 0
+        self._lines: list[_Line] = []
+        self._by_mac = self._index_macs()
+        if policyset is not None:
+            self.commit(policyset)
+
+    def commit(self, policyset: PolicySet) -> None:
+        """Put another policy in force, for all filters at once; connections are judged again on their next packet."""
+        self._rules = Rules(policyset)
+        self._worker.timers = policyset.timers
+        self._tap.commit(self._rules.for_port(None) if self._inventory is None else None)
+        for name, item in self._filters.items():
+            item.commit(self._rules.for_port(self._ports[name]))
+
+    def begin_file(self, name: str) -> None:
+        """The packets that follow are another file's; connections and clock stay."""
+        self._worker.file = name
+
+    def feed(self, n: int, ts_ns: int, data: bytes, wire_length: int, link_type: int) -> list[Judgement]:
+        """Judge one captured packet. Returns the judgements that are now decided, those of held fragments included.
+
+        Raises ValueError for an unsupported link type, AmbiguousVnicError where two vNICs could be meant.
+        """
+        options = self.options
+        packet = parse(data, link_type, wire_length, decap=options.decap, verify=options.verify_checksums)
+        if not options.clock_stopped:
+            self._clock_ns = max(self._clock_ns, ts_ns)
+            self._worker.now = self._clock_ns // NS_PER_TICK
+        self._order += 1
+        arrival = _Arrival(self._order, n, ts_ns, self._worker.file)
+        lines: list[_Line] = []
+        if self._inventory is None:
+            self._judge(_Hop(arrival, self._tap, Direction.IN_OUT), packet, lines)
+        else:
+            self._judge_ends(self._inventory, packet, arrival, lines)
+        if options.keep:
+            self._lines += lines
+        return [line.judgement for line in lines]
+
+    def finish(self) -> list[Judgement]:
+        """End of input: fragments still held are refused. Returns all judgements (`keep`) sorted by packet."""
+        lines: list[_Line] = []
+        self._refuse_fragments(self._fragments.flush(self._worker.now), lines)
+        self._lines += lines
+        return [line.judgement for line in sorted(self._lines, key=lambda line: (line.order, -line.direction))]
+
+    def flows(self) -> list[Flow]:
+        """Ends all connections. One record each, in order of creation."""
+        return [_flow(connection) for connection in self._worker.table.flush(self._worker.now)]
+
+    def rule_statistics(self) -> list[RuleStatistics]:
+        """What each rule that was ever named decided, by path."""
+        for item in (self._tap, *self._filters.values()):
+            for rule, hits in item.hits.items():
+                self._statistics_of(rule).hits += hits
+            item.hits.clear()
+        return sorted(self.statistics.values(), key=lambda item: item.rule_path)
+
+    # Which filters
+
+    @property
+    def _ports(self) -> dict[str, Port]:
+        return {} if self._inventory is None else dict(self._inventory.ports)
+
+    def _index_macs(self) -> dict[bytes, list[Port]]:
+        found: dict[bytes, list[Port]] = {}
+        for port in self._ports.values():
+            found.setdefault(mac_packed(port.mac), []).append(port)
+        return found
+
+    def _filter_of(self, port: Port) -> Filter:
+        if port.name not in self._filters:
+            fresh = self._filters[port.name] = Filter(port.name, self._worker)
+            if self._rules is not None:
+                fresh.commit(self._rules.for_port(port))
+        return self._filters[port.name]
+
+    def _judge_ends(self, inventory: Inventory, packet: Packet, arrival: _Arrival, lines: list[_Line]) -> None:
+        sender = self._port_of(inventory, packet, packet.source_mac, packet.source)
+        receiver = self._port_of(inventory, packet, packet.destination_mac, packet.destination)
+        then = None if receiver is None else self._filter_of(receiver)
+        if sender is not None:
+            self._judge(_Hop(arrival, self._filter_of(sender), Direction.OUT, then), packet, lines)
+        elif then is not None:
+            self._judge(_Hop(arrival, then, Direction.IN), packet, lines)
+        else:
+            nobody = Judgement(
+                arrival.n,
+                arrival.ts_ns / 1e9,
+                None,
+                None,
+                "ALLOW",
+                "no-filter",
+                None,
+                None,
+                "untracked",
+                False,
+                arrival.file,
+                packet.ip_length,
+            )
+            lines.append(_Line(arrival.order, 0, nobody))
+
+    def _port_of(self, inventory: Inventory, packet: Packet, mac: bytes | None, address: int) -> Port | None:
+        """By MAC (and VNI) where unique, else by address in its routing domain."""
+        if mac is not None:
+            named = [port for port in self._by_mac.get(mac, ()) if _is_in_segment(inventory, port, packet.vni)]
+            if len(named) == 1:
+                return named[0]
+        if address < 0:
+            return None
+        family = Family.IPV4 if packet.ip_version == IPV4 else Family.IPV6
+        bound = [
+            port for port in inventory.ports_at(Address(family, address)) if _is_in_domain(inventory, port, packet.vni)
+        ]
+        if len(bound) > 1:
+            names = ", ".join(port.name for port in bound)
+            raise AmbiguousVnicError(f"{Address(family, address)} may be that of {names}")
+        return bound[0] if bound else None
+
+    # Judging
+
+    def _judge(self, hop: _Hop, packet: Packet, lines: list[_Line]) -> None:
+        vrf = packet.vni or 0 if self._inventory is None else 0
+        at, direction, ts_ns = hop.at, hop.direction, hop.arrival.ts_ns
+        if not packet.is_fragment or packet.refusal is not None or at.rules is None:
+            decision = at.judge(packet, direction, vrf, ts_ns)
+            self._send(hop, decision)
+            self._conclude(hop, packet, decision, lines)
+            return
+        outcome = self._fragments.add(at.name, vrf, packet, hop, self._worker.now)
+        self._refuse_fragments(outcome.refused, lines)
+        if outcome.whole is not None:
+            decision = at.judge(outcome.whole, direction, vrf, ts_ns)
+            self._send(hop, decision)
+            for piece in outcome.pieces:
+                self._conclude(piece.ticket, piece.packet, decision, lines)
+
+    def _refuse_fragments(self, refused: Iterable[tuple[Piece[_Hop], str]], lines: list[_Line]) -> None:
+        for piece, reason in refused:
+            self._conclude(piece.ticket, piece.packet, Decision("DROP", reason, None, "invalid"), lines)
+
+    def _send(self, hop: _Hop, decision: Decision) -> None:
+        for data in decision.answers:
+            self.generated.append(Generated(hop.arrival.n, hop.arrival.ts_ns, hop.at.name, data))
+
+    def _conclude(self, hop: _Hop, packet: Packet, decision: Decision, lines: list[_Line]) -> None:
+        """Write the line; go on to the receiver's filter."""
+        arrival, rule = hop.arrival, decision.rule
+        judgement = Judgement(
+            arrival.n,
+            arrival.ts_ns / 1e9,
+            hop.at.name,
+            _DIRECTION_NAMES[hop.direction],
+            decision.verdict,
+            decision.reason,
+            None if rule is None else rule.number,
+            None if rule is None else rule.path,
+            decision.ct,
+            decision.reply,
+            arrival.file,
+            packet.ip_length,
+        )
+        lines.append(_Line(arrival.order, hop.direction, judgement))
+        if rule is not None:
+            statistics = self._statistics_of(rule)
+            statistics.packets += 1
+            statistics.bytes += packet.ip_length
+        if decision.verdict == "ALLOW" and hop.then is not None:
+            self._judge(_Hop(arrival, hop.then, Direction.IN), packet, lines)
+
+    def _statistics_of(self, rule: MatchedRule) -> RuleStatistics:
+        if rule.path not in self.statistics:
+            self.statistics[rule.path] = RuleStatistics(rule.number, rule.path)
+        return self.statistics[rule.path]
+
+
+_DIRECTION_NAMES = {Direction.IN: "IN", Direction.OUT: "OUT", Direction.IN_OUT: "IN_OUT"}
+
+
+def _is_in_segment(inventory: Inventory, port: Port, vni: int | None) -> bool:
+    return vni is None or inventory.segment_of(port).vni == vni
+
+
+def _is_in_domain(inventory: Inventory, port: Port, vni: int | None) -> bool:
+    """Is the port in the routing domain (one gateway's segments) of this VNI?"""
+    if vni is None:
+        return True
+    own = inventory.segment_of(port)
+    return any(
+        other.vni == vni and (other.name == own.name or (own.gateway is not None and other.gateway == own.gateway))
+        for other in inventory.segments.values()
+    )
+
+
+def _flow(connection: Connection) -> Flow:
+    family = Family.IPV4 if connection.ip_version == IPV4 else Family.IPV6
+    return Flow(
+        connection.file,
+        connection.filter_name,
+        _DIRECTION_NAMES[Direction(connection.direction)],
+        connection.protocol,
+        str(Address(family, connection.source)),
+        connection.source_port,
+        str(Address(family, connection.destination)),
+        connection.destination_port,
+        connection.packets[0],
+        connection.bytes[0],
+        connection.packets[1],
+        connection.bytes[1],
+        connection.dropped,
+        connection.state_name,
+        connection.history,
+        connection.start_ns / 1e9,
+        connection.end_ns / 1e9,
+        connection.ended or "open",
+        connection.rule.number,
+        connection.rule.path,
+    )
