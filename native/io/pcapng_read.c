@@ -173,8 +173,9 @@ PAL_INLINE step block_packet(pal_capture *c, const uint8_t *block, uint32_t tota
                                            &bad);
         if (bad)
             return block_bad(c, "an option of the packet does not fit");
-        if (flags != NULL)
-            f->direction = capture_u32(c, flags) & 3u;
+        const uint32_t direction = flags != NULL ? capture_u32(c, flags) & 3u : PAL_FRAME_DIRECTION_UNKNOWN;
+        if (direction != 3) /* reserved */
+            f->direction = direction;
     }
     f->data = block + 28;
     f->caplen = caplen;
