@@ -14,7 +14,8 @@ _ANSWER_V6 = {128: 129, 139: 140}
 _QUERY_V4 = {answer: query for query, answer in _ANSWER_V4.items()}
 _QUERY_V6 = {answer: query for query, answer in _ANSWER_V6.items()}
 # Multicast listeners (RFC 2710, RFC 3810) and neighbour discovery (RFC 4861): no state belongs to them.
-_STATELESS_V6 = frozenset({*range(130, 138), 143})
+# Redirects are not among them: as in Linux, nothing but a rule of its own lets them pass.
+_STATELESS_V6 = frozenset({*range(130, 137), 143})
 
 
 def is_stateless(packet: Packet) -> bool:
