@@ -87,6 +87,27 @@ class PolicySet:
         """All policies in order of judgement, the default section last."""
         return tuple(sorted((*self.policies, self.default), key=lambda policy: policy.order_key))
 
+    @cached_property
+    def _known(self) -> dict[tuple[str, str], bool]:
+        return {}
+
+    @cached_property
+    def _known_ranges(self) -> dict[str, tuple[AddressRange, ...]]:
+        return {}
+
+    def group_selects(self, path: str, port: Port) -> bool:
+        """Is this port a member of the group? Remembered, so that groups nested in many ways cost no more than once."""
+        key = (path, port.name)
+        if key not in self._known:
+            self._known[key] = self.groups[path].expression.matches(port, self)
+        return self._known[key]
+
+    def group_ranges(self, path: str) -> tuple[AddressRange, ...]:
+        """The addresses that are members of the group by themselves; each range once."""
+        if path not in self._known_ranges:
+            self._known_ranges[path] = tuple(dict.fromkeys(self.groups[path].expression.ranges(self)))
+        return self._known_ranges[path]
+
     def selects(self, peers: Peers, port: Port) -> bool:
         """Is this port a member (as for Applied-To)? ANY selects every port."""
         return peers.terms is None or any(term.matches(port, self) for term in peers.terms)

@@ -190,11 +190,11 @@ class GroupMember:
 
     def matches(self, port: Port, world: PolicySet) -> bool:
         """As the group's own expression says."""
-        return world.groups[self.path].expression.matches(port, world)
+        return world.group_selects(self.path, port)
 
     def ranges(self, world: PolicySet) -> Iterable[AddressRange]:
         """As the group's own expression says."""
-        return world.groups[self.path].expression.ranges(world)
+        return world.group_ranges(self.path)
 
 
 @dataclass(frozen=True, slots=True)

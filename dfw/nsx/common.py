@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What all NSX Policy objects have in common: identity, read-only fields, references by path or bare id."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dfw.errors import Problem
+from dfw.fields import Cursor, Field, Written, boolean, identifier, ignored, nearest, text
+from dfw.findings import Finding
+from dfw.inventory import tags
+from dfw.model import Group, Inventory
+
+DOMAIN_ROOT = "/infra/domains/default"
+GROUPS_ROOT = f"{DOMAIN_ROOT}/groups/"
+POLICIES_ROOT = f"{DOMAIN_ROOT}/security-policies/"
+TIMER_PROFILES_ROOT = "/infra/firewall-session-timer-profiles/"
+
+# Set by the server and sent back by clients (reference, Part B 1): accepted everywhere, whatever they hold.
+_READ_ONLY = frozenset(
+    {
+        *("relative_path", "parent_path", "remote_path", "unique_id", "realization_id", "owner_id", "origin_site_id"),
+        *("overridden", "is_default", "rule_count", "internal_sequence_number", "default_rule_id"),
+        *("lock_modified_by", "lock_modified_time", "locked", "reference", "state"),
+    }
+)
+
+
+def is_read_only(key: str) -> bool:
+    """True for fields that only a server sets."""
+    return key.startswith("_") or key in _READ_ONLY
+
+
+def _not_marked(cursor: Cursor) -> None:
+    if boolean(cursor):
+        cursor.problem("an object marked for deletion has no place in a file; leave the document out")
+
+
+COMMON: Mapping[str, Field] = {
+    "resource_type": Field(text()),
+    "id": Field(identifier),
+    "path": Field(text()),
+    "display_name": Field(text(255)),
+    "description": Field(text(4096, empty=True)),
+    "tags": Field(tags, default=()),
+    "marked_for_delete": Field(_not_marked),
+    "children": Field(ignored),
+}
+
+
+@dataclass(slots=True)
+class Context:
+    """What the reading of one set of documents shares: known names, and where problems and findings go.
+
+    `group_paths`, `service_documents`, `policy_paths` are filled by a first pass, so that references may point
+    forward; `groups` by the second.
+    """
+
+    inventory: Inventory
+    problems: list[Problem]
+    findings: list[Finding]
+    group_paths: dict[str, Cursor] = field(default_factory=dict)
+    service_documents: dict[str, Cursor] = field(default_factory=dict)
+    policy_paths: dict[str, Cursor] = field(default_factory=dict)
+    groups: dict[str, Group] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+
+    def problem(self, written: Written, message: str) -> None:
+        """Report a problem with a reference."""
+        self.problems.append(Problem(written.place, message))
+
+    def warn(self, kind: str, cursor: Cursor, message: str) -> None:
+        """Report something legal but odd."""
+        self.findings.append(Finding(kind, cursor.place, message))
+
+    def group_path(self, written: Written) -> str | None:
+        """The path of the group that is meant, by path or bare id; None after reporting that there is none."""
+        found = _find(written.text, self.group_paths, GROUPS_ROOT)
+        if len(found) == 1:
+            self.used.add(found[0])
+            return found[0]
+        if found:
+            self.problem(written, f"the group {written.text!r} could be {' or '.join(found)}; write the path")
+        else:
+            ids = [path.rpartition("/")[2] for path in self.group_paths]
+            self.problem(written, f"there is no group {written.text!r}{nearest(written.text, ids)}")
+        return None
+
+
+def _find(name: str, paths: Mapping[str, object], root: str) -> list[str]:
+    """Paths meant by a path or bare id: exact path, else the default domain's, else any with this last part."""
+    if name.startswith("/"):
+        return [name] if name in paths else []
+    if root + name in paths:
+        return [root + name]
+    return [path for path in paths if path.endswith(f"/{name}")]
+
+
+def path_of(cursor: Cursor, root: str) -> str | None:
+    """Where an object lives: its `path`, else root + `id` (or `display_name`). None after reporting a problem.
+
+    Reads only these fields, and leaves complaints about their types to the table.
+    """
+
+    def plain(key: str) -> str | None:
+        node = cursor.node.get(key)
+        value = node.value if node else None
+        if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+            return None
+        return str(value)
+
+    path, name = plain("path"), plain("id")
+    collection = root.rstrip("/").rpartition("/")[2]
+    if path is not None:
+        parts = path.split("/")
+        if not path.startswith("/") or len(parts) < 4 or parts[-2] != collection or not parts[-1]:
+            cursor.member("path").problem(f"{path!r} is not a path such as {root}{name or 'web'}")
+            return None
+        if name is not None and parts[-1] != name:
+            cursor.member("path").problem(f"the path ends in {parts[-1]!r} but the id is {name!r}")
+            return None
+        return path
+    if name is None and cursor.node.get("id") is None:
+        name = plain("display_name")
+        if name is None or "/" in name:
+            cursor.problem("the field id is missing")
+    return None if name is None or "/" in name else root + name
