@@ -114,6 +114,162 @@ typedef struct pal_text pal_text;
 pal_text *pal_text_open(int fd);
 int pal_text_close(pal_text *text);
 
+/* ---- engine (native/engine/engine.c) --------------------------------------------------------------------- */
+
+#define PAL_TIMERS 11 /* tcp_first_packet, tcp_opening, tcp_established, tcp_closing, tcp_finwait, tcp_closed,
+                         udp_first_packet, udp_single, udp_multiple, icmp_first_packet, icmp_error_reply */
+#define PAL_NO_RULE 0xffffffff
+#define PAL_NO_FILTER 0xffff
+
+#define PAL_SUMS_OFF 0
+#define PAL_SUMS_COUNT 1
+#define PAL_SUMS_VERIFY 2
+
+typedef struct pal_engine_options {
+    uint32_t capacity4, capacity6; /* connections of each family, a worker */
+    uint32_t filters, rules;       /* numbers below these may be used */
+    uint32_t workers;
+    uint8_t sums;                  /* PAL_SUMS_* */
+    uint8_t decap;                 /* judge inside Geneve and VXLAN */
+    uint8_t sanity;                /* 0: source addresses are not looked at, 1: odd ones counted, 2: refused */
+    uint8_t flows;                 /* keep flow records */
+    uint8_t name_rules;            /* judgements of connections name their rule */
+    uint8_t huge_pages;
+    uint8_t reserved[6];
+    uint64_t seed[6];              /* secret; all zero: drawn from the kernel */
+} pal_engine_options;
+
+/* One verdict as it leaves the core. */
+typedef struct pal_record {
+    uint64_t number, ts_ns;        /* the packet's */
+    uint32_t file, rule;           /* rule: PAL_NO_RULE when none was concerned */
+    uint16_t filter;               /* PAL_NO_FILTER: neither end is known */
+    uint8_t dir;                   /* PAL_DIR_*, or both for a tap */
+    uint8_t verdict, reason, ct;   /* indexes of pal_word_* */
+    uint8_t reply, reserved;
+} pal_record;
+
+typedef struct pal_flow {
+    uint8_t src[16], dst[16];      /* of the connection's first packet */
+    uint64_t number;               /* of its first packet */
+    uint64_t start_ns, end_ns;
+    uint64_t packets, bytes, reply_packets, reply_bytes;
+    uint32_t file, rule, dropped;
+    uint16_t sport, dport, filter;
+    uint8_t proto, family, dir, state, end_reason, kind;
+    char history[12];              /* zero-padded */
+} pal_flow;
+
+typedef struct pal_rule_count {
+    uint64_t hits, packets, bytes;
+} pal_rule_count;
+
+typedef struct pal_engine_stats {
+    uint64_t count[256];           /* verdict * 64 + reason */
+    uint64_t received, released;   /* wire packets judged (twice on two filters); held fragments decided later */
+    uint64_t bad_ip_sums, bad_l4_sums, odd;
+    uint64_t created, connections4, connections6;
+    uint64_t table_bytes, table_capacity;
+} pal_engine_stats;
+
+typedef struct pal_engine pal_engine;
+typedef struct pal_cls pal_cls;
+typedef struct pal_ruleset pal_ruleset;
+
+/* NULL with a sentence in err: options out of bounds, no memory, a table file that does not fit. path: NULL, or where the
+ * first worker's table lives (the others' have ".N" appended). */
+pal_engine *pal_engine_new(const pal_engine_options *options, const char *path, char *err, size_t errlen);
+void pal_engine_free(pal_engine *e);
+pal_cls *pal_engine_classifier(pal_engine *e);
+
+/* Stages filter `number`: rules NULL means nothing committed. timeouts are seconds. both: a tap. With 0 the
+ * caller's reference to the rule set is the engine's. Nothing is in force before pal_engine_commit. -1: a number out of
+ * bounds, or no memory. */
+int pal_engine_stage(pal_engine *e, uint32_t number, pal_ruleset *rules, const uint32_t *timeouts, int both);
+/* Forgets a filter and with it, at once, all of its connections. */
+int pal_engine_remove(pal_engine *e, uint32_t number);
+/* Puts what is staged, and the address sets' changes, in force: one step for every packet. Every filter that was staged
+ * since the last commit gets a new epoch; all of them do when `all` is set (a group they use has changed). Returns the
+ * epoch, or 0 without memory. */
+uint64_t pal_engine_commit(pal_engine *e, int all);
+/* Tests wind the epoch on to see it wrap. */
+void pal_engine_epoch_set(pal_engine *e, uint64_t epoch);
+
+/* Ends every connection and forgets counters and clock; configuration stays. */
+void pal_engine_clear(pal_engine *e);
+void pal_engine_stats_read(const pal_engine *e, pal_engine_stats *out);
+/* Rule statistics of the first n rules, live connections included. */
+void pal_engine_rules_read(const pal_engine *e, pal_rule_count *out, uint32_t n);
+
+const char *pal_word_reason(uint32_t reason);      /* NULL beyond the last */
+const char *pal_word_reason_nsx(uint32_t reason);
+const char *pal_word_reason_text(uint32_t reason);
+const char *pal_word_verdict(uint32_t verdict);
+const char *pal_word_ct(uint32_t ct);
+
+/* ---- replay (native/engine/replay.c) ---------------------------------------------------------------------- */
+
+/* Which filter a MAC address or an address belongs to. family 0: a MAC address in the first six bytes. */
+typedef struct pal_binding {
+    uint8_t addr[16];
+    uint32_t family;
+    uint32_t vrf;                  /* 0: outside tunnels; 1 + VNI inside */
+    uint32_t filter;               /* PAL_NO_FILTER: ambiguous */
+} pal_binding;
+
+typedef struct pal_replay_options {
+    uint8_t vnics;                 /* 0: one filter, number 0, judges every packet once; 1: OUT at the sender, IN at the receiver */
+    uint8_t stopped;               /* the clock stands still */
+    uint8_t collect;               /* keep records and generated packets in memory for pal_replay_records */
+    uint8_t realtime;              /* wait as the capture did */
+    uint32_t batch;                /* packets a burst, 1 .. 256 */
+    int verdict_fd, allowed_fd, dropped_fd, generated_fd; /* -1: not wanted */
+    const char *const *rule_json;  /* by rule number: '"rule": 1000, "rule_path": "..."' */
+    const char *const *filter_json; /* by filter number: '"vnic": "web-1"' */
+} pal_replay_options;
+
+typedef struct pal_generated {
+    uint64_t number;               /* of the packet that it answers */
+    uint64_t ts_ns;
+    uint32_t file, len;
+    uint64_t at;                   /* offset of its bytes, from the IP header */
+    uint16_t filter;
+    uint8_t dir;
+    uint8_t reserved[5];
+} pal_generated;
+
+typedef struct pal_replay_totals {
+    uint64_t packets, bytes;       /* frames given, their bytes on the wire */
+    uint64_t core_ns;              /* time in the packet core */
+    uint64_t unfiltered;           /* packets that concern no filter */
+    uint64_t generated;
+} pal_replay_totals;
+
+typedef struct pal_replay pal_replay;
+
+pal_replay *pal_replay_new(pal_engine *e, const pal_replay_options *options, const pal_binding *bindings, uint32_t n, char *err,
+                           size_t errlen);
+/* 0, or a negative errno of an output file. */
+int pal_replay_close(pal_replay *r);
+/* Judges a burst or more of frames of input file `file`. 0, or -1 with a sentence in err (an ambiguous address, an unknown
+ * link type, an output that cannot be written). */
+int pal_replay_frames(pal_replay *r, const pal_frame *frames, uint64_t n, uint32_t file, const char *file_json, char *err,
+                      size_t errlen);
+/* Judges the next `max` frames of an open capture; *done is set at its end. */
+int pal_replay_capture(pal_replay *r, pal_capture *capture, uint64_t max, uint32_t file, const char *file_json, int *done,
+                       char *err, size_t errlen);
+/* The input has ended: fragments still held are decided. flush: connections still open become flow records, once. */
+int pal_replay_finish(pal_replay *r, int flush, char *err, size_t errlen);
+void pal_replay_totals_read(const pal_replay *r, pal_replay_totals *out);
+/* What was collected, in order; valid until the next call. */
+const pal_record *pal_replay_records(const pal_replay *r, uint64_t *n);
+const pal_generated *pal_replay_generated(const pal_replay *r, uint64_t *n, const uint8_t **bytes);
+void pal_replay_forget(pal_replay *r);
+/* Flow records of ended connections, in order of their first packets. */
+const pal_flow *pal_replay_flows(pal_replay *r, uint64_t *n);
+/* The same as JSON lines. 0 or a negative errno. */
+int pal_replay_flows_write(pal_replay *r, int fd, const char *const *file_json);
+
 /* cffi: end */
 
 _Static_assert(sizeof(pal_rule) == 40, "pal_rule is part of the contract with dfw/core.py");

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * datagram.h - fragments in the pipeline: held, put together, judged as one, and each given the verdict.
+ * Included by pipeline.h. The filter that holds is the first of the route; the whole then goes on to the second.
+ */
+#ifndef PAL_CORE_DATAGRAM_H
+#define PAL_CORE_DATAGRAM_H
+
+/* The same verdict for every fragment held of a datagram. */
+static inline void datagram_emit(pal_worker *w, const frag_datagram *d, pal_judgement *j)
+{
+    worker_room(w);
+    for (uint32_t i = 0; i < d->count; i++) {
+        j->cookie = d->piece[i].cookie;
+        j->bytes = d->piece[i].ip_len;
+        worker_emit(w, j);
+        j->first = 0;
+    }
+}
+
+static inline void datagram_release(pal_worker *w, uint16_t which, uint8_t reason)
+{
+    frag_datagram *d = &w->fragments->datagram[which];
+    pal_judgement j = {.rule = PAL_NONE, .ref = PAL_NONE, .filter = d->filter, .dir = d->dir, .verdict = PAL_DROP,
+                       .reason = reason, .ct = PAL_CT_INVALID};
+    w->released += d->count;
+    datagram_emit(w, d, &j);
+    frag_blocks_free(w->fragments, d);
+    d->count = 0;
+}
+
+static inline void datagram_expire(pal_worker *w)
+{
+    frag_table *f = w->fragments;
+    while (f->oldest != FRAG_NONE && w->table.s->now > f->datagram[f->oldest].deadline) {
+        uint16_t which = f->oldest;
+        datagram_release(w, which, PAL_REASON_FRAG_TIMEOUT);
+        frag_free(f, which, w->table.s->seed);
+    }
+}
+
+/* The input has ended: what is still held will never be whole. */
+static inline void datagram_finish(pal_worker *w)
+{
+    datagram_expire(w);
+    while (w->fragments->oldest != FRAG_NONE) {
+        uint16_t which = w->fragments->oldest;
+        datagram_release(w, which, PAL_REASON_FRAG_INCOMPLETE);
+        frag_free(w->fragments, which, w->table.s->seed);
+    }
+}
+
+static inline void datagram_judge(pal_worker *w, const pal_route *route, const frag_datagram *d, const pal_packet *last)
+{
+    pal_packet whole = {.data = w->scratch, .ts_ns = last->ts_ns, .cookie = last->cookie, .vrf = d->vrf, .marks = MARK_WHOLE};
+    parse_options options = {.sum_mode = d->cut ? SUM_MODE_OFF : w->parse.sum_mode};
+    if (frag_is_too_long(d)) {
+        whole.reason = PAL_REASON_FRAG_LENGTH;
+    } else {
+        whole.cap = whole.wire = frag_join(w->fragments, d, w->scratch);
+        whole.reason = parse_network(&whole, d->family == PAL_FAMILY_V4 ? LINK_IP4 : LINK_IP6, &options);
+        if (whole.l4_sum == SUM_BAD)
+            w->bad_l4_sum++;
+    }
+    whole.fragments = d->count;
+    whole.wire_bytes = 0;
+    for (uint32_t i = 0; i < d->count; i++)
+        whole.wire_bytes += d->piece[i].ip_len;
+    for (uint32_t i = 0; i < 2; i++) {
+        const pal_filter *f = i ? route->in : route->out;
+        pal_judgement j;
+        if (!f)
+            continue;
+        pipeline_judge_whole(w, f, i ? PAL_DIR_IN : PAL_DIR_OUT, &whole, NULL, &j);
+        if (f->number == d->filter && (i == 0 || !route->out))
+            w->released += d->count;
+        else
+            w->received += d->count;
+        datagram_emit(w, d, &j);
+        if (j.verdict != PAL_ALLOW)
+            break;
+    }
+}
+
+static inline void datagram_take(pal_worker *w, const pal_route *route, const pal_packet *p)
+{
+    const pal_filter *f = route->out ? route->out : route->in;
+    uint8_t dir = route->out ? PAL_DIR_OUT : PAL_DIR_IN;
+    frag_datagram key;
+    uint16_t which = FRAG_NONE;
+    uint8_t reason = PAL_REASON_NO_RULESET;
+    uint32_t zone = f ? filter_zone(w, f, p->vrf) : PAL_NONE;
+    if (!f)
+        return;
+    w->received++;
+    if (zone == PAL_NONE) {
+        reason = PAL_REASON_CT_FULL;
+    } else if (f->rules) {
+        frag_key(&key, p, zone, f->number, dir);
+        reason = frag_take(w->fragments, p, &key, w->table.s->now, w->table.s->seed, &which);
+    }
+    pal_judgement j = {.cookie = p->cookie, .rule = PAL_NONE, .ref = PAL_NONE, .filter = f->number, .dir = dir,
+                       .bytes = p->ip_len, .verdict = PAL_DROP, .reason = reason, .ct = PAL_CT_INVALID};
+    if (reason == PAL_REASON_HELD || reason == PAL_REASON_MATCH) {
+        w->count[PAL_HELD][PAL_REASON_HELD]++;
+        if (reason == PAL_REASON_HELD)
+            return;
+        datagram_judge(w, route, &w->fragments->datagram[which], p);
+        frag_free(w->fragments, which, w->table.s->seed);
+        return;
+    }
+    if (reason == PAL_REASON_FRAG_OVERLAP && which != FRAG_NONE)
+        datagram_release(w, which, PAL_REASON_FRAG_OVERLAP);
+    worker_emit(w, &j);
+}
+
+#endif

@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * icmp_error.h - an ICMP error belongs to the connection whose packet it quotes (RFC 5927), or to none.
+ * docs/packet-path.md, section 8.
+ */
+#ifndef PAL_CORE_ICMP_ERROR_H
+#define PAL_CORE_ICMP_ERROR_H
+
+#include "judge.h"
+
+typedef struct icmp_quote {
+    ct_key key;
+    uint32_t seq;
+} icmp_quote;
+
+/* Reads the quoted packet; false when it cannot be read. */
+static inline bool icmp_quote_read(const pal_packet *p, uint32_t zone, icmp_quote *q)
+{
+    const uint8_t *h = p->data + p->l4 + 8;
+    uint32_t there = min_u32(p->cap - p->l4, p->l4_len) - 8, at;
+    uint8_t proto;
+    const uint8_t *src, *dst;
+    if (p->family == PAL_FAMILY_V4) {
+        if (there < 20 || h[0] >> 4 != 4 || (h[0] & 15) < 5 || (load_be16(h + 6) & 0x1fff))
+            return false;
+        at = (h[0] & 15u) * 4;
+        proto = h[9];
+        src = h + 12;
+        dst = h + 16;
+    } else {
+        ip6_walk_result walk;
+        if (there < 40 || h[0] >> 4 != 6 || ip6_walk(h, there, there, &walk) != PAL_REASON_MATCH)
+            return false;
+        if (walk.fragment && (load_be16(h + walk.fragment + 2) & 0xfff8))
+            return false;
+        at = walk.offset;
+        proto = walk.proto;
+        src = h + 8;
+        dst = h + 24;
+    }
+    if (there < at + 8)
+        return false;
+    const uint8_t *l4 = h + at;
+    ct_key *k = &q->key;
+    k->family = p->family;
+    k->zone = zone;
+    k->answer = 0;
+    q->seq = load_be32(l4 + 4);
+    if (proto == PROTO_TCP || proto == PROTO_UDP || proto == PROTO_SCTP) {
+        k->kind = proto == PROTO_TCP ? KIND_TCP : proto == PROTO_UDP ? KIND_UDP : KIND_SCTP;
+        key_order(k, src, dst, load_be16(l4), load_be16(l4 + 2));
+        return true;
+    }
+    if (proto == (p->family == PAL_FAMILY_V4 ? PROTO_ICMP : PROTO_ICMP6)) {
+        uint32_t type = l4[0];
+        bool query = p->family == PAL_FAMILY_V4 ? type == 8 || type == 13 || type == 15 || type == 17 : type == 128 || type == 139;
+        bool answer = p->family == PAL_FAMILY_V4 ? type == 0 || type == 14 || type == 16 || type == 18 : type == 129 || type == 140;
+        if (!query && !answer)
+            return false;
+        k->kind = KIND_ICMP;
+        key_icmp(k, src, dst, load_be16(l4 + 4), type, answer);
+        return true;
+    }
+    k->kind = KIND_OTHER;
+    key_order(k, src, dst, 0, 0);
+    k->port[0] = proto;
+    k->port[1] = 0;
+    return true;
+}
+
+/* RFC 5927 section 4.1: the quoted sequence number must be of data in flight. */
+static inline bool icmp_quote_fits(const ct_hot *h, uint32_t S, uint32_t seq)
+{
+    if (ct_kind_of(h) != KIND_TCP || (h->marks & CT_LIBERAL))
+        return true;
+    uint32_t R = !S, end = h->half[S].end;
+    if (!end_has(h, S, END_SEEN) || seq_after(seq, end))
+        return false;
+    return !seq_before(seq, end_has(h, R, END_ACKED) ? h->half[R].ack : end - TCP_SLACK);
+}
+
+static inline void judge_icmp_error(judge_case *c)
+{
+    ct_table *t = &c->w->table;
+    icmp_quote q;
+    if (!icmp_quote_read(c->p, filter_zone(c->w, c->f, c->p->vrf), &q)) {
+        judge_verdict(c, PAL_DROP, PAL_REASON_ICMP_QUOTE, PAL_CT_INVALID);
+        return;
+    }
+    uint32_t ref = ct_find(t, &q.key, key_hash(&q.key, t->s->seed));
+    if (ref != PAL_NONE && wheel_is_past(t, t->hot[ref].deadline)) {
+        ct_end(t, ref, CT_END_TIMEOUT);
+        ref = PAL_NONE;
+    }
+    if (ref != PAL_NONE) {
+        ct_hot *h = &t->hot[ref];
+        uint32_t quoted = ct_direction(h, &q.key);
+        if (h->epoch != c->f->epoch && rejudge_connection(c, ref, !quoted) != REJUDGE_KEPT)
+            ref = PAL_NONE;
+        else if ((h->marks & CT_CHILD) && child_parent(t, ref) == PAL_NONE) {
+            ct_end(t, ref, CT_END_PARENT);
+            ref = PAL_NONE;
+        } else {
+            if (!icmp_quote_fits(h, quoted, q.seq)) {
+                judge_verdict(c, PAL_DROP, PAL_REASON_ICMP_UNRELATED, PAL_CT_INVALID);
+                return;
+            }
+            c->j->rule = t->cold[ref].rule;
+            c->j->reply = !quoted;
+            judge_verdict(c, PAL_ALLOW, PAL_REASON_RELATED, PAL_CT_RELATED);
+            rule_count_direct(c->w, c->j, c->p);
+            return;
+        }
+    }
+    c->j->rule = PAL_NONE;
+    c->misfit = true;
+    judge_rules(c);
+}
+
+#endif

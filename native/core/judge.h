@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * judge.h - one filter's verdict on one whole packet: state first, then rules (docs/packet-path.md, sections 2, 4, 5).
+ */
+#ifndef PAL_CORE_JUDGE_H
+#define PAL_CORE_JUDGE_H
+
+#include "filter.h"
+#include "flow.h"
+
+/* What the look-up stages found out ahead of the verdict. Hints only: all of it is checked or done again. */
+typedef struct judge_hint {
+    ct_key key;
+    uint64_t hash;
+    uint32_t ref;    /* a connection that may be the packet's, or PAL_NONE */
+    uint32_t entry;  /* the first rule that matches, if `classified` */
+    uint8_t keyed, classified;
+} judge_hint;
+
+_Static_assert(sizeof(judge_hint) == 72, "hints of a burst stay in the first-level cache");
+
+/* A packet under judgement: everything its steps share. */
+typedef struct judge_case {
+    pal_worker *w;
+    const pal_filter *f;
+    pal_packet *p;
+    const judge_hint *hint;
+    pal_judgement *j;
+    uint8_t dir;
+    bool misfit;   /* nothing may begin with it */
+    bool untracked;
+} judge_case;
+
+static inline void judge_verdict(judge_case *c, uint8_t verdict, uint8_t reason, uint8_t ct)
+{
+    c->j->verdict = verdict;
+    c->j->reason = reason;
+    c->j->ct = ct;
+}
+
+/* Sends an answer if one may and can be given; false: the rate is used up. */
+static inline bool judge_answer(judge_case *c)
+{
+    pal_worker *w = c->w;
+    if (!reject_may_answer(c->p))
+        return true;
+    if (!reject_allowed(&w->rejects[c->f->number], packet_src(c->p), c->p->family, w->table.s->now))
+        return false;
+    uint32_t len = reject_answer(w->answer, c->p);
+    if (w->generated)
+        w->generated(w, w->answer, len, c->p, c->f->number, c->dir);
+    return true;
+}
+
+PAL_INLINE void ct_renew(ct_table *t, uint32_t ref, uint32_t deadline)
+{
+    uint32_t old = t->hot[ref].deadline;
+    t->hot[ref].deadline = deadline;
+    if (PAL_UNLIKELY((int32_t)(deadline - old) < 0))
+        wheel_move(t, ref);
+}
+
+PAL_INLINE uint32_t deadline_of(const ct_table *t, const pal_filter *f, const ct_hot *h)
+{
+    return (uint32_t)t->s->now + f->timeout[timer_of(h)];
+}
+
+/* ---- miss -------------------------------------------------------------------------------------------------- */
+
+static inline void judge_key(const judge_case *c, ct_key *k, uint64_t *hash)
+{
+    key_from_packet(k, c->p, filter_zone(c->w, c->f, c->p->vrf));
+    *hash = key_hash(k, c->w->table.s->seed);
+}
+
+/* The connection's first packet has been allowed by `rule` or expected by `parent`. */
+static inline uint32_t judge_create(judge_case *c, uint32_t rule, uint8_t rule_flags, uint8_t alg, uint32_t parent)
+{
+    ct_table *t = &c->w->table;
+    ct_key key;
+    uint64_t hash;
+    judge_key(c, &key, &hash);
+    uint32_t ref = ct_create(t, &key, hash, parent != PAL_NONE);
+    if (ref == PAL_NONE)
+        return PAL_NONE;
+    ct_hot *h = &t->hot[ref];
+    ct_cold *cold = &t->cold[ref];
+    h->epoch = c->f->epoch;
+    cold->rule = rule;
+    if (parent != PAL_NONE) {
+        cold->link[0] = parent;
+        cold->link[1] = t->cold[parent].generation;
+    }
+    if (rule_flags & PAL_RULE_PERSIST)
+        h->state |= CT_PERSIST;
+    if (key.kind == KIND_TCP)
+        tcp_begin(h, cold, c->p);
+    else if (key.kind == KIND_SCTP)
+        sctp_begin(h, c->p);
+    else
+        ct_state_set(h, CT_FIRST);
+    if (c->p->marks & MARK_GROUP_DST)
+        h->state |= CT_ONEWAY;
+    if ((alg == PAL_ALG_FTP && key.kind == KIND_TCP) || (alg == PAL_ALG_TFTP && key.kind == KIND_UDP))
+        h->marks |= CT_ALG;
+    h->deadline = deadline_of(t, c->f, h);
+    wheel_insert(t, ref);
+    if (t->flow) {
+        t->flow[ref] = (ct_flow){.start_ns = c->p->ts_ns, .last_ns = c->p->ts_ns, .cookie = c->p->cookie,
+                                 .filter = c->f->number, .dir = c->dir, .proto = c->p->proto};
+        flow_history(&t->flow[ref], 0, c->p);
+    }
+    ct_count(t, ref, 0, c->p->fragments, c->p->wire_bytes);
+    if (h->marks & CT_ALG)
+        alg_look(c->w->expected, t, ref, 0, c->p, true);
+    return ref;
+}
+
+static inline bool judge_expected(judge_case *c)
+{
+    uint8_t kind = kind_of(c->p);
+    if (kind == KIND_TCP && !tcp_is_bare_syn(c->p->tcp_flags))
+        return false;
+    ct_table *t = &c->w->table;
+    uint32_t parent = expect_take(c->w->expected, t, c->p, filter_zone(c->w, c->f, c->p->vrf), kind);
+    if (parent == PAL_NONE)
+        return false;
+    uint32_t rule = t->cold[parent].rule;
+    uint32_t ref = judge_create(c, rule, t->hot[parent].state & CT_PERSIST ? PAL_RULE_PERSIST : 0, PAL_ALG_NONE, parent);
+    c->j->rule = rule;
+    c->j->ref = ref;
+    if (ref == PAL_NONE) {
+        judge_verdict(c, PAL_DROP, PAL_REASON_CT_FULL, PAL_CT_NEW);
+        rule_count_direct(c->w, c->j, c->p);
+    } else {
+        judge_verdict(c, PAL_ALLOW, PAL_REASON_MATCH, PAL_CT_RELATED);
+    }
+    return true;
+}
+
+static inline uint32_t judge_first_match(judge_case *c)
+{
+    if (PAL_LIKELY(c->hint && c->hint->classified))
+        return c->hint->entry;
+    pal_key key;
+    rule_key(&key, c->f, c->p, c->dir);
+    return classify_one(c->w->snap, c->f->rules, &key);
+}
+
+/* What a stateful ALLOW says to a packet that begins nothing: why not, or PAL_REASON_MATCH when it is picked up. */
+static inline uint8_t judge_misfit(const judge_case *c, uint8_t rule_flags)
+{
+    switch (kind_of(c->p)) {
+    case KIND_TCP:
+        if (tcp_is_bare_syn(c->p->tcp_flags))
+            return PAL_REASON_MATCH;
+        if (rule_flags & PAL_RULE_TCP_STRICT)
+            return PAL_REASON_TCP_STRICT;
+        return c->misfit ? PAL_REASON_TCP_STATE : PAL_REASON_MATCH;
+    case KIND_SCTP:
+        return c->misfit ? PAL_REASON_SCTP_STATE : PAL_REASON_MATCH;
+    default:
+        if (c->p->marks & MARK_ICMP_ERROR)
+            return PAL_REASON_ICMP_UNRELATED;
+        return c->misfit ? PAL_REASON_ICMP_STATE : PAL_REASON_MATCH;
+    }
+}
+
+static inline void judge_rules(judge_case *c)
+{
+    uint32_t entry = judge_first_match(c);
+    uint8_t refused_ct = c->untracked ? PAL_CT_UNTRACKED : c->misfit ? PAL_CT_INVALID : PAL_CT_NEW;
+    if (entry == PAL_NONE) {
+        judge_verdict(c, PAL_DROP, PAL_REASON_NO_RULE, refused_ct);
+        return;
+    }
+    const pal_rule *r = &c->f->rules->rules[entry];
+    c->j->rule = r->rule;
+    c->j->first = 1;
+    if (r->rule < c->w->rules)
+        c->w->rule[r->rule].hits++;
+    bool counted_by_connection = false;
+    if (r->action == PAL_ACTION_DROP) {
+        judge_verdict(c, PAL_DROP, PAL_REASON_MATCH, refused_ct);
+    } else if (r->action == PAL_ACTION_REJECT) {
+        bool answered = judge_answer(c);
+        judge_verdict(c, answered ? PAL_REJECT : PAL_DROP, answered ? PAL_REASON_MATCH : PAL_REASON_REJECT_RATE, refused_ct);
+    } else if (!(r->flags & PAL_RULE_STATEFUL) || c->untracked) {
+        judge_verdict(c, PAL_ALLOW, PAL_REASON_MATCH, PAL_CT_UNTRACKED);
+    } else {
+        uint8_t why = judge_misfit(c, r->flags);
+        if (why != PAL_REASON_MATCH) {
+            judge_verdict(c, PAL_DROP, why, PAL_CT_INVALID);
+        } else {
+            uint32_t ref = judge_create(c, r->rule, r->flags, r->alg, PAL_NONE);
+            c->j->ref = ref;
+            counted_by_connection = ref != PAL_NONE;
+            if (ref == PAL_NONE)
+                judge_verdict(c, PAL_DROP, PAL_REASON_CT_FULL, PAL_CT_NEW);
+            else
+                judge_verdict(c, PAL_ALLOW, PAL_REASON_MATCH, PAL_CT_NEW);
+        }
+    }
+    if (!counted_by_connection)
+        rule_count_direct(c->w, c->j, c->p);
+}
+
+/* A packet without a connection and unexpected: may it begin one, and what do the rules say? */
+static inline void judge_begin(judge_case *c)
+{
+    const pal_packet *p = c->p;
+    uint8_t kind = kind_of(p);
+    if (kind == KIND_TCP)
+        c->misfit = !tcp_may_begin(p->tcp_flags);
+    else if (kind == KIND_SCTP)
+        c->misfit = (p->tcp_flags & 0x7f) != SCTP_INIT;
+    else if (kind == KIND_ICMP)
+        c->misfit = p->marks & MARK_ICMP_ANSWER;
+    else
+        c->misfit = (p->proto == PROTO_ICMP && p->family == PAL_FAMILY_V4) || (p->proto == PROTO_ICMP6 && p->family == PAL_FAMILY_V6);
+    judge_rules(c);
+}
+
+static inline void judge_miss(judge_case *c)
+{
+    if (!judge_expected(c))
+        judge_begin(c);
+}
+
+#include "rejudge.h"
+
+/* ---- hit ---------------------------------------------------------------------------------------------------- */
+
+/* A connection's packet has been accepted: count, mark, renew. */
+PAL_INLINE void judge_accept(judge_case *c, uint32_t ref, uint32_t dir, bool over)
+{
+    ct_table *t = &c->w->table;
+    ct_hot *h = &t->hot[ref];
+    if (dir)
+        c->j->ct = PAL_CT_ESTABLISHED;
+    else
+        c->j->ct = PAL_LIKELY(h->marks & CT_REPLIED) ? PAL_CT_ESTABLISHED : h->marks & CT_CHILD ? PAL_CT_RELATED : PAL_CT_NEW;
+    if (PAL_UNLIKELY(dir && !(h->marks & CT_REPLIED))) {
+        if (ct_is_listed(h))
+            unanswered_remove(t, ref);
+        h->marks |= CT_REPLIED;
+    }
+    ct_count(t, ref, dir, c->p->fragments, c->p->wire_bytes);
+    uint8_t kind = ct_kind_of(h);
+    if (PAL_UNLIKELY(kind != KIND_TCP && kind != KIND_SCTP))
+        pseudo_track(h);
+    if (PAL_LIKELY(!over))
+        ct_renew(t, ref, deadline_of(t, c->f, h));
+    flow_accepted(t, ref, dir, c->p);
+    if (PAL_UNLIKELY(c->w->name_rules))
+        c->j->rule = t->cold[ref].rule;
+    c->j->verdict = PAL_ALLOW;
+    c->j->reason = PAL_REASON_STATE;
+}
+
+/* Returns false when the connection turned out to be over and the packet is a miss. */
+PAL_INLINE bool judge_hit(judge_case *c, uint32_t ref, uint32_t dir)
+{
+    ct_table *t = &c->w->table;
+    ct_hot *h = &t->hot[ref];
+    ct_cold *cold = &t->cold[ref];
+    pal_packet *p = c->p;
+    c->j->reply = (uint8_t)dir;
+    c->j->ref = ref;
+    if (PAL_UNLIKELY(h->epoch != c->f->epoch)) {
+        enum rejudge r = rejudge_connection(c, ref, dir);
+        if (r != REJUDGE_KEPT) {
+            c->j->ref = PAL_NONE;
+            if (r == REJUDGE_REFUSED)
+                return true;
+            c->j->reply = 0;
+            judge_begin(c);
+            return true;
+        }
+    }
+    if (PAL_UNLIKELY(h->marks & CT_CHILD) && !rejudge_parent_lives(c, ref)) {
+        ct_end(t, ref, CT_END_PARENT);
+        return false;
+    }
+    uint8_t r = PAL_REASON_STATE;
+    uint32_t sender_end = h->half[dir].end;
+    if (PAL_UNLIKELY((h->state & CT_ONEWAY) && dir))
+        r = PAL_REASON_ONEWAY;
+    else if (PAL_LIKELY(ct_kind_of(h) == KIND_TCP))
+        r = tcp_track(h, cold, dir, p);
+    else if (ct_kind_of(h) == KIND_SCTP)
+        r = sctp_track(h, dir, p);
+    if (PAL_LIKELY(r == PAL_REASON_STATE)) {
+        judge_accept(c, ref, dir, false);
+        if (PAL_UNLIKELY(h->marks & CT_ALG))
+            alg_look(c->w->expected, t, ref, dir, p, (h->marks & CT_LIBERAL) || p->seq == sender_end);
+        return true;
+    }
+    if (r == TRACK_OVER) {
+        judge_accept(c, ref, dir, true);
+        return true;
+    }
+    if (r == TRACK_REOPEN) {
+        ct_end(t, ref, CT_END_REOPENED);
+        return false;
+    }
+    judge_verdict(c, PAL_DROP, r, PAL_CT_INVALID);
+    flow_dropped(t, ref, p->fragments);
+    c->j->rule = cold->rule;
+    rule_count_direct(c->w, c->j, p);
+    return true;
+}
+
+#endif

@@ -1,0 +1,212 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * pipeline.h - the packet's path. A burst goes through the stages below; each is a function named here.
+ *
+ *     clock, expiry     pipeline_clock     what has run out is ended, a bounded amount for each packet
+ *     parse             parse_frame        bytes -> pal_packet, or a reason            (parse.h)
+ *     look up           pipeline_prefetch  keys, hashes, index lines, connection lines: hints, nothing is decided
+ *     classify          pipeline_classify  packets that seem to have no connection: first matching rule, in one go
+ *     judge             pipeline_judge     in the packets' order, one after the other:
+ *         fragments         pipeline_fragment  held until whole                        (fragment.h)
+ *         ICMP errors       judge_icmp_error   by the packet that they quote           (icmp_error.h)
+ *         state             judge_hit          the connection's tracker                (tcp.h, sctp.h, pseudo.h)
+ *         expectations      judge_expected     what an ALG announced                   (alg.h)
+ *         rules             judge_rules        first match, a new connection, REJECT   (classify.h, reject.h)
+ *
+ * A burst has the same result as its packets one at a time: look-ups are hints, the judge checks the whole key and the
+ * deadline again, and a miss is looked up again before anything is created. Classification is a pure function of packet
+ * and rule set, so it may be done ahead.
+ */
+#ifndef PAL_CORE_PIPELINE_H
+#define PAL_CORE_PIPELINE_H
+
+#include "icmp_error.h"
+
+/* Where one packet is to be judged: OUT at its sender's filter, then IN at its receiver's; NULL where there is none. */
+typedef struct pal_route {
+    const pal_filter *out, *in;
+} pal_route;
+
+PAL_INLINE void pipeline_clock(pal_worker *w, uint64_t ts_ns)
+{
+    ct_state_block *s = w->table.s;
+    uint64_t tick = ts_ns / 10000000u;
+    if (tick > s->now)
+        s->now = tick;
+    if (PAL_UNLIKELY(s->wheel_at < s->now))
+        ct_expire(&w->table, CT_EXPIRE_STEPS);
+}
+
+/* ---- look up ------------------------------------------------------------------------------------------------ */
+
+PAL_INLINE bool pipeline_is_plain(const pal_packet *p)
+{
+    return !p->reason && !(p->marks & (MARK_NON_IP | MARK_FRAGMENT | MARK_ICMP_ERROR | MARK_UNTRACKED));
+}
+
+PAL_INLINE void pipeline_key(pal_worker *w, const pal_filter *f, const pal_packet *p, judge_hint *hint)
+{
+    hint->classified = 0;
+    hint->ref = PAL_NONE;
+    hint->keyed = f && f->rules && pipeline_is_plain(p);
+    if (!hint->keyed)
+        return;
+    key_from_packet(&hint->key, p, filter_zone(w, f, p->vrf));
+    hint->hash = key_hash(&hint->key, w->table.s->seed);
+    prefetch_read(&w->table.bucket[hash_bucket(&w->table, hint->hash)]);
+}
+
+PAL_INLINE void pipeline_prefetch(pal_worker *w, judge_hint *hint)
+{
+    if (!hint->keyed)
+        return;
+    const ct_bucket *b = &w->table.bucket[hash_bucket(&w->table, hint->hash)];
+    uint32_t m = bucket_match(b, hash_tag(hint->hash));
+    if (PAL_UNLIKELY(m == 0))
+        return;
+    hint->ref = b->ref[__builtin_ctz(m)];
+    prefetch_write(&w->table.hot[hint->ref]);
+    if (hint->key.family == PAL_FAMILY_V6 && hint->ref >= w->table.cap4)
+        prefetch_read(&w->table.addr6[hint->ref - w->table.cap4]);
+}
+
+/* The rules for packets that seem to be misses, a run of one filter's at a time. */
+static inline void pipeline_classify(const pal_snap *snap, const pal_filter *const *filter, const uint8_t *dir, const pal_packet *const *packet,
+                                     judge_hint *hint, uint32_t n)
+{
+    pal_key key[2 * WORKER_BURST];
+    uint32_t entry[2 * WORKER_BURST], who[2 * WORKER_BURST];
+    for (uint32_t i = 0; i < n;) {
+        const struct pal_ruleset *rules = NULL;
+        uint32_t k = 0;
+        for (; i < n; i++) {
+            if (!hint[i].keyed || hint[i].ref != PAL_NONE)
+                continue;
+            if (k && filter[i]->rules != rules)
+                break;
+            rules = filter[i]->rules;
+            rule_key(&key[k], filter[i], packet[i], dir[i]);
+            who[k++] = i;
+        }
+        if (k == 0)
+            return;
+        classify_burst(snap, rules, key, k, entry);
+        for (uint32_t j = 0; j < k; j++) {
+            hint[who[j]].entry = entry[j];
+            hint[who[j]].classified = 1;
+        }
+    }
+}
+
+/* ---- judge -------------------------------------------------------------------------------------------------- */
+
+/* A whole packet at one filter. */
+PAL_INLINE void pipeline_judge_whole(pal_worker *w, const pal_filter *f, uint8_t dir, pal_packet *p, const judge_hint *hint,
+                                     pal_judgement *j)
+{
+    *j = (pal_judgement){.cookie = p->cookie, .rule = PAL_NONE, .ref = PAL_NONE, .filter = f->number, .dir = dir,
+                         .bytes = p->ip_len};
+    judge_case c = {.w = w, .f = f, .p = p, .hint = hint, .j = j, .dir = dir};
+    if (PAL_UNLIKELY(!f->rules)) {
+        judge_verdict(&c, PAL_DROP, PAL_REASON_NO_RULESET, PAL_CT_INVALID);
+        return;
+    }
+    if (PAL_UNLIKELY(p->reason)) {
+        judge_verdict(&c, PAL_DROP, p->reason, PAL_CT_INVALID);
+        return;
+    }
+    if (PAL_UNLIKELY(p->marks & (MARK_NON_IP | MARK_ICMP_ERROR | MARK_UNTRACKED))) {
+        if (p->marks & MARK_NON_IP) {
+            judge_verdict(&c, PAL_ALLOW, PAL_REASON_NON_IP, PAL_CT_UNTRACKED);
+        } else if (p->marks & MARK_ICMP_ERROR) {
+            judge_icmp_error(&c);
+        } else {
+            c.untracked = true;
+            judge_rules(&c);
+        }
+        return;
+    }
+    ct_table *t = &w->table;
+    ct_key own;
+    const ct_key *key = &own;
+    uint64_t hash;
+    uint32_t ref = PAL_NONE;
+    if (PAL_LIKELY(hint && hint->keyed)) {
+        key = &hint->key;
+        hash = hint->hash;
+        if (PAL_LIKELY(hint->ref != PAL_NONE) && PAL_LIKELY(ct_is(t, hint->ref, key, key_addr_word(key, hash))))
+            ref = hint->ref;
+    } else {
+        judge_key(&c, &own, &hash);
+    }
+    if (PAL_UNLIKELY(key->zone == PAL_NONE)) {
+        judge_verdict(&c, PAL_DROP, PAL_REASON_CT_FULL, PAL_CT_NEW);
+        return;
+    }
+    if (PAL_UNLIKELY(ref == PAL_NONE))
+        ref = ct_find(t, key, hash);
+    if (PAL_LIKELY(ref != PAL_NONE)) {
+        if (PAL_UNLIKELY(wheel_is_past(t, t->hot[ref].deadline)))
+            ct_end(t, ref, CT_END_TIMEOUT);
+        else if (PAL_LIKELY(judge_hit(&c, ref, ct_direction(&t->hot[ref], key))))
+            return;
+        j->reply = 0;
+        j->ref = PAL_NONE;
+    }
+    judge_miss(&c);
+}
+
+#include "datagram.h"
+
+/* One packet at the filters of its route. */
+PAL_INLINE void pipeline_judge(pal_worker *w, const pal_route *route, pal_packet *p, const judge_hint hint[2])
+{
+    pal_judgement j;
+    worker_room(w);
+    pipeline_clock(w, p->ts_ns);
+    if (PAL_UNLIKELY(w->fragments->oldest != FRAG_NONE))
+        datagram_expire(w);
+    w->bad_ip_sum += p->ip_sum == SUM_BAD;
+    w->bad_l4_sum += p->l4_sum == SUM_BAD;
+    w->odd += p->odd;
+    if (PAL_UNLIKELY(p->marks & MARK_FRAGMENT) && !p->reason) {
+        datagram_take(w, route, p);
+        return;
+    }
+    for (uint32_t i = 0; i < 2; i++) {
+        const pal_filter *f = i ? route->in : route->out;
+        if (!f)
+            continue;
+        w->received++;
+        pipeline_judge_whole(w, f, i ? PAL_DIR_IN : PAL_DIR_OUT, p, hint ? &hint[i] : NULL, &j);
+        worker_emit(w, &j);
+        if (j.verdict != PAL_ALLOW)
+            break;
+    }
+}
+
+/* A burst of parsed packets, at most WORKER_BURST. */
+static inline void pipeline_burst(pal_worker *w, const pal_route *route, pal_packet *packet, uint32_t n)
+{
+    judge_hint hint[2 * WORKER_BURST];
+    const pal_filter *filter[2 * WORKER_BURST];
+    const pal_packet *whose[2 * WORKER_BURST];
+    uint8_t dir[2 * WORKER_BURST];
+    bool misses = false;
+    for (uint32_t i = 0; i < 2 * n; i++) {
+        filter[i] = i & 1 ? route[i / 2].in : route[i / 2].out;
+        whose[i] = &packet[i / 2];
+        dir[i] = i & 1 ? PAL_DIR_IN : PAL_DIR_OUT;
+        pipeline_key(w, filter[i], whose[i], &hint[i]);
+    }
+    for (uint32_t i = 0; i < 2 * n; i++) {
+        pipeline_prefetch(w, &hint[i]);
+        misses |= hint[i].keyed && hint[i].ref == PAL_NONE;
+    }
+    if (misses)
+        pipeline_classify(w->snap, filter, dir, whose, hint, 2 * n);
+    for (uint32_t i = 0; i < n; i++)
+        pipeline_judge(w, &route[i], &packet[i], &hint[2 * i]);
+}
+
+#endif

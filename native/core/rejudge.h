@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * rejudge.h - a connection older than its filter's epoch is judged again, once (SEMANTICS, Change). Included by judge.h.
+ */
+#ifndef PAL_CORE_REJUDGE_H
+#define PAL_CORE_REJUDGE_H
+
+enum rejudge { REJUDGE_KEPT, REJUDGE_REFUSED, REJUDGE_STATELESS };
+
+/* The parent of an ALG's child, or PAL_NONE when it has ended. */
+static inline uint32_t child_parent(const ct_table *t, uint32_t ref)
+{
+    uint32_t parent = t->cold[ref].link[0];
+    if (t->cold[parent].generation != t->cold[ref].link[1] || wheel_is_past(t, t->hot[parent].deadline))
+        return PAL_NONE;
+    return parent;
+}
+
+/* A child keeps its parent alive and ends with it. */
+static inline bool rejudge_parent_lives(judge_case *c, uint32_t ref)
+{
+    ct_table *t = &c->w->table;
+    uint32_t parent = child_parent(t, ref);
+    if (parent == PAL_NONE)
+        return false;
+    ct_renew(t, parent, deadline_of(t, c->f, &t->hot[parent]));
+    return true;
+}
+
+static inline void rejudge_rule_set(pal_worker *w, uint32_t ref, uint32_t rule)
+{
+    uint32_t *now = &w->table.cold[ref].rule;
+    if (*now == rule)
+        return;
+    rule_settle(w, *now, ref, true);
+    rule_settle(w, rule, ref, false);
+    *now = rule;
+}
+
+/* The rules' view of the connection's first packet. */
+static inline void rejudge_key(const judge_case *c, uint32_t ref, uint32_t dir, pal_key *k)
+{
+    ct_key o;
+    ct_key_of(&c->w->table, ref, &o);
+    memset(k, 0, sizeof *k);
+    memcpy(k->src, o.addr[o.high], 16);
+    memcpy(k->dst, o.addr[!o.high], 16);
+    k->family = o.family;
+    k->dir = c->f->both ? PAL_DIR_IN | PAL_DIR_OUT : dir ? c->dir ^ (PAL_DIR_IN | PAL_DIR_OUT) : c->dir;
+    switch (o.kind) {
+    case KIND_ICMP:
+        k->proto = o.family == PAL_FAMILY_V4 ? PROTO_ICMP : PROTO_ICMP6;
+        k->dport = (uint16_t)(o.port[1] >> 1 << 8);
+        break;
+    case KIND_OTHER:
+        k->proto = (uint8_t)o.port[0];
+        break;
+    default:
+        k->proto = o.kind == KIND_TCP ? PROTO_TCP : o.kind == KIND_UDP ? PROTO_UDP : PROTO_SCTP;
+        k->sport = o.port[o.high];
+        k->dport = o.port[!o.high];
+        k->tcp_flags = o.kind == KIND_TCP ? TCP_SYN : 0;
+    }
+}
+
+/* REJECT cuts a connection: both ends of a TCP connection are told, others' packet gets its ICMP answer. */
+static inline void rejudge_answer(judge_case *c, uint32_t ref, uint32_t dir)
+{
+    pal_worker *w = c->w;
+    const pal_packet *p = c->p;
+    const ct_hot *h = &w->table.hot[ref];
+    if (p->proto != PROTO_TCP) {
+        (void)judge_answer(c);
+        return;
+    }
+    if (!reject_may_answer(p) || !reject_allowed(&w->rejects[c->f->number], packet_src(p), p->family, w->table.s->now))
+        return;
+    const uint8_t *addr[2] = {packet_src(p), packet_dst(p)};
+    const uint16_t port[2] = {p->sport, p->dport};
+    for (uint32_t i = 0; i < 2; i++) { /* 0: the packet's sender, 1: the other end */
+        uint32_t len = reject_end(w->answer, h, i ? !dir : dir, p->family, addr[i], addr[!i], port[i], port[!i]);
+        if (len && w->generated)
+            w->generated(w, w->answer, len, p, c->f->number, c->dir);
+    }
+}
+
+static inline enum rejudge rejudge_connection(judge_case *c, uint32_t ref, uint32_t dir)
+{
+    ct_table *t = &c->w->table;
+    ct_hot *h = &t->hot[ref];
+    if (h->state & CT_PERSIST) {
+        h->epoch = c->f->epoch;
+        return REJUDGE_KEPT;
+    }
+    if (h->marks & CT_CHILD) {
+        uint32_t parent = child_parent(t, ref);
+        if (parent != PAL_NONE)
+            rejudge_rule_set(c->w, ref, t->cold[parent].rule);
+        h->epoch = c->f->epoch;
+        return REJUDGE_KEPT;
+    }
+    pal_key key;
+    rejudge_key(c, ref, dir, &key);
+    uint32_t entry = classify_one(c->w->snap, c->f->rules, &key);
+    const pal_rule *r = entry == PAL_NONE ? NULL : &c->f->rules->rules[entry];
+    if (r && r->action == PAL_ACTION_ALLOW && (r->flags & PAL_RULE_STATEFUL)) {
+        rejudge_rule_set(c->w, ref, r->rule);
+        h->epoch = c->f->epoch;
+        h->state = (uint8_t)((h->state & ~CT_PERSIST) | (r->flags & PAL_RULE_PERSIST ? CT_PERSIST : 0));
+        bool alg = (r->alg == PAL_ALG_FTP && ct_kind_of(h) == KIND_TCP) || (r->alg == PAL_ALG_TFTP && ct_kind_of(h) == KIND_UDP);
+        if (!alg && (h->marks & CT_ALG))
+            t->gone(t->context, ref);
+        h->marks = (uint8_t)((h->marks & ~CT_ALG) | (alg ? CT_ALG : 0));
+        return REJUDGE_KEPT;
+    }
+    if (r && r->action == PAL_ACTION_ALLOW) {
+        ct_end(t, ref, CT_END_POLICY);
+        return REJUDGE_STATELESS;
+    }
+    judge_verdict(c, PAL_DROP, PAL_REASON_POLICY_CHANGE, h->marks & CT_REPLIED ? PAL_CT_ESTABLISHED : PAL_CT_NEW);
+    if (r) {
+        c->j->rule = r->rule;
+        rule_count_direct(c->w, c->j, c->p);
+        if (r->action == PAL_ACTION_REJECT && !(c->p->marks & MARK_ICMP_ERROR))
+            rejudge_answer(c, ref, dir);
+    }
+    flow_dropped(t, ref, c->p->fragments);
+    ct_end(t, ref, CT_END_POLICY);
+    return REJUDGE_REFUSED;
+}
+
+#endif

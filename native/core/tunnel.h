@@ -1,0 +1,73 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * tunnel.h - opening Geneve (RFC 8926) and VXLAN (RFC 7348) once, for captures taken inside an underlay.
+ */
+#ifndef PAL_CORE_TUNNEL_H
+#define PAL_CORE_TUNNEL_H
+
+#define GENEVE_PORT 6081
+#define VXLAN_PORT 4789
+
+/* Geneve options: each four bytes and (length & 31) words; an unknown option with its C bit set must be refused. */
+static inline bool geneve_options_fit(const uint8_t *opt, uint32_t len)
+{
+    for (uint32_t at = 0; at < len;) {
+        if (at + 4 > len)
+            return false;
+        uint32_t size = 4 + (opt[at + 3] & 31u) * 4;
+        if (at + size > len || (opt[at + 2] & 0x80))
+            return false;
+        at += size;
+    }
+    return true;
+}
+
+/* Replaces the outer packet by the inner one, in place; p->reason says what came of it. */
+static inline void tunnel_open(pal_packet *p, const parse_options *o)
+{
+    if (p->dport != GENEVE_PORT && p->dport != VXLAN_PORT)
+        return;
+    const uint8_t *h = p->data + p->l4 + 8;
+    uint32_t there = min_u32(p->cap - p->l4, p->l4_len) - 8, inner = p->l4 + 8;
+    uint32_t type = ETHERTYPE_TEB;
+    p->reason = PAL_REASON_TUNNEL_MALFORMED;
+    if (there < 8)
+        return;
+    uint32_t vni = load_be32(h + 4) >> 8;
+    if (p->dport == GENEVE_PORT) {
+        uint32_t options = (h[0] & 63u) * 4;
+        type = load_be16(h + 2);
+        if (h[0] >> 6 != 0 || there < 8 + options || p->payload_len < 8 + options || !geneve_options_fit(h + 8, options))
+            return;
+        if (type != ETHERTYPE_TEB && type != ETHERTYPE_IP4 && type != ETHERTYPE_IP6)
+            return;
+        inner += 8 + options;
+    } else {
+        if (!(h[0] & 0x08) || p->payload_len < 8)
+            return;
+        inner += 8;
+    }
+    pal_packet q = *p;
+    q.data = p->data + inner;
+    q.cap = p->cap > inner ? p->cap - inner : 0;
+    q.wire = p->l4 + 8 + p->payload_len - inner;
+    q.cap = min_u32(q.cap, q.wire);
+    q.family = q.proto = q.tcp_flags = q.marks = q.ip_sum = q.l4_sum = q.l4_hdr = 0;
+    q.sport = q.dport = q.window = 0;
+    q.l3 = q.l4 = q.ip_len = q.l4_len = q.payload_len = q.seq = q.ack = q.wire_bytes = 0;
+    q.vrf = 1 + vni;
+    enum link_payload link = LINK_OTHER;
+    if (type == ETHERTYPE_TEB)
+        q.reason = parse_ethernet(&q, 0, &link);
+    else
+        q.reason = parse_ethertype(&q, type, &link);
+    if (q.reason == PAL_REASON_MATCH) {
+        if (link == LINK_OTHER)
+            q.marks |= MARK_NON_IP;
+        else
+            q.reason = parse_network(&q, link, o);
+    }
+    *p = q;
+}
+
+#endif

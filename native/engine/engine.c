@@ -1,0 +1,360 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/random.h>
+
+#define BETWEEN_BURSTS (~0ull)
+#define INCARNATIONS (1u << (32 - ZONE_VRF_BITS))
+
+/* ---- configuration ---------------------------------------------------------------------------------------- */
+
+static engine_config *config_new(uint32_t filters)
+{
+    engine_config *c = calloc(1, sizeof *c + filters * sizeof c->filter[0]);
+    if (c) {
+        c->filters = filters;
+        for (uint32_t i = 0; i < filters; i++)
+            c->filter[i].number = (uint16_t)i;
+    }
+    return c;
+}
+
+/* The copy that the next commit will publish. */
+static engine_config *config_staged(pal_engine *e)
+{
+    if (!e->staged) {
+        e->staged = config_new(e->options.filters);
+        if (e->staged)
+            memcpy(e->staged->filter, e->current->filter, e->options.filters * sizeof(pal_filter));
+    }
+    return e->staged;
+}
+
+/* Frees configurations that no worker can still be using. */
+static void config_reclaim(pal_engine *e)
+{
+    uint64_t oldest = e->current->number;
+    for (uint32_t i = 0; i < e->options.workers; i++) {
+        uint64_t seen = __atomic_load_n(&e->seat[i].config_seen, __ATOMIC_SEQ_CST);
+        if (seen < oldest)
+            oldest = seen;
+    }
+    for (engine_config **at = &e->current->older; *at;) {
+        engine_config *c = *at;
+        if (c->number >= oldest) {
+            at = &c->older;
+            continue;
+        }
+        *at = c->older;
+        free(c);
+    }
+}
+
+const engine_config *engine_enter(pal_engine *e, uint32_t worker)
+{
+    worker_seat *seat = &e->seat[worker];
+    for (;;) {
+        const engine_config *c = __atomic_load_n(&e->current, __ATOMIC_SEQ_CST);
+        if (PAL_UNLIKELY(seat->config_seen != c->number))
+            __atomic_store_n(&seat->config_seen, c->number, __ATOMIC_SEQ_CST);
+        /* Published before we said so: the engine may have looked in between, so look again. */
+        if (PAL_LIKELY(__atomic_load_n(&e->current, __ATOMIC_SEQ_CST) == c))
+            return c;
+    }
+}
+
+void engine_leave(pal_engine *e, uint32_t worker)
+{
+    __atomic_store_n(&e->seat[worker].config_seen, BETWEEN_BURSTS, __ATOMIC_RELEASE);
+}
+
+static void staged_rules_drop(pal_engine *e, uint32_t number)
+{
+    if (e->staged_rules[number])
+        pal_cls_ruleset_release(e->cls, e->staged_rules[number]);
+    e->staged_rules[number] = NULL;
+}
+
+static int filter_stage(pal_engine *e, uint32_t number, pal_ruleset *rules, const uint32_t *timeouts, int both, bool fresh)
+{
+    if (number >= e->options.filters || !config_staged(e))
+        return -1;
+    pal_filter *f = &e->staged->filter[number];
+    staged_rules_drop(e, number);
+    e->staged_rules[number] = rules;
+    f->rules = rules;
+    f->epoch = 0; /* the commit gives the new one */
+    f->both = both != 0;
+    for (uint32_t i = 0; timeouts && i < TIMER_COUNT; i++)
+        f->timeout[i] = timeouts[i] * 100;
+    if (fresh || f->zone == 0) {
+        if (e->incarnation + 1 >= INCARNATIONS)
+            return -1;
+        f->zone = ++e->incarnation << ZONE_VRF_BITS;
+    }
+    return 0;
+}
+
+int pal_engine_stage(pal_engine *e, uint32_t number, pal_ruleset *rules, const uint32_t *timeouts, int both)
+{
+    return filter_stage(e, number, rules, timeouts, both, false);
+}
+
+int pal_engine_remove(pal_engine *e, uint32_t number) { return filter_stage(e, number, NULL, NULL, 0, true); }
+
+uint64_t pal_engine_commit(pal_engine *e, int all)
+{
+    engine_config *next = config_staged(e);
+    if (!next)
+        return 0;
+    e->epoch++;
+    for (uint32_t i = 0; i < next->filters; i++) {
+        if (!all && next->filter[i].epoch != 0)
+            continue;
+        /* 32 bits of the epoch stand in a connection; 0 says "staged", and only equality counts. */
+        if ((uint32_t)e->epoch == 0)
+            e->epoch++;
+        next->filter[i].epoch = (uint32_t)e->epoch;
+    }
+    next->number = e->current->number + 1;
+    next->older = e->current;
+    e->staged = NULL;
+    pal_cls_commit(e->cls);
+    __atomic_store_n(&e->current, next, __ATOMIC_SEQ_CST);
+    for (uint32_t i = 0; i < next->filters; i++) {
+        if (next->filter[i].rules == e->held[i] && !e->staged_rules[i])
+            continue;
+        if (e->held[i])
+            pal_cls_ruleset_release(e->cls, e->held[i]);
+        e->held[i] = e->staged_rules[i];
+        e->staged_rules[i] = NULL;
+    }
+    config_reclaim(e);
+    return e->epoch;
+}
+
+void pal_engine_epoch_set(pal_engine *e, uint64_t epoch) { e->epoch = epoch; }
+
+pal_cls *pal_engine_classifier(pal_engine *e) { return e->cls; }
+
+/* ---- workers ------------------------------------------------------------------------------------------------ */
+
+static void flow_fill(const ct_table *t, uint32_t ref, enum ct_end why, pal_flow *f)
+{
+    const ct_hot *h = &t->hot[ref];
+    const ct_flow *x = &t->flow[ref];
+    ct_key k;
+    ct_key_of(t, ref, &k);
+    memcpy(f->src, k.addr[k.high], 16);
+    memcpy(f->dst, k.addr[!k.high], 16);
+    f->family = k.family;
+    f->proto = x->proto;
+    f->kind = k.kind;
+    f->sport = k.port[k.high];
+    f->dport = k.port[!k.high];
+    if (k.kind == KIND_ICMP) {
+        f->sport = k.port[0];
+        f->dport = (uint16_t)(k.port[1] >> 1 << 8);
+    } else if (k.kind == KIND_OTHER) {
+        f->sport = f->dport = 0;
+    }
+    f->number = x->cookie & COOKIE_NUMBER;
+    f->file = (uint32_t)(x->cookie >> COOKIE_FILE_SHIFT);
+    f->start_ns = x->start_ns;
+    f->end_ns = x->last_ns;
+    f->packets = ct_packets(t, ref, 0);
+    f->bytes = ct_bytes(t, ref, 0);
+    f->reply_packets = ct_packets(t, ref, 1);
+    f->reply_bytes = ct_bytes(t, ref, 1);
+    f->rule = t->cold[ref].rule;
+    f->dropped = x->dropped;
+    f->filter = x->filter;
+    f->dir = x->dir;
+    f->state = ct_state_of(h);
+    f->end_reason = (uint8_t)why;
+    memcpy(f->history, x->history, sizeof f->history);
+}
+
+static void flow_append(flow_list *l, const ct_table *t, uint32_t ref, enum ct_end why)
+{
+    if (l->count == l->room) {
+        size_t room = l->room ? l->room * 2 : 1024;
+        pal_flow *bigger = realloc(l->flow, room * sizeof *bigger);
+        if (!bigger) {
+            l->lost = true;
+            return;
+        }
+        l->flow = bigger;
+        l->room = room;
+    }
+    memset(&l->flow[l->count], 0, sizeof l->flow[0]);
+    flow_fill(t, ref, why, &l->flow[l->count++]);
+}
+
+static void worker_ended(void *context, uint32_t ref, enum ct_end why)
+{
+    engine_worker *ew = context;
+    rule_settle(&ew->w, ew->w.table.cold[ref].rule, ref, true);
+    if (ew->w.table.flow)
+        flow_append(&ew->flows, &ew->w.table, ref, why);
+}
+
+static void worker_gone(void *context, uint32_t ref)
+{
+    engine_worker *ew = context;
+    expect_forget(ew->w.expected, ref, ew->w.table.s->seed);
+}
+
+static void worker_close(engine_worker *ew)
+{
+    free(ew->w.fragments);
+    free(ew->w.expected);
+    free(ew->w.rejects);
+    free(ew->w.rule);
+    free(ew->w.vrf);
+    free(ew->w.scratch);
+    free(ew->w.table.flow);
+    free(ew->flows.flow);
+    if (ew->region.base)
+        table_close(&ew->region);
+}
+
+static void worker_forget(engine_worker *ew)
+{
+    pal_worker *w = &ew->w;
+    const pal_engine_options *o = &ew->engine->options;
+    frag_init(w->fragments);
+    expect_init(w->expected);
+    memset(w->rejects, 0, o->filters * sizeof *w->rejects);
+    memset(w->rule, 0, o->rules * sizeof *w->rule);
+    memset(w->count, 0, sizeof w->count);
+    w->bad_ip_sum = w->bad_l4_sum = w->odd = w->received = w->released = 0;
+    w->out_count = 0;
+    if (w->vrf)
+        memset(w->vrf, 0, VRF_SLOTS * sizeof *w->vrf);
+    w->vrf_count = 0;
+    ew->flows.count = 0;
+}
+
+static int worker_open(pal_engine *e, uint32_t number, const char *path, char *err, size_t errlen)
+{
+    engine_worker *ew = &e->worker[number];
+    const pal_engine_options *o = &e->options;
+    char name[4096];
+    table_config c = {.cap4 = o->capacity4, .cap6 = o->capacity6, .huge = o->huge_pages};
+    memcpy(c.seed, o->seed, sizeof c.seed);
+    if (path) {
+        int n = number ? snprintf(name, sizeof name, "%s.%u", path, number) : snprintf(name, sizeof name, "%s", path);
+        if (n < 0 || (size_t)n >= sizeof name) {
+            snprintf(err, errlen, "the table's path is too long");
+            return -1;
+        }
+        c.path = name;
+    }
+    ew->engine = e;
+    ew->number = number;
+    ew->region.fd = -1;
+    if (table_open(&ew->w.table, &ew->region, &c, err, errlen) < 0)
+        return -1;
+    pal_worker *w = &ew->w;
+    w->fragments = malloc(sizeof *w->fragments);
+    w->expected = malloc(sizeof *w->expected);
+    w->rejects = malloc(o->filters * sizeof *w->rejects);
+    w->rule = malloc(((size_t)o->rules + 1) * sizeof *w->rule);
+    w->vrf = o->decap ? malloc(VRF_SLOTS * sizeof *w->vrf) : NULL;
+    w->scratch = malloc(65536 + 1024);
+    if (o->flows)
+        w->table.flow = calloc((size_t)o->capacity4 + o->capacity6, sizeof(ct_flow));
+    if (!w->fragments || !w->expected || !w->rejects || !w->rule || !w->scratch || (o->decap && !w->vrf) || (o->flows && !w->table.flow)) {
+        snprintf(err, errlen, "no memory for a worker");
+        return -1;
+    }
+    w->rules = o->rules;
+    w->name_rules = o->name_rules;
+    w->parse = (parse_options){.sum_mode = o->sums, .decap = o->decap, .sanity = o->sanity};
+    w->table.ended = worker_ended;
+    w->table.gone = worker_gone;
+    w->table.context = ew;
+    worker_forget(ew);
+    return 0;
+}
+
+void pal_engine_clear(pal_engine *e)
+{
+    for (uint32_t i = 0; i < e->options.workers; i++) {
+        table_clear(&e->worker[i].w.table);
+        worker_forget(&e->worker[i]);
+    }
+}
+
+/* ---- life ---------------------------------------------------------------------------------------------------- */
+
+void pal_engine_free(pal_engine *e)
+{
+    if (!e)
+        return;
+    for (uint32_t i = 0; e->worker && i < e->options.workers; i++)
+        worker_close(&e->worker[i]);
+    for (uint32_t i = 0; i < e->options.filters; i++) {
+        if (e->staged_rules)
+            staged_rules_drop(e, i);
+        if (e->held && e->held[i])
+            pal_cls_ruleset_release(e->cls, e->held[i]);
+    }
+    while (e->current) {
+        engine_config *older = e->current->older;
+        free(e->current);
+        e->current = older;
+    }
+    free(e->staged);
+    free(e->held);
+    free(e->staged_rules);
+    free(e->seat);
+    free(e->worker);
+    if (e->cls)
+        pal_cls_free(e->cls);
+    free(e);
+}
+
+pal_engine *pal_engine_new(const pal_engine_options *options, const char *path, char *err, size_t errlen)
+{
+    const pal_engine_options *o = options;
+    if (o->filters == 0 || o->filters >= PAL_NO_FILTER || o->workers == 0 || o->workers > 64 || o->rules >= PAL_NO_RULE) {
+        snprintf(err, errlen, "filters must be 1 to 65534, workers 1 to 64");
+        return NULL;
+    }
+    pal_engine *e = calloc(1, sizeof *e);
+    if (!e) {
+        snprintf(err, errlen, "no memory for an engine");
+        return NULL;
+    }
+    e->options = *o;
+    uint64_t any = 0;
+    for (uint32_t i = 0; i < HASH_KEY_WORDS; i++)
+        any |= o->seed[i];
+    if (!any && getrandom(e->options.seed, sizeof e->options.seed, 0) != (ssize_t)sizeof e->options.seed) {
+        snprintf(err, errlen, "the kernel gives no random seed");
+        free(e);
+        return NULL;
+    }
+    e->cls = pal_cls_new();
+    e->current = config_new(o->filters);
+    e->held = calloc(o->filters, sizeof *e->held);
+    e->staged_rules = calloc(o->filters, sizeof *e->staged_rules);
+    e->worker = calloc(o->workers, sizeof *e->worker);
+    e->seat = aligned_alloc(PAL_CACHE_LINE, o->workers * sizeof *e->seat);
+    bool ok = e->cls && e->current && e->held && e->staged_rules && e->worker && e->seat;
+    if (!ok)
+        snprintf(err, errlen, "no memory for an engine");
+    for (uint32_t i = 0; ok && i < o->workers; i++) {
+        e->seat[i].config_seen = BETWEEN_BURSTS;
+        ok = worker_open(e, i, path, err, errlen) == 0;
+    }
+    if (!ok) {
+        pal_engine_free(e);
+        return NULL;
+    }
+    return e;
+}

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * engine.h - filters and their configuration, workers and their memory.
+ *
+ * Configuration is an immutable array of filters, swapped whole: pal_engine_stage changes a copy, pal_engine_commit
+ * publishes it. A worker reads the pointer once a burst and says afterwards which one it has used; the old array is freed
+ * when every worker has moved on. Workers never stop and never lock.
+ */
+#ifndef PAL_ENGINE_ENGINE_H
+#define PAL_ENGINE_ENGINE_H
+
+#include "../core/pipeline.h"
+#include "classifier.h"
+#include "table.h"
+
+typedef struct engine_config {
+    struct engine_config *older; /* retired before this one */
+    uint64_t number;
+    uint32_t filters;
+    uint32_t reserved;
+    pal_filter filter[];
+} engine_config;
+
+/* What a worker publishes for the engine, on a line of its own. */
+typedef struct PAL_ALIGNED(PAL_CACHE_LINE) worker_seat {
+    uint64_t config_seen; /* number of the configuration that the current burst works with; ~0: between bursts */
+    uint64_t pad[7];
+} worker_seat;
+
+typedef struct flow_list {
+    pal_flow *flow;
+    size_t count, room;
+    bool lost; /* memory ran out: records are missing */
+} flow_list;
+
+typedef struct engine_worker {
+    pal_worker w;
+    pal_region region;
+    flow_list flows;
+    struct pal_engine *engine;
+    uint32_t number;
+    void *user; /* whoever drives the worker: replay, benchmark */
+} engine_worker;
+
+struct pal_engine {
+    pal_engine_options options;
+    pal_cls *cls;
+    engine_config *current; /* [C] atomic */
+    engine_config *staged;
+    uint64_t epoch;
+    uint32_t incarnation;
+    worker_seat *seat;
+    engine_worker *worker;
+    pal_ruleset **held;     /* by filter: the engine's own hold on its rule set */
+    pal_ruleset **staged_rules;
+};
+
+/* The snapshot for one burst; engine_leave when it is over. */
+const engine_config *engine_enter(pal_engine *e, uint32_t worker);
+void engine_leave(pal_engine *e, uint32_t worker);
+
+#endif
