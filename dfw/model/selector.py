@@ -13,14 +13,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from dfw.model.address import AddressRange
-from dfw.model.inventory import Port, Tag
+from dfw.model.inventory import Machine, Port, Segment, Tag
 from dfw.model.place import Place
 
 if TYPE_CHECKING:
     from dfw.model.policyset import PolicySet
+
+Subject: TypeAlias = Machine | Port | Segment
+"""What a Condition looks at."""
 
 
 class Term(Protocol):
@@ -64,10 +67,11 @@ class Operator(Enum):
     NOTIN = "NOTIN"
 
 
-_POSITIVE = {Operator.NOTEQUALS: Operator.EQUALS, Operator.NOTIN: Operator.IN}
+# A negative operator is the complement of its positive one.
+POSITIVE = {Operator.NOTEQUALS: Operator.EQUALS, Operator.NOTIN: Operator.IN}
 
 
-def _text_matches(operator: Operator, actual: str, wanted: str) -> bool:
+def text_matches(operator: Operator, actual: str, wanted: str) -> bool:
     """Compare under a positive operator; both texts are already case-folded."""
     match operator:
         case Operator.EQUALS:
@@ -97,7 +101,7 @@ def tag_matches(tag: Tag, operator: Operator, value: str, scope_differs: bool = 
         return False
     if bar and scope and not wanted:
         return True
-    return _text_matches(operator, tag.tag.casefold(), wanted)
+    return text_matches(operator, tag.tag.casefold(), wanted)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +116,20 @@ class Condition:
 
     def matches(self, port: Port, world: PolicySet) -> bool:
         """Ask the port, its machine or its segment, as member_type says."""
-        positive = _POSITIVE.get(self.operator, self.operator)
+        positive = POSITIVE.get(self.operator, self.operator)
         found = self._found(positive, port, world)
         return found if positive is self.operator else not found
 
     def _found(self, operator: Operator, port: Port, world: PolicySet) -> bool:
         inventory = world.inventory
-        subject = {
-            MemberType.VIRTUAL_MACHINE: inventory.machine_of,
-            MemberType.SEGMENT_PORT: lambda item: item,
-            MemberType.SEGMENT: inventory.segment_of,
-        }[self.member_type](port)
+        subject: Subject
+        match self.member_type:
+            case MemberType.VIRTUAL_MACHINE:
+                subject = inventory.machine_of(port)
+            case MemberType.SEGMENT_PORT:
+                subject = port
+            case MemberType.SEGMENT:
+                subject = inventory.segment_of(port)
         if self.key is ConditionKey.TAG:
             return any(tag_matches(tag, operator, self.value, self.scope_differs) for tag in subject.tags)
         attribute = {
@@ -130,7 +137,7 @@ class Condition:
             ConditionKey.OS_NAME: "os_name",
             ConditionKey.COMPUTER_NAME: "computer_name",
         }[self.key]
-        return _text_matches(operator, str(getattr(subject, attribute, "")).casefold(), self.value.casefold())
+        return text_matches(operator, str(getattr(subject, attribute, "")).casefold(), self.value.casefold())
 
     def ranges(self, world: PolicySet) -> Iterable[AddressRange]:
         """None: a condition selects ports."""

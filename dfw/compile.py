@@ -1,0 +1,325 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Model -> what the packet core loads: address sets shared between rules, and a rule table for each vNIC.
+
+Pure: no file, no clock, no core. Arrays are laid out exactly as `pal_rule` and `pal_range` in
+native/include/palisade_core.h, so that they cross the boundary without a copy.
+
+A table holds, in order of judgement, an entry for each combination of a rule's service entries and port ranges; the
+rules whose Applied-To does not select the vNIC, and disabled ones, are left out, and nothing else is: a workload can
+send from and receive for addresses that are not its own, so neither side of a rule decides where it may matter.
+Ports with the same rules share one table.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from dfw.errors import UnsupportedError
+from dfw.membership import Membership
+from dfw.model import (
+    ANY_ENTRY,
+    PROTO_ICMP,
+    PROTO_ICMPV6,
+    PROTOCOLS_WITH_PORTS,
+    Action,
+    AddressRange,
+    Alg,
+    Direction,
+    EffectiveRule,
+    GroupMember,
+    Peers,
+    PolicySet,
+    PortRange,
+    ServiceEntry,
+    Term,
+    Tier,
+    Timers,
+    rules_for_tap,
+)
+
+PAL_RULE = np.dtype(
+    [
+        ("rule", np.uint32),
+        ("src_off", np.uint32),
+        ("src_n", np.uint32),
+        ("dst_off", np.uint32),
+        ("dst_n", np.uint32),
+        ("sport_lo", np.uint16),
+        ("sport_hi", np.uint16),
+        ("dport_lo", np.uint16),
+        ("dport_hi", np.uint16),
+        ("proto", np.uint16),
+        ("tcp_mask", np.uint8),
+        ("tcp_value", np.uint8),
+        ("action", np.uint8),
+        ("dir", np.uint8),
+        ("family", np.uint8),
+        ("flags", np.uint8),
+        ("alg", np.uint8),
+        ("reserved", np.uint8, (3,)),
+    ]
+)
+PAL_RANGE = np.dtype([("lo", np.uint8, (16,)), ("hi", np.uint8, (16,)), ("family", np.uint32)])
+PAL_PROTO_ANY = 256
+PAL_RULE_STATEFUL, PAL_RULE_TCP_STRICT, PAL_RULE_LOGGED = 1, 2, 4
+PAL_RULE_SRC_NEGATED, PAL_RULE_DST_NEGATED = 8, 16
+_ACTIONS = {Action.ALLOW: 0, Action.DROP: 1, Action.REJECT: 2}
+_ALGS = {Alg.NONE: 0, Alg.FTP: 1, Alg.TFTP: 2}
+_ALL_PORTS = (PortRange(0, 65535),)
+
+RuleArray: TypeAlias = npt.NDArray[Any]
+"""One dimension, dtype PAL_RULE."""
+RangeArray: TypeAlias = npt.NDArray[Any]
+"""One dimension, dtype PAL_RANGE: sorted, disjoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledRule:
+    """What is known of a rule when an entry of it has matched; its place in the list is `pal_rule.rule`."""
+
+    number: int
+    rule_id: int
+    path: str
+    policy: str
+    tier: Tier
+    action: Action
+    logged: bool
+    tag: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddressSet:
+    """A set of addresses that rules refer to by `set_id`. `name`: the group's path, empty for raw addresses."""
+
+    set_id: int
+    name: str
+    ranges: RangeArray
+
+
+@dataclass(frozen=True, slots=True)
+class RuleTable:
+    """The entries of one filter, in order of judgement; `set_refs` (uint32) is what src_off and dst_off point into."""
+
+    entries: RuleArray
+    set_refs: npt.NDArray[np.uint32]
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A compiled policy. `table_of`: port name -> index into `tables`. `tap`: the table of a filter on a wire."""
+
+    rules: tuple[CompiledRule, ...]
+    sets: tuple[AddressSet, ...]
+    tables: tuple[RuleTable, ...]
+    table_of: Mapping[str, int]
+    tap: RuleTable
+    timers: Timers
+
+
+def compile_policy(world: PolicySet) -> Compiled:
+    """Compile for every vNIC of the inventory, and for a tap. Raises UnsupportedError('native', …)."""
+    unsupported = unsupported_features(world)
+    if unsupported:
+        effective, feature = unsupported[0]
+        raise UnsupportedError("native", f"{feature} (rule {effective.rule.path})")
+    return _Compiler(world).compile()
+
+
+def unsupported_features(world: PolicySet) -> list[tuple[EffectiveRule, str]]:
+    """What the packet core cannot express: the rules, each with the feature's name."""
+    found: list[tuple[EffectiveRule, str]] = []
+    for policy in world.ordered:
+        for rule in policy.rules:
+            effective = EffectiveRule(policy, rule, rule.direction)
+            if rule.disabled:
+                continue
+            if policy.tier is Tier.ETHERNET:
+                found.append((effective, "category Ethernet"))
+            elif rule.action not in _ACTIONS:
+                found.append((effective, f"the action {rule.action.value}"))
+            algs = [entry.alg for service in rule.services for entry in service.entries if entry.alg not in _ALGS]
+            found += [(effective, f"the ALG {alg.value}") for alg in algs]
+    return found
+
+
+def ranges_array(ranges: Sequence[AddressRange]) -> RangeArray:
+    """Ranges as `pal_range`: network byte order, IPv4 in the first four bytes."""
+    families = {family: int(family).to_bytes(4, sys.byteorder) for family in {item.family for item in ranges}}
+    parts: list[bytes] = []
+    for item in ranges:
+        size = item.family.bits // 8
+        parts.append(item.first.to_bytes(size, "big").ljust(16, b"\0"))
+        parts.append(item.last.to_bytes(size, "big").ljust(16, b"\0"))
+        parts.append(families[item.family])
+    array = np.frombuffer(b"".join(parts), dtype=PAL_RANGE).copy()
+    array.flags.writeable = False
+    return array
+
+
+@dataclass(slots=True)
+class _Block:
+    """The entries of one rule; src_off and dst_off are filled in where the block stands in a table."""
+
+    entries: RuleArray
+    sources: tuple[int, ...]
+    destinations: tuple[int, ...]
+
+
+class _Compiler:
+    def __init__(self, world: PolicySet) -> None:
+        self.world = world
+        self.membership = Membership(world)
+        self.sets: list[AddressSet] = []
+        self.set_ids: dict[tuple[str, tuple[AddressRange, ...]], int] = {}
+        self.group_ids: dict[str, int] = {}
+
+    def compile(self) -> Compiled:
+        effective = rules_for_tap(self.world)
+        rules = tuple(_described(number, item) for number, item in enumerate(effective))
+        blocks = [self._block(number, item) for number, item in enumerate(effective)]
+        scopes = self._scopes(effective)
+        tables: list[RuleTable] = []
+        seen: dict[frozenset[int], int] = {}
+        table_of: dict[str, int] = {}
+        selected: list[list[int]] = [[] for _ in self.membership.ports]
+        for index, members in enumerate(scopes.members):
+            for number in members:
+                selected[number].append(index)
+        for port, indexes in zip(self.membership.ports, selected, strict=True):
+            selecting = frozenset(indexes)
+            if selecting not in seen:
+                seen[selecting] = len(tables)
+                chosen = [block for block, scope in zip(blocks, scopes.of_rule, strict=True) if scope in selecting]
+                tables.append(_table(chosen, {}))
+            table_of[port.name] = seen[selecting]
+        tap = _table(blocks, {"dir": int(Direction.IN_OUT)})
+        return Compiled(rules, tuple(self.sets), tuple(tables), table_of, tap, self.world.timers)
+
+    def _scopes(self, effective: Sequence[EffectiveRule]) -> _Scopes:
+        """Distinct Applied-To lists with their member ports, and which one each rule has."""
+        indexes: dict[Peers, int] = {}
+        of_rule = [indexes.setdefault(item.applied_to, len(indexes)) for item in effective]
+        return _Scopes([self.membership.members(peers) for peers in indexes], of_rule)
+
+    def _block(self, number: int, item: EffectiveRule) -> _Block:
+        rule = item.rule
+        entries = [row for entry in _service_entries(item) for row in _rows(number, item, entry)]
+        nobody = (rule.sources.terms == () and not rule.sources_excluded) or (
+            rule.destinations.terms == () and not rule.destinations_excluded
+        )
+        array = np.zeros(0 if nobody else len(entries), dtype=PAL_RULE)
+        if not nobody and entries:
+            columns = zip(*entries, strict=True)
+            for name, column in zip(_COLUMNS, columns, strict=True):
+                array[name] = column
+        return _Block(array, self._set_ids(rule.sources), self._set_ids(rule.destinations))
+
+    def _set_ids(self, peers: Peers) -> tuple[int, ...]:
+        """The sets that a side of a rule refers to: one for each group, one for all its raw addresses."""
+        if peers.terms is None:
+            return ()
+        groups = [term for term in peers.terms if isinstance(term, GroupMember)]
+        others = [term for term in peers.terms if not isinstance(term, GroupMember)]
+        ids = [self._group_set(term) for term in groups]
+        if others or not groups:
+            ids.append(self._set("", others))
+        return tuple(dict.fromkeys(ids))
+
+    def _group_set(self, term: GroupMember) -> int:
+        if term.path not in self.group_ids:
+            self.group_ids[term.path] = self._set(term.path, (term,))
+        return self.group_ids[term.path]
+
+    def _set(self, name: str, terms: Iterable[Term]) -> int:
+        ranges = self.membership.addresses(terms)
+        key = (name, ranges)
+        if key not in self.set_ids:
+            self.set_ids[key] = len(self.sets)
+            self.sets.append(AddressSet(len(self.sets), name, ranges_array(ranges)))
+        return self.set_ids[key]
+
+
+@dataclass(frozen=True, slots=True)
+class _Scopes:
+    members: list[frozenset[int]]
+    of_rule: list[int]
+
+
+def _described(number: int, item: EffectiveRule) -> CompiledRule:
+    rule = item.rule
+    return CompiledRule(number, rule.number, rule.path, item.policy.path, item.tier, rule.action, rule.logged, rule.tag)
+
+
+def _service_entries(item: EffectiveRule) -> Iterable[ServiceEntry]:
+    if not item.rule.services:
+        return (ANY_ENTRY,)
+    return dict.fromkeys(entry for service in item.rule.services for entry in service.entries)
+
+
+_COLUMNS = (
+    *("rule", "sport_lo", "sport_hi", "dport_lo", "dport_hi", "proto", "tcp_mask", "tcp_value"),
+    *("action", "dir", "family", "flags", "alg"),
+)
+
+
+def _rows(number: int, item: EffectiveRule, entry: ServiceEntry) -> Iterable[tuple[int, ...]]:
+    """The entries for one service entry, in the order of _COLUMNS."""
+    rule = item.rule
+    family = sum(rule.families & entry.families)
+    if not family:
+        return
+    flags = (
+        PAL_RULE_STATEFUL * item.stateful
+        | PAL_RULE_TCP_STRICT * item.tcp_strict
+        | PAL_RULE_LOGGED * rule.logged
+        | PAL_RULE_SRC_NEGATED * (rule.sources_excluded and not rule.sources.is_any)
+        | PAL_RULE_DST_NEGATED * (rule.destinations_excluded and not rule.destinations.is_any)
+    )
+    proto = PAL_PROTO_ANY if entry.protocol is None else entry.protocol
+    sources, destinations = _port_ranges(entry)
+    for source, destination in product(sources, destinations):
+        yield (
+            *(number, *source, *destination, proto, entry.tcp_mask, entry.tcp_value),
+            *(_ACTIONS[rule.action], int(rule.direction), family, flags, _ALGS[entry.alg]),
+        )
+
+
+def _port_ranges(entry: ServiceEntry) -> tuple[Sequence[PortRange], Sequence[PortRange]]:
+    """Source and destination ranges in the core's terms: ICMP's type and code stand in the destination port."""
+    if entry.protocol in (PROTO_ICMP, PROTO_ICMPV6):
+        if entry.icmp_type is None:
+            return _ALL_PORTS, _ALL_PORTS
+        first, last = (0, 255) if entry.icmp_code is None else (entry.icmp_code, entry.icmp_code)
+        return _ALL_PORTS, (PortRange(entry.icmp_type << 8 | first, entry.icmp_type << 8 | last),)
+    if entry.protocol in PROTOCOLS_WITH_PORTS:
+        return entry.source_ports or _ALL_PORTS, entry.destination_ports or _ALL_PORTS
+    return _ALL_PORTS, _ALL_PORTS
+
+
+def _table(blocks: Sequence[_Block], fixed: Mapping[str, int]) -> RuleTable:
+    """Blocks one after the other; equal lists of sets stand once in set_refs. `fixed` overwrites whole columns."""
+    offsets: dict[tuple[int, ...], int] = {(): 0}
+    refs: list[int] = []
+    for block in blocks:
+        for ids in (block.sources, block.destinations):
+            if ids not in offsets:
+                offsets[ids] = len(refs)
+                refs += ids
+    entries = np.concatenate([np.zeros(0, dtype=PAL_RULE), *(block.entries for block in blocks)])
+    counts = [len(block.entries) for block in blocks]
+    for side, lists in (("src", [b.sources for b in blocks]), ("dst", [b.destinations for b in blocks])):
+        entries[f"{side}_off"] = np.repeat(np.array([offsets[ids] for ids in lists], dtype=np.uint32), counts)
+        entries[f"{side}_n"] = np.repeat(np.array([len(ids) for ids in lists], dtype=np.uint32), counts)
+    for name, value in fixed.items():
+        entries[name] = value
+    entries.flags.writeable = False
+    set_refs = np.array(refs, dtype=np.uint32)
+    set_refs.flags.writeable = False
+    return RuleTable(entries, set_refs)

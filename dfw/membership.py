@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which ports and addresses the selectors of a policy resolve to, for all ports at once.
+
+The same answers as the model's own evaluation (a property test holds them equal), but by indexes: a condition looks
+at each distinct tag or name once, not at each port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from dfw.model import (
+    Addresses,
+    AddressRange,
+    AllOf,
+    AnyOf,
+    Condition,
+    ConditionKey,
+    GroupMember,
+    MemberType,
+    Operator,
+    Peers,
+    PolicySet,
+    Port,
+    PortMember,
+    SegmentMember,
+    Tag,
+    Term,
+    range_of_address,
+    ranges_merge,
+)
+from dfw.model.selector import POSITIVE, Subject, tag_matches, text_matches
+
+_ATTRIBUTES = {
+    ConditionKey.NAME: "name",
+    ConditionKey.OS_NAME: "os_name",
+    ConditionKey.COMPUTER_NAME: "computer_name",
+}
+
+
+_K = TypeVar("_K")
+
+
+def _grouped(pairs: Iterable[tuple[_K, int]]) -> Mapping[_K, frozenset[int]]:
+    found: dict[_K, list[int]] = {}
+    for key, number in pairs:
+        found.setdefault(key, []).append(number)
+    return {key: frozenset(numbers) for key, numbers in found.items()}
+
+
+class Membership:
+    """Resolves terms against one PolicySet. Ports are numbered in the inventory's order; sets of them are frozen."""
+
+    def __init__(self, world: PolicySet) -> None:
+        self.world = world
+        self.ports: tuple[Port, ...] = tuple(world.inventory)
+        self.everyone = frozenset(range(len(self.ports)))
+        self._numbers = {port.name: number for number, port in enumerate(self.ports)}
+        self._tags: dict[MemberType, Mapping[Tag, frozenset[int]]] = {}
+        self._texts: dict[tuple[MemberType, ConditionKey], Mapping[str, frozenset[int]]] = {}
+        self._segments: Mapping[str, frozenset[int]] | None = None
+        self._members: dict[str, frozenset[int]] = {}
+        self._ranges: dict[str, tuple[AddressRange, ...]] = {}
+
+    def members(self, peers: Peers) -> frozenset[int]:
+        """Numbers of the ports that are members; all of them for ANY."""
+        return self.everyone if peers.terms is None else self._union(peers.terms)
+
+    def addresses(self, terms: Iterable[Term]) -> tuple[AddressRange, ...]:
+        """All member addresses of the terms as sorted, disjoint ranges."""
+        terms = tuple(terms)
+        ranges = [item for term in terms for item in self._static(term)]
+        for number in self._union(terms):
+            ranges += map(range_of_address, self.ports[number].ips)
+        return ranges_merge(ranges)
+
+    def _union(self, terms: Iterable[Term]) -> frozenset[int]:
+        return frozenset().union(*(self._ports_of(term) for term in terms))
+
+    def _ports_of(self, term: Term) -> frozenset[int]:
+        match term:
+            case Condition():
+                return self._condition(term)
+            case GroupMember(path):
+                if path not in self._members:
+                    self._members[path] = self._ports_of(self.world.groups[path].expression)
+                return self._members[path]
+            case AnyOf(terms):
+                return self._union(terms)
+            case AllOf(terms):
+                return self.everyone.intersection(*(self._ports_of(item) for item in terms))
+            case SegmentMember(name):
+                return self._on_segment(name)
+            case PortMember(name):
+                return frozenset({self._numbers[name]} if name in self._numbers else ())
+            case Addresses():
+                return frozenset()
+            case _:
+                return frozenset(n for n, port in enumerate(self.ports) if term.matches(port, self.world))
+
+    def _static(self, term: Term) -> Iterable[AddressRange]:
+        """The addresses that are members by themselves."""
+        match term:
+            case GroupMember(path):
+                if path not in self._ranges:
+                    self._ranges[path] = ranges_merge(self._static(self.world.groups[path].expression))
+                return self._ranges[path]
+            case AnyOf(terms):
+                return [item for inner in terms for item in self._static(inner)]
+            case _:
+                return term.ranges(self.world)
+
+    def _on_segment(self, name: str) -> frozenset[int]:
+        if self._segments is None:
+            self._segments = _grouped((port.segment, number) for number, port in enumerate(self.ports))
+        return self._segments.get(name, frozenset())
+
+    def _subject(self, member_type: MemberType, port: Port) -> Subject:
+        inventory = self.world.inventory
+        if member_type is MemberType.VIRTUAL_MACHINE:
+            return inventory.machine_of(port)
+        return port if member_type is MemberType.SEGMENT_PORT else inventory.segment_of(port)
+
+    def _tags_of(self, member_type: MemberType) -> Mapping[Tag, frozenset[int]]:
+        if member_type not in self._tags:
+            self._tags[member_type] = _grouped(
+                (Tag(tag.scope.casefold(), tag.tag.casefold()), number)
+                for number, port in enumerate(self.ports)
+                for tag in self._subject(member_type, port).tags
+            )
+        return self._tags[member_type]
+
+    def _texts_of(self, member_type: MemberType, key: ConditionKey) -> Mapping[str, frozenset[int]]:
+        if (member_type, key) not in self._texts:
+            self._texts[member_type, key] = _grouped(
+                (str(getattr(self._subject(member_type, port), _ATTRIBUTES[key], "")).casefold(), number)
+                for number, port in enumerate(self.ports)
+            )
+        return self._texts[member_type, key]
+
+    def _condition(self, condition: Condition) -> frozenset[int]:
+        operator = POSITIVE.get(condition.operator, condition.operator)
+        found = self._positive(condition, operator)
+        return found if operator is condition.operator else self.everyone - found
+
+    def _positive(self, condition: Condition, operator: Operator) -> frozenset[int]:
+        if condition.key is not ConditionKey.TAG:
+            texts = self._texts_of(condition.member_type, condition.key)
+            wanted = condition.value.casefold()
+            if operator is Operator.EQUALS:
+                return texts.get(wanted, frozenset())
+            return frozenset().union(*(texts[text] for text in texts if text_matches(operator, text, wanted)))
+        tags = self._tags_of(condition.member_type)
+        scope, bar, value = condition.value.casefold().partition("|")
+        if operator is Operator.EQUALS and bar and scope and value and not condition.scope_differs:
+            return tags.get(Tag(scope, value), frozenset())
+        matching = (tags[tag] for tag in tags if tag_matches(tag, operator, condition.value, condition.scope_differs))
+        return frozenset().union(*matching)
