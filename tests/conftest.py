@@ -142,7 +142,7 @@ def read_floor(name: str) -> int:
 
 def count_tests(reporter: Any) -> int:
     """Tests that ran or were skipped, whole modules skipped included once."""
-    kinds = ("passed", "failed", "skipped", "xfailed", "xpassed")
+    kinds = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
     reports = [report for kind in kinds for report in reporter.stats.get(kind, [])]
     return len({report.nodeid for report in reports if getattr(report, "when", "collect") != "teardown"})
 

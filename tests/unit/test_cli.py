@@ -242,7 +242,10 @@ def test_schemas_are_schemas_of_verbs(palisade: Run) -> None:
         jsonschema.Draft202012Validator.check_schema(json.loads(palisade("schema", name).stdout))
 
 
-@pytest.mark.parametrize(("shell", "sign"), [("bash", "complete -o"), ("zsh", "#compdef palisade"), ("fish", "complete ")])
+SIGNS = [("bash", "complete -o"), ("zsh", "#compdef palisade"), ("fish", "complete ")]
+
+
+@pytest.mark.parametrize(("shell", "sign"), SIGNS)
 def test_completion_script(palisade: Run, shell: str, sign: str) -> None:
     done = palisade("completion", shell)
     assert done.returncode == 0
@@ -283,4 +286,5 @@ def test_table_is_plain_when_piped() -> None:
 def test_json_and_yaml_carry_the_same(palisade: Run) -> None:
     import yaml
 
-    assert yaml.safe_load(palisade("version", "-o", "yaml").stdout) == json.loads(palisade("version", "-o", "json").stdout)
+    as_yaml, as_json = (palisade("version", "-o", form).stdout for form in ("yaml", "json"))
+    assert yaml.safe_load(as_yaml) == json.loads(as_json)
