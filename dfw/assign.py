@@ -8,8 +8,8 @@ does not change the others' assignments unless their hashes collide.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from hashlib import blake2b
 from typing import Any, NamedTuple
+from zlib import crc32
 
 from dfw.errors import Problem
 from dfw.fields import Cursor, nearest
@@ -49,7 +49,7 @@ class Draft(NamedTuple):
 
 def _number(salt: str, name: str, size: int, is_taken: Callable[[int], bool]) -> int | None:
     """A number below `size` that depends on the name alone, unless taken; None where all are."""
-    start = int.from_bytes(blake2b(f"{salt}\0{name}".encode(), digest_size=16).digest(), "big") % size
+    start = (crc32(f"{salt}\0{name}".encode()) << 32 | crc32(f"{name}\0{salt}".encode())) % size
     for step in range(min(size, 1 << 20)):
         candidate = (start + step) % size
         if not is_taken(candidate):

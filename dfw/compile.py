@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from dfw.capabilities import NATIVE_ACTIONS, NATIVE_ALGS, unsupported_features
 from dfw.errors import UnsupportedError
 from dfw.membership import Membership
 from dfw.model import (
@@ -30,7 +31,6 @@ from dfw.model import (
     PROTOCOLS_WITH_PORTS,
     Action,
     AddressRange,
-    Alg,
     Direction,
     EffectiveRule,
     GroupMember,
@@ -69,9 +69,7 @@ PAL_RULE = np.dtype(
 PAL_RANGE = np.dtype([("lo", np.uint8, (16,)), ("hi", np.uint8, (16,)), ("family", np.uint32)])
 PAL_PROTO_ANY = 256
 PAL_RULE_STATEFUL, PAL_RULE_TCP_STRICT, PAL_RULE_LOGGED = 1, 2, 4
-PAL_RULE_SRC_NEGATED, PAL_RULE_DST_NEGATED = 8, 16
-_ACTIONS = {Action.ALLOW: 0, Action.DROP: 1, Action.REJECT: 2}
-_ALGS = {Alg.NONE: 0, Alg.FTP: 1, Alg.TFTP: 2}
+PAL_RULE_SRC_NEGATED, PAL_RULE_DST_NEGATED, PAL_RULE_PERSIST = 8, 16, 32
 _ALL_PORTS = (PortRange(0, 65535),)
 
 RuleArray: TypeAlias = npt.NDArray[Any]
@@ -130,23 +128,6 @@ def compile_policy(world: PolicySet) -> Compiled:
         effective, feature = unsupported[0]
         raise UnsupportedError("native", f"{feature} (rule {effective.rule.path})")
     return _Compiler(world).compile()
-
-
-def unsupported_features(world: PolicySet) -> list[tuple[EffectiveRule, str]]:
-    """What the packet core cannot express: the rules, each with the feature's name."""
-    found: list[tuple[EffectiveRule, str]] = []
-    for policy in world.ordered:
-        for rule in policy.rules:
-            effective = EffectiveRule(policy, rule, rule.direction)
-            if rule.disabled:
-                continue
-            if policy.tier is Tier.ETHERNET:
-                found.append((effective, "category Ethernet"))
-            elif rule.action not in _ACTIONS:
-                found.append((effective, f"the action {rule.action.value}"))
-            algs = [entry.alg for service in rule.services for entry in service.entries if entry.alg not in _ALGS]
-            found += [(effective, f"the ALG {alg.value}") for alg in algs]
-    return found
 
 
 def ranges_array(ranges: Sequence[AddressRange]) -> RangeArray:
@@ -281,13 +262,14 @@ def _rows(number: int, item: EffectiveRule, entry: ServiceEntry) -> Iterable[tup
         | PAL_RULE_LOGGED * rule.logged
         | PAL_RULE_SRC_NEGATED * (rule.sources_excluded and not rule.sources.is_any)
         | PAL_RULE_DST_NEGATED * (rule.destinations_excluded and not rule.destinations.is_any)
+        | PAL_RULE_PERSIST * rule.persist
     )
     proto = PAL_PROTO_ANY if entry.protocol is None else entry.protocol
     sources, destinations = _port_ranges(entry)
     for source, destination in product(sources, destinations):
         yield (
             *(number, *source, *destination, proto, entry.tcp_mask, entry.tcp_value),
-            *(_ACTIONS[rule.action], int(rule.direction), family, flags, _ALGS[entry.alg]),
+            *(NATIVE_ACTIONS[rule.action], int(rule.direction), family, flags, NATIVE_ALGS[entry.alg]),
         )
 
 

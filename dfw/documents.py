@@ -13,9 +13,7 @@ import os
 import re
 import sys
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
-from json.decoder import JSONDecodeError
-from json.decoder import scanstring as _scanstring  # type: ignore[attr-defined]  # public in use, absent from the stubs
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple, TypeAlias
 
 import yaml
@@ -309,6 +307,10 @@ class _Json:
         self.text = text
         self.file = file
         self.problems = problems
+        from json import decoder  # most files are YAML
+
+        self.scan: Callable[[str, int, bool], tuple[str, int]] = decoder.scanstring  # type: ignore[attr-defined]
+        self.scan_error = decoder.JSONDecodeError
         self.starts = [0, *(found.end() for found in re.finditer("\n", text))]
 
     def documents(self) -> Iterator[Node]:
@@ -359,8 +361,8 @@ class _Json:
 
     def _string(self, position: int) -> tuple[str, int]:
         try:
-            value, end = _scanstring(self.text, position + 1, True)
-        except JSONDecodeError as error:
+            value, end = self.scan(self.text, position + 1, True)
+        except self.scan_error as error:
             raise self._refused(error.pos, error.msg) from None
         if not value.isascii():
             try:

@@ -8,7 +8,6 @@ field may hold, so that tests and schemas are generated from the same tables.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from dfw.documents import Document, Node, value_text
@@ -69,8 +68,7 @@ Read: TypeAlias = Callable[[Cursor], Any]
 """Reads a node: the value, or None after reporting a problem."""
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
+class Field(NamedTuple):
     """How one field is read. `null` counts as absent, as NSX's own clients send it."""
 
     read: Read

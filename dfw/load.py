@@ -8,7 +8,8 @@ of all files are reported at once; nothing is returned unless there are none.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from dfw.documents import Document, documents_read
 from dfw.errors import PolicyError, Problem
@@ -21,8 +22,7 @@ from dfw.nsx import RESOURCE_TYPES, nsx_load
 FIRST_NUMBER = 1000  # file mode: rule_id = 1000 + position (CONTRACT section 2)
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(NamedTuple):
     """What files hold. `findings`: warnings of the reading itself. `used`: paths of groups and services referred to."""
 
     world: PolicySet

@@ -7,7 +7,7 @@ Two passes: the first finds out what exists, so that references may point forwar
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from dfw.catalogue import SERVICES_ROOT
 from dfw.documents import Document
@@ -30,8 +30,7 @@ ROOTS = {
 RESOURCE_TYPES = tuple(ROOTS)
 
 
-@dataclass(frozen=True, slots=True)
-class NsxObjects:
+class NsxObjects(NamedTuple):
     """What the documents define. `default`, `timers`: None where no document sets them. `used`: paths referred to."""
 
     groups: dict[str, Group]

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from dfw.errors import Problem
 from dfw.fields import Cursor, Field, Written, boolean, identifier, ignored, nearest, text
@@ -49,7 +48,6 @@ COMMON: Mapping[str, Field] = {
 }
 
 
-@dataclass(slots=True)
 class Context:
     """What the reading of one set of documents shares: known names, and where problems and findings go.
 
@@ -57,14 +55,15 @@ class Context:
     forward; `groups` by the second.
     """
 
-    inventory: Inventory
-    problems: list[Problem]
-    findings: list[Finding]
-    group_paths: dict[str, Cursor] = field(default_factory=dict)
-    service_documents: dict[str, Cursor] = field(default_factory=dict)
-    policy_paths: dict[str, Cursor] = field(default_factory=dict)
-    groups: dict[str, Group] = field(default_factory=dict)
-    used: set[str] = field(default_factory=set)
+    def __init__(self, inventory: Inventory, problems: list[Problem], findings: list[Finding]) -> None:
+        self.inventory = inventory
+        self.problems = problems
+        self.findings = findings
+        self.group_paths: dict[str, Cursor] = {}
+        self.service_documents: dict[str, Cursor] = {}
+        self.policy_paths: dict[str, Cursor] = {}
+        self.groups: dict[str, Group] = {}
+        self.used: set[str] = set()
 
     def problem(self, written: Written, message: str) -> None:
         """Report a problem with a reference."""

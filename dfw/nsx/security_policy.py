@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from dfw.fields import (
@@ -86,6 +85,7 @@ RULE: Mapping[str, Field] = {
     "tag": Field(text(256, empty=True), default=""),
     "notes": Field(text(4096, empty=True)),
     "sequence_number": Field(integer(0, (1 << 31) - 1, "a sequence number")),
+    "persist": Field(boolean, default=False),  # ours: connections live on when the rules change (SEMANTICS, Change)
     "rule_id": Field(integer(RULE_ID_LEAST, (1 << 32) - 1, "a rule id")),
 }
 SECURITY_POLICY: Mapping[str, Field] = {
@@ -110,13 +110,13 @@ _DEFAULT_SECTION_RULE = {key: RULE[key] for key in (*COMMON, "action", "logged",
 }
 
 
-@dataclass(slots=True)
 class PolicyReader:
-    """Reads policies once groups and services are known."""
+    """Reads policies once groups and services are known. `address_only`: groups that Applied-To refuses."""
 
-    context: Context
-    services: Services
-    address_only: frozenset[str]
+    def __init__(self, context: Context, services: Services, address_only: frozenset[str]) -> None:
+        self.context = context
+        self.services = services
+        self.address_only = address_only
 
     def read(self, path: str, cursor: Cursor) -> Policy | None:
         """A policy with its rules in order of judgement; None, after reporting, where it is no mapping."""
@@ -230,6 +230,7 @@ class PolicyReader:
             disabled=values["disabled"],
             applied_to=self._scope(values["scope"]),
             sequence_number=values["sequence_number"],
+            persist=values["persist"],
             place=cursor.place,
         )
 

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`palisade check`: every error of the input with its place, then warnings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from dfw.errors import PolicyError, Problem
+from dfw.findings import Finding
+from dfw.model import Place
+from dfw.output import emit, output_option
+
+DONE, NO, BAD_INPUT = 0, 1, 2
+
+
+@click.command
+@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.option("--strict", is_flag=True, help="Exit with 1 when there are warnings.")
+@output_option
+def check(files: tuple[str, ...], strict: bool, output: str) -> int:
+    """Validate and lint policies and inventories.
+
+    Every error is reported with file, line, column and path, all at once; any error is exit status 2. Warnings alone
+    are exit status 0, with --strict 1. `-` is standard input.
+
+    \b
+    Examples:
+      palisade check policy.yaml inventory.yaml
+      palisade check --strict -o json policy.yaml
+    """
+    result = check_files(files)
+    for error in result["errors"]:
+        click.echo(_line(error), err=True)
+    emit(result, output, _table)
+    if result["errors"]:
+        return BAD_INPUT
+    return NO if strict and result["warnings"] else DONE
+
+
+def check_files(files: tuple[str, ...]) -> dict[str, Any]:
+    """Errors, warnings and counts of these files together, as `-o json` shows them. Raises nothing for bad input."""
+    from dfw.capabilities import unsupported_features
+    from dfw.lint import lint
+    from dfw.load import load
+
+    try:
+        loaded = load(files)
+    except PolicyError as error:
+        return _result([_problem(item) for item in error.problems], [], {})
+    world = loaded.world
+    errors = [
+        _problem(Problem(item.rule.place or Place(files[0], 1, 1), f"{feature} is not supported by the packet core"))
+        for item, feature in unsupported_features(world)
+    ]
+    counts = {
+        "policies": len(world.policies),
+        "rules": sum(len(policy.rules) for policy in world.policies),
+        "groups": len(world.groups),
+        "services": len(world.services),
+        "ports": len(world.inventory.ports),
+    }
+    return _result(errors, [_finding(item) for item in lint(loaded)], counts)
+
+
+def _result(errors: list[dict[str, Any]], warnings: list[dict[str, Any]], counts: dict[str, int]) -> dict[str, Any]:
+    return {"ok": not errors, "errors": errors, "warnings": warnings, "counts": counts}
+
+
+def _place(place: Place | None) -> dict[str, Any]:
+    if place is None:
+        return {"file": None, "line": None, "column": None, "path": ""}
+    return {"file": place.file, "line": place.line, "column": place.column, "path": place.path}
+
+
+def _problem(problem: Problem) -> dict[str, Any]:
+    return {**_place(problem.place), "message": problem.message}
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    return {
+        **_place(finding.place),
+        "kind": finding.kind,
+        "message": finding.message,
+        "rule_path": finding.rule_path or None,
+        "witness": finding.witness or None,
+    }
+
+
+def _line(item: dict[str, Any]) -> str:
+    where = "" if item["file"] is None else f"{item['file']}:{item['line']}:{item['column']}: "
+    path = f"{item['path']}: " if item["path"] else ""
+    return f"{where}{path}{item['message']}"
+
+
+def _table(result: dict[str, Any]) -> str:
+    """Warnings one a line, then the counts. Errors stand on stderr."""
+    lines = []
+    for item in result["warnings"]:
+        witness = f"; for example {item['witness']}" if item["witness"] else ""
+        lines.append(f"warning: {_line(item)}{witness} [{item['kind']}]")
+    counts = ", ".join(f"{count} {name}" for name, count in result["counts"].items())
+    verdict = f"{len(result['errors'])} errors" if result["errors"] else "no errors"
+    lines.append(f"{verdict}, {len(result['warnings'])} warnings" + (f" in {counts}" if counts else ""))
+    return "\n".join(lines)

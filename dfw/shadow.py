@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules that never decide because one rule above them matches whatever they match, each with a packet that shows it.
+
+One rule against one rule: what is found is exact, what several rules cover together is not found.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from dfw.membership import Membership
+from dfw.model import (
+    ANY_ENTRY,
+    PROTO_ICMP,
+    PROTO_ICMPV6,
+    PROTO_TCP,
+    PROTO_UDP,
+    PROTOCOLS_WITH_PORTS,
+    Address,
+    AddressRange,
+    Direction,
+    EffectiveRule,
+    Family,
+    Peers,
+    PortRange,
+    ServiceEntry,
+)
+
+MAXIMUM_PAIRS = 4_000_000  # a few seconds; beyond that only the nearest rules above are compared
+_ALL_PORTS = (PortRange(0, 65535),)
+_NAMES = {PROTO_TCP: "tcp", PROTO_UDP: "udp", PROTO_ICMP: "icmp", PROTO_ICMPV6: "icmpv6"}
+_EXAMPLE_PORT = 40000
+
+
+class Ranges(NamedTuple):
+    """Sorted disjoint addresses of one family, as parallel lists."""
+
+    firsts: tuple[int, ...]
+    lasts: tuple[int, ...]
+
+    def covers(self, other: Ranges) -> bool:
+        """Is every address of the other one here too?"""
+        for first, last in zip(other.firsts, other.lasts, strict=True):
+            at = bisect_right(self.firsts, first) - 1
+            if at < 0 or self.lasts[at] < last:
+                return False
+        return True
+
+
+def _side(ranges: Sequence[AddressRange] | None, excluded: bool, family: Family) -> Ranges:
+    """One side of a rule in one family; None is ANY."""
+    top = (1 << family.bits) - 1
+    if ranges is None:
+        return Ranges((0,), (top,))
+    own = [item for item in ranges if item.family is family]
+    if not excluded:
+        return Ranges(tuple(item.first for item in own), tuple(item.last for item in own))
+    firsts = [0, *(item.last + 1 for item in own)]
+    lasts = [*(item.first - 1 for item in own), top]
+    gaps = [(first, last) for first, last in zip(firsts, lasts, strict=True) if first <= last]
+    return Ranges(tuple(first for first, _ in gaps), tuple(last for _, last in gaps))
+
+
+class Box(NamedTuple):
+    """A rule with its resolved members, per family."""
+
+    item: EffectiveRule
+    scope: frozenset[int]
+    sources: dict[Family, Ranges]
+    destinations: dict[Family, Ranges]
+    entries: tuple[ServiceEntry, ...]
+
+    @classmethod
+    def of(cls, item: EffectiveRule, membership: Membership) -> Box:
+        """Resolve one rule."""
+        rule = item.rule
+        sides = []
+        for peers, excluded in (
+            (rule.sources, rule.sources_excluded),
+            (rule.destinations, rule.destinations_excluded),
+        ):
+            ranges = None if peers.terms is None else membership.addresses(peers.terms)
+            sides.append({family: _side(ranges, excluded, family) for family in sorted(rule.families)})
+        entries = tuple(entry for service in rule.services for entry in service.entries) or (ANY_ENTRY,)
+        return cls(item, membership.members(item.applied_to), sides[0], sides[1], entries)
+
+    def families(self) -> list[Family]:
+        """The families in which the rule can match anything."""
+        return [family for family in self.sources if self.sources[family].firsts and self.destinations[family].firsts]
+
+
+class Shadow(NamedTuple):
+    """`above` matches every packet that `below` matches; `witness` is one of them."""
+
+    above: EffectiveRule
+    below: EffectiveRule
+    witness: str
+
+
+def shadows(boxes: Sequence[Box], *, resolved: bool) -> Iterator[Shadow]:
+    """The rules that one rule above covers, in order, each with the first that does.
+
+    `resolved`: the inventory is known, so that Applied-To lists may be compared by their vNICs, not only by text.
+    """
+    window = len(boxes) if len(boxes) ** 2 <= 2 * MAXIMUM_PAIRS else max(1, MAXIMUM_PAIRS // len(boxes))
+    for number, below in enumerate(boxes):
+        families = below.families()
+        if not families or (resolved and not below.scope):
+            continue
+        for above in boxes[max(0, number - window) : number]:
+            if above.item.resume_tier is None and _covers(above, below, families, resolved):
+                yield Shadow(above.item, below.item, _witness(below, families[0]))
+                break
+
+
+def _covers(above: Box, below: Box, families: Sequence[Family], resolved: bool) -> bool:
+    upper, lower = above.item.rule, below.item.rule
+    if lower.direction & ~upper.direction or not _scope_covers(above, below, resolved):
+        return False
+    for family in families:
+        if family not in above.sources:
+            return False
+        if not above.sources[family].covers(below.sources[family]):
+            return False
+        if not above.destinations[family].covers(below.destinations[family]):
+            return False
+        own = [entry for entry in below.entries if family in entry.families]
+        if not all(any(_entry_covers(wide, entry, family) for wide in above.entries) for entry in own):
+            return False
+    return True
+
+
+def _scope_covers(above: Box, below: Box, resolved: bool) -> bool:
+    upper, lower = above.item.applied_to, below.item.applied_to
+    if upper.is_any or upper == lower:
+        return True
+    if resolved:
+        return below.scope <= above.scope
+    return not lower.is_any and _terms(lower) <= _terms(upper)
+
+
+def _terms(peers: Peers) -> frozenset[object]:
+    return frozenset(peers.terms or ())
+
+
+def _entry_covers(wide: ServiceEntry, entry: ServiceEntry, family: Family) -> bool:
+    if family not in wide.families or wide.protocol not in (None, entry.protocol):
+        return False
+    if wide.tcp_mask and (wide.tcp_mask & ~entry.tcp_mask or entry.tcp_value & wide.tcp_mask != wide.tcp_value):
+        return False
+    if wide.icmp_type not in (None, entry.icmp_type) or wide.icmp_code not in (None, entry.icmp_code):
+        return False
+    sides = ((wide.source_ports, entry.source_ports), (wide.destination_ports, entry.destination_ports))
+    return all(_ports_cover(outer, inner or _ALL_PORTS) for outer, inner in sides)
+
+
+def _ports_cover(outer: Sequence[PortRange], inner: Sequence[PortRange]) -> bool:
+    return not outer or all(any(o.first <= i.first and i.last <= o.last for o in outer) for i in inner)
+
+
+def _witness(box: Box, family: Family) -> str:
+    entry = next((entry for entry in box.entries if family in entry.families), ANY_ENTRY)
+    protocol = PROTO_TCP if entry.protocol is None else entry.protocol
+    source = str(Address(family, _example(box.sources[family])))
+    destination = str(Address(family, _example(box.destinations[family])))
+    name = _NAMES.get(protocol, f"protocol {protocol}")
+    if protocol in PROTOCOLS_WITH_PORTS:
+        sport = entry.source_ports[0].first if entry.source_ports else _EXAMPLE_PORT
+        dport = entry.destination_ports[0].first if entry.destination_ports else _EXAMPLE_PORT
+        ends = f"{source} port {sport} to {destination} port {dport}"
+    else:
+        ends = f"{source} to {destination}"
+        if protocol in (PROTO_ICMP, PROTO_ICMPV6) and entry.icmp_type is not None:
+            name = f"{name} type {entry.icmp_type} code {entry.icmp_code or 0}"
+    return f"{name} {ends}, {'OUT' if box.item.rule.direction & Direction.OUT else 'IN'}"
+
+
+def _example(ranges: Ranges) -> int:
+    """An address of the set that reads like one: not the first of everything."""
+    first, last = ranges.firsts[0], ranges.lasts[0]
+    if first == 0 and last - first > 0x0A000001:
+        return 0x0A000001 if last < 1 << 32 else min(last, (0x20010DB8 << 96) + 1)
+    return first
