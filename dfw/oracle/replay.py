@@ -243,32 +243,37 @@ class Replay:
     # Judging
 
     def _judge(self, hop: _Hop, packet: Packet, lines: list[_Line]) -> None:
-        vrf = packet.vni or 0 if self._inventory is None else 0
-        at, direction, ts_ns = hop.at, hop.direction, hop.arrival.ts_ns
-        if not packet.is_fragment or packet.refusal is not None or at.rules is None:
-            decision = at.judge(packet, direction, vrf, ts_ns)
-            self._send(hop, decision)
-            self._conclude(hop, packet, decision, lines)
+        """Judge what arrived; a fragment waits at the first filter until its datagram is whole."""
+        if not packet.is_fragment or packet.refusal is not None or hop.at.rules is None:
+            self._judge_whole(hop, packet, [(hop.arrival, packet)], lines)
             return
-        outcome = self._fragments.add(at.name, vrf, packet, hop, self._worker.now)
+        outcome = self._fragments.add(hop.at.name, self._vrf(packet), packet, hop, self._worker.now)
         self._refuse_fragments(outcome.refused, lines)
         if outcome.whole is not None:
-            decision = at.judge(outcome.whole, direction, vrf, ts_ns)
-            self._send(hop, decision)
-            for piece in outcome.pieces:
-                self._conclude(piece.ticket, piece.packet, decision, lines)
+            parts = [(piece.ticket.arrival, piece.packet) for piece in outcome.pieces]
+            self._judge_whole(hop, outcome.whole, parts, lines)
+
+    def _judge_whole(self, hop: _Hop, packet: Packet, parts: list[tuple[_Arrival, Packet]], lines: list[_Line]) -> None:
+        """Judge a packet or whole datagram; one line for each part that it came in. Then on to the receiver's filter."""
+        decision = hop.at.judge(packet, hop.direction, self._vrf(packet), hop.arrival.ts_ns)
+        for data in decision.answers:
+            self.generated.append(Generated(hop.arrival.n, hop.arrival.ts_ns, hop.at.name, data))
+        for arrival, part in parts:
+            self._write(arrival, hop, part, decision, lines)
+        if decision.verdict == "ALLOW" and hop.then is not None:
+            self._judge_whole(_Hop(hop.arrival, hop.then, Direction.IN), packet, parts, lines)
+
+    def _vrf(self, packet: Packet) -> int:
+        """A vNIC is in one routing domain, so its filter tells them apart; on a tap the VNI does."""
+        return packet.vni or 0 if self._inventory is None else 0
 
     def _refuse_fragments(self, refused: Iterable[tuple[Piece[_Hop], str]], lines: list[_Line]) -> None:
         for piece, reason in refused:
-            self._conclude(piece.ticket, piece.packet, Decision("DROP", reason, None, "invalid"), lines)
+            decision = Decision("DROP", reason, None, "invalid")
+            self._write(piece.ticket.arrival, piece.ticket, piece.packet, decision, lines)
 
-    def _send(self, hop: _Hop, decision: Decision) -> None:
-        for data in decision.answers:
-            self.generated.append(Generated(hop.arrival.n, hop.arrival.ts_ns, hop.at.name, data))
-
-    def _conclude(self, hop: _Hop, packet: Packet, decision: Decision, lines: list[_Line]) -> None:
-        """Write the line; go on to the receiver's filter."""
-        arrival, rule = hop.arrival, decision.rule
+    def _write(self, arrival: _Arrival, hop: _Hop, packet: Packet, decision: Decision, lines: list[_Line]) -> None:
+        rule = decision.rule
         judgement = Judgement(
             arrival.n,
             arrival.ts_ns / 1e9,
@@ -288,8 +293,6 @@ class Replay:
             statistics = self._statistics_of(rule)
             statistics.packets += 1
             statistics.bytes += packet.ip_length
-        if decision.verdict == "ALLOW" and hop.then is not None:
-            self._judge(_Hop(arrival, hop.then, Direction.IN), packet, lines)
 
     def _statistics_of(self, rule: MatchedRule) -> RuleStatistics:
         if rule.path not in self.statistics:
