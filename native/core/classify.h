@@ -105,6 +105,7 @@ typedef struct pal_ruleset {
     uint32_t joined;                   /* 1: service_of gives the service class; 0: three rows, of meta, dport and sport */
     uint32_t n_dport, n_sport;
     uint32_t n_flags;
+    uint32_t verify;                   /* ports and flags are coarse: the entry itself is asked */
     const uint32_t *meta;              /* (proto, flags, family, direction) -> meta class */
     const uint32_t *service_of;        /* (meta * n_dport + dport) * n_sport + sport */
     const cls_service *service;
@@ -262,10 +263,16 @@ PAL_INLINE cls_part cls_part_of(const uint64_t *row, uint32_t super)
     return p;
 }
 
+PAL_INLINE bool cls_verify(const pal_rule *e, const pal_key *k)
+{
+    return e->sport_lo <= k->sport && k->sport <= e->sport_hi && e->dport_lo <= k->dport && k->dport <= e->dport_hi &&
+           (k->tcp_flags & e->tcp_mask) == e->tcp_value;
+}
+
 /* The least entry below `best` among the words of one superblock that all of s, d and v have. any_s and any_d: words
  * whose entries don't look at that address (their bits stand in no row). v2, v3: further service rows, or NULL. */
 PAL_INLINE uint32_t cls_match(const pal_ruleset *r, uint32_t super, cls_part s, cls_part d, cls_part v, const cls_part *v2,
-                              const cls_part *v3, uint32_t best)
+                              const cls_part *v3, const pal_key *k, uint32_t best)
 {
     uint64_t any_s = r->any_src[super], any_d = r->any_dst[super];
     uint64_t left = (s.mask | any_s) & (d.mask | any_d) & v.mask;
@@ -279,9 +286,14 @@ PAL_INLINE uint32_t cls_match(const pal_ruleset *r, uint32_t super, cls_part s, 
         m &= d.word[cls_below(d.mask, w)] | (0 - (any_d >> w & 1));
         if (v2)
             m &= v2->word[cls_below(v2->mask, w)] & v3->word[cls_below(v3->mask, w)];
-        if (m) {
+        while (m) {
             uint32_t e = r->entry_at[(super * 64 + w) * 64 + (uint32_t)__builtin_ctzll(m)];
+            if (k && !cls_verify(&r->rules[e], k)) {
+                m &= m - 1;
+                continue;
+            }
             best = min_u32(best, e);
+            break;
         }
     }
     return best;
@@ -297,6 +309,11 @@ PAL_INLINE uint32_t cls_meta(const pal_ruleset *r, const pal_key *k)
 
 /* One superblock row as parts. */
 PAL_INLINE cls_part cls_part_one(const uint64_t *row) { return (cls_part){row[0], row + 1}; }
+
+PAL_INLINE cls_part cls_row_part(const pal_ruleset *r, const uint64_t *row, uint32_t super)
+{
+    return r->supers == 1 ? cls_part_one(row) : cls_part_of(row, super);
+}
 
 PAL_INLINE void cls_sub_burst(const pal_snap *snap, const pal_ruleset *r, const pal_key *keys, uint32_t n, uint32_t *entry)
 {
@@ -360,20 +377,21 @@ PAL_INLINE void cls_sub_burst(const pal_snap *snap, const pal_ruleset *r, const 
     if (PAL_LIKELY(r->supers == 1 && r->joined)) {
         for (uint32_t i = 0; i < n; i++)
             entry[i] = cls_match(r, 0, cls_part_one(src[i]), cls_part_one(dst[i]), cls_part_one(service[i]->row), NULL, NULL,
-                                 service[i]->first);
+                                 NULL, service[i]->first);
         return;
     }
     for (uint32_t i = 0; i < n; i++) {
         const uint64_t *s = src[i], *d = dst[i], *v = service[i]->row;
         uint32_t best = service[i]->first;
+        const pal_key *k = r->verify ? &keys[i] : NULL;
         for (uint32_t b = 0; b < r->supers; b++) {
-            cls_part v2, v3;
-            if (!r->joined) {
-                v2 = cls_part_of(r->dport_row[dport[i]], b);
-                v3 = cls_part_of(r->sport_row[sport[i]], b);
+            cls_part ps = cls_row_part(r, s, b), pd = cls_row_part(r, d, b), pv = cls_row_part(r, v, b);
+            if (r->joined) {
+                best = cls_match(r, b, ps, pd, pv, NULL, NULL, NULL, best);
+            } else {
+                cls_part v2 = cls_row_part(r, r->dport_row[dport[i]], b), v3 = cls_row_part(r, r->sport_row[sport[i]], b);
+                best = cls_match(r, b, ps, pd, pv, &v2, &v3, k, best);
             }
-            best = cls_match(r, b, cls_part_of(s, b), cls_part_of(d, b), cls_part_of(v, b), r->joined ? NULL : &v2,
-                             r->joined ? NULL : &v3, best);
         }
         entry[i] = best;
     }

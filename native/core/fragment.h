@@ -228,7 +228,7 @@ static inline bool frag_is_whole(const frag_datagram *d)
 static inline uint8_t frag_take(frag_table *f, const pal_packet *p, const frag_datagram *key, uint64_t now,
                                 const uint64_t seed[HASH_KEY_WORDS], uint16_t *which)
 {
-    uint32_t off = p->ack, len = p->l4_len, head = p->family == PAL_FAMILY_V4 ? p->l4 - p->l3 : p->window - 40u;
+    uint32_t off = p->ack, len = p->l4_len, head = p->family == PAL_FAMILY_V4 ? p->l4 - p->l3 : 0;
     bool more = p->tcp_flags;
     *which = FRAG_NONE;
     if (len == 0 || (more && len % 8) || head + off + len > 65535)

@@ -29,9 +29,7 @@ static inline bool icmp_quote_read(const pal_packet *p, uint32_t zone, icmp_quot
         dst = h + 16;
     } else {
         ip6_walk_result walk;
-        if (there < 40 || h[0] >> 4 != 6 || ip6_walk(h, there, there, &walk) != PAL_REASON_MATCH)
-            return false;
-        if (walk.fragment && (load_be16(h + walk.fragment + 2) & 0xfff8))
+        if (there < 40 || h[0] >> 4 != 6 || ip6_walk(h, there, there, true, &walk) != PAL_REASON_MATCH || walk.fragment)
             return false;
         at = walk.offset;
         proto = walk.proto;

@@ -90,6 +90,7 @@ static inline uint32_t judge_create(judge_case *c, uint32_t rule, uint8_t rule_f
     if (parent != PAL_NONE) {
         cold->link[0] = parent;
         cold->link[1] = t->cold[parent].generation;
+        ct_renew(t, parent, deadline_of(t, c->f, &t->hot[parent]));
     }
     if (rule_flags & PAL_RULE_PERSIST)
         h->state |= CT_PERSIST;
@@ -249,8 +250,11 @@ PAL_INLINE void judge_accept(judge_case *c, uint32_t ref, uint32_t dir, bool ove
     uint8_t kind = ct_kind_of(h);
     if (PAL_UNLIKELY(kind != KIND_TCP && kind != KIND_SCTP))
         pseudo_track(h);
-    if (PAL_LIKELY(!over))
+    if (PAL_LIKELY(!over)) {
         ct_renew(t, ref, deadline_of(t, c->f, h));
+        if (PAL_UNLIKELY(h->marks & CT_CHILD)) /* a child keeps its parent alive, and ends with it */
+            ct_renew(t, t->cold[ref].link[0], deadline_of(t, c->f, &t->hot[t->cold[ref].link[0]]));
+    }
     flow_accepted(t, ref, dir, c->p);
     if (PAL_UNLIKELY(c->w->name_rules))
         c->j->rule = t->cold[ref].rule;
@@ -278,7 +282,7 @@ PAL_INLINE bool judge_hit(judge_case *c, uint32_t ref, uint32_t dir)
             return true;
         }
     }
-    if (PAL_UNLIKELY(h->marks & CT_CHILD) && !rejudge_parent_lives(c, ref)) {
+    if (PAL_UNLIKELY(h->marks & CT_CHILD) && child_parent(t, ref) == PAL_NONE) {
         ct_end(t, ref, CT_END_PARENT);
         return false;
     }

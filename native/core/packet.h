@@ -57,11 +57,12 @@ typedef struct pal_packet {
     uint8_t odd;            /* [P] the source address is one that no live workload may send from */
     uint8_t spare;
     uint64_t cookie;       /* the caller's: names the packet in what comes back */
+    uint64_t clock_ns;     /* the caller's: the clock when it is judged */
     uint32_t fragments;    /* how many wire packets this one stands for */
     uint32_t wire_bytes;   /* and their IP bytes in sum */
 } pal_packet;
 
-_Static_assert(sizeof(pal_packet) == 88, "a burst of 64 stays in the first-level cache");
+_Static_assert(sizeof(pal_packet) == 96, "a burst of 64 stays in the first-level cache");
 
 PAL_INLINE uint32_t addr_bytes(const pal_packet *p) { return p->family == PAL_FAMILY_V4 ? 4 : 16; }
 PAL_INLINE const uint8_t *packet_src(const pal_packet *p)

@@ -91,8 +91,9 @@ typedef struct ip6_walk_result {
     uint8_t proto;      /* the transport protocol, or the fragment header's next header */
 } ip6_walk_result;
 
-/* Extension headers of the packet at h: `len` bytes by the IP header, `there` of them present. */
-static inline uint8_t ip6_walk(const uint8_t *h, uint32_t there, uint32_t len, ip6_walk_result *out)
+/* Extension headers of the packet at h: `len` bytes by the IP header, `there` of them present. `past_first`: the header of
+ * a first fragment is walked over (a quoted packet), instead of ending the walk. */
+static inline uint8_t ip6_walk(const uint8_t *h, uint32_t there, uint32_t len, bool past_first, ip6_walk_result *out)
 {
     uint32_t at = 40, count = 0;
     uint8_t next = h[6];
@@ -116,7 +117,7 @@ static inline uint8_t ip6_walk(const uint8_t *h, uint32_t there, uint32_t len, i
             return PAL_REASON_SHORT;
         if (next == PROTO_IP6_ROUTING && h[at + 2] == 0)
             return PAL_REASON_SOURCE_ROUTE;
-        if (next == PROTO_IP6_FRAGMENT && (load_be16(h + at + 2) & 0xfff9)) {
+        if (next == PROTO_IP6_FRAGMENT && (load_be16(h + at + 2) & (past_first ? 0xfff8 : 0xfff9))) {
             *out = (ip6_walk_result){.offset = at + 8, .fragment = at, .proto = h[at]};
             return PAL_REASON_MATCH;
         }
@@ -141,7 +142,7 @@ PAL_INLINE uint8_t parse_ip6(pal_packet *p)
     p->family = PAL_FAMILY_V6;
     p->ip_len = p->wire_bytes = len;
     ip6_walk_result w;
-    uint8_t r = ip6_walk(h, there, len, &w);
+    uint8_t r = ip6_walk(h, there, len, false, &w);
     if (PAL_UNLIKELY(r))
         return r;
     p->proto = w.proto;

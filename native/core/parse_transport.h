@@ -97,7 +97,7 @@ PAL_INLINE void parse_icmp6(pal_packet *p, const uint8_t *h)
         p->marks |= MARK_ICMP_QUERY;
     else if (type == 129 || type == 140)
         p->marks |= MARK_ICMP_ANSWER;
-    else if ((type >= 130 && type <= 137) || type == 143)
+    else if ((type >= 130 && type <= 136) || type == 143)
         p->marks |= MARK_UNTRACKED;
     p->window = load_be16(h + 4);
 }

@@ -27,10 +27,10 @@ typedef struct pal_route {
     const pal_filter *out, *in;
 } pal_route;
 
-PAL_INLINE void pipeline_clock(pal_worker *w, uint64_t ts_ns)
+PAL_INLINE void pipeline_clock(pal_worker *w, uint64_t clock_ns)
 {
     ct_state_block *s = w->table.s;
-    uint64_t tick = ts_ns / 10000000u;
+    uint64_t tick = clock_ns / 10000000u;
     if (tick > s->now)
         s->now = tick;
     if (PAL_UNLIKELY(s->wheel_at < s->now))
@@ -163,7 +163,7 @@ PAL_INLINE void pipeline_judge(pal_worker *w, const pal_route *route, pal_packet
 {
     pal_judgement j;
     worker_room(w);
-    pipeline_clock(w, p->ts_ns);
+    pipeline_clock(w, p->clock_ns);
     if (PAL_UNLIKELY(w->fragments->oldest != FRAG_NONE))
         datagram_expire(w);
     w->bad_ip_sum += p->ip_sum == SUM_BAD;

@@ -16,17 +16,6 @@ static inline uint32_t child_parent(const ct_table *t, uint32_t ref)
     return parent;
 }
 
-/* A child keeps its parent alive and ends with it. */
-static inline bool rejudge_parent_lives(judge_case *c, uint32_t ref)
-{
-    ct_table *t = &c->w->table;
-    uint32_t parent = child_parent(t, ref);
-    if (parent == PAL_NONE)
-        return false;
-    ct_renew(t, parent, deadline_of(t, c->f, &t->hot[parent]));
-    return true;
-}
-
 static inline void rejudge_rule_set(pal_worker *w, uint32_t ref, uint32_t rule)
 {
     uint32_t *now = &w->table.cold[ref].rule;

@@ -61,10 +61,11 @@ PAL_INLINE uint32_t tcp_end(const pal_packet *p)
     return p->seq + p->payload_len + ((p->tcp_flags & TCP_SYN) != 0) + ((p->tcp_flags & TCP_FIN) != 0);
 }
 
-/* The window scale option of a SYN (RFC 7323 section 2.2), or TCP_NOT_OFFERED. */
+/* The window scale option of a SYN (RFC 7323 section 2.2), the last if there are several, or TCP_NOT_OFFERED. */
 static inline uint32_t tcp_offered_scale(const pal_packet *p)
 {
     const uint8_t *opt = p->data + p->l4 + 20, *end = p->data + p->l4 + p->l4_hdr;
+    uint32_t scale = TCP_NOT_OFFERED;
     while (opt < end && *opt != 0) {
         if (*opt == 1) {
             opt++;
@@ -73,10 +74,10 @@ static inline uint32_t tcp_offered_scale(const pal_packet *p)
         if (opt + 2 > end || opt[1] < 2 || opt + opt[1] > end)
             break;
         if (opt[0] == 3 && opt[1] == 3)
-            return min_u32(opt[2], TCP_SCALE_MAX);
+            scale = min_u32(opt[2], TCP_SCALE_MAX);
         opt += opt[1];
     }
-    return TCP_NOT_OFFERED;
+    return scale;
 }
 
 PAL_INLINE uint32_t tcp_offered(const ct_cold *c, uint32_t end) { return c->offered >> (end * 4) & 15; }

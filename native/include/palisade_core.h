@@ -267,6 +267,8 @@ const pal_generated *pal_replay_generated(const pal_replay *r, uint64_t *n, cons
 void pal_replay_forget(pal_replay *r);
 /* Flow records of ended connections, in order of their first packets. */
 const pal_flow *pal_replay_flows(pal_replay *r, uint64_t *n);
+const char *pal_word_state(uint32_t kind, uint32_t state);
+const char *pal_word_end(const pal_flow *flow);
 /* The same as JSON lines. 0 or a negative errno. */
 int pal_replay_flows_write(pal_replay *r, int fd, const char *const *file_json);
 

@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "replay.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+static uint64_t clock_now(clockid_t id)
+{
+    struct timespec t;
+    clock_gettime(id, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+pal_replay *pal_replay_new(pal_engine *e, const pal_replay_options *options, const pal_binding *bindings, uint32_t n, char *err,
+                           size_t errlen)
+{
+    if (options->batch == 0 || options->batch > 256) {
+        snprintf(err, errlen, "a batch is 1 to 256 packets");
+        return NULL;
+    }
+    struct pal_replay *r = calloc(1, sizeof *r);
+    if (r) {
+        r->engine = e;
+        r->options = *options;
+        r->lanes = e->options.workers;
+        r->pending.size = r->kept.size = sizeof(pal_record);
+        r->waiting.size = sizeof(replay_held);
+        r->generated.size = sizeof(pal_generated);
+        r->generated_bytes.size = 1;
+        r->flows.size = sizeof(pal_flow);
+        r->file_json = "null";
+        r->frame = malloc(REPLAY_CHUNK * sizeof *r->frame);
+        r->lane = calloc(r->lanes, sizeof *r->lane);
+    }
+    if (!r || !r->frame || !r->lane || binding_table_make(&r->binding, bindings, n, e->options.seed[5]) < 0) {
+        snprintf(err, errlen, "no memory for a replay");
+        pal_replay_close(r);
+        return NULL;
+    }
+    for (uint32_t i = 0; i < r->lanes; i++)
+        lane_open(&r->lane[i], r, i);
+    if (output_open(r, err, errlen) < 0) {
+        pal_replay_close(r);
+        return NULL;
+    }
+    return r;
+}
+
+int pal_replay_close(pal_replay *r)
+{
+    if (!r)
+        return 0;
+    int error = output_close(r);
+    for (uint32_t i = 0; r->lane && i < r->lanes; i++)
+        lane_close(&r->lane[i]);
+    binding_table_free(&r->binding);
+    free(r->pending.item);
+    free(r->kept.item);
+    free(r->waiting.item);
+    free(r->generated.item);
+    free(r->generated_bytes.item);
+    free(r->flows.item);
+    free(r->lane);
+    free(r->frame);
+    free(r);
+    return error;
+}
+
+static void *lane_thread(void *lane)
+{
+    lane_run(lane);
+    return NULL;
+}
+
+static int chunk_problem(struct pal_replay *r, char *err, size_t errlen)
+{
+    for (uint32_t i = 0; i < r->lanes; i++) {
+        if (r->lane[i].failed) {
+            snprintf(err, errlen, "%s", r->lane[i].problem);
+            return -1;
+        }
+    }
+    return 0;
+}
+
+/* Waits until the capture's clock has come to this frame. */
+static void chunk_wait(struct pal_replay *r, const pal_frame *f)
+{
+    uint64_t now = clock_now(CLOCK_MONOTONIC);
+    if (!r->timed) {
+        r->timed = true;
+        r->started_ns = now;
+        r->first_ts_ns = f->ts_ns;
+    }
+    uint64_t due = r->started_ns + (f->ts_ns > r->first_ts_ns ? f->ts_ns - r->first_ts_ns : 0);
+    if (due > now) {
+        struct timespec t = {.tv_sec = (time_t)(due / 1000000000u), .tv_nsec = (long)(due % 1000000000u)};
+        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
+    }
+}
+
+/* The chunk in r->frame. */
+static int chunk_run(struct pal_replay *r, char *err, size_t errlen)
+{
+    for (uint32_t i = 0; i < r->frames; i++) {
+        r->total.bytes += r->frame[i].wirelen;
+        if (!linktype_is_known(r->frame[i].linktype)) {
+            snprintf(err, errlen, "packet %llu: link type %u (%s) is not one that we read", (unsigned long long)r->frame[i].number,
+                     r->frame[i].linktype, pal_linktype_name(r->frame[i].linktype));
+            return -1;
+        }
+    }
+    r->total.packets += r->frames;
+    uint64_t start = clock_now(CLOCK_MONOTONIC);
+    uint32_t started = 0;
+    for (uint32_t i = 1; i < r->lanes; i++, started = i - 1)
+        if (pthread_create(&r->lane[i].thread, NULL, lane_thread, &r->lane[i]) != 0) {
+            snprintf(r->lane[i].problem, sizeof r->lane[i].problem, "cannot start worker %u", i);
+            r->lane[i].failed = true;
+            break;
+        }
+    lane_run(&r->lane[0]);
+    for (uint32_t i = 1; i <= started; i++)
+        pthread_join(r->lane[i].thread, NULL);
+    r->total.core_ns += clock_now(CLOCK_MONOTONIC) - start;
+    if (chunk_problem(r, err, errlen) < 0)
+        return -1;
+    return output_chunk(r, false, err, errlen);
+}
+
+int pal_replay_frames(pal_replay *r, const pal_frame *frames, uint64_t n, uint32_t file, const char *file_json, char *err,
+                      size_t errlen)
+{
+    r->file = file;
+    r->file_json = file_json;
+    for (uint64_t at = 0; at < n;) {
+        r->frames = (uint32_t)(n - at < REPLAY_CHUNK ? n - at : REPLAY_CHUNK);
+        memcpy(r->frame, frames + at, r->frames * sizeof *frames);
+        if (chunk_run(r, err, errlen) < 0)
+            return -1;
+        at += r->frames;
+    }
+    return 0;
+}
+
+int pal_replay_capture(pal_replay *r, pal_capture *capture, uint64_t max, uint32_t file, const char *file_json, int *done,
+                       char *err, size_t errlen)
+{
+    r->file = file;
+    r->file_json = file_json;
+    *done = 0;
+    for (uint64_t at = 0; at < max; at += r->frames) {
+        uint64_t want = r->options.realtime ? 1 : max - at < REPLAY_CHUNK ? max - at : REPLAY_CHUNK;
+        r->frames = pal_capture_next(capture, r->frame, (uint32_t)want);
+        if (r->frames == 0) {
+            *done = 1;
+            break;
+        }
+        if (r->options.realtime)
+            chunk_wait(r, &r->frame[0]);
+        if (chunk_run(r, err, errlen) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+int pal_replay_finish(pal_replay *r, int flush, char *err, size_t errlen)
+{
+    r->frames = 0;
+    for (uint32_t i = 0; i < r->lanes; i++)
+        lane_finish(&r->lane[i]);
+    int result = output_chunk(r, true, err, errlen);
+    for (uint32_t i = 0; flush && i < r->lanes; i++) {
+        ct_table *t = &r->lane[i].ew->w.table;
+        for (uint32_t ref = 0; t->flow && ref < t->cap4 + t->cap6; ref++)
+            if (t->hot[ref].state != CT_FREE)
+                ct_end(t, ref, wheel_is_past(t, t->hot[ref].deadline) ? CT_END_TIMEOUT : CT_END_OPEN);
+    }
+    return result;
+}
+
+void pal_replay_totals_read(const pal_replay *r, pal_replay_totals *out)
+{
+    *out = r->total;
+    for (uint32_t i = 0; i < r->lanes; i++) {
+        out->unfiltered += r->lane[i].unfiltered;
+        out->generated += r->lane[i].generated_count;
+    }
+}
+
+const pal_record *pal_replay_records(const pal_replay *r, uint64_t *n)
+{
+    *n = r->kept.count;
+    return r->kept.item;
+}
+
+const pal_generated *pal_replay_generated(const pal_replay *r, uint64_t *n, const uint8_t **bytes)
+{
+    *n = r->generated.count;
+    *bytes = r->generated_bytes.item;
+    return r->generated.item;
+}
+
+void pal_replay_forget(pal_replay *r)
+{
+    r->kept.count = r->generated.count = r->generated_bytes.count = r->flows.count = 0;
+    for (uint32_t i = 0; i < r->lanes; i++) {
+        r->lane[i].ew->flows.count = 0;
+        r->lane[i].clock_ns = 0;
+        r->lane[i].held.count = 0;
+    }
+    r->pending.count = r->waiting.count = 0;
+    r->timed = false;
+}
+
+/* ---- flow records --------------------------------------------------------------------------------------------- */
+
+static int flow_order(const void *a, const void *b)
+{
+    const pal_flow *x = a, *y = b;
+    if (x->file != y->file)
+        return x->file < y->file ? -1 : 1;
+    if (x->number != y->number)
+        return x->number < y->number ? -1 : 1;
+    return (int)y->dir - (int)x->dir;
+}
+
+const pal_flow *pal_replay_flows(pal_replay *r, uint64_t *n)
+{
+    for (uint32_t i = 0; i < r->lanes; i++) {
+        flow_list *l = &r->lane[i].ew->flows;
+        for (size_t k = 0; k < l->count; k++) {
+            pal_flow *to = replay_list_add(&r->flows);
+            if (to)
+                *to = l->flow[k];
+        }
+        l->count = 0;
+    }
+    if (r->flows.count)
+        qsort(r->flows.item, r->flows.count, sizeof(pal_flow), flow_order);
+    *n = r->flows.count;
+    return r->flows.item;
+}

@@ -1,0 +1,252 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * replay_lane.c - one worker judging the frames of a chunk that it owns.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "replay.h"
+
+#define LANE_BATCH_MAX 256
+#define PREFETCH_AHEAD 6
+
+void *replay_list_add(replay_list *l)
+{
+    if (l->count == l->room) {
+        size_t room = l->room ? l->room * 2 : 256;
+        void *bigger = realloc(l->item, room * l->size);
+        if (!bigger)
+            return NULL;
+        l->item = bigger;
+        l->room = room;
+    }
+    return (char *)l->item + l->size * l->count++;
+}
+
+static void lane_fail(replay_lane *lane, const char *problem)
+{
+    if (!lane->failed)
+        snprintf(lane->problem, sizeof lane->problem, "%s", problem);
+    lane->failed = true;
+}
+
+/* ---- what the worker says ---------------------------------------------------------------------------------- */
+
+static uint64_t lane_time_of(const replay_lane *lane, uint64_t cookie)
+{
+    const struct pal_replay *r = lane->replay;
+    uint64_t number = cookie & COOKIE_NUMBER;
+    if (cookie >> COOKIE_FILE_SHIFT == r->file && r->frames && number >= r->frame[0].number) {
+        /* Numbers may skip, so the frame is at its offset or before. */
+        uint64_t i = min_u32((uint32_t)(number - r->frame[0].number), r->frames - 1);
+        while (r->frame[i].number > number)
+            i--;
+        return r->frame[i].ts_ns;
+    }
+    const replay_held *h = lane->held.item;
+    size_t low = 0, high = lane->held.count;
+    while (low < high) {
+        size_t mid = (low + high) / 2;
+        if (h[mid].cookie < cookie)
+            low = mid + 1;
+        else
+            high = mid;
+    }
+    return low < lane->held.count ? h[low].frame.ts_ns : 0;
+}
+
+static void lane_record(replay_lane *lane, const pal_judgement *j, uint64_t ts_ns)
+{
+    pal_record *r = replay_list_add(&lane->records);
+    if (!r) {
+        lane_fail(lane, "no memory for verdicts");
+        return;
+    }
+    *r = (pal_record){.number = j->cookie & COOKIE_NUMBER, .ts_ns = ts_ns, .file = (uint32_t)(j->cookie >> COOKIE_FILE_SHIFT),
+                      .rule = j->rule, .filter = j->filter, .dir = j->dir, .verdict = j->verdict, .reason = j->reason,
+                      .ct = j->ct, .reply = j->reply};
+    if (!lane->replay->options.vnics)
+        r->dir = PAL_DIR_IN | PAL_DIR_OUT;
+}
+
+static bool lane_wants_records(const replay_lane *lane)
+{
+    const pal_replay_options *o = &lane->replay->options;
+    return o->collect || o->verdict_fd >= 0 || o->allowed_fd >= 0 || o->dropped_fd >= 0;
+}
+
+static void lane_flush(pal_worker *w)
+{
+    replay_lane *lane = w->context;
+    if (lane_wants_records(lane))
+        for (uint32_t i = 0; i < w->out_count; i++)
+            lane_record(lane, &w->out[i], lane_time_of(lane, w->out[i].cookie));
+    w->out_count = 0;
+}
+
+static void lane_generated(pal_worker *w, const uint8_t *ip, uint32_t len, const pal_packet *cause, uint16_t filter, uint8_t dir)
+{
+    replay_lane *lane = w->context;
+    lane->generated_count++;
+    if (!lane->replay->options.collect && lane->replay->options.generated_fd < 0)
+        return;
+    pal_generated *g = replay_list_add(&lane->generated);
+    if (!g) {
+        lane_fail(lane, "no memory for generated packets");
+        return;
+    }
+    *g = (pal_generated){.number = cause->cookie & COOKIE_NUMBER, .file = (uint32_t)(cause->cookie >> COOKIE_FILE_SHIFT),
+                         .ts_ns = cause->ts_ns, .len = len, .at = lane->bytes.count, .filter = filter,
+                         .dir = lane->replay->options.vnics ? dir : PAL_DIR_IN | PAL_DIR_OUT};
+    for (uint32_t i = 0; i < len; i++) {
+        uint8_t *b = replay_list_add(&lane->bytes);
+        if (!b) {
+            lane_fail(lane, "no memory for generated packets");
+            return;
+        }
+        *b = ip[i];
+    }
+}
+
+/* ---- which filters, which lane -------------------------------------------------------------------------------- */
+
+static const pal_filter *lane_filter(replay_lane *lane, const engine_config *config, const pal_packet *p, bool sender, bool ethernet)
+{
+    const binding_table *t = &lane->replay->binding;
+    uint32_t found = BINDING_UNKNOWN;
+    if (ethernet && p->cap >= 12)
+        found = binding_find(t, p->data + (sender ? 6 : 0), 0, p->vrf);
+    if ((found == BINDING_UNKNOWN || found == PAL_NO_FILTER) && p->family)
+        found = binding_find(t, sender ? packet_src(p) : packet_dst(p), p->family, p->vrf);
+    if (found == PAL_NO_FILTER && !lane->failed) {
+        snprintf(lane->problem, sizeof lane->problem,
+                 "packet %llu: its %s is the address of several vNICs, and its MAC address is none's alone",
+                 (unsigned long long)(p->cookie & COOKIE_NUMBER), sender ? "source" : "destination");
+        lane->failed = true;
+    }
+    return found < config->filters ? &config->filter[found] : NULL;
+}
+
+static pal_route lane_route(replay_lane *lane, const engine_config *config, pal_packet *p, bool ethernet)
+{
+    if (!lane->replay->options.vnics)
+        return (pal_route){.out = &config->filter[0]};
+    pal_route r = {.out = lane_filter(lane, config, p, true, ethernet), .in = lane_filter(lane, config, p, false, ethernet)};
+    if (r.in == r.out && r.in) /* to itself: it leaves and does not come back through the filter */
+        r.in = NULL;
+    p->vrf = 0; /* the filter stands for the domain */
+    return r;
+}
+
+/* The owner by the pair of addresses; an ICMP error by the pair that it quotes. */
+static uint32_t lane_owner(const struct pal_replay *r, const pal_packet *p)
+{
+    if (r->lanes == 1 || p->reason || (p->marks & MARK_NON_IP))
+        return 0;
+    const uint8_t *src = packet_src(p), *dst = packet_dst(p);
+    uint32_t n = addr_bytes(p), quote = n == 4 ? 20 : 40;
+    if ((p->marks & MARK_ICMP_ERROR) && min_u32(p->cap - p->l4, p->l4_len) >= 8 + quote) {
+        src = p->data + p->l4 + 8 + (n == 4 ? 12 : 8);
+        dst = src + n;
+    }
+    const uint64_t *seed = r->engine->options.seed;
+    uint64_t a[2] = {0, 0}, b[2] = {0, 0};
+    memcpy(a, src, n);
+    memcpy(b, dst, n);
+    /* A sum is symmetric: both directions have one owner. */
+    unsigned __int128 s = (unsigned __int128)(a[0] + seed[0]) * (a[1] + seed[1]) + (unsigned __int128)(b[0] + seed[0]) * (b[1] + seed[1]);
+    return (uint32_t)(hash_finish(s) % r->lanes);
+}
+
+/* ---- a chunk ---------------------------------------------------------------------------------------------------- */
+
+static void lane_unfiltered(replay_lane *lane, const pal_packet *p)
+{
+    pal_judgement j = {.cookie = p->cookie, .rule = PAL_NONE, .filter = PAL_NO_FILTER, .verdict = PAL_ALLOW,
+                       .reason = PAL_REASON_NO_FILTER, .ct = PAL_CT_UNTRACKED};
+    lane->unfiltered++;
+    if (lane_wants_records(lane))
+        lane_record(lane, &j, p->ts_ns);
+}
+
+static void lane_hold(replay_lane *lane, const pal_packet *p, const pal_frame *f)
+{
+    replay_held *h = lane_wants_records(lane) ? replay_list_add(&lane->held) : NULL;
+    if (h)
+        *h = (replay_held){.cookie = p->cookie, .frame = *f};
+    else if (lane_wants_records(lane))
+        lane_fail(lane, "no memory for held fragments");
+}
+
+void lane_run(replay_lane *lane)
+{
+    struct pal_replay *r = lane->replay;
+    pal_worker *w = &lane->ew->w;
+    uint32_t me = lane->ew->number, batch = r->options.batch;
+    pal_packet packet[LANE_BATCH_MAX];
+    pal_route route[LANE_BATCH_MAX];
+    const engine_config *config = engine_enter(r->engine, me);
+    w->snap = pal_cls_snapshot(r->engine->cls);
+    for (uint32_t i = 0; i < r->frames && !lane->failed;) {
+        uint32_t n = 0;
+        for (; i < r->frames && n < batch && !lane->failed; i++) {
+            const pal_frame *f = &r->frame[i];
+            pal_packet *p = &packet[n];
+            if (i + PREFETCH_AHEAD < r->frames)
+                prefetch_read(r->frame[i + PREFETCH_AHEAD].data);
+            p->data = f->data;
+            p->cap = f->caplen;
+            p->wire = f->wirelen;
+            p->ts_ns = f->ts_ns;
+            /* Time passes for everybody with every frame, whoever judges it. */
+            if (!r->options.stopped && f->ts_ns > lane->clock_ns)
+                lane->clock_ns = f->ts_ns;
+            p->clock_ns = lane->clock_ns;
+            p->cookie = f->number | (uint64_t)r->file << COOKIE_FILE_SHIFT;
+            parse_frame(p, f->linktype, &w->parse);
+            if (lane_owner(r, p) != me)
+                continue;
+            route[n] = lane_route(lane, config, p, f->linktype == LINKTYPE_ETHERNET);
+            if (!route[n].out && !route[n].in) {
+                lane_unfiltered(lane, p);
+                continue;
+            }
+            if (PAL_UNLIKELY(p->marks & MARK_FRAGMENT) && !p->reason)
+                lane_hold(lane, p, f);
+            n++;
+        }
+        for (uint32_t at = 0; at < n; at += WORKER_BURST)
+            pipeline_burst(w, route + at, packet + at, min_u32(n - at, WORKER_BURST));
+    }
+    pipeline_clock(w, lane->clock_ns);
+    lane_flush(w);
+    engine_leave(r->engine, me);
+}
+
+/* The input has ended. */
+void lane_finish(replay_lane *lane)
+{
+    (void)engine_enter(lane->replay->engine, lane->ew->number);
+    datagram_finish(&lane->ew->w);
+    lane_flush(&lane->ew->w);
+    engine_leave(lane->replay->engine, lane->ew->number);
+}
+
+int lane_open(replay_lane *lane, struct pal_replay *r, uint32_t number)
+{
+    *lane = (replay_lane){.replay = r, .ew = &r->engine->worker[number],
+                          .records = {.size = sizeof(pal_record)}, .held = {.size = sizeof(replay_held)},
+                          .generated = {.size = sizeof(pal_generated)}, .bytes = {.size = 1}};
+    lane->ew->w.context = lane;
+    lane->ew->w.flush = lane_flush;
+    lane->ew->w.generated = lane_generated;
+    return 0;
+}
+
+void lane_close(replay_lane *lane)
+{
+    free(lane->records.item);
+    free(lane->held.item);
+    free(lane->generated.item);
+    free(lane->bytes.item);
+}
