@@ -1,0 +1,519 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * classifier_rules.c - rule sets: entries, their positions in the bit vectors, and the rows of each class.
+ */
+#include "classifier_internal.h"
+
+#include <stdlib.h>
+
+/* ---- content ---- */
+
+static bool rule_valid(const pal_rule *e, uint32_t n_refs)
+{
+    return e->proto <= PAL_PROTO_ANY && e->sport_lo <= e->sport_hi && e->dport_lo <= e->dport_hi && e->src_off <= n_refs &&
+           e->src_n <= n_refs - e->src_off && e->dst_off <= n_refs && e->dst_n <= n_refs - e->dst_off &&
+           e->action <= PAL_ACTION_REJECT;
+}
+
+/* Copies the entries with their lists of sets one after the other, so that equal meaning is equal content. */
+static void content_copy(pal_cls *c, cls_rules *r, const pal_rule *rules, uint32_t n, const uint32_t *refs)
+{
+    pal_rule *to = cls_get(c, n * sizeof *to);
+    uint32_t total = 0;
+    for (uint32_t i = 0; i < n; i++)
+        total += rules[i].src_n + rules[i].dst_n;
+    r->set_ref = cls_get(c, total * sizeof(uint32_t));
+    r->n_refs = total;
+    total = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        to[i] = rules[i];
+        memset(to[i].reserved, 0, sizeof to[i].reserved);
+        to[i].src_off = total;
+        if (rules[i].src_n)
+            memcpy(r->set_ref + total, refs + rules[i].src_off, rules[i].src_n * sizeof(uint32_t));
+        total += rules[i].src_n;
+        to[i].dst_off = total;
+        if (rules[i].dst_n)
+            memcpy(r->set_ref + total, refs + rules[i].dst_off, rules[i].dst_n * sizeof(uint32_t));
+        total += rules[i].dst_n;
+    }
+    r->pub.rules = to;
+    r->pub.n = n;
+    r->hash = cls_hash_bytes(c, to, n * sizeof *to, n);
+    r->hash = cls_hash_bytes(c, r->set_ref, total * sizeof(uint32_t), r->hash);
+}
+
+static bool content_equal(const cls_rules *a, const cls_rules *b)
+{
+    return a->hash == b->hash && a->pub.n == b->pub.n && a->n_refs == b->n_refs &&
+           !memcmp(a->pub.rules, b->pub.rules, a->pub.n * sizeof(pal_rule)) &&
+           (a->n_refs == 0 || !memcmp(a->set_ref, b->set_ref, a->n_refs * sizeof(uint32_t)));
+}
+
+static void content_free(pal_cls *c, cls_rules *r)
+{
+    cls_put(c, (void *)(uintptr_t)r->pub.rules, r->pub.n * sizeof(pal_rule));
+    cls_put(c, r->set_ref, r->n_refs * sizeof(uint32_t));
+}
+
+/* ---- positions ---- */
+
+enum kind { KIND_BOTH, KIND_SRC, KIND_DST, KIND_NEITHER, KINDS }; /* which addresses an entry looks at */
+
+static enum kind kind_of(const pal_rule *e) { return e->src_n ? (e->dst_n ? KIND_BOTH : KIND_SRC) : e->dst_n ? KIND_DST : KIND_NEITHER; }
+
+/* Gives each entry a bit. A word holds entries of one kind only, ascending. */
+static int positions_assign(pal_cls *c, cls_rules *r, bool joined, uint32_t *position)
+{
+    pal_ruleset *pub = &r->pub;
+    uint32_t next = 0, from[KINDS + 1];
+    for (uint32_t k = 0; k < KINDS; k++) {
+        next = (next + 63) & ~63u;
+        from[k] = next;
+        for (uint32_t i = 0; i < pub->n; i++)
+            if (kind_of(&pub->rules[i]) == (enum kind)k)
+                position[i] = k == KIND_NEITHER && joined ? PAL_NONE : next++;
+    }
+    next = (next + 63) & ~63u;
+    from[KINDS] = next;
+    r->words = next ? next / 64 : 1;
+    pub->supers = (r->words + 63) / 64;
+    if (pub->supers > CLS_SUPERS_MAX)
+        return PAL_CLS_TOO_LARGE;
+    uint32_t *entry_at = cls_get(c, r->words * 64 * sizeof *entry_at), *first = cls_get(c, r->words * sizeof *first);
+    uint64_t *any_src = cls_get(c, pub->supers * 8), *any_dst = cls_get(c, pub->supers * 8);
+    memset(entry_at, 0xff, r->words * 64 * sizeof *entry_at);
+    memset(first, 0xff, r->words * sizeof *first);
+    for (uint32_t i = 0; i < pub->n; i++)
+        if (position[i] != PAL_NONE) {
+            entry_at[position[i]] = i;
+            first[position[i] / 64] = min_u32(first[position[i] / 64], i);
+        }
+    for (uint32_t k = 0; k < KINDS; k++)
+        for (uint32_t w = from[k] / 64; w < from[k + 1] / 64; w++) {
+            if (k == KIND_DST || k == KIND_NEITHER)
+                cls_bit_set(any_src, w);
+            if (k == KIND_SRC || k == KIND_NEITHER)
+                cls_bit_set(any_dst, w);
+        }
+    pub->entry_at = entry_at;
+    pub->word_first = first;
+    pub->any_src = any_src;
+    pub->any_dst = any_dst;
+    return PAL_CLS_OK;
+}
+
+/* ---- which entries name a set ---- */
+
+static uint32_t use_slot(const pal_cls *c, const cls_rules *r, uint32_t set)
+{
+    return (uint32_t)cls_mix(set ^ c->secret[1], c->secret[0] | 1) & r->use_mask;
+}
+
+static const cls_use *use_find(const pal_cls *c, const cls_rules *r, uint32_t set)
+{
+    for (uint32_t h = use_slot(c, r, set); r->use_hash[h]; h = (h + 1) & r->use_mask)
+        if (r->use[r->use_hash[h] - 1].set == set)
+            return &r->use[r->use_hash[h] - 1];
+    return NULL;
+}
+
+static uint32_t use_make(pal_cls *c, cls_rules *r, uint32_t set)
+{
+    uint32_t h = use_slot(c, r, set);
+    for (; r->use_hash[h]; h = (h + 1) & r->use_mask)
+        if (r->use[r->use_hash[h] - 1].set == set)
+            return r->use_hash[h] - 1;
+    r->use[r->n_use].set = set;
+    c->set[set].uses++;
+    r->use_hash[h] = ++r->n_use;
+    return r->n_use - 1;
+}
+
+/* Calls for each (entry with a bit, set it names): list 0 source, 1 source negated, 2 destination, 3 that negated. */
+static void uses_build(pal_cls *c, cls_rules *r, const uint32_t *position)
+{
+    const pal_ruleset *pub = &r->pub;
+    r->use_mask = 15;
+    while (r->use_mask < 2 * r->n_refs)
+        r->use_mask = 2 * r->use_mask + 1;
+    r->use_hash = cls_get(c, (r->use_mask + 1ull) * sizeof(uint32_t));
+    r->use = cls_get(c, r->n_refs * sizeof *r->use);
+    uint32_t *of = cls_get(c, r->n_refs * sizeof *of);
+    for (uint32_t i = 0; i < r->n_refs; i++)
+        of[i] = use_make(c, r, cls_set_find(c, r->set_ref[i], true));
+    r->pos = cls_get(c, r->n_refs * sizeof *r->pos);
+    r->n_pos = r->n_refs;
+    for (int fill = 0; fill < 2; fill++) {
+        for (uint32_t i = 0; i < pub->n; i++) {
+            const pal_rule *e = &pub->rules[i];
+            for (uint32_t role = 0; role < 2; role++) {
+                uint32_t off = role ? e->dst_off : e->src_off, n = role ? e->dst_n : e->src_n;
+                bool neg = e->flags & (role ? PAL_RULE_DST_NEGATED : PAL_RULE_SRC_NEGATED);
+                for (uint32_t j = off; j < off + n; j++) {
+                    uint32_t *at = r->use[of[j]].at;
+                    if (fill)
+                        r->pos[at[2 * role + neg]++] = position[i];
+                    else
+                        at[2 * role + neg + 1]++;
+                }
+            }
+        }
+        uint32_t sum = 0;
+        for (uint32_t u = 0; u < r->n_use; u++) {
+            uint32_t *at = r->use[u].at;
+            if (fill) { /* each at[k] has moved to the end of its list, which is the start of the next */
+                for (uint32_t k = 4; k > 0; k--)
+                    at[k] = at[k - 1];
+                at[0] = sum;
+                sum = at[4];
+            } else {
+                for (uint32_t k = 0; k <= 4; k++) {
+                    sum += at[k];
+                    at[k] = sum;
+                }
+            }
+        }
+    }
+    cls_put(c, of, r->n_refs * sizeof *of);
+}
+
+/* ---- rows of a class ---- */
+
+static const uint64_t *row_base(pal_cls *c, cls_rules *r, uint32_t role)
+{
+    if (r->neg[role])
+        memcpy(c->bits, r->neg[role], r->words * 8);
+    return cls_row_make(c, r->words, r->pub.supers);
+}
+
+static void base_build(pal_cls *c, cls_rules *r, const uint32_t *position)
+{
+    for (uint32_t role = 0; role < 2; role++) {
+        for (uint32_t i = 0; i < r->pub.n; i++) {
+            const pal_rule *e = &r->pub.rules[i];
+            if (!(e->flags & (role ? PAL_RULE_DST_NEGATED : PAL_RULE_SRC_NEGATED)) || !(role ? e->dst_n : e->src_n))
+                continue;
+            if (!r->neg[role])
+                r->neg[role] = cls_get(c, r->words * 8);
+            cls_bit_set(r->neg[role], position[i]);
+        }
+        r->base[role] = row_base(c, r, role);
+    }
+    r->base_tab = cls_get(c, sizeof *r->base_tab);
+    for (uint32_t i = 0; i < CLS_TAB; i++) {
+        r->base_tab->src[i] = r->base[0];
+        r->base_tab->dst[i] = r->base[1];
+    }
+}
+
+/* The row's bits for a class, in c->bits; false when the class has none of our sets in this role. */
+static bool class_bits(pal_cls *c, const cls_rules *r, uint32_t cls, uint32_t role)
+{
+    const cls_class *k = &c->cls[cls];
+    bool any = false;
+    for (uint32_t m = 0; m < k->n_mid; m++) {
+        const cls_mid *mid = k->mid[m];
+        uint32_t n = 0;
+        for (uint64_t map = mid->map; map; map &= map - 1, n++)
+            for (uint64_t word = mid->word[n]; word; word &= word - 1) {
+                uint32_t set = mid->no << 12 | (uint32_t)__builtin_ctzll(map) << 6 | (uint32_t)__builtin_ctzll(word);
+                const cls_use *u = use_find(c, r, set);
+                if (!u || u->at[2 * role] == u->at[2 * role + 2])
+                    continue;
+                if (!any && r->neg[role])
+                    memcpy(c->bits, r->neg[role], r->words * 8);
+                any = true;
+                for (uint32_t i = u->at[2 * role]; i < u->at[2 * role + 1]; i++)
+                    cls_bit_set(c->bits, r->pos[i]);
+                for (uint32_t i = u->at[2 * role + 1]; i < u->at[2 * role + 2]; i++)
+                    cls_bit_clear(c->bits, r->pos[i]);
+            }
+    }
+    return any;
+}
+
+static void tabs_reserve(pal_cls *c, cls_rules *r, uint32_t n)
+{
+    if (n > r->cap_tab) {
+        uint32_t cap = r->cap_tab ? r->cap_tab : 8;
+        while (cap < n)
+            cap *= 2;
+        cls_tab **tab = cls_get(c, cap * sizeof *tab);
+        if (r->n_tab)
+            memcpy(tab, r->pub.tab, r->n_tab * sizeof *tab);
+        for (uint32_t i = r->n_tab; i < cap; i++)
+            tab[i] = r->base_tab;
+        if (r->cap_tab) /* a reader of the published classes may be using the old one */
+            cls_retire(c, &c->pending, WASTE_BLOCK, (void *)(uintptr_t)r->pub.tab, r->cap_tab * sizeof *tab, 0);
+        __atomic_store_n(&r->pub.tab, (cls_tab *const *)tab, __ATOMIC_RELEASE);
+        r->cap_tab = cap;
+    }
+    if (n > r->n_tab)
+        r->n_tab = n;
+}
+
+/* Only rows of classes that no reader can meet yet (or any more) are written. */
+static void slot_set(pal_cls *c, cls_rules *r, uint32_t cls, uint32_t role, const uint64_t *row)
+{
+    cls_tab **tab = (cls_tab **)(uintptr_t)r->pub.tab;
+    cls_tab *t = tab[cls / CLS_TAB];
+    if (t == r->base_tab) {
+        if (row == r->base[role])
+            return;
+        t = cls_get(c, sizeof *t);
+        memcpy(t, r->base_tab, sizeof *t);
+        __atomic_store_n(&tab[cls / CLS_TAB], t, __ATOMIC_RELEASE);
+    }
+    const uint64_t **slot = role ? &t->dst[cls % CLS_TAB] : &t->src[cls % CLS_TAB];
+    const uint64_t *old = *slot;
+    __atomic_store_n(slot, row, __ATOMIC_RELEASE);
+    if (old != r->base[role])
+        cls_row_unref(c, old, r->pub.supers);
+}
+
+void cls_rules_class(pal_cls *c, cls_rules *r, uint32_t cls)
+{
+    tabs_reserve(c, r, cls / CLS_TAB + 1);
+    for (uint32_t role = 0; role < 2; role++) {
+        const uint64_t *row = r->base[role];
+        if (class_bits(c, r, cls, role)) {
+            row = cls_row_make(c, r->words, r->pub.supers);
+            if (row == r->base[role])
+                cls_row_unref(c, row, r->pub.supers);
+        }
+        slot_set(c, r, cls, role, row);
+    }
+}
+
+void cls_rules_forget(pal_cls *c, cls_rules *r, uint32_t cls)
+{
+    if (cls / CLS_TAB >= r->n_tab)
+        return;
+    for (uint32_t role = 0; role < 2; role++)
+        slot_set(c, r, cls, role, r->base[role]);
+}
+
+static void tabs_free(pal_cls *c, cls_rules *r)
+{
+    for (uint32_t i = 0; i < r->n_tab; i++) {
+        cls_tab *t = r->pub.tab[i];
+        if (t == r->base_tab)
+            continue;
+        for (uint32_t k = 0; k < CLS_TAB; k++) {
+            if (t->src[k] != r->base[0])
+                cls_row_unref(c, t->src[k], r->pub.supers);
+            if (t->dst[k] != r->base[1])
+                cls_row_unref(c, t->dst[k], r->pub.supers);
+        }
+        cls_put(c, t, sizeof *t);
+    }
+    cls_put(c, (void *)(uintptr_t)r->pub.tab, r->cap_tab * sizeof(cls_tab *));
+}
+
+/* ---- building and giving back ---- */
+
+static void ruleset_list(pal_cls *c, cls_rules *r)
+{
+    if (c->n_ruleset == c->cap_ruleset) {
+        uint32_t cap = c->cap_ruleset ? 2 * c->cap_ruleset : 16;
+        c->ruleset = cls_grow(c, c->ruleset, c->cap_ruleset * sizeof *c->ruleset, cap * sizeof *c->ruleset);
+        c->cap_ruleset = cap;
+        cls_put(c, c->rules_hash, (c->rules_mask + 1ull) * sizeof(uint32_t));
+        c->rules_mask = 2 * cap - 1;
+        c->rules_hash = cls_get(c, (c->rules_mask + 1ull) * sizeof(uint32_t));
+        for (uint32_t i = 0; i < c->n_ruleset; i++)
+            if (c->ruleset[i]->listed) {
+                uint32_t *h = &c->rules_hash[c->ruleset[i]->hash & c->rules_mask];
+                c->ruleset[i]->next = *h;
+                *h = i + 1;
+            }
+    }
+    r->index = c->n_ruleset;
+    c->ruleset[c->n_ruleset++] = r;
+    uint32_t *h = &c->rules_hash[r->hash & c->rules_mask];
+    r->next = *h;
+    r->listed = 1;
+    *h = r->index + 1;
+}
+
+static uint32_t *listed_at(pal_cls *c, const cls_rules *r)
+{
+    uint32_t *h = &c->rules_hash[r->hash & c->rules_mask];
+    while (*h != r->index + 1)
+        h = &c->ruleset[*h - 1]->next;
+    return h;
+}
+
+void cls_rules_unlist(pal_cls *c, cls_rules *r)
+{
+    if (r->listed)
+        *listed_at(c, r) = r->next;
+    r->listed = 0;
+}
+
+static cls_rules *ruleset_equal(pal_cls *c, const cls_rules *r)
+{
+    if (c->rules_hash)
+        for (uint32_t i = c->rules_hash[r->hash & c->rules_mask]; i; i = c->ruleset[i - 1]->next)
+            if (content_equal(c->ruleset[i - 1], r))
+                return c->ruleset[i - 1];
+    return NULL;
+}
+
+int pal_cls_ruleset_build(pal_cls *c, const pal_rule *rules, uint32_t n, const uint32_t *set_refs, uint32_t n_refs,
+                          pal_ruleset **out)
+{
+    *out = NULL;
+    if (n > PAL_CLS_MAX_ENTRIES)
+        return PAL_CLS_TOO_LARGE;
+    for (uint32_t i = 0; i < n; i++)
+        if (!rule_valid(&rules[i], n_refs))
+            return PAL_CLS_BAD_RULE;
+    cls_rules *r = cls_get(c, sizeof *r);
+    content_copy(c, r, rules, n, set_refs);
+    cls_rules *same = ruleset_equal(c, r);
+    if (same) {
+        same->refs++;
+        content_free(c, r);
+        cls_put(c, r, sizeof *r);
+        *out = &same->pub;
+        return PAL_CLS_OK;
+    }
+    uint32_t *position = cls_get(c, n * sizeof *position);
+    cls_plan *plan = cls_plan_new(c, r->pub.rules, n);
+    int rc = positions_assign(c, r, cls_plan_joined(plan), position);
+    if (rc == PAL_CLS_OK) {
+        cls_plan_rows(plan, r, position);
+        uses_build(c, r, position);
+        base_build(c, r, position);
+        tabs_reserve(c, r, c->n_cls / CLS_TAB + 1);
+        for (uint32_t k = 0; k < c->n_cls; k++)
+            if (c->cls[k].born)
+                cls_rules_class(c, r, k);
+        r->refs = 1;
+        ruleset_list(c, r);
+        *out = &r->pub;
+    } else {
+        content_free(c, r);
+        cls_put(c, r, sizeof *r);
+    }
+    cls_plan_free(plan);
+    cls_put(c, position, n * sizeof *position);
+    return rc;
+}
+
+void cls_rules_free(pal_cls *c, cls_rules *r)
+{
+    cls_rules *last = c->ruleset[--c->n_ruleset];
+    if (last != r) {
+        if (last->listed)
+            *listed_at(c, last) = r->index + 1;
+        last->index = r->index;
+        c->ruleset[r->index] = last;
+    }
+    tabs_free(c, r);
+    cls_service_free(c, r);
+    for (uint32_t role = 0; role < 2; role++) {
+        cls_row_unref(c, r->base[role], r->pub.supers);
+        cls_put(c, r->neg[role], r->words * 8);
+    }
+    cls_put(c, r->base_tab, sizeof *r->base_tab);
+    for (uint32_t i = 0; i < r->n_use; i++)
+        cls_set_unuse(c, r->use[i].set);
+    cls_put(c, r->use_hash, (r->use_mask + 1ull) * sizeof(uint32_t));
+    cls_put(c, r->use, r->n_refs * sizeof *r->use);
+    cls_put(c, r->pos, r->n_pos * sizeof *r->pos);
+    cls_put(c, (void *)(uintptr_t)r->pub.entry_at, r->words * 64 * sizeof(uint32_t));
+    cls_put(c, (void *)(uintptr_t)r->pub.word_first, r->words * sizeof(uint32_t));
+    cls_put(c, (void *)(uintptr_t)r->pub.any_src, r->pub.supers * 8);
+    cls_put(c, (void *)(uintptr_t)r->pub.any_dst, r->pub.supers * 8);
+    content_free(c, r);
+    cls_put(c, r, sizeof *r);
+}
+
+void pal_cls_ruleset_release(pal_cls *c, pal_ruleset *pub)
+{
+    cls_rules *r = (cls_rules *)(void *)pub;
+    if (--r->refs)
+        return;
+    cls_rules_unlist(c, r); /* still given the rows of new classes until the readers have passed */
+    cls_retire(c, &c->limbo, WASTE_RULES, r, 0, 0);
+    __atomic_store_n(&c->epoch, c->epoch + 1, __ATOMIC_RELEASE);
+    pal_cls_reclaim(c);
+}
+
+/* ---- one entry changed ---- */
+
+static int changed(pal_cls *c, const pal_ruleset *pub, uint32_t at, uint32_t drop, const pal_rule *rule, const uint32_t *refs,
+                   uint32_t n_refs, pal_ruleset **out)
+{
+    const cls_rules *r = (const cls_rules *)(const void *)pub;
+    *out = NULL;
+    if (at + drop > pub->n || (rule && !rule_valid(rule, n_refs)))
+        return PAL_CLS_BAD_RULE;
+    uint32_t n = pub->n - drop + (rule != NULL), all = r->n_refs + n_refs;
+    pal_rule *e = cls_get(c, n * sizeof *e);
+    uint32_t *s = cls_get(c, all * sizeof *s);
+    if (at)
+        memcpy(e, pub->rules, at * sizeof *e);
+    if (rule) {
+        e[at] = *rule;
+        e[at].src_off += r->n_refs;
+        e[at].dst_off += r->n_refs;
+    }
+    if (pub->n - at - drop)
+        memcpy(e + at + (rule != NULL), pub->rules + at + drop, (pub->n - at - drop) * sizeof *e);
+    if (r->n_refs)
+        memcpy(s, r->set_ref, r->n_refs * sizeof *s);
+    if (n_refs)
+        memcpy(s + r->n_refs, refs, n_refs * sizeof *s);
+    int rc = pal_cls_ruleset_build(c, e, n, s, all, out);
+    cls_put(c, e, n * sizeof *e);
+    cls_put(c, s, all * sizeof *s);
+    return rc;
+}
+
+int pal_cls_ruleset_replace(pal_cls *c, const pal_ruleset *r, uint32_t at, const pal_rule *rule, const uint32_t *set_refs,
+                            uint32_t n_refs, pal_ruleset **out)
+{
+    return changed(c, r, at, 1, rule, set_refs, n_refs, out);
+}
+
+int pal_cls_ruleset_insert(pal_cls *c, const pal_ruleset *r, uint32_t at, const pal_rule *rule, const uint32_t *set_refs,
+                           uint32_t n_refs, pal_ruleset **out)
+{
+    return changed(c, r, at, 0, rule, set_refs, n_refs, out);
+}
+
+int pal_cls_ruleset_delete(pal_cls *c, const pal_ruleset *r, uint32_t at, pal_ruleset **out)
+{
+    return changed(c, r, at, 1, NULL, NULL, 0, out);
+}
+
+size_t pal_cls_ruleset_bytes(const pal_ruleset *pub)
+{
+    const cls_rules *r = (const cls_rules *)(const void *)pub;
+    size_t n = sizeof *r + pub->n * sizeof(pal_rule) + r->n_refs * (4 + sizeof(cls_use) + 4) + (r->use_mask + 1ull) * 4 +
+               r->words * 65 * 4ull + pub->supers * 16 + r->cap_tab * 8ull + sizeof(cls_tab) + r->n_meta_index * 4ull +
+               r->n_cells * 4ull + (r->n_dport_pages + r->n_sport_pages) * 512ull + r->n_service * sizeof(cls_service);
+    for (uint32_t i = 0; i < r->n_service; i++)
+        n += cls_row_share(pub->service[i].row, pub->supers);
+    if (!pub->joined) {
+        for (uint32_t i = 0; i < pub->n_dport; i++)
+            n += cls_row_share(pub->dport_row[i], pub->supers) + 8;
+        for (uint32_t i = 0; i < pub->n_sport; i++)
+            n += cls_row_share(pub->sport_row[i], pub->supers) + 8;
+    }
+    for (uint32_t i = 0; i < r->n_tab; i++) {
+        const cls_tab *t = pub->tab[i];
+        if (t == r->base_tab)
+            continue;
+        n += sizeof *t;
+        for (uint32_t k = 0; k < CLS_TAB; k++) {
+            n += t->src[k] != r->base[0] ? cls_row_share(t->src[k], pub->supers) : 0;
+            n += t->dst[k] != r->base[1] ? cls_row_share(t->dst[k], pub->supers) : 0;
+        }
+    }
+    return n;
+}
