@@ -254,7 +254,7 @@ class Replay:
             self._judge_whole(hop, outcome.whole, parts, lines)
 
     def _judge_whole(self, hop: _Hop, packet: Packet, parts: list[tuple[_Arrival, Packet]], lines: list[_Line]) -> None:
-        """Judge a packet or whole datagram; one line for each part that it came in. Then on to the receiver's filter."""
+        """Judge a packet or whole datagram: a line for each part that it came in; then on to the receiver's filter."""
         decision = hop.at.judge(packet, hop.direction, self._vrf(packet), hop.arrival.ts_ns)
         for data in decision.answers:
             self.generated.append(Generated(hop.arrival.n, hop.arrival.ts_ns, hop.at.name, data))

@@ -37,7 +37,7 @@ DIFFERENCES: dict[str, dict[int, tuple[str, str]]] = {
     # IPv6 routing header 0 is refused by its type (RFC 5095); the kernel tracks it.
     "zeek/Traces/chksums/ip6-route0-icmp6-good-chksum.pcap": {1: ("new", "invalid")},
     "zeek/Traces/chksums/ip6-route0-udp-bad-chksum.pcap": {1: ("new", "invalid")},
-    # Packet 2 is an RST that acknowledges the SYN's own number, one too few: not acceptable (RFC 9293 section 3.10.7.3).
+    # Packet 2 is an RST that acknowledges the SYN's own number, one too few: not acceptable (RFC 9293, 3.10.7.3).
     # The kernel closes the connection for it and then calls the true SYN+ACK invalid.
     RST_INJECT: {
         2: ("established/reply", "invalid"),
@@ -79,7 +79,7 @@ def read_records(data: Path) -> list[Record]:
 @pytest.mark.needs_shared_data("kernel-ct-oracle")
 @pytest.mark.parametrize("engine", ENGINES)
 def test_states_are_linux_states(engine: str, shared_data: Path) -> None:
-    """Precision and recall of each class at least 99 %, the mean over captures at least 98 %, every difference named."""
+    """Precision and recall of each class at least 99 %, the mean over captures 98 %, every difference named."""
     records = read_records(shared_data)
     assert len(records) == 167 - len(NOT_COMPARABLE)
     results = replay(engine, [shared_data / record.name for record in records], clock_stopped=True)
