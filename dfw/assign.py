@@ -137,6 +137,8 @@ class Assignment:
                 values["host"] = self._known(draft, "host", "hosts")
             elif names:
                 values["host"] = names[_number("host", name, len(names), lambda _: False) or 0]
+            if values["machine"] is not None:
+                values["machine"] = self._known(draft, "machine", "machines")
             if values["segment"] is not None:
                 values["segment"] = self._known(draft, "segment", "segments")
             else:
@@ -218,7 +220,7 @@ class Assignment:
             ips = values["ips"]
             if ips is None:
                 ips = self._free_ips(name, draft, segment, bound[segment.name])
-            machine = self._known(draft, "machine", "machines") or name
+            machine = values["machine"] or name
             ports[name] = Port(
                 name=name,
                 host=values["host"],

@@ -86,22 +86,24 @@ def unsupported(instead: str, *harmless: Any) -> Read:
     def read(cursor: Cursor) -> None:
         plain = cursor.node.plain()
         if plain not in ([], {}, "", *harmless):
-            name = cursor.path.rpartition(".")[2]
-            cursor.problem(f"{name} is not supported; {instead}")
+            cursor.problem(f"not supported; {instead}")
 
     return read
 
 
 def nearest(text: str, choices: Iterable[str]) -> str:
-    """`; did you mean X?` where a choice is close, else nothing."""
+    """`; did you mean X?` where a choice is close, else nothing. A path gets no guess."""
+    if text.startswith("/"):
+        return ""
     import difflib  # only on the way to an error
 
     folded = {choice.casefold(): choice for choice in choices}
-    found = difflib.get_close_matches(text.casefold(), folded, n=1, cutoff=0.7)
+    found = difflib.get_close_matches(text.casefold(), folded, n=1, cutoff=0.6)
     return f"; did you mean {folded[found[0]]}?" if found else ""
 
 
-def _type_name(value: object) -> str:
+def shown_value(value: object) -> str:
+    """What was written, for a message: its type where it is a list or mapping, text in quotes."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
@@ -114,7 +116,7 @@ def text(maximum: int = 1024, *, empty: bool = False) -> Read:
 
     def read(cursor: Cursor) -> str | None:
         if not isinstance(cursor.value, str):
-            cursor.problem(f"{_type_name(cursor.value)} is not text{_quote_hint(cursor.value)}")
+            cursor.problem(f"{shown_value(cursor.value)} is not text{_quote_hint(cursor.value)}")
         elif not cursor.value and not empty:
             cursor.problem("must not be empty")
         elif len(cursor.value) > maximum:
@@ -151,7 +153,7 @@ def integer(least: int, most: int, what: str = "") -> Read:
         value = cursor.value
         if isinstance(value, bool) or not isinstance(value, int):
             hint = "; write it without quotes" if isinstance(value, str) and value.isdigit() else ""
-            cursor.problem(f"{_type_name(value)} is not a whole number{hint}")
+            cursor.problem(f"{shown_value(value)} is not a whole number{hint}")
         elif not least <= value <= most:
             cursor.problem(f"{value} is not {what or 'in range'} ({least}-{most})")
         else:
@@ -165,7 +167,7 @@ def boolean(cursor: Cursor) -> bool | None:
     """true or false."""
     if isinstance(cursor.value, bool):
         return cursor.value
-    cursor.problem(f"{_type_name(cursor.value)} is not true or false")
+    cursor.problem(f"{shown_value(cursor.value)} is not true or false")
     return None
 
 
@@ -177,7 +179,7 @@ def choice(meanings: Mapping[str, Any]) -> Read:
         if isinstance(value, str) and value in meanings:
             return meanings[value]
         near = nearest(value, meanings) if isinstance(value, str) else ""
-        cursor.problem(f"{_type_name(value)} is not one of {', '.join(meanings)}{near}")
+        cursor.problem(f"{shown_value(value)} is not one of {', '.join(filter(None, meanings))}{near}")
         return None
 
     return read
@@ -216,7 +218,7 @@ def listed(read_item: Read, *, maximum: int | None = None, empty: bool = True) -
     def read(cursor: Cursor) -> tuple[Any, ...] | None:
         if not isinstance(cursor.value, list):
             hint = "" if isinstance(cursor.value, dict) else f"; write [{value_text(cursor.value)}]"
-            cursor.problem(f"{_type_name(cursor.value)} is not a list{hint}")
+            cursor.problem(f"{shown_value(cursor.value)} is not a list{hint}")
             return None
         if maximum is not None and len(cursor.value) > maximum:
             cursor.problem(f"{len(cursor.value)} entries are too many (at most {maximum})")
@@ -233,7 +235,7 @@ def mapping(
 ) -> dict[str, Any] | None:
     """All fields of a mapping by a table, defaults filled in. None, after a problem, where it is no mapping."""
     if not isinstance(cursor.value, dict):
-        cursor.problem(f"{_type_name(cursor.value)} is not a mapping with fields such as {', '.join(list(table)[:3])}")
+        cursor.problem(f"{shown_value(cursor.value)} is not a mapping with fields such as {', '.join(list(table)[:3])}")
         return None
     values: dict[str, Any] = {}
     for key, node in cursor.value.items():

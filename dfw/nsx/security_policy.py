@@ -125,7 +125,7 @@ class PolicyReader:
             return None
         tier = values["category"]
         if tier is Tier.ETHERNET:
-            cursor.member("category").problem("category Ethernet is not supported: layer-2 rules are not supported")
+            cursor.member("category").problem("Ethernet is not supported: there are no layer-2 rules")
         if values["tcp_strict"] and not values["stateful"]:
             message = "tcp_strict has no effect: the policy is stateless"
             self.context.warn("no-effect", cursor.member("tcp_strict"), message)
@@ -172,8 +172,6 @@ class PolicyReader:
             if values is None:
                 continue
             rule_id = self._rule_id(cursor, values)
-            if rule_id is None:
-                continue
             first = ids.setdefault(rule_id, cursor)
             if first is not cursor:
                 cursor.problem(f"the rule id {rule_id!r} was already given in line {first.place.line}")
@@ -184,14 +182,16 @@ class PolicyReader:
         return self._sorted(rules)
 
     @staticmethod
-    def _rule_id(cursor: Cursor, values: dict[str, Any]) -> str | None:
+    def _rule_id(cursor: Cursor, values: dict[str, Any]) -> str:
+        """The rule's id, else its display name. After reporting a problem: one that nobody can write."""
         rule_id = values["id"] or values["display_name"]
         if rule_id is None and cursor.node.get("id") is None:
             cursor.problem("the field id is missing")
-        if rule_id and "/" in rule_id:
+        elif rule_id is not None and "/" in rule_id:
             cursor.problem(f"{rule_id!r} is not an id: no '/'")
-            return None
-        return rule_id if rule_id is None else str(rule_id)
+        else:
+            return str(rule_id) if rule_id is not None else f"\0{cursor.path}"
+        return f"\0{cursor.path}"
 
     @staticmethod
     def _sorted(rules: list[tuple[Rule, Cursor]]) -> tuple[Rule, ...]:

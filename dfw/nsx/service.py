@@ -8,7 +8,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from dfw.catalogue import SERVICES_ROOT, catalogue_find, catalogue_ids
-from dfw.fields import Cursor, Field, Written, choice, ignored, integer, listed, mapping, nearest, reference
+from dfw.fields import (
+    Cursor,
+    Field,
+    Written,
+    choice,
+    ignored,
+    integer,
+    listed,
+    mapping,
+    nearest,
+    reference,
+    shown_value,
+)
 from dfw.model import (
     PROTO_ICMP,
     PROTO_ICMPV6,
@@ -33,8 +45,7 @@ def _port_range(cursor: Cursor) -> PortRange | None:
     written = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     found = _PORTS.fullmatch(written.strip())
     if not found:
-        shown = repr(value) if isinstance(value, str) else "this"
-        cursor.problem(f'{shown} is not a port or range such as "443" or "8000-8100"')
+        cursor.problem(f'{shown_value(value)} is not a port or range such as "443" or "8000-8100"')
         return None
     first, last = int(found[1]), int(found[2] or found[1])
     for port in (first, last):
@@ -111,8 +122,7 @@ class Services:
         built_in = catalogue_find(written.text)
         if built_in is None:
             known = [*(item.rpartition("/")[2] for item in paths), *catalogue_ids()]
-            name = written.text.rpartition("/")[2]
-            self.context.problem(written, f"there is no service {written.text!r}{nearest(name, known)}")
+            self.context.problem(written, f"there is no service {written.text!r}{nearest(written.text, known)}")
         return built_in
 
     def _document(self, path: str) -> Service | None:
@@ -138,7 +148,7 @@ class Services:
         node = cursor.node.get("resource_type")
         kind = node.value if node else None
         if kind == "EtherTypeServiceEntry":
-            cursor.problem("EtherTypeServiceEntry is not supported: layer-2 rules are not supported")
+            cursor.problem("EtherTypeServiceEntry is not supported: there are no layer-2 rules")
             return ()
         if not isinstance(kind, str) or kind not in TABLES:
             what = "the field resource_type is missing" if node is None else f"{kind!r} is not a service entry"
