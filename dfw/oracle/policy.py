@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dfw.model import (
     ANY_ENTRY,
@@ -40,8 +41,7 @@ class MatchedRule:
     persist: bool
 
 
-@dataclass(frozen=True, slots=True)
-class RuleKey:
+class RuleKey(NamedTuple):
     """What rules look at. ICMP: `source_port` is the type, `destination_port` the code, as ServiceEntry wants them."""
 
     family: Family

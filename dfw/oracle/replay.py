@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from dfw.model import Address, Direction, Family, Inventory, PolicySet, Port, mac_packed
 from dfw.oracle.conntrack import NS_PER_TICK, ConnectionTable
@@ -35,8 +36,7 @@ class Options:
     keep: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Judgement:
+class Judgement(NamedTuple):
     """One line of `--verdicts` (CONTRACT section 3). `n`: from 1 in each file; `ts`: seconds; `length`: IP bytes."""
 
     n: int
@@ -74,8 +74,7 @@ class RuleStatistics:
     bytes: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Arrival:
+class _Arrival(NamedTuple):
     """An input packet: its place in the input, its number in its file, its time and file."""
 
     order: int
@@ -84,8 +83,7 @@ class _Arrival:
     file: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Hop:
+class _Hop(NamedTuple):
     """A packet at a filter, and the filter where it goes on if it passes."""
 
     arrival: _Arrival
@@ -94,8 +92,7 @@ class _Hop:
     then: Filter | None = None
 
 
-@dataclass(slots=True)
-class _Line:
+class _Line(NamedTuple):
     order: int
     direction: int
     judgement: Judgement
