@@ -55,6 +55,7 @@ static void config_reclaim(pal_engine *e)
 const engine_config *engine_enter(pal_engine *e, uint32_t worker)
 {
     worker_seat *seat = &e->seat[worker];
+    pal_cls_reader_online(e->worker[worker].reader);
     for (;;) {
         const engine_config *c = __atomic_load_n(&e->current, __ATOMIC_SEQ_CST);
         if (PAL_UNLIKELY(seat->config_seen != c->number))
@@ -68,6 +69,7 @@ const engine_config *engine_enter(pal_engine *e, uint32_t worker)
 void engine_leave(pal_engine *e, uint32_t worker)
 {
     __atomic_store_n(&e->seat[worker].config_seen, BETWEEN_BURSTS, __ATOMIC_RELEASE);
+    pal_cls_reader_offline(e->worker[worker].reader);
 }
 
 static void staged_rules_drop(pal_engine *e, uint32_t number)
@@ -209,6 +211,8 @@ static void worker_gone(void *context, uint32_t ref)
 
 static void worker_close(engine_worker *ew)
 {
+    if (ew->reader)
+        pal_cls_reader_free(ew->engine->cls, ew->reader);
     free(ew->w.fragments);
     free(ew->w.expected);
     free(ew->w.rejects);
@@ -258,6 +262,7 @@ static int worker_open(pal_engine *e, uint32_t number, const char *path, char *e
     ew->region.fd = -1;
     if (table_open(&ew->w.table, &ew->region, &c, err, errlen) < 0)
         return -1;
+    ew->reader = pal_cls_reader_new(e->cls);
     pal_worker *w = &ew->w;
     w->fragments = malloc(sizeof *w->fragments);
     w->expected = malloc(sizeof *w->expected);
@@ -267,7 +272,7 @@ static int worker_open(pal_engine *e, uint32_t number, const char *path, char *e
     w->scratch = malloc(65536 + 1024);
     if (o->flows)
         w->table.flow = calloc((size_t)o->capacity4 + o->capacity6, sizeof(ct_flow));
-    if (!w->fragments || !w->expected || !w->rejects || !w->rule || !w->scratch || (o->decap && !w->vrf) || (o->flows && !w->table.flow)) {
+    if (!ew->reader || !w->fragments || !w->expected || !w->rejects || !w->rule || !w->scratch || (o->decap && !w->vrf) || (o->flows && !w->table.flow)) {
         snprintf(err, errlen, "no memory for a worker");
         return -1;
     }

@@ -38,6 +38,7 @@ typedef struct engine_worker {
     pal_region region;
     flow_list flows;
     struct pal_engine *engine;
+    pal_reader *reader; /* of the classifier */
     uint32_t number;
     void *user; /* whoever drives the worker: replay, benchmark */
 } engine_worker;

@@ -114,6 +114,28 @@ typedef struct pal_text pal_text;
 pal_text *pal_text_open(int fd);
 int pal_text_close(pal_text *text);
 
+/* ---- classifier (native/engine/classifier.c; promises in classifier.h) ------------------------------------- */
+
+typedef struct pal_cls pal_cls;
+typedef struct pal_ruleset pal_ruleset;
+
+pal_cls *pal_cls_new(void);
+void pal_cls_free(pal_cls *c);
+int pal_cls_set_put(pal_cls *c, uint32_t set_id, const pal_range *r, uint32_t n);
+int pal_cls_set_change(pal_cls *c, uint32_t set_id, const pal_range *add, uint32_t n_add, const pal_range *del, uint32_t n_del);
+void pal_cls_commit(pal_cls *c);
+int pal_cls_ruleset_build(pal_cls *c, const pal_rule *rules, uint32_t n, const uint32_t *set_refs, uint32_t n_refs,
+                          pal_ruleset **out);
+int pal_cls_ruleset_replace(pal_cls *c, const pal_ruleset *r, uint32_t at, const pal_rule *rule, const uint32_t *set_refs,
+                            uint32_t n_refs, pal_ruleset **out);
+void pal_cls_ruleset_release(pal_cls *c, pal_ruleset *r);
+size_t pal_cls_bytes(const pal_cls *c);
+size_t pal_cls_ruleset_bytes(const pal_ruleset *r);
+uint32_t pal_cls_classes(const pal_cls *c);
+/* The first matching entry of each key, `batch` at a time; returns the nanoseconds it took. For tests and benchmarks: no
+ * reader may be needed, so nothing else may change the classifier meanwhile. */
+uint64_t pal_cls_lookup(const pal_cls *c, const pal_ruleset *r, const pal_key *keys, uint64_t n, uint32_t batch, uint32_t *entry);
+
 /* ---- engine (native/engine/engine.c) --------------------------------------------------------------------- */
 
 #define PAL_TIMERS 11 /* tcp_first_packet, tcp_opening, tcp_established, tcp_closing, tcp_finwait, tcp_closed,
@@ -173,8 +195,6 @@ typedef struct pal_engine_stats {
 } pal_engine_stats;
 
 typedef struct pal_engine pal_engine;
-typedef struct pal_cls pal_cls;
-typedef struct pal_ruleset pal_ruleset;
 
 /* NULL with a sentence in err: options out of bounds, no memory, a table file that does not fit. path: NULL, or where the
  * first worker's table lives (the others' have ".N" appended). */
