@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Generator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ WHOLE_SUITE = bool(os.environ.get("PALISADE_FLOOR"))  # set by scripts/test.sh
 MARKERS = {
     "needs_root": "the test needs user id 0",
     "needs_netns": "the test makes network namespaces (needs root and CAP_SYS_ADMIN)",
+    "needs_mount": "the test mounts, in a mount namespace of its own (needs root and CAP_SYS_ADMIN)",
     "needs_tun": "the test opens /dev/net/tun",
     "needs_ipv6": "the test needs IPv6 in the kernel",
     "needs_shared_data(*names)": "the test reads ../shared/data, and in it these files or directories",
@@ -52,7 +54,9 @@ def find_lack(name: str, arguments: tuple[str, ...] = ()) -> tuple[str, str] | N
     if name == "needs_root":
         return None if os.geteuid() == 0 else ("root", "not running as root")
     if name == "needs_netns":
-        return find_lack_netns()
+        return find_lack_namespace("netns", "--net")
+    if name == "needs_mount":
+        return find_lack_namespace("mount", "--mount")
     if name == "needs_tun":
         return None if os.access("/dev/net/tun", os.R_OK | os.W_OK) else ("tun", "no /dev/net/tun")
     if name == "needs_ipv6":
@@ -72,16 +76,11 @@ def find_lack(name: str, arguments: tuple[str, ...] = ()) -> tuple[str, str] | N
     raise AssertionError(name)
 
 
-def find_lack_netns() -> tuple[str, str] | None:
-    """Whether a network namespace can be made; tried once, in a process of its own."""
-    global _netns
-    if _netns is None:
-        tried = subprocess.run(["unshare", "--net", "true"], capture_output=True, text=True, check=False)
-        _netns = "" if tried.returncode == 0 else (tried.stderr.strip() or "unshare --net fails")
-    return ("netns", _netns) if _netns else None
-
-
-_netns: str | None = None
+@cache
+def find_lack_namespace(name: str, option: str) -> tuple[str, str] | None:
+    """Whether a namespace can be made; tried once, in a process of its own."""
+    tried = subprocess.run(["unshare", option, "true"], capture_output=True, text=True, check=False)
+    return None if tried.returncode == 0 else (name, tried.stderr.strip() or f"unshare {option} fails")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -222,6 +222,7 @@ def test_doctor_finds_what_is_required_here(palisade: Run) -> None:
 
 
 def test_doctor_fails_when_a_required_thing_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "read_core", lambda: "gcc, x86-64")
     monkeypatch.setattr(doctor, "runtime_packages", lambda: ["no-such-distribution"])
     monkeypatch.setattr(doctor.shutil, "which", lambda _: None)
     runner = CliRunner()

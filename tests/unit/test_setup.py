@@ -113,7 +113,8 @@ def test_unknown_profile_is_a_usage_error(checkout: Path) -> None:
     assert run_set_up(checkout, "scripts/setup.sh", "everything").returncode == 2
 
 
-@pytest.mark.needs_netns
+@pytest.mark.needs_root
+@pytest.mark.needs_mount
 @pytest.mark.parametrize("kept", [None, "#!/bin/sh\nexit 104\n"])
 def test_no_service_may_start_while_packages_are_installed(checkout: Path, tmp_path: Path, kept: str | None) -> None:
     """apt-get is called with a policy-rc.d that forbids starting, and the system's own is there again afterwards."""
