@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small captures of every shape that the readers know, good and bad, as seeds for fuzz_capture and for tests.
 
-`capture_seeds.py DIR` writes one file for each case of up to 4 KiB. The formats: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng.
+`capture_seeds.py DIR` writes one file for each case of up to 4 KiB. The formats: draft-ietf-opsawg-pcap and
+draft-ietf-opsawg-pcapng.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def pcap(
     linktype: int = 1,
     snaplen: int = 262144,
 ) -> bytes:
-    """A classic pcap file; a record is (seconds, fraction, captured length, wire length, bytes), lengths None: as they are."""
+    """A classic pcap file. A record: seconds, fraction, captured length, wire length (None: as it is), bytes."""
     out = struct.pack(order + "IHHiIII", magic, *version, 0, 0, snaplen, linktype)
     for seconds, fraction, caplen, wirelen, data in records:
         caplen = len(data) if caplen is None else caplen
@@ -160,7 +161,9 @@ def pcapng_cases() -> dict[str, bytes]:
             "option-too-long": start + enhanced(o, 1, options=option(o, 1, b"abcd", length=200)) + packet,
             "option-cut": start + enhanced(o, 1, options=option(o, 1, b"abcd")[:2]) + packet,
             "interface-option-too-long": section(o) + interface(o, options=option(o, 9, b"\6", length=9)) + packet,
-            "interface-option-short": section(o) + interface(o, options=option(o, 9, b"") + option(o, 14, b"abcd")) + packet,
+            "interface-option-short": section(o)
+            + interface(o, options=option(o, 9, b"") + option(o, 14, b"abcd"))
+            + packet,
             "unknown-blocks": start + block(o, 0x4242, b"x" * 33) + packet + block(o, 0x80000001, b"") + packet,
             "other-blocks": start
             + block(o, 4, option(o, 0, b""))
@@ -173,7 +176,9 @@ def pcapng_cases() -> dict[str, bytes]:
             "sysdig": start + block(o, 0x204, struct.pack(o + "HQQIH", 0, 1, 2, 28, 5) + bytes(8)) + packet,
             "sysdig-flags": start + block(o, 0x208, struct.pack(o + "HQQIHI", 0, 1, 2, 28, 5, 0) + bytes(8)) + packet,
             "sysdig-v2": start + block(o, 0x216, struct.pack(o + "HQQIHI", 0, 1, 2, 28, 5, 1) + bytes(8)) + packet,
-            "sysdig-v2-flags": start + block(o, 0x217, struct.pack(o + "HQQIHII", 0, 1, 2, 28, 5, 0, 1) + bytes(8)) + packet,
+            "sysdig-v2-flags": start
+            + block(o, 0x217, struct.pack(o + "HQQIHII", 0, 1, 2, 28, 5, 0, 1) + bytes(8))
+            + packet,
             "interface-missing": start + packet + enhanced(o, 2, number=1) + packet,
             "interfaces": section(o)
             + interface(o)
@@ -182,9 +187,18 @@ def pcapng_cases() -> dict[str, bytes]:
             + enhanced(o, 1_500_000_000, FRAME[14:43], number=1)
             + interface(o, linktype=113, options=resolution(o, 3))
             + enhanced(o, 1_750, number=2),
-            "interfaces-4097": section(o) + interface(o) * 4097 + enhanced(o, 1, number=4095) + enhanced(o, 1, number=4096),
-            "sections": start + packet + section("<") + interface("<", linktype=101, options=resolution("<", 6))
-            + enhanced("<", 1_500_000) + section(">") + interface(">") + enhanced(">", 2_000_000),
+            "interfaces-4097": section(o)
+            + interface(o) * 4097
+            + enhanced(o, 1, number=4095)
+            + enhanced(o, 1, number=4096),
+            "sections": start
+            + packet
+            + section("<")
+            + interface("<", linktype=101, options=resolution("<", 6))
+            + enhanced("<", 1_500_000)
+            + section(">")
+            + interface(">")
+            + enhanced(">", 2_000_000),
             "section-forgets-interfaces": start + packet + section(o) + packet,
             "section-version-1-2": section(o, version=(1, 2)) + interface(o) + packet,
             "section-version-2-0": start + packet + section(o, version=(2, 0)) + interface(o) + packet,
@@ -201,7 +215,11 @@ def pcapng_cases() -> dict[str, bytes]:
             "length-zero": start + packet + block(o, 0x4242, b"", total=0) + packet,
             "length-short": start + packet + block(o, 0x4242, b"", total=8) + packet,
             "length-odd": start + packet + struct.pack(o + "II", 0x4242, 13) + b"x" + struct.pack(o + "I", 13) + packet,
-            "length-odd-padded": start + packet + struct.pack(o + "II", 0x4242, 13) + b"x\0\0\0" + struct.pack(o + "I", 13)
+            "length-odd-padded": start
+            + packet
+            + struct.pack(o + "II", 0x4242, 13)
+            + b"x\0\0\0"
+            + struct.pack(o + "I", 13)
             + packet,
             "length-huge": start + packet + block(o, 0x4242, b"", total=0xFFFFFFFC) + packet,
             "packet-block-short": start + packet + block(o, 6, bytes(16)) + packet,
