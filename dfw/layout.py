@@ -68,6 +68,77 @@ KEY_DTYPE: Final = np.dtype(
         ("dir", "u1"),
     ]
 )
+FRAME_DTYPE: Final = np.dtype(
+    [
+        ("data", "=u8"),
+        ("caplen", "=u4"),
+        ("wirelen", "=u4"),
+        ("ts_ns", "=u8"),
+        ("number", "=u8"),
+        ("linktype", "=u4"),
+        ("interface", "=u4"),
+        ("direction", "=u4"),
+        ("reserved", "=u4"),
+    ]
+)
+RECORD_DTYPE: Final = np.dtype(
+    [
+        ("number", "=u8"),
+        ("ts_ns", "=u8"),
+        ("file", "=u4"),
+        ("rule", "=u4"),
+        ("filter", "=u2"),
+        ("dir", "u1"),
+        ("verdict", "u1"),
+        ("reason", "u1"),
+        ("ct", "u1"),
+        ("reply", "u1"),
+        ("reserved", "u1"),
+    ]
+)
+GENERATED_DTYPE: Final = np.dtype(
+    [
+        ("number", "=u8"),
+        ("ts_ns", "=u8"),
+        ("file", "=u4"),
+        ("len", "=u4"),
+        ("at", "=u8"),
+        ("filter", "=u2"),
+        ("dir", "u1"),
+        ("reserved", "u1", (5,)),
+    ]
+)
+FLOW_DTYPE: Final = np.dtype(
+    [
+        ("src", "u1", (16,)),
+        ("dst", "u1", (16,)),
+        ("number", "=u8"),
+        ("start_ns", "=u8"),
+        ("end_ns", "=u8"),
+        ("packets", "=u8"),
+        ("bytes", "=u8"),
+        ("reply_packets", "=u8"),
+        ("reply_bytes", "=u8"),
+        ("file", "=u4"),
+        ("rule", "=u4"),
+        ("dropped", "=u4"),
+        ("sport", "=u2"),
+        ("dport", "=u2"),
+        ("filter", "=u2"),
+        ("proto", "u1"),
+        ("family", "u1"),
+        ("dir", "u1"),
+        ("state", "u1"),
+        ("end_reason", "u1"),
+        ("kind", "u1"),
+        ("history", "S12"),
+        ("reserved", "=u4"),
+    ]
+)
+BINDING_DTYPE: Final = np.dtype([("addr", "u1", (16,)), ("family", "=u4"), ("vrf", "=u4"), ("filter", "=u4")])
+RULE_COUNT_DTYPE: Final = np.dtype([("hits", "=u8"), ("packets", "=u8"), ("bytes", "=u8")])
+assert FRAME_DTYPE.itemsize == 48 and RECORD_DTYPE.itemsize == 32 and GENERATED_DTYPE.itemsize == 40
+assert FLOW_DTYPE.itemsize == 128 and BINDING_DTYPE.itemsize == 28
 assert RULE_DTYPE.itemsize == 40 and RANGE_DTYPE.itemsize == 36 and KEY_DTYPE.itemsize == 40
 
 RuleArray = npt.NDArray[np.void]

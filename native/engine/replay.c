@@ -205,10 +205,33 @@ const pal_generated *pal_replay_generated(const pal_replay *r, uint64_t *n, cons
 void pal_replay_forget(pal_replay *r)
 {
     r->kept.count = r->generated.count = r->generated_bytes.count = r->flows.count = 0;
+    for (uint32_t i = 0; i < r->lanes; i++)
+        r->lane[i].ew->flows.count = r->lane[i].unfiltered = r->lane[i].generated_count = 0;
+    r->total = (pal_replay_totals){0};
+    r->timed = false;
+}
+
+/* The engine's own list of flows goes to the replay's. */
+static void flows_gather(struct pal_replay *r)
+{
     for (uint32_t i = 0; i < r->lanes; i++) {
-        r->lane[i].ew->flows.count = 0;
+        flow_list *l = &r->lane[i].ew->flows;
+        for (size_t k = 0; k < l->count; k++) {
+            pal_flow *to = replay_list_add(&r->flows);
+            if (to)
+                *to = l->flow[k];
+        }
+        l->count = 0;
+    }
+}
+
+void pal_replay_restart(pal_replay *r)
+{
+    flows_gather(r);
+    pal_engine_clear(r->engine);
+    for (uint32_t i = 0; i < r->lanes; i++) {
         r->lane[i].clock_ns = 0;
-        r->lane[i].held.count = 0;
+        r->lane[i].held.count = r->lane[i].records.count = 0;
     }
     r->pending.count = r->waiting.count = 0;
     r->timed = false;
@@ -228,15 +251,7 @@ static int flow_order(const void *a, const void *b)
 
 const pal_flow *pal_replay_flows(pal_replay *r, uint64_t *n)
 {
-    for (uint32_t i = 0; i < r->lanes; i++) {
-        flow_list *l = &r->lane[i].ew->flows;
-        for (size_t k = 0; k < l->count; k++) {
-            pal_flow *to = replay_list_add(&r->flows);
-            if (to)
-                *to = l->flow[k];
-        }
-        l->count = 0;
-    }
+    flows_gather(r);
     if (r->flows.count)
         qsort(r->flows.item, r->flows.count, sizeof(pal_flow), flow_order);
     *n = r->flows.count;

@@ -285,6 +285,8 @@ void pal_replay_totals_read(const pal_replay *r, pal_replay_totals *out);
 const pal_record *pal_replay_records(const pal_replay *r, uint64_t *n);
 const pal_generated *pal_replay_generated(const pal_replay *r, uint64_t *n, const uint8_t **bytes);
 void pal_replay_forget(pal_replay *r);
+/* Ends every connection and begins the clock anew, as pal_engine_clear; what was collected stays, flow records too. */
+void pal_replay_restart(pal_replay *r);
 /* Flow records of ended connections, in order of their first packets. */
 const pal_flow *pal_replay_flows(pal_replay *r, uint64_t *n);
 const char *pal_word_state(uint32_t kind, uint32_t state);

@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`palisade replay`: captured packets through a policy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+
+from dfw.output import emit, output_option, render_table
+
+DONE, BAD_INPUT, LACKING = 0, 2, 3
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  palisade replay cap.pcap --policy policy.yaml
+  palisade replay cap.pcap --policy policy.yaml --inventory inventory.yaml --verdicts v.jsonl --flows f.csv
+  palisade replay big.pcapng.gz --policy policy.yaml --tap --repeat 5 -o json"""
+)
+@click.argument("captures", nargs=-1, required=True, metavar="CAPTURE...")
+@click.option("--policy", "policies", multiple=True, required=True, metavar="F", help="Policy file; may be given again.")
+@click.option("--inventory", "inventories", multiple=True, metavar="F", help="Inventory file; may be given again.")
+@click.option("--tap", is_flag=True, help="One filter on a wire judges every packet once (default without inventory).")
+@click.option("--vantage", type=click.Choice(["vnics", "tap"]), help="vnics: OUT at the sender, IN at the receiver.")
+@click.option("--backend", type=click.Choice(["native", "oracle", "nftables"]), default="native", show_default=True)
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True)
+@click.option("--batch", type=click.IntRange(1, 256), default=32, show_default=True, help="Packets a burst.")
+@click.option("--repeat", type=click.IntRange(1, 1000), default=1, show_default=True, help="Runs, for timing.")
+@click.option("--clock", type=click.Choice(["capture", "stopped"]), default="capture", show_default=True)
+@click.option("--speed", type=click.Choice(["max", "real"]), default="max", show_default=True)
+@click.option("--checksums", type=click.Choice(["ignore", "verify"]), default="ignore", show_default=True)
+@click.option("--decap", is_flag=True, help="Judge the packets inside Geneve and VXLAN.")
+@click.option("--live-sanity", is_flag=True, help="Refuse source addresses that no live workload may have.")
+@click.option("--each", is_flag=True, help="Clear connections and clock between files.")
+@click.option("--default-action", type=click.Choice(["ALLOW", "DROP", "REJECT"]), help="Of the default section.")
+@click.option("--capacity", type=click.IntRange(1, 1 << 28), default=1 << 20, show_default=True, help="Connections.")
+@click.option("--verdicts", metavar="F", help="One JSON line a judgement.")
+@click.option("--flows", metavar="F", help="One record a connection: .jsonl, .csv or .parquet.")
+@click.option("--allowed", metavar="F", help="The packets that passed, pcapng with comments.")
+@click.option("--dropped", metavar="F", help="The packets that did not, pcapng with comments.")
+@click.option("--generated", metavar="F", help="RST and ICMP that REJECT would have sent, pcapng.")
+@output_option
+def replay(output: str, **given: Any) -> int:
+    """Judge captured packets by a policy: which rule decided what, what was dropped and why, and how fast.
+
+    Reads pcap and pcapng, plain, gzip or zstd; `-` is standard input. A capture that cannot be read does not stop the
+    others: it is named, and the exit status is 2.
+    """
+    from dfw.core import CoreError
+    from dfw.errors import UnsupportedError
+    from dfw.load import load
+    from dfw.model import Action
+    from dfw.replay_run import RunOptions, run_native
+
+    action = given["default_action"]
+    loaded = load((*given["policies"], *given["inventories"]), default_action=Action(action) if action else None)
+    has_inventory = loaded.has_inventory
+    if given["vantage"] == "vnics" and not has_inventory:
+        raise click.UsageError("--vantage vnics needs an inventory (--inventory F)")
+    if given["tap"] and given["vantage"] == "vnics":
+        raise click.UsageError("--tap and --vantage vnics exclude each other")
+    vnics = has_inventory and not given["tap"] and given["vantage"] != "tap"
+    options = RunOptions(
+        vnics=vnics,
+        stopped=given["clock"] == "stopped",
+        realtime=given["speed"] == "real",
+        verify=given["checksums"] == "verify",
+        **{name: given[name] for name in ("workers", "batch", "repeat", "decap", "live_sanity", "each", "capacity")},
+        **{name: given[name] for name in ("verdicts", "flows", "allowed", "dropped", "generated")},
+    )
+    try:
+        with _progress(sys.stderr.isatty()) as told:
+            if given["backend"] == "native":
+                result = run_native(loaded.world, given["captures"], options, told)
+            elif given["backend"] == "oracle":
+                from dfw.replay_oracle import run_oracle
+
+                result = run_oracle(loaded.world, given["captures"], options, told)
+            else:
+                raise UnsupportedError("nftables", "replay")
+    except (UnsupportedError, CoreError, OSError) as error:
+        click.echo(f"palisade replay: {error}", err=True)
+        return BAD_INPUT
+    for capture in result.captures:
+        for text in filter(None, (capture.warning, capture.error)):
+            click.echo(f"{capture.file}: {text}", err=True)
+    written = [given[name] for name in ("verdicts", "flows", "allowed", "dropped", "generated")]
+    if "-" not in written or output != "table":
+        emit(result.as_json(), output, render_summary)
+    return BAD_INPUT if result.failed else DONE
+
+
+@contextmanager
+def _progress(shown: bool) -> Iterator[Any]:
+    """A counter on stderr while packets are judged; nothing where stderr is no terminal."""
+    if not shown:
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} packets judged"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("replay", total=None)
+        yield lambda count: progress.update(task, completed=count)
+
+
+def render_summary(data: dict[str, Any]) -> str:
+    """The summary for people: what was judged, by which rules, what was dropped and why, how fast."""
+    parts = [_headline(data)]
+    rules = [row for row in data["rules"] if row["packets"] or row["hits"]]
+    rules.sort(key=lambda row: -row["packets"])
+    if rules:
+        columns = ("rule", "action", "hits", "packets", "bytes")
+        rows = [(row["rule_path"], row["action"], row["hits"], row["packets"], row["bytes"]) for row in rules]
+        parts.append(render_table(columns, rows))
+    parts.append(render_table(("reason", "judgements", "meaning"), list(_reason_rows(data["reasons"]))))
+    bad = [row for row in data["captures"] if row["error"]]
+    if bad:
+        parts.append(render_table(("not read", "why"), [(row["file"], row["error"]) for row in bad]))
+    return "\n\n".join(parts)
+
+
+def _headline(data: dict[str, Any]) -> str:
+    verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in data["verdicts"].items()) or "nothing judged"
+    speed = ""
+    if data["ns_per_packet"]:
+        speed = f"; {data['ns_per_packet']} ns a packet in the core ({data['mpps']} million a second)"
+    sums = data["bad_checksums"]
+    notes = [
+        f"{count:,} {text}"
+        for count, text in (
+            (sums["ip"], "bad IPv4 header checksums"),
+            (sums["transport"], "bad transport checksums"),
+            (data["odd_addresses"], "source addresses that no live workload may have"),
+            (data["generated"], "answers that REJECT would have sent"),
+        )
+        if count
+    ]
+    lines = [
+        f"{data['packets']:,} packets, {data['bytes']:,} bytes in {len(data['captures'])} captures{speed}",
+        f"{verdicts}; {data['connections']['created']:,} connections",
+    ]
+    return "\n".join([*lines, *(f"noticed: {note}" for note in notes)])
+
+
+def _reason_rows(reasons: dict[str, int]) -> Iterator[tuple[str, int, str]]:
+    from dfw.core import REASON_TEXTS, REASONS
+
+    texts = dict(zip(REASONS, REASON_TEXTS, strict=True))
+    for reason, count in reasons.items():
+        yield reason, count, texts.get(reason, "")

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`palisade replay --backend oracle`: the slow twin, for those who want to see it agree."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TextIO
+
+from dfw.capture import CaptureError, open_capture
+from dfw.core import Capture, CoreError
+from dfw.model import PolicySet
+from dfw.oracle import Options
+from dfw.oracle import Replay as OracleReplay
+from dfw.oracle.flow import Flow
+from dfw.oracle.replay import AmbiguousVnicError, Judgement
+from dfw.replay_run import CaptureResult, RunOptions, RunResult
+
+
+class OracleRefusal(OSError):
+    """An option that the oracle does not know."""
+
+
+def run_oracle(
+    world: PolicySet, paths: Sequence[str], options: RunOptions, progress: Callable[[int], None] = lambda _: None
+) -> RunResult:
+    """As run_native, packet by packet in Python. Raises OracleRefusal for options that only the core has."""
+    if options.allowed or options.dropped or options.generated or options.live_sanity:
+        raise OracleRefusal("--backend oracle has no --allowed, --dropped, --generated, --live-sanity")
+    started = time.monotonic()
+    result = RunResult()
+    judgements: list[Judgement] = []
+    flows: list[Flow] = []
+    run: OracleReplay | None = None
+    for path in paths:
+        entry = CaptureResult(path)
+        result.captures.append(entry)
+        if run is None or options.each:
+            run = _begin(world, options)
+        run.begin_file(path)
+        _feed(run, path, entry, result, progress)
+        if options.each:
+            _end(run, result, judgements, flows)
+            run = None
+    if run is not None:
+        _end(run, result, judgements, flows)
+    _count(result, judgements, len(flows))
+    with _opened(options.verdicts) as file:
+        if file:
+            file.writelines(f"{_line(item)}\n" for item in judgements)
+    with _opened(options.flows) as file:
+        if file:
+            file.writelines(f"{json.dumps(asdict(flow))}\n" for flow in flows)
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def _begin(world: PolicySet, options: RunOptions) -> OracleReplay:
+    chosen = Options(
+        tap=not options.vnics,
+        clock_stopped=options.stopped,
+        verify_checksums=options.verify,
+        decap=options.decap,
+        capacity=options.capacity,
+    )
+    return OracleReplay(world, world.inventory if options.vnics else None, chosen)
+
+
+def _feed(
+    run: OracleReplay, path: str, entry: CaptureResult, result: RunResult, progress: Callable[[int], None]
+) -> None:
+    try:
+        with open_capture(path) as source:
+            capture = Capture(source.view)
+            try:
+                base = capture.base
+                while len(frames := capture.frames()):
+                    for frame in frames:
+                        at, length = int(frame["data"]) - base, int(frame["caplen"])
+                        data = bytes(source.view[at : at + length])
+                        run.feed(int(frame["number"]), int(frame["ts_ns"]), data, int(frame["wirelen"]), int(frame["linktype"]))
+                        entry.packets += 1
+                        result.bytes += int(frame["wirelen"])
+                    progress(entry.packets)
+                entry.warning = source.warning or capture.warning
+            finally:
+                capture.close()
+    except CaptureError as error:
+        entry.error = error.message
+    except (CoreError, AmbiguousVnicError, ValueError) as error:
+        entry.error = str(error)
+    result.packets += entry.packets
+
+
+def _end(run: OracleReplay, result: RunResult, judgements: list[Judgement], flows: list[Flow]) -> None:
+    judgements += run.finish()
+    flows += run.flows()
+    result.generated += len(run.generated)
+    known = {row["rule_path"]: row for row in result.rules}
+    for item in run.rule_statistics():
+        row = known.setdefault(
+            item.rule_path, {"rule": item.rule, "rule_path": item.rule_path, "action": "", "hits": 0, "packets": 0, "bytes": 0}
+        )
+        for name in ("hits", "packets", "bytes"):
+            row[name] += getattr(item, name)
+    result.rules = list(known.values())
+
+
+def _count(result: RunResult, judgements: Sequence[Judgement], connections: int) -> None:
+    result.verdicts = dict(sorted(Counter(item.verdict for item in judgements).items()))
+    result.reasons = dict(Counter(item.reason for item in judgements).most_common())
+    result.connections = {"created": connections, "open": 0}
+    result.checksums = {"ip": 0, "transport": 0}
+
+
+def _line(item: Judgement) -> str:
+    shown = ("n", "ts", "file", "vnic", "dir", "verdict", "reason", "rule", "rule_path", "ct", "reply")
+    return json.dumps({name: getattr(item, name) for name in shown})
+
+
+@contextmanager
+def _opened(path: str | None) -> Iterator[TextIO | None]:
+    if path is None:
+        yield None
+    else:
+        with open("/dev/stdout" if path == "-" else path, "w", encoding="utf-8") as file:
+            yield file
