@@ -152,60 +152,62 @@ PAL_INLINE uint32_t cls_rank8(const uint8_t *key, uint32_t x)
 #endif
 }
 
-/* Classes of n <= 2 * CLS_BURST addresses, level by level so that every load of a level is under way at once. */
+/* Classes of n <= 2 * CLS_BURST addresses, level by level so that every load of a level is under way at once. What kind
+ * of slot an address meets is not predictable, so nothing branches on it: each address is appended to the list of its
+ * kind by advancing the list's length or not. */
 PAL_INLINE void cls_classes4(const pal_snap *s, const uint32_t *addr, uint32_t n, uint32_t *out)
 {
     const uint32_t *slot[2 * CLS_BURST];
+    uint8_t leaf[2 * CLS_BURST + 1], page[2 * CLS_BURST + 1];
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t a = addr[i];
-        const uint32_t *p = &s->root4[a >> 24];
-        if (PAL_LIKELY(*p & CLS_NODE))
-            p = (const uint32_t *)cls_line(s, *p) + (a >> 16 & 255);
-        prefetch_read(p);
-        slot[i] = p;
+        const uint32_t *root = &s->root4[addr[i] >> 24];
+        uint32_t node = 0 - (*root >> 31); /* all ones: a page; else look at line 0 and use the root's slot */
+        const uint32_t *p = (const uint32_t *)cls_line(s, *root & node) + (addr[i] >> 16 & 255);
+        slot[i] = node ? p : root;
+        prefetch_read(slot[i]);
     }
-    uint8_t deep[2 * CLS_BURST];
-    uint32_t n_deep = 0;
+    uint32_t leaves = 0, pages = 0;
     for (uint32_t i = 0; i < n; i++) {
         uint32_t v = *slot[i];
         out[i] = v;
-        if (v & CLS_NODE) {
-            const uint8_t *line = cls_line(s, v);
-            if (v & CLS_PAGE)
-                line += (addr[i] >> 8 & 255) * 4;
-            prefetch_read(line);
-            slot[i] = (const uint32_t *)(const void *)line;
-            deep[n_deep++] = (uint8_t)i;
-        }
+        leaf[leaves] = page[pages] = (uint8_t)i;
+        leaves += v >> 30 == 2;
+        pages += v >> 30 == 3;
     }
-    uint32_t n_deeper = 0;
-    for (uint32_t j = 0; j < n_deep; j++) {
-        uint32_t i = deep[j], v = out[i];
-        if (v & CLS_PAGE) {
-            v = *slot[i];
-            out[i] = v;
-            if (v & CLS_NODE) {
-                const uint8_t *line = cls_line(s, v);
-                if (v & CLS_PAGE)
-                    line += (addr[i] & 255) * 4;
-                prefetch_read(line);
-                slot[i] = (const uint32_t *)(const void *)line;
-                deep[n_deeper++] = (uint8_t)i;
-            }
-        } else {
-            const cls_leaf16 *l = (const void *)slot[i];
-            out[i] = l->cls[cls_rank16(l->key, addr[i] & 0xffff)];
-        }
+    for (uint32_t j = 0; j < pages; j++) {
+        uint32_t i = page[j];
+        slot[i] = (const uint32_t *)cls_line(s, out[i]) + (addr[i] >> 8 & 255);
+        prefetch_read(slot[i]);
     }
-    for (uint32_t j = 0; j < n_deeper; j++) {
-        uint32_t i = deep[j];
-        if (out[i] & CLS_PAGE) {
-            out[i] = *slot[i];
-        } else {
-            const cls_leaf8 *l = (const void *)slot[i];
-            out[i] = l->cls[cls_rank8(l->key, addr[i] & 0xff)];
-        }
+    for (uint32_t j = 0; j < leaves; j++)
+        prefetch_read(cls_line(s, out[leaf[j]]));
+    uint32_t leaves8 = 0, pages8 = 0;
+    uint8_t leaf8[2 * CLS_BURST + 1];
+    for (uint32_t j = 0; j < pages; j++) {
+        uint32_t i = page[j], v = *slot[i];
+        out[i] = v;
+        leaf8[leaves8] = page[pages8] = (uint8_t)i; /* pages8 <= j: nothing unread is overwritten */
+        leaves8 += v >> 30 == 2;
+        pages8 += v >> 30 == 3;
     }
+    for (uint32_t j = 0; j < leaves8; j++)
+        prefetch_read(cls_line(s, out[leaf8[j]]));
+    for (uint32_t j = 0; j < pages8; j++) {
+        slot[page[j]] = (const uint32_t *)cls_line(s, out[page[j]]) + (addr[page[j]] & 255);
+        prefetch_read(slot[page[j]]);
+    }
+    for (uint32_t j = 0; j < leaves; j++) {
+        uint32_t i = leaf[j];
+        const cls_leaf16 *l = cls_line(s, out[i]);
+        out[i] = l->cls[cls_rank16(l->key, addr[i] & 0xffff)];
+    }
+    for (uint32_t j = 0; j < leaves8; j++) {
+        uint32_t i = leaf8[j];
+        const cls_leaf8 *l = cls_line(s, out[i]);
+        out[i] = l->cls[cls_rank8(l->key, addr[i] & 0xff)];
+    }
+    for (uint32_t j = 0; j < pages8; j++)
+        out[page[j]] = *slot[page[j]];
 }
 
 PAL_INLINE uint32_t cls_rank6(const cls_node6 *e, uint64_t hi, uint64_t lo)

@@ -19,6 +19,8 @@
 #define CT_PROBES 16
 #define CT_EXPIRE_FULL 4096 /* steps that a packet may spend on finding room in a full table */
 #define CT_EXPIRE_STEPS 8   /* steps that every packet spends on expiry: more than it can create */
+#define CT_LAG_MAX (1u << 26)  /* ticks (8 days) that expiry may lag behind the clock */
+#define CT_JUMP_MAX (1u << 29) /* ticks (62 days) that the clock may go on in one step: above the longest timer */
 #define CT_WAYS 2 /* address families, each with its own free list and list of unanswered connections */
 
 typedef struct ct_bucket {
@@ -248,6 +250,14 @@ static inline void ct_expire(ct_table *t, uint32_t budget)
         else
             wheel_move(t, ref);
     }
+}
+
+/* A clock that leaps by days (captures do; live ones don't): all that has run out is ended before deadlines, kept modulo
+ * 2^32, could be taken for later ones. */
+static inline void ct_catch_up(ct_table *t)
+{
+    while (t->s->wheel_at < t->s->now)
+        ct_expire(t, CT_EXPIRE_FULL);
 }
 
 /* An entry for a new connection of the given way, or PAL_NONE when all are answered and alive. What has expired goes

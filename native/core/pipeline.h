@@ -31,10 +31,19 @@ PAL_INLINE void pipeline_clock(pal_worker *w, uint64_t clock_ns)
 {
     ct_state_block *s = w->table.s;
     uint64_t tick = clock_ns / 10000000u;
+    while (PAL_UNLIKELY(tick > s->now && tick - s->now > CT_JUMP_MAX)) {
+        s->now += CT_JUMP_MAX;
+        ct_catch_up(&w->table);
+        if (s->used[0] + s->used[1] == 0)
+            s->now = s->wheel_at = tick;
+    }
     if (tick > s->now)
         s->now = tick;
-    if (PAL_UNLIKELY(s->wheel_at < s->now))
+    if (PAL_UNLIKELY(s->wheel_at < s->now)) {
         ct_expire(&w->table, CT_EXPIRE_STEPS);
+        if (PAL_UNLIKELY(s->now - s->wheel_at >= CT_LAG_MAX))
+            ct_catch_up(&w->table);
+    }
 }
 
 /* ---- look up ------------------------------------------------------------------------------------------------ */

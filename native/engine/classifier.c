@@ -41,6 +41,7 @@ pal_cls *pal_cls_new(void)
     c->stage.wide = __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
                     __builtin_cpu_supports("avx2");
 #endif
+    cls_lines_get(c, 1); /* line 0 exists always: look-ups may load from it without using what they find */
     uint32_t none = cls_class_change(c, PAL_NONE, 0, false); /* the class of no set: number 0, never freed */
     c->cls[none].refs = 256 + 2;
     for (uint32_t i = 0; i < 256; i++)

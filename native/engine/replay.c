@@ -29,7 +29,7 @@ pal_replay *pal_replay_new(pal_engine *e, const pal_replay_options *options, con
         r->generated.size = sizeof(pal_generated);
         r->generated_bytes.size = 1;
         r->flows.size = sizeof(pal_flow);
-        r->file_json = "null";
+        r->file_json.size = sizeof(const char *);
         r->frame = malloc(REPLAY_CHUNK * sizeof *r->frame);
         r->lane = calloc(r->lanes, sizeof *r->lane);
     }
@@ -61,6 +61,7 @@ int pal_replay_close(pal_replay *r)
     free(r->generated.item);
     free(r->generated_bytes.item);
     free(r->flows.item);
+    free(r->file_json.item);
     free(r->lane);
     free(r->frame);
     free(r);
@@ -129,11 +130,26 @@ static int chunk_run(struct pal_replay *r, char *err, size_t errlen)
     return output_chunk(r, false, err, errlen);
 }
 
+/* Frames that follow are of this file. */
+static int file_begin(struct pal_replay *r, uint32_t file, const char *json, char *err, size_t errlen)
+{
+    r->file = file;
+    while (r->file_json.count <= file) {
+        const char **to = replay_list_add(&r->file_json);
+        if (!to) {
+            snprintf(err, errlen, "no memory for file names");
+            return -1;
+        }
+        *to = json;
+    }
+    return 0;
+}
+
 int pal_replay_frames(pal_replay *r, const pal_frame *frames, uint64_t n, uint32_t file, const char *file_json, char *err,
                       size_t errlen)
 {
-    r->file = file;
-    r->file_json = file_json;
+    if (file_begin(r, file, file_json, err, errlen) < 0)
+        return -1;
     for (uint64_t at = 0; at < n;) {
         r->frames = (uint32_t)(n - at < REPLAY_CHUNK ? n - at : REPLAY_CHUNK);
         memcpy(r->frame, frames + at, r->frames * sizeof *frames);
@@ -147,8 +163,8 @@ int pal_replay_frames(pal_replay *r, const pal_frame *frames, uint64_t n, uint32
 int pal_replay_capture(pal_replay *r, pal_capture *capture, uint64_t max, uint32_t file, const char *file_json, int *done,
                        char *err, size_t errlen)
 {
-    r->file = file;
-    r->file_json = file_json;
+    if (file_begin(r, file, file_json, err, errlen) < 0)
+        return -1;
     *done = 0;
     for (uint64_t at = 0; at < max; at += r->frames) {
         uint64_t want = r->options.realtime ? 1 : max - at < REPLAY_CHUNK ? max - at : REPLAY_CHUNK;

@@ -59,7 +59,7 @@ struct pal_replay {
     uint32_t frames;
     uint64_t first_number; /* position of the chunk: frames given before */
     uint32_t file;
-    const char *file_json;
+    replay_list file_json; /* const char *, by file number: the caller's */
     replay_list pending;   /* pal_record, sorted, not written yet */
     replay_list kept;      /* pal_record, where the caller collects */
     replay_list waiting;   /* replay_held: frames of pending records that have left the chunk */

@@ -75,7 +75,7 @@ static void verdict_write(struct pal_replay *r, const pal_record *v)
     pal_text_literal(t, ", \"ts\": ");
     pal_text_seconds(t, v->ts_ns);
     pal_text_literal(t, ", \"file\": ");
-    text_string(t, r->file_json);
+    text_string(t, ((const char *const *)r->file_json.item)[v->file]);
     pal_text_literal(t, ", ");
     if (v->filter == PAL_NO_FILTER) {
         pal_text_literal(t, "\"vnic\": null, \"dir\": null");
