@@ -89,7 +89,7 @@ PAL_INLINE void tcp_offered_set(ct_cold *c, uint32_t end, uint32_t scale)
 /* End S begins with the SYN `p`. Until scaling is settled windows are kept in bytes. */
 static inline void half_begin(ct_hot *h, ct_cold *c, uint32_t S, const pal_packet *p)
 {
-    h->half[S] = (ct_half){.end = tcp_end(p), .window = p->window};
+    h->half[S] = (ct_half){.end = tcp_end(p), .window = p->window, .ack = h->half[S].ack}; /* what the other's SYN told */
     h->ends &= (uint8_t)~(15u << S * 4);
     end_set(h, S, END_SEEN);
     tcp_offered_set(c, S, tcp_offered_scale(p));
