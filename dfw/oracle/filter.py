@@ -189,7 +189,7 @@ class Filter:
             source=packet.source,
             destination=packet.destination,
             source_port=packet.identifier if is_icmp else packet.source_port,
-            destination_port=packet.destination_port,
+            destination_port=packet.icmp_type * 256 if is_icmp else packet.destination_port,
             rule=rule,
             epoch=self.epoch,
             number=worker.table.next_number(),

@@ -33,9 +33,7 @@ def is_error(packet: Packet) -> bool:
 
 
 def query_of(packet: Packet) -> tuple[int, int] | None:
-    """(the query's type, 0 for a query and 1 for an answer); None for every other message."""
-    if packet.icmp_code != 0:
-        return None
+    """(the query's type, 0 for a query and 1 for an answer), whatever the code; None for every other message."""
     answers, queries = (_ANSWER_V4, _QUERY_V4) if packet.ip_version == IPV4 else (_ANSWER_V6, _QUERY_V6)
     if packet.icmp_type in answers:
         return packet.icmp_type, 0

@@ -47,10 +47,6 @@ DIFFERENCES: dict[str, dict[int, tuple[str, str]]] = {
     },
     # The kernel tells GRE calls apart by their keys; to us other protocols are one conversation for each address pair.
     "zeek/Traces/tunnels/gre-pptp.pcap": {2: ("new", "established/reply")},
-    # An echo request with a code other than 0 is none (RFC 792).
-    "suricata-verify/tests/firewall/ruletype-firewall-50-ruleset-vs-ping/icmp-ping-plus-weird-code.pcap": {
-        2: ("new", "invalid")
-    },
 }
 
 
