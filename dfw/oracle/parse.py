@@ -92,9 +92,10 @@ def _require(data: bytes, length: int) -> None:
 
 def _parse_ethernet(packet: Packet, at: int) -> tuple[int, int]:
     data = packet.data
-    _require(data, at + 14)
+    _require(data, at + 12)
     packet.destination_mac = data[at : at + 6]
     packet.source_mac = data[at + 6 : at + 12]
+    _require(data, at + 14)
     ethertype = int.from_bytes(data[at + 12 : at + 14], "big")
     at += 14
     tags = 0

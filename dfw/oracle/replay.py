@@ -198,7 +198,8 @@ class Replay:
     def _judge_ends(self, inventory: Inventory, packet: Packet, arrival: _Arrival, lines: list[_Line]) -> None:
         sender = self._port_of(inventory, packet, packet.source_mac, packet.source)
         receiver = self._port_of(inventory, packet, packet.destination_mac, packet.destination)
-        then = None if receiver is None else self._filter_of(receiver)
+        # To itself: it leaves, and does not come back through the filter.
+        then = None if receiver is None or receiver is sender else self._filter_of(receiver)
         if sender is not None:
             self._judge(_Hop(arrival, self._filter_of(sender), Direction.OUT, then), packet, lines)
         elif then is not None:

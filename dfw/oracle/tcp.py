@@ -191,7 +191,7 @@ def tracker_begin(packet: Packet) -> TcpTracker:
     """The tracker after its first segment, for which `may_begin` holds."""
     tracker = TcpTracker()
     if is_bare_syn(packet):
-        tracker.halves[0] = _half_begin(packet)
+        _begin(tracker, 0, packet)
     else:
         tracker.state = TcpState.ESTABLISHED
         tracker.liberal = True
@@ -213,7 +213,7 @@ def track(tracker: TcpTracker, direction: int, packet: Packet) -> str:
         case _Step.RESET:
             result = _reset(tracker, direction, packet)
         case _Step.SYN_ORIGINAL | _Step.SYN_REPLY:
-            tracker.halves[direction] = _half_begin(packet)
+            _begin(tracker, direction, packet)
             if step is _Step.SYN_REPLY:
                 tracker.state = TcpState.SYN_SENT2
                 tracker.simultaneous = True
@@ -247,6 +247,14 @@ def _state_by_fins(tracker: TcpTracker) -> TcpState:
     if first.fin and second.fin:
         return TcpState.TIME_WAIT if first.fin_acked and second.fin_acked else TcpState.CLOSING
     return TcpState.FIN_WAIT if first.fin or second.fin else TcpState.ESTABLISHED
+
+
+def _begin(tracker: TcpTracker, direction: int, packet: Packet) -> None:
+    """A SYN begins its sender's half, and tells the least that the other end can acknowledge."""
+    known, other = tracker.halves[direction], tracker.halves[1 - direction]
+    fresh = tracker.halves[direction] = _half_begin(packet)
+    fresh.ack, fresh.ack_known = known.ack, known.ack_known
+    other.ack, other.ack_known = fresh.isn1, True
 
 
 def _half_begin(packet: Packet) -> Half:
@@ -327,7 +335,7 @@ def window_test(tracker: TcpTracker, direction: int, packet: Packet) -> str:
     ack = packet.acknowledgement
     # Many stacks send RST+ACK with an empty acknowledgement.
     has_ack = bool(flags & ACK) and not (flags & RST and ack == 0)
-    if tracker.state not in _OPENING:
+    if receiver.seen and tracker.state not in _OPENING:
         right = receiver.right()
         if after(packet.sequence, right) or after(end, (right + _SLACK) & _CIRCLE):
             return "tcp-window"

@@ -40,7 +40,7 @@ static inline uint8_t sctp_track(ct_hot *h, uint32_t dir, const pal_packet *p)
         return PAL_REASON_SCTP_VTAG;
     switch (sctp_event_of(p)) {
     case SCTP_INIT:
-        if (dir == 0 && state == CT_SCTP_CLOSED)
+        if (state == CT_SCTP_CLOSED)
             return TRACK_REOPEN;
         if (dir == 0 && state == CT_COOKIE_WAIT) {
             sctp_begin(h, p);

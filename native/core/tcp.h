@@ -153,7 +153,7 @@ PAL_INLINE void tcp_update(ct_hot *h, uint32_t S, const pal_packet *p, uint32_t 
         s->end = end;
     if (PAL_LIKELY(p->tcp_flags & TCP_ACK)) {
         uint32_t ahead = p->ack - s->ack;
-        if (PAL_UNLIKELY((h->marks & CT_LIBERAL) && !end_has(h, S, END_ACKED))) {
+        if (PAL_UNLIKELY(!end_has(h, S, END_ACKED)) && ((h->marks & CT_LIBERAL) || !end_has(h, R, END_SEEN))) {
             s->ack = p->ack;
             s->edge = window;
         } else if ((int32_t)ahead >= 0) {
