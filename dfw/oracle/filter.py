@@ -307,6 +307,8 @@ class Filter:
             else:
                 worker.table.end(connection, "policy")
             return None
+        if packet is not None:
+            connection.dropped += packet.packet_count
         worker.table.end(connection, "policy")
         ct = "established" if connection.replied else "new"
         decision = Decision("DROP", "policy-change", rule, ct, direction == 1)

@@ -90,7 +90,7 @@ class Connection:
         self.accepted += 1
         self.packets[direction] += packet.packet_count
         self.bytes[direction] += packet.byte_count
-        self.end_ns = timestamp_ns
+        self.end_ns = max(self.end_ns, timestamp_ns)
         for letter in history_letters(packet, direction):
             if letter not in self.history:
                 self.history += letter

@@ -124,11 +124,12 @@ class FragmentStore(Generic[Ticket]):
             return "frag-length"
         if datagram is not None and datagram.refused:
             return "frag-overlap"
-        if self._exceeds_limits(key, datagram, piece):
-            return "frag-limit"
-        if datagram is not None and any(_same(held, piece) for held in datagram.pieces):
-            return "frag-duplicate"
-        return None
+        if datagram is not None:
+            if any(_same(held, piece) for held in datagram.pieces):
+                return "frag-duplicate"
+            if _contradicts(datagram, piece):
+                return None  # refused with the whole datagram; nothing is held
+        return "frag-limit" if self._exceeds_limits(key, datagram, piece) else None
 
     def _exceeds_limits(self, key: FragmentKey, datagram: Datagram[Ticket] | None, piece: Piece[Ticket]) -> bool:
         blocks = sum(_blocks(held) for other in self._datagrams.values() for held in other.pieces)

@@ -79,7 +79,8 @@ PAL_INLINE void key_order(ct_key *k, const uint8_t *src, const uint8_t *dst, uin
 PAL_INLINE void key_icmp(ct_key *k, const uint8_t *src, const uint8_t *dst, uint16_t id, uint32_t type, bool answer)
 {
     key_order(k, src, dst, 0, 0);
-    uint32_t asker_is_high = answer ? !k->high : k->high;
+    /* Both ends may have one address: then the lower one asks, whichever way the packet runs. */
+    uint32_t asker_is_high = answer ? !k->high && memcmp(k->addr[0], k->addr[1], sizeof k->addr[0]) : k->high;
     k->port[0] = id;
     k->port[1] = (uint16_t)(icmp_query_type(k->family, type) << 1 | asker_is_high);
     k->answer = answer;

@@ -181,18 +181,31 @@ int pal_replay_capture(pal_replay *r, pal_capture *capture, uint64_t max, uint32
     return 0;
 }
 
+/* All connections end: those past their time, then children that have outlived their parents, then the rest. */
+static void replay_flush(ct_table *t)
+{
+    for (enum ct_end why = CT_END_TIMEOUT;; why = why == CT_END_TIMEOUT ? CT_END_PARENT : CT_END_OPEN) {
+        for (uint32_t ref = 0; ref < t->cap4 + t->cap6; ref++) {
+            const ct_hot *h = &t->hot[ref];
+            if (h->state == CT_FREE || (why == CT_END_TIMEOUT && !wheel_is_past(t, h->deadline)) ||
+                (why == CT_END_PARENT && !((h->marks & CT_CHILD) && child_parent(t, ref) == PAL_NONE)))
+                continue;
+            ct_end(t, ref, why);
+        }
+        if (why == CT_END_OPEN)
+            return;
+    }
+}
+
 int pal_replay_finish(pal_replay *r, int flush, char *err, size_t errlen)
 {
     r->frames = 0;
     for (uint32_t i = 0; i < r->lanes; i++)
         lane_finish(&r->lane[i]);
     int result = output_chunk(r, true, err, errlen);
-    for (uint32_t i = 0; flush && i < r->lanes; i++) {
-        ct_table *t = &r->lane[i].ew->w.table;
-        for (uint32_t ref = 0; t->flow && ref < t->cap4 + t->cap6; ref++)
-            if (t->hot[ref].state != CT_FREE)
-                ct_end(t, ref, wheel_is_past(t, t->hot[ref].deadline) ? CT_END_TIMEOUT : CT_END_OPEN);
-    }
+    for (uint32_t i = 0; flush && i < r->lanes; i++)
+        if (r->lane[i].ew->w.table.flow)
+            replay_flush(&r->lane[i].ew->w.table);
     return result;
 }
 
