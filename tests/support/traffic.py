@@ -63,6 +63,7 @@ class Scenario:
     epoch: int = 1
     width: int = 96
     commits: int = 4000
+    stopped: bool = False
 
     @property
     def timers(self) -> Timers:

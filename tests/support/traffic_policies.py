@@ -140,11 +140,10 @@ rules:
   - {id: esp, source_groups: [ANY], destination_groups: [ANY], services: [esp], action: REJECT}
 ---
 resource_type: SecurityPolicy
-id: jump
+id: environment
 category: Environment
 sequence_number: 1
 rules:
-  - {id: clients, source_groups: [clients], destination_groups: [inside], services: [ANY], action: JUMP_TO_APPLICATION}
   - {id: smb, source_groups: [ANY], destination_groups: [inside], services: [smb], action: DROP}
 ---
 resource_type: SecurityPolicy
