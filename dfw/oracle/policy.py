@@ -3,16 +3,17 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass
 from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from dfw.model import (
     ANY_ENTRY,
     PROTO_ICMP,
     PROTO_ICMPV6,
     Action,
-    Address,
     AddressRange,
     Alg,
     EffectiveRule,
@@ -26,6 +27,7 @@ from dfw.model import (
 )
 
 _MEMO_ADDRESSES = 1_000_000
+_LOW_HALF = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,36 +57,55 @@ class RuleKey(NamedTuple):
 
 
 class Membership:
-    """Which of the peer sets contain an address: one bit a set, remembered for each address seen."""
+    """Which of the peer sets contain an address: a scan over all their ranges, remembered for each address seen."""
 
     def __init__(self, world: PolicySet) -> None:
         self._world = world
         self._numbers: dict[Peers, int] = {}
-        self._sets: list[tuple[list[AddressRange], list[tuple[Family, int]]]] = []
-        self._memo: dict[tuple[Family, int], int] = {}
+        self._ranges: dict[Family, list[tuple[AddressRange, int]]] = {family: [] for family in Family}
+        self._columns: dict[Family, _Columns] = {}
+        self._memo: dict[tuple[Family, int], frozenset[int]] = {}
 
     def number(self, peers: Peers) -> int:
         """The number of a peer set that is not ANY."""
         if peers not in self._numbers:
-            self._numbers[peers] = len(self._sets)
-            ranges = list(ranges_merge(self._world.address_ranges(peers)))
-            self._sets.append((ranges, [(item.family, item.first) for item in ranges]))
+            number = self._numbers[peers] = len(self._numbers)
+            for item in ranges_merge(self._world.address_ranges(peers)):
+                self._ranges[item.family].append((item, number))
+            self._columns.clear()
             self._memo.clear()
         return self._numbers[peers]
 
-    def bits(self, address: tuple[Family, int]) -> int:
-        """Bit i is set where set i contains the address."""
-        found = self._memo.get(address)
+    def sets_with(self, family: Family, address: int) -> frozenset[int]:
+        """The numbers of the sets that contain an address."""
+        found = self._memo.get((family, address))
         if found is None:
-            found = 0
-            for index, (ranges, firsts) in enumerate(self._sets):
-                at = bisect_right(firsts, address) - 1
-                if at >= 0 and ranges[at].contains(Address(*address)):
-                    found |= 1 << index
+            if family not in self._columns:
+                self._columns[family] = _Columns(self._ranges[family])
             if len(self._memo) >= _MEMO_ADDRESSES:
                 self._memo.clear()
-            self._memo[address] = found
+            found = self._memo[family, address] = self._columns[family].sets_with(address)
         return found
+
+
+class _Columns:
+    """Ranges as columns of 64-bit halves, so that numpy compares an address with all of them at once."""
+
+    def __init__(self, ranges: list[tuple[AddressRange, int]]) -> None:
+        self._first = _halves([item.first for item, _ in ranges])
+        self._last = _halves([item.last for item, _ in ranges])
+        self._numbers = np.array([number for _, number in ranges], dtype=np.int64)
+
+    def sets_with(self, address: int) -> frozenset[int]:
+        high, low = np.uint64(address >> 64), np.uint64(address & _LOW_HALF)
+        not_before = (self._first[0] < high) | ((self._first[0] == high) & (self._first[1] <= low))
+        not_after = (self._last[0] > high) | ((self._last[0] == high) & (self._last[1] >= low))
+        return frozenset(self._numbers[not_before & not_after].tolist())
+
+
+def _halves(values: list[int]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+    high = np.array([value >> 64 for value in values], dtype=np.uint64)
+    return high, np.array([value & _LOW_HALF for value in values], dtype=np.uint64)
 
 
 class RuleList:
@@ -106,16 +127,14 @@ class RuleList:
 
     def first_match(self, key: RuleKey) -> MatchedRule | None:
         """The first rule that matches, or None."""
-        source_bits = self._membership.bits((key.family, key.source))
-        destination_bits = self._membership.bits((key.family, key.destination))
+        source_sets = self._membership.sets_with(key.family, key.source)
+        destination_sets = self._membership.sets_with(key.family, key.destination)
         resume = 0
         for index, (item, source_set, destination_set) in enumerate(self._rows):
             rule = item.rule
-            if source_set is not None and bool(source_bits >> source_set & 1) is rule.sources_excluded:
+            if source_set is not None and (source_set in source_sets) is rule.sources_excluded:
                 continue
-            if destination_set is not None and (
-                bool(destination_bits >> destination_set & 1) is rule.destinations_excluded
-            ):
+            if destination_set is not None and (destination_set in destination_sets) is rule.destinations_excluded:
                 continue
             if item.tier < resume or not item.direction & key.direction or key.family not in rule.families:
                 continue

@@ -180,7 +180,8 @@ def test_limit_of_a_datagram() -> None:
     for index in range(64):
         assert send(tap, piece(8 * index, 8 * index + 8, payload=long)) == []
     assert send(tap, piece(8 * 64, 8 * 64 + 8, payload=long)) == ["65 frag-limit"]
-    assert send(tap, piece(0, 8, payload=long)) == ["66 frag-limit"]
+    assert send(tap, piece(0, 8, payload=long)) == ["66 frag-duplicate"]
+    assert len(send(tap, piece(0, 16, payload=long))) == 65
 
 
 def test_limit_of_payload() -> None:
