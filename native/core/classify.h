@@ -100,7 +100,6 @@ typedef struct pal_ruleset {
     uint32_t supers;
     const uint64_t *any_src, *any_dst; /* by superblock: words whose entries don't look at that address */
     const uint32_t *entry_at;          /* position -> entry, PAL_NONE where free */
-    const uint32_t *word_first;        /* word -> its least entry */
     cls_tab *const *tab;               /* class >> 8 -> rows [grows in place, see classifier.c] */
     uint32_t joined;                   /* 1: service_of gives the service class; 0: three rows, of meta, dport and sport */
     uint32_t n_dport, n_sport;
@@ -272,22 +271,20 @@ PAL_INLINE bool cls_verify(const pal_rule *e, const pal_key *k)
 }
 
 /* The least entry below `best` among the words of one superblock that all of s, d and v have. any_s and any_d: words
- * whose entries don't look at that address (their bits stand in no row). v2, v3: further service rows, or NULL. */
-PAL_INLINE uint32_t cls_match(const pal_ruleset *r, uint32_t super, cls_part s, cls_part d, cls_part v, const cls_part *v2,
-                              const cls_part *v3, const pal_key *k, uint32_t best)
+ * whose entries don't look at that address (their bits stand in no row). v, v2, v3: service rows of a rule set
+ * whose services are not joined. k: the key where the entry must be asked, or NULL. */
+PAL_INLINE uint32_t cls_match(const pal_ruleset *r, uint32_t super, cls_part s, cls_part d, cls_part v, cls_part v2, cls_part v3,
+                              const pal_key *k, uint32_t best)
 {
     uint64_t any_s = r->any_src[super], any_d = r->any_dst[super];
-    uint64_t left = (s.mask | any_s) & (d.mask | any_d) & v.mask;
-    if (v2)
-        left &= v2->mask & v3->mask;
+    uint64_t left = (s.mask | any_s) & (d.mask | any_d) & v.mask & v2.mask & v3.mask;
     while (left) {
         uint32_t w = (uint32_t)__builtin_ctzll(left);
         left &= left - 1;
         uint64_t m = v.word[cls_below(v.mask, w)];
         m &= s.word[cls_below(s.mask, w)] | (0 - (any_s >> w & 1));
         m &= d.word[cls_below(d.mask, w)] | (0 - (any_d >> w & 1));
-        if (v2)
-            m &= v2->word[cls_below(v2->mask, w)] & v3->word[cls_below(v3->mask, w)];
+        m &= v2.word[cls_below(v2.mask, w)] & v3.word[cls_below(v3.mask, w)];
         while (m) {
             uint32_t e = r->entry_at[(super * 64 + w) * 64 + (uint32_t)__builtin_ctzll(m)];
             if (k && !cls_verify(&r->rules[e], k)) {
@@ -315,6 +312,26 @@ PAL_INLINE cls_part cls_part_one(const uint64_t *row) { return (cls_part){row[0]
 PAL_INLINE cls_part cls_row_part(const pal_ruleset *r, const uint64_t *row, uint32_t super)
 {
     return r->supers == 1 ? cls_part_one(row) : cls_part_of(row, super);
+}
+
+/* Words still to be looked at, of all keys of a sub-burst: found first and fetched, then ANDed without a branch. */
+#define CLS_LEFT_MAX 256
+typedef struct cls_left {
+    const uint64_t *s, *d, *v;
+    const uint32_t *entry; /* of the word's first bit */
+    uint32_t key;
+    uint32_t pad;
+} cls_left;
+
+PAL_INLINE void cls_resolve(const cls_left *left, uint32_t n, uint32_t *entry)
+{
+    for (uint32_t j = 0; j < n; j++) {
+        const cls_left *l = &left[j];
+        uint64_t m = *l->s & *l->d & *l->v;
+        uint32_t e = l->entry[__builtin_ctzll(m | 1ull << 63)];
+        e |= 0u - (m == 0); /* PAL_NONE */
+        entry[l->key] = min_u32(entry[l->key], e);
+    }
 }
 
 PAL_INLINE void cls_sub_burst(const pal_snap *snap, const pal_ruleset *r, const pal_key *keys, uint32_t n, uint32_t *entry)
@@ -376,10 +393,37 @@ PAL_INLINE void cls_sub_burst(const pal_snap *snap, const pal_ruleset *r, const 
         prefetch_read(dst[i]);
         prefetch_read(service[i]->row);
     }
-    if (PAL_LIKELY(r->supers == 1 && r->joined)) {
+    if (PAL_LIKELY(r->joined)) {
+        static const uint64_t ones = ~0ull;
+        cls_left left[CLS_LEFT_MAX];
+        uint32_t k = 0;
         for (uint32_t i = 0; i < n; i++)
-            entry[i] = cls_match(r, 0, cls_part_one(src[i]), cls_part_one(dst[i]), cls_part_one(service[i]->row), NULL, NULL,
-                                 NULL, service[i]->first);
+            entry[i] = service[i]->first;
+        for (uint32_t b = 0; b < r->supers; b++) {
+            uint64_t any_s = r->any_src[b], any_d = r->any_dst[b];
+            for (uint32_t i = 0; i < n; i++) {
+                cls_part ps = cls_row_part(r, src[i], b), pd = cls_row_part(r, dst[i], b);
+                cls_part pv = cls_row_part(r, service[i]->row, b);
+                uint64_t m = (ps.mask | any_s) & (pd.mask | any_d) & pv.mask;
+                if (PAL_UNLIKELY(k > CLS_LEFT_MAX - 64)) {
+                    cls_resolve(left, k, entry);
+                    k = 0;
+                }
+                for (; m; m &= m - 1) {
+                    uint32_t w = (uint32_t)__builtin_ctzll(m);
+                    cls_left *l = &left[k++];
+                    l->s = any_s >> w & 1 ? &ones : ps.word + cls_below(ps.mask, w);
+                    l->d = any_d >> w & 1 ? &ones : pd.word + cls_below(pd.mask, w);
+                    l->v = pv.word + cls_below(pv.mask, w);
+                    l->entry = r->entry_at + (b * 64 + w) * 64;
+                    l->key = i;
+                    prefetch_read(l->s);
+                    prefetch_read(l->d);
+                    prefetch_read(l->v);
+                }
+            }
+        }
+        cls_resolve(left, k, entry);
         return;
     }
     for (uint32_t i = 0; i < n; i++) {
@@ -388,12 +432,8 @@ PAL_INLINE void cls_sub_burst(const pal_snap *snap, const pal_ruleset *r, const 
         const pal_key *k = r->verify ? &keys[i] : NULL;
         for (uint32_t b = 0; b < r->supers; b++) {
             cls_part ps = cls_row_part(r, s, b), pd = cls_row_part(r, d, b), pv = cls_row_part(r, v, b);
-            if (r->joined) {
-                best = cls_match(r, b, ps, pd, pv, NULL, NULL, NULL, best);
-            } else {
-                cls_part v2 = cls_row_part(r, r->dport_row[dport[i]], b), v3 = cls_row_part(r, r->sport_row[sport[i]], b);
-                best = cls_match(r, b, ps, pd, pv, &v2, &v3, k, best);
-            }
+            cls_part v2 = cls_row_part(r, r->dport_row[dport[i]], b), v3 = cls_row_part(r, r->sport_row[sport[i]], b);
+            best = cls_match(r, b, ps, pd, pv, v2, v3, k, best);
         }
         entry[i] = best;
     }

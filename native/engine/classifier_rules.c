@@ -62,47 +62,6 @@ enum kind { KIND_BOTH, KIND_SRC, KIND_DST, KIND_NEITHER, KINDS }; /* which addre
 
 static enum kind kind_of(const pal_rule *e) { return e->src_n ? (e->dst_n ? KIND_BOTH : KIND_SRC) : e->dst_n ? KIND_DST : KIND_NEITHER; }
 
-/* Gives each entry a bit. A word holds entries of one kind only, ascending. */
-static int positions_assign(pal_cls *c, cls_rules *r, bool joined, uint32_t *position)
-{
-    pal_ruleset *pub = &r->pub;
-    uint32_t next = 0, from[KINDS + 1];
-    for (uint32_t k = 0; k < KINDS; k++) {
-        next = (next + 63) & ~63u;
-        from[k] = next;
-        for (uint32_t i = 0; i < pub->n; i++)
-            if (kind_of(&pub->rules[i]) == (enum kind)k)
-                position[i] = k == KIND_NEITHER && joined ? PAL_NONE : next++;
-    }
-    next = (next + 63) & ~63u;
-    from[KINDS] = next;
-    r->words = next ? next / 64 : 1;
-    pub->supers = (r->words + 63) / 64;
-    if (pub->supers > CLS_SUPERS_MAX)
-        return PAL_CLS_TOO_LARGE;
-    uint32_t *entry_at = cls_get(c, r->words * 64 * sizeof *entry_at), *first = cls_get(c, r->words * sizeof *first);
-    uint64_t *any_src = cls_get(c, pub->supers * 8), *any_dst = cls_get(c, pub->supers * 8);
-    memset(entry_at, 0xff, r->words * 64 * sizeof *entry_at);
-    memset(first, 0xff, r->words * sizeof *first);
-    for (uint32_t i = 0; i < pub->n; i++)
-        if (position[i] != PAL_NONE) {
-            entry_at[position[i]] = i;
-            first[position[i] / 64] = min_u32(first[position[i] / 64], i);
-        }
-    for (uint32_t k = 0; k < KINDS; k++)
-        for (uint32_t w = from[k] / 64; w < from[k + 1] / 64; w++) {
-            if (k == KIND_DST || k == KIND_NEITHER)
-                cls_bit_set(any_src, w);
-            if (k == KIND_SRC || k == KIND_NEITHER)
-                cls_bit_set(any_dst, w);
-        }
-    pub->entry_at = entry_at;
-    pub->word_first = first;
-    pub->any_src = any_src;
-    pub->any_dst = any_dst;
-    return PAL_CLS_OK;
-}
-
 /* ---- which entries name a set ---- */
 
 static uint32_t use_slot(const pal_cls *c, const cls_rules *r, uint32_t set)
@@ -130,10 +89,9 @@ static uint32_t use_make(pal_cls *c, cls_rules *r, uint32_t set)
     return r->n_use - 1;
 }
 
-/* Calls for each (entry with a bit, set it names): list 0 source, 1 source negated, 2 destination, 3 that negated. */
-static void uses_build(pal_cls *c, cls_rules *r, const uint32_t *position)
+/* The sets that the entries name; of[i]: index in `use` of set_ref[i]. */
+static uint32_t *uses_name(pal_cls *c, cls_rules *r)
 {
-    const pal_ruleset *pub = &r->pub;
     r->use_mask = 15;
     while (r->use_mask < 2 * r->n_refs)
         r->use_mask = 2 * r->use_mask + 1;
@@ -142,6 +100,13 @@ static void uses_build(pal_cls *c, cls_rules *r, const uint32_t *position)
     uint32_t *of = cls_get(c, r->n_refs * sizeof *of);
     for (uint32_t i = 0; i < r->n_refs; i++)
         of[i] = use_make(c, r, cls_set_find(c, r->set_ref[i], true));
+    return of;
+}
+
+/* Lists of positions by set: 0 source, 1 source negated, 2 destination, 3 that negated. */
+static void uses_list(pal_cls *c, cls_rules *r, const uint32_t *of, const uint32_t *position)
+{
+    const pal_ruleset *pub = &r->pub;
     r->pos = cls_get(c, r->n_refs * sizeof *r->pos);
     r->n_pos = r->n_refs;
     for (int fill = 0; fill < 2; fill++) {
@@ -175,7 +140,130 @@ static void uses_build(pal_cls *c, cls_rules *r, const uint32_t *position)
             }
         }
     }
-    cls_put(c, of, r->n_refs * sizeof *of);
+}
+
+/* ---- positions, continued: where the bits stand ---- */
+
+/* Where an entry's bit should stand: entries that one address is likely to satisfy together stand together, so that a row
+ * has few words. The narrower of an entry's two lists counts, coarsely by how narrow it is, then by where it lies. */
+typedef struct place {
+    uint64_t order;
+    uint32_t entry;
+} place;
+
+static int place_order(const void *a, const void *b)
+{
+    const place *x = a, *y = b;
+    return x->order != y->order ? (x->order < y->order ? -1 : 1) : x->entry < y->entry ? -1 : x->entry > y->entry;
+}
+
+/* Bits of prefix that a set of this size would have as one IPv4 prefix (an IPv6 one: a quarter of its bits), and its
+ * first address (IPv6: the upper half, folded). */
+static void set_place(const cls_set *s, uint32_t *narrow, uint32_t *first)
+{
+    *narrow = 32;
+    *first = 0;
+    for (uint32_t f = 0; f < 2; f++) {
+        const cls_spans *t = &s->span[f];
+        uint64_t sum = 0; /* in units of 2^-32 of the family's space */
+        for (uint32_t k = 0; k < t->n; k++)
+            for (uint32_t i = 0; i < t->run[k].n; i++)
+                sum += (uint64_t)((t->run[k].span[i].hi - t->run[k].span[i].lo) >> (f ? 96 : 0)) + 1;
+        if (t->n && !*first)
+            *first = f ? (uint32_t)(t->run[0].span[0].lo >> 72) : (uint32_t)t->run[0].span[0].lo;
+        if (t->n)
+            *narrow = min_u32(*narrow, sum >> 32 ? 0 : (uint32_t)__builtin_clzll(sum | 1) - 31);
+    }
+}
+
+static uint64_t place_of(const pal_rule *e, const uint32_t *ref, const uint32_t *narrow, const uint32_t *first)
+{
+    uint32_t best = 0, at = 0, side = 0;
+    for (uint32_t role = 0; role < 2; role++) {
+        uint32_t off = role ? e->dst_off : e->src_off, n = role ? e->dst_n : e->src_n, least = n ? 32 : 0;
+        for (uint32_t j = off; j < off + n; j++)
+            least = min_u32(least, narrow[ref[j]]);
+        if (e->flags & (role ? PAL_RULE_DST_NEGATED : PAL_RULE_SRC_NEGATED))
+            least = 0;
+        if (n && least > best) {
+            best = least;
+            at = first[ref[off]];
+            side = role;
+        }
+    }
+    uint32_t coarse = best >= 24 ? 0 : best >= 16 ? 1 : best >= 8 ? 2 : 3;
+    if (coarse == 3)
+        side = at = 0;
+    return (uint64_t)(coarse * 2 + side) << 32 | at;
+}
+
+/* Gives each entry a bit. A word holds entries of one kind only, ascending. ref[i]: index in `use` of set_ref[i]. */
+static int positions_assign(pal_cls *c, cls_rules *r, bool joined, const uint32_t *ref, uint32_t *position)
+{
+    pal_ruleset *pub = &r->pub;
+    uint32_t next = 0, from[KINDS + 1], total = 0;
+    uint32_t *narrow = cls_get(c, r->n_use * sizeof *narrow), *first = cls_get(c, r->n_use * sizeof *first);
+    for (uint32_t u = 0; u < r->n_use; u++)
+        set_place(&c->set[r->use[u].set], &narrow[u], &first[u]);
+    place *p = cls_get(c, pub->n * sizeof *p);
+    for (uint32_t i = 0; i < pub->n; i++) {
+        enum kind k = kind_of(&pub->rules[i]);
+        position[i] = PAL_NONE;
+        if (k != KIND_NEITHER || !joined)
+            p[total++] = (place){(uint64_t)k << 60 | place_of(&pub->rules[i], ref, narrow, first), i};
+    }
+    qsort(p, total, sizeof *p, place_order);
+    for (uint32_t k = 0, i = 0; k < KINDS; k++) {
+        next = (next + 63) & ~63u;
+        from[k] = next;
+        while (i < total && p[i].order >> 60 == k) {
+            uint32_t m = 0;
+            while (m < 64 && i + m < total && p[i + m].order >> 60 == k) {
+                p[i + m].order = 0; /* within a word by entry */
+                m++;
+            }
+            qsort(p + i, m, sizeof *p, place_order);
+            for (uint32_t j = 0; j < m; j++)
+                position[p[i + j].entry] = next + j;
+            next += m;
+            i += m;
+        }
+    }
+    cls_put(c, p, pub->n * sizeof *p);
+    cls_put(c, narrow, r->n_use * sizeof *narrow);
+    cls_put(c, first, r->n_use * sizeof *first);
+    next = (next + 63) & ~63u;
+    from[KINDS] = next;
+    r->words = next ? next / 64 : 1;
+    pub->supers = (r->words + 63) / 64;
+    if (pub->supers > CLS_SUPERS_MAX)
+        return PAL_CLS_TOO_LARGE;
+    uint32_t *entry_at = cls_get(c, r->words * 64 * sizeof *entry_at);
+    uint64_t *any_src = cls_get(c, pub->supers * 8), *any_dst = cls_get(c, pub->supers * 8);
+    memset(entry_at, 0xff, r->words * 64 * sizeof *entry_at);
+    for (uint32_t i = 0; i < pub->n; i++)
+        if (position[i] != PAL_NONE)
+            entry_at[position[i]] = i;
+    for (uint32_t k = 0; k < KINDS; k++)
+        for (uint32_t w = from[k] / 64; w < from[k + 1] / 64; w++) {
+            if (k == KIND_DST || k == KIND_NEITHER)
+                cls_bit_set(any_src, w);
+            if (k == KIND_SRC || k == KIND_NEITHER)
+                cls_bit_set(any_dst, w);
+        }
+    pub->entry_at = entry_at;
+    pub->any_src = any_src;
+    pub->any_dst = any_dst;
+    return PAL_CLS_OK;
+}
+
+static void uses_free(pal_cls *c, cls_rules *r)
+{
+    for (uint32_t i = 0; i < r->n_use; i++)
+        cls_set_unuse(c, r->use[i].set);
+    cls_put(c, r->use_hash, (r->use_mask + 1ull) * sizeof(uint32_t));
+    cls_put(c, r->use, r->n_refs * sizeof *r->use);
+    cls_put(c, r->pos, r->n_pos * sizeof *r->pos);
 }
 
 /* ---- rows of a class ---- */
@@ -382,10 +470,11 @@ int pal_cls_ruleset_build(pal_cls *c, const pal_rule *rules, uint32_t n, const u
     }
     uint32_t *position = cls_get(c, n * sizeof *position);
     cls_plan *plan = cls_plan_new(c, r->pub.rules, n);
-    int rc = positions_assign(c, r, cls_plan_joined(plan), position);
+    uint32_t *of = uses_name(c, r);
+    int rc = positions_assign(c, r, cls_plan_joined(plan), of, position);
     if (rc == PAL_CLS_OK) {
         cls_plan_rows(plan, r, position);
-        uses_build(c, r, position);
+        uses_list(c, r, of, position);
         base_build(c, r, position);
         tabs_reserve(c, r, c->n_cls / CLS_TAB + 1);
         for (uint32_t k = 0; k < c->n_cls; k++)
@@ -395,10 +484,13 @@ int pal_cls_ruleset_build(pal_cls *c, const pal_rule *rules, uint32_t n, const u
         ruleset_list(c, r);
         *out = &r->pub;
     } else {
+        uses_free(c, r);
         content_free(c, r);
-        cls_put(c, r, sizeof *r);
     }
     cls_plan_free(plan);
+    cls_put(c, of, r->n_refs * sizeof *of);
+    if (rc != PAL_CLS_OK)
+        cls_put(c, r, sizeof *r);
     cls_put(c, position, n * sizeof *position);
     return rc;
 }
@@ -419,13 +511,8 @@ void cls_rules_free(pal_cls *c, cls_rules *r)
         cls_put(c, r->neg[role], r->words * 8);
     }
     cls_put(c, r->base_tab, sizeof *r->base_tab);
-    for (uint32_t i = 0; i < r->n_use; i++)
-        cls_set_unuse(c, r->use[i].set);
-    cls_put(c, r->use_hash, (r->use_mask + 1ull) * sizeof(uint32_t));
-    cls_put(c, r->use, r->n_refs * sizeof *r->use);
-    cls_put(c, r->pos, r->n_pos * sizeof *r->pos);
+    uses_free(c, r);
     cls_put(c, (void *)(uintptr_t)r->pub.entry_at, r->words * 64 * sizeof(uint32_t));
-    cls_put(c, (void *)(uintptr_t)r->pub.word_first, r->words * sizeof(uint32_t));
     cls_put(c, (void *)(uintptr_t)r->pub.any_src, r->pub.supers * 8);
     cls_put(c, (void *)(uintptr_t)r->pub.any_dst, r->pub.supers * 8);
     content_free(c, r);
@@ -495,7 +582,7 @@ size_t pal_cls_ruleset_bytes(const pal_ruleset *pub)
 {
     const cls_rules *r = (const cls_rules *)(const void *)pub;
     size_t n = sizeof *r + pub->n * sizeof(pal_rule) + r->n_refs * (4 + sizeof(cls_use) + 4) + (r->use_mask + 1ull) * 4 +
-               r->words * 65 * 4ull + pub->supers * 16 + r->cap_tab * 8ull + sizeof(cls_tab) + r->n_meta_index * 4ull +
+               r->words * 64 * 4ull + pub->supers * 16 + r->cap_tab * 8ull + sizeof(cls_tab) + r->n_meta_index * 4ull +
                r->n_cells * 4ull + (r->n_dport_pages + r->n_sport_pages) * 512ull + r->n_service * sizeof(cls_service);
     for (uint32_t i = 0; i < r->n_service; i++)
         n += cls_row_share(pub->service[i].row, pub->supers);
