@@ -68,6 +68,11 @@ class Expectations:
         self._remove(found)
         return found.parent if found.deadline >= now and is_alive(found.parent) else None
 
+    def forget(self, parent: Connection) -> None:
+        """All of a parent's, whose rule no longer has the ALG."""
+        for expectation in list(parent.expectations):
+            self._remove(expectation)
+
     def _remove(self, expectation: Expectation) -> None:
         del self._by_key[expectation.key]
         expectation.parent.expectations.remove(expectation)

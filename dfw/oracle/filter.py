@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dfw.model import Action, Timers
+from dfw.model import Action, Alg, Timers
 from dfw.oracle import alg, icmp, sctp, tcp
 from dfw.oracle.conntrack import ConnectionTable, key_of, timeout_ticks
 from dfw.oracle.flow import Connection
@@ -304,6 +304,8 @@ class Filter:
             if rule.stateful:
                 connection.rule = rule
                 connection.epoch = self.epoch
+                if rule.alg is Alg.NONE:
+                    worker.expectations.forget(connection)
             else:
                 worker.table.end(connection, "policy")
             return None
