@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -24,8 +24,16 @@ from tests.support.pcap import pcap_read
 
 ENGINES = ("oracle", "native")
 
+
+class Rules(NamedTuple):
+    """A policy as the oracle takes it, and the same as users write it."""
+
+    model: PolicySet
+    text: str
+
+
 # One ANY-ANY rule before every other, not strict, so that the default section's stateless rules are never reached.
-ALLOW_ANY = PolicySet(
+_ALLOW_ANY_MODEL = PolicySet(
     policies=(
         Policy(
             path="/infra/domains/default/security-policies/any",
@@ -45,6 +53,7 @@ tcp_strict: false
 rules:
   - {id: any, source_groups: [ANY], destination_groups: [ANY], services: [ANY], action: ALLOW}
 """
+ALLOW_ANY = Rules(_ALLOW_ANY_MODEL, _ALLOW_ANY_YAML)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +94,23 @@ class Result:
 
 
 def replay(
-    engine: str, captures: Iterable[Path], *, clock_stopped: bool = False, verify: bool = False
+    engine: str,
+    captures: Iterable[Path],
+    rules: Rules = ALLOW_ANY,
+    *,
+    clock_stopped: bool = False,
+    verify: bool = False,
 ) -> dict[Path, Result]:
-    """Replay captures through ALLOW_ANY at a tap, each from an empty table. Skips where the engine is not there."""
+    """Replay captures through a policy at a tap, each from an empty table. Skips where the engine is not there."""
     if engine == "oracle":
-        return {path: _replay_oracle(path, clock_stopped, verify) for path in captures}
+        return {path: _replay_oracle(path, rules, clock_stopped, verify) for path in captures}
     if importlib.util.find_spec("dfw.replay") is None:
         pytest.skip("needs core: dfw.replay is not there")
-    return _replay_native(list(captures), clock_stopped, verify)
+    return _replay_native(list(captures), rules, clock_stopped, verify)
 
 
-def _replay_oracle(path: Path, clock_stopped: bool, verify: bool) -> Result:
-    run = Replay(ALLOW_ANY, None, Options(clock_stopped=clock_stopped, verify_checksums=verify))
+def _replay_oracle(path: Path, rules: Rules, clock_stopped: bool, verify: bool) -> Result:
+    run = Replay(rules.model, None, Options(clock_stopped=clock_stopped, verify_checksums=verify))
     for n, captured in enumerate(pcap_read(path), 1):
         run.feed(n, captured.ts_ns, captured.data, captured.wire, captured.link)
     lines = [Line(item.n, item.verdict, item.reason, item.ct, item.reply) for item in run.finish()]
@@ -107,10 +121,10 @@ def _replay_oracle(path: Path, clock_stopped: bool, verify: bool) -> Result:
     return Result(lines, flows)
 
 
-def _replay_native(captures: list[Path], clock_stopped: bool, verify: bool) -> dict[Path, Result]:
+def _replay_native(captures: list[Path], rules: Rules, clock_stopped: bool, verify: bool) -> dict[Path, Result]:
     with tempfile.TemporaryDirectory() as folder:
         policy, verdicts, flows = (Path(folder) / name for name in ("any.yaml", "verdicts.jsonl", "flows.jsonl"))
-        policy.write_text(_ALLOW_ANY_YAML)
+        policy.write_text(rules.text)
         command = [sys.executable, "-m", "dfw", "replay", *map(str, captures), "--policy", str(policy), "--tap"]
         command += ["--each", "--clock", "stopped" if clock_stopped else "capture"]
         command += ["--checksums", "verify" if verify else "ignore"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +45,14 @@ def pcap_read(path: Path) -> Iterator[Captured]:
         yield from _read_pcapng(data)
     else:
         raise ValueError(f"{path}: neither pcap nor pcapng")
+
+
+def pcap_write(path: Path, packets: Iterable[bytes], link: int) -> None:
+    """A pcap file of whole packets, all at time 0."""
+    with path.open("wb") as file:
+        file.write(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 262_144, link))
+        for packet in packets:
+            file.write(struct.pack("<IIII", 0, 0, len(packet), len(packet)) + packet)
 
 
 def _read_pcap(data: bytes) -> Iterator[Captured]:
