@@ -52,6 +52,9 @@ find_python() {
     usable "$candidates" && { command -v "$candidates"; return 0; }
     return 1
   fi
+  # The interpreter that .venv was made with, so that PALISADE_PYTHON need be said only once.
+  made_with=$(.venv/bin/python -c 'import sys; print(sys._base_executable)' 2>/dev/null) || made_with=
+  [ -z "$made_with" ] || ! usable "$made_with" || { echo "$made_with"; return 0; }
   for candidate in python3 /usr/bin/python3 python3.13 python3.12 python3.11; do
     usable "$candidate" && { command -v "$candidate"; return 0; }
   done
