@@ -356,6 +356,8 @@ def _update(tracker: TcpTracker, direction: int, packet: Packet) -> None:
     if not sender.seen:
         sender.seen = True
         sender.end = end
+        if not tracker.liberal and not receiver.acked:  # as its SYN would have told
+            receiver.ack, receiver.ack_known = packet.sequence, True
     size = packet.window if packet.flags & SYN else packet.window << sender.scale
     sender.window = max(sender.window, _units(size, sender.scale))
     if after(end, sender.end):

@@ -48,6 +48,7 @@ PAL_INLINE uint8_t parse_ip4(pal_packet *p, const parse_options *o)
     const uint8_t *h = p->data + p->l3;
     if (PAL_UNLIKELY(h[0] >> 4 != 4))
         return PAL_REASON_IP_VERSION;
+    p->family = PAL_FAMILY_V4; /* from here on the addresses are known, whatever becomes of the packet */
     uint32_t ihl = (h[0] & 15u) * 4, total = load_be16(h + 2);
     if (PAL_UNLIKELY(ihl < 20))
         return PAL_REASON_IP_HEADER_LENGTH;
@@ -55,7 +56,6 @@ PAL_INLINE uint8_t parse_ip4(pal_packet *p, const parse_options *o)
         return PAL_REASON_IP_LENGTH;
     if (PAL_UNLIKELY(there < ihl))
         return PAL_REASON_SHORT;
-    p->family = PAL_FAMILY_V4;
     p->ip_len = p->wire_bytes = total;
     p->proto = h[9];
     if (PAL_LIKELY(ihl == 20)) {
@@ -136,10 +136,10 @@ PAL_INLINE uint8_t parse_ip6(pal_packet *p)
     const uint8_t *h = p->data + p->l3;
     if (PAL_UNLIKELY(h[0] >> 4 != 6))
         return PAL_REASON_IP_VERSION;
+    p->family = PAL_FAMILY_V6;
     uint32_t len = 40 + load_be16(h + 4);
     if (PAL_UNLIKELY(len > on_wire || (len == 40 && h[6] == PROTO_IP6_HOPOPTS)))
         return PAL_REASON_IP_LENGTH;
-    p->family = PAL_FAMILY_V6;
     p->ip_len = p->wire_bytes = len;
     ip6_walk_result w;
     uint8_t r = ip6_walk(h, there, len, false, &w);
