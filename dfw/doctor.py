@@ -113,6 +113,8 @@ def read_requirements(which: Callable[[str], str | None] = shutil.which) -> list
         Requirement("IPv6", read_ipv6(), "tests of real packets over IPv6", "sysctl net.ipv6.conf.all.disable_ipv6=0"),
         Requirement("ip (iproute2)", which("ip"), "make demo", f"{apt} iproute2"),
         Requirement("gcc", which("gcc"), "make build, make test", f"{apt} gcc libc6-dev"),
+        Requirement("nft", which("nft"), "tests against Linux", f"{apt} nftables"),
+        Requirement("tshark", which("tshark"), "tests of capture files", f"{apt} tshark"),
         Requirement("clang", which("clang"), "make fuzz, make test", f"{apt} clang libclang-rt-14-dev"),
     ]
     return rows

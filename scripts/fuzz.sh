@@ -28,4 +28,6 @@ for program; do
   fi
 done
 echo "fuzz: $passed passed, $failed failed"
+floor=$(sed -n 's/^fuzz *//p' tests/expected-counts.txt)
+[ $((passed + failed)) -ge "$floor" ] || { echo "fuzz: fewer than the $floor targets of tests/expected-counts.txt"; exit 1; }
 exit $((failed > 0))

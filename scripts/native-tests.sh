@@ -16,4 +16,6 @@ for program; do
   fi
 done
 echo "native: $passed passed, $failed failed"
+floor=$(sed -n 's/^native *//p' tests/expected-counts.txt)
+[ $((passed + failed)) -ge "$floor" ] || { echo "native: fewer than the $floor programs of tests/expected-counts.txt"; exit 1; }
 exit $((failed > 0))
