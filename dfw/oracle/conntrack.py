@@ -133,7 +133,7 @@ class ConnectionTable:
         if self._count[ip_version] < self.capacity:
             return True
         for item in same_family:
-            if not item.replied and item.ended is None:
+            if not item.replied and item.ended is None and item.parent is None:  # an ALG's children are let be
                 self.end(item, "evicted")
                 return True
         return False
