@@ -260,7 +260,7 @@ static inline bool ftp_line(const uint8_t *s, uint32_t len, uint32_t dir, ftp_ta
 /* ---- what a packet announces ------------------------------------------------------------------------------ */
 
 /* `fresh`: the segment began where the sender's last one ended. `parent` is the packet's own connection. */
-static inline void alg_look(expect_table *x, const ct_table *t, uint32_t parent, uint32_t dir, const pal_packet *p, bool fresh)
+PAL_OUTLINE void alg_look(expect_table *x, const ct_table *t, uint32_t parent, uint32_t dir, const pal_packet *p, bool fresh)
 {
     expectation want = {.zone = t->hot[parent].zone, .parent = parent, .parent_generation = t->cold[parent].generation,
                         .family = p->family};

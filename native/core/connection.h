@@ -62,6 +62,7 @@ typedef struct ct_hot {
 } ct_hot;
 
 _Static_assert(sizeof(ct_hot) == 64, "an established packet touches one line of the connection");
+_Static_assert(offsetof(ct_hot, zone) == offsetof(ct_hot, port) + 4, "compared as one word with ct_key.ports_zone");
 
 enum ct_memo { MEMO_NONE, MEMO_SYN, MEMO_ACK };
 

@@ -90,7 +90,7 @@ PAL_INLINE uint32_t bucket_next(const ct_table *t, uint32_t i) { return i + 1 ==
 PAL_INLINE uint64_t key_addr_word(const ct_key *k, uint64_t hash)
 {
     if (PAL_LIKELY(k->family == PAL_FAMILY_V4))
-        return (uint64_t)load_u32(k->addr[0]) | (uint64_t)load_u32(k->addr[1]) << 32;
+        return k->addr[0];
     return hash;
 }
 
@@ -98,8 +98,7 @@ PAL_INLINE uint64_t key_addr_word(const ct_key *k, uint64_t hash)
 PAL_INLINE bool ct_is(const ct_table *t, uint32_t ref, const ct_key *k, uint64_t addr_word)
 {
     const ct_hot *h = &t->hot[ref];
-    if (load_u64(h->addr) != addr_word || load_u32(h->port) != load_u32(k->port) || h->zone != k->zone ||
-        (h->marks & CT_KIND_MASK) != k->kind)
+    if (load_u64(h->addr) != addr_word || load_u64(h->port) != k->ports_zone || (h->marks & CT_KIND_MASK) != k->kind)
         return false;
     bool v4 = k->family == PAL_FAMILY_V4;
     if (v4 != (ref < t->cap4))
@@ -108,7 +107,7 @@ PAL_INLINE bool ct_is(const ct_table *t, uint32_t ref, const ct_key *k, uint64_t
 }
 
 /* The reference of the connection with this key, deadline not looked at, or PAL_NONE. */
-static inline uint32_t ct_find(const ct_table *t, const ct_key *k, uint64_t hash)
+PAL_OUTLINE uint32_t ct_find(const ct_table *t, const ct_key *k, uint64_t hash)
 {
     uint8_t tag = hash_tag(hash);
     uint64_t addr_word = key_addr_word(k, hash);
@@ -166,19 +165,14 @@ static inline void index_remove(ct_table *t, uint64_t hash, uint32_t ref)
 static inline void ct_key_of(const ct_table *t, uint32_t ref, ct_key *k)
 {
     const ct_hot *h = &t->hot[ref];
+    bool v4 = ref < t->cap4;
     memset(k, 0, sizeof *k);
-    if (ref < t->cap4) {
-        memcpy(k->addr[0], &h->addr[0], 4);
-        memcpy(k->addr[1], &h->addr[1], 4);
-        k->family = PAL_FAMILY_V4;
-    } else {
+    if (v4)
+        k->addr[0] = load_u64(h->addr);
+    else
         memcpy(k->addr, t->addr6[ref - t->cap4].addr, 32);
-        k->family = PAL_FAMILY_V6;
-    }
-    memcpy(k->port, h->port, sizeof k->port);
-    k->zone = h->zone;
-    k->kind = ct_kind_of(h);
-    k->high = (h->marks & CT_ORIG_HIGH) != 0;
+    k->ports_zone = load_u64(h->port);
+    k->tail = bytes_u64(ct_kind_of(h), v4 ? PAL_FAMILY_V4 : PAL_FAMILY_V6, (h->marks & CT_ORIG_HIGH) != 0, 0);
 }
 
 /* ---- unanswered connections, oldest first ---------------------------------------------------------------- */
@@ -214,7 +208,7 @@ PAL_INLINE bool ct_is_listed(const ct_hot *h) { return !(h->marks & (CT_REPLIED 
 
 /* ---- the end of a connection ----------------------------------------------------------------------------- */
 
-static inline void ct_end(ct_table *t, uint32_t ref, enum ct_end why)
+PAL_OUTLINE void ct_end(ct_table *t, uint32_t ref, enum ct_end why)
 {
     ct_hot *h = &t->hot[ref];
     ct_key k;
@@ -239,7 +233,7 @@ static inline void ct_end(ct_table *t, uint32_t ref, enum ct_end why)
 
 /* Ends what is past its deadline, at most `budget` steps of work: called for every packet, so that no packet pays
  * for more than a bounded number of others. */
-static inline void ct_expire(ct_table *t, uint32_t budget)
+PAL_OUTLINE void ct_expire(ct_table *t, uint32_t budget)
 {
     while (budget--) {
         uint32_t ref = wheel_due(t);
@@ -254,7 +248,7 @@ static inline void ct_expire(ct_table *t, uint32_t budget)
 
 /* A clock that leaps by days (captures do; live ones don't): all that has run out is ended before deadlines, kept modulo
  * 2^32, could be taken for later ones. */
-static inline void ct_catch_up(ct_table *t)
+PAL_OUTLINE void ct_catch_up(ct_table *t)
 {
     while (t->s->wheel_at < t->s->now)
         ct_expire(t, CT_EXPIRE_FULL);

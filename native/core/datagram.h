@@ -7,18 +7,19 @@
 #define PAL_CORE_DATAGRAM_H
 
 /* The same verdict for every fragment held of a datagram. */
-static inline void datagram_emit(pal_worker *w, const frag_datagram *d, pal_judgement *j)
+PAL_OUTLINE void datagram_emit(pal_worker *w, const frag_datagram *d, pal_judgement *j)
 {
     worker_room(w);
     for (uint32_t i = 0; i < d->count; i++) {
         j->cookie = d->piece[i].cookie;
         j->bytes = d->piece[i].ip_len;
+        *worker_next(w) = *j;
         worker_emit(w, j);
         j->first = 0;
     }
 }
 
-static inline void datagram_release(pal_worker *w, uint16_t which, uint8_t reason)
+PAL_OUTLINE void datagram_release(pal_worker *w, uint16_t which, uint8_t reason)
 {
     frag_datagram *d = &w->fragments->datagram[which];
     pal_judgement j = {.rule = PAL_NONE, .ref = PAL_NONE, .filter = d->filter, .dir = d->dir, .verdict = PAL_DROP,
@@ -29,7 +30,7 @@ static inline void datagram_release(pal_worker *w, uint16_t which, uint8_t reaso
     d->count = 0;
 }
 
-static inline void datagram_expire(pal_worker *w)
+PAL_OUTLINE void datagram_expire(pal_worker *w)
 {
     frag_table *f = w->fragments;
     while (f->oldest != FRAG_NONE && w->table.s->now > f->datagram[f->oldest].deadline) {
@@ -40,7 +41,7 @@ static inline void datagram_expire(pal_worker *w)
 }
 
 /* The input has ended: what is still held will never be whole. */
-static inline void datagram_finish(pal_worker *w)
+PAL_OUTLINE void datagram_finish(pal_worker *w)
 {
     datagram_expire(w);
     while (w->fragments->oldest != FRAG_NONE) {
@@ -50,7 +51,7 @@ static inline void datagram_finish(pal_worker *w)
     }
 }
 
-static inline void datagram_judge(pal_worker *w, const pal_route *route, const frag_datagram *d, const pal_packet *last)
+PAL_OUTLINE void datagram_judge(pal_worker *w, const pal_route *route, const frag_datagram *d, const pal_packet *last)
 {
     pal_packet whole = {.data = w->scratch, .ts_ns = last->ts_ns, .cookie = last->cookie, .vrf = d->vrf, .marks = MARK_WHOLE};
     parse_options options = {.sum_mode = d->cut ? SUM_MODE_OFF : w->parse.sum_mode};
@@ -66,32 +67,25 @@ static inline void datagram_judge(pal_worker *w, const pal_route *route, const f
     whole.wire_bytes = 0;
     for (uint32_t i = 0; i < d->count; i++)
         whole.wire_bytes += d->piece[i].ip_len;
-    for (uint32_t i = 0; i < 2; i++) {
-        const pal_filter *f = i ? route->in : route->out;
-        pal_judgement j;
-        if (!f)
-            continue;
-        pipeline_judge_whole(w, f, i ? PAL_DIR_IN : PAL_DIR_OUT, &whole, NULL, &j);
-        if (f->number == d->filter && (i == 0 || !route->out))
-            w->released += d->count;
-        else
-            w->received += d->count;
+    pal_judgement j;
+    pipeline_judge_whole(w, route->first, route->dir, &whole, NULL, &j);
+    w->released += d->count;
+    datagram_emit(w, d, &j);
+    if (route->second && j.verdict == PAL_ALLOW) {
+        w->received += d->count;
+        pipeline_judge_whole(w, route->second, PAL_DIR_IN, &whole, NULL, &j);
         datagram_emit(w, d, &j);
-        if (j.verdict != PAL_ALLOW)
-            break;
     }
 }
 
-static inline void datagram_take(pal_worker *w, const pal_route *route, const pal_packet *p)
+PAL_OUTLINE void datagram_take(pal_worker *w, const pal_route *route, const pal_packet *p)
 {
-    const pal_filter *f = route->out ? route->out : route->in;
-    uint8_t dir = route->out ? PAL_DIR_OUT : PAL_DIR_IN;
+    const pal_filter *f = route->first;
+    uint8_t dir = route->dir;
     frag_datagram key;
     uint16_t which = FRAG_NONE;
     uint8_t reason = PAL_REASON_NO_RULESET;
-    uint32_t zone = f ? filter_zone(w, f, p->vrf) : PAL_NONE;
-    if (!f)
-        return;
+    uint32_t zone = filter_zone(w, f, p->vrf);
     w->received++;
     if (zone == PAL_NONE) {
         reason = PAL_REASON_CT_FULL;
@@ -111,6 +105,7 @@ static inline void datagram_take(pal_worker *w, const pal_route *route, const pa
     }
     if (reason == PAL_REASON_FRAG_OVERLAP && which != FRAG_NONE)
         datagram_release(w, which, PAL_REASON_FRAG_OVERLAP);
+    *worker_next(w) = j;
     worker_emit(w, &j);
 }
 

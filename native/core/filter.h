@@ -85,9 +85,11 @@ typedef struct pal_worker {
     uint8_t answer[REJECT_MAX_BYTES + 80];
 } pal_worker;
 
+/* The next verdict's place; worker_emit counts what has been written there. */
+PAL_INLINE pal_judgement *worker_next(pal_worker *w) { return &w->out[w->out_count]; }
 PAL_INLINE void worker_emit(pal_worker *w, const pal_judgement *j)
 {
-    w->out[w->out_count++] = *j;
+    w->out_count++;
     w->count[j->verdict][j->reason]++;
 }
 PAL_INLINE void worker_room(pal_worker *w)

@@ -19,7 +19,7 @@ static inline void flow_letter(ct_flow *f, uint32_t dir, uint32_t letter)
     f->history[f->history_len++] = (char)(letters[letter] + (dir ? 'a' - 'A' : 0));
 }
 
-static inline void flow_history(ct_flow *f, uint32_t dir, const pal_packet *p)
+PAL_OUTLINE void flow_history(ct_flow *f, uint32_t dir, const pal_packet *p)
 {
     enum { S, H, A, D, F, R };
     if (p->proto != PROTO_TCP) {

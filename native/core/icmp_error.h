@@ -19,50 +19,41 @@ static inline bool icmp_quote_read(const pal_packet *p, uint32_t zone, icmp_quot
     const uint8_t *h = p->data + p->l4 + 8;
     uint32_t there = min_u32(p->cap - p->l4, p->l4_len) - 8, at;
     uint8_t proto;
-    const uint8_t *src, *dst;
+    const uint8_t *src_dst;
     if (p->family == PAL_FAMILY_V4) {
         if (there < 20 || h[0] >> 4 != 4 || (h[0] & 15) < 5 || (load_be16(h + 6) & 0x1fff))
             return false;
         at = (h[0] & 15u) * 4;
         proto = h[9];
-        src = h + 12;
-        dst = h + 16;
+        src_dst = h + 12;
     } else {
         ip6_walk_result walk;
         if (there < 40 || h[0] >> 4 != 6 || ip6_walk(h, there, there, true, &walk) != PAL_REASON_MATCH || walk.fragment)
             return false;
         at = walk.offset;
         proto = walk.proto;
-        src = h + 8;
-        dst = h + 24;
+        src_dst = h + 8;
     }
     if (there < at + 8)
         return false;
     const uint8_t *l4 = h + at;
     ct_key *k = &q->key;
-    k->family = p->family;
-    k->zone = zone;
-    k->answer = 0;
     q->seq = load_be32(l4 + 4);
     if (proto == PROTO_TCP || proto == PROTO_UDP || proto == PROTO_SCTP) {
-        k->kind = proto == PROTO_TCP ? KIND_TCP : proto == PROTO_UDP ? KIND_UDP : KIND_SCTP;
-        key_order(k, src, dst, load_be16(l4), load_be16(l4 + 2));
+        uint32_t kind = proto == PROTO_TCP ? KIND_TCP : proto == PROTO_UDP ? KIND_UDP : KIND_SCTP;
+        key_make(k, kind, p->family, zone, src_dst, load_be16(l4), load_be16(l4 + 2));
         return true;
     }
     if (proto == (p->family == PAL_FAMILY_V4 ? PROTO_ICMP : PROTO_ICMP6)) {
         uint32_t type = l4[0];
         bool query = p->family == PAL_FAMILY_V4 ? type == 8 || type == 13 || type == 15 || type == 17 : type == 128 || type == 139;
         bool answer = p->family == PAL_FAMILY_V4 ? type == 0 || type == 14 || type == 16 || type == 18 : type == 129 || type == 140;
-        if (!query && !answer)
-            return false;
-        k->kind = KIND_ICMP;
-        key_icmp(k, src, dst, load_be16(l4 + 4), type, answer);
-        return true;
+        if (query || answer)
+            key_make_icmp(k, p->family, zone, src_dst, load_be16(l4 + 4), type, answer);
+        return query || answer;
     }
-    k->kind = KIND_OTHER;
-    key_order(k, src, dst, 0, 0);
-    k->port[0] = proto;
-    k->port[1] = 0;
+    key_make(k, KIND_OTHER, p->family, zone, src_dst, 0, 0);
+    k->ports_zone = pair_u32(pair_u16(proto, 0), zone);
     return true;
 }
 
@@ -77,7 +68,7 @@ static inline bool icmp_quote_fits(const ct_hot *h, uint32_t S, uint32_t seq)
     return !seq_before(seq, end_has(h, R, END_ACKED) ? h->half[R].ack : end - TCP_SLACK);
 }
 
-static inline void judge_icmp_error(judge_case *c)
+PAL_OUTLINE void judge_icmp_error(judge_case *c)
 {
     ct_table *t = &c->w->table;
     icmp_quote q;

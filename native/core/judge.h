@@ -39,7 +39,7 @@ static inline void judge_verdict(judge_case *c, uint8_t verdict, uint8_t reason,
 }
 
 /* Sends an answer if one may and can be given; false: the rate is used up. */
-static inline bool judge_answer(judge_case *c)
+PAL_OUTLINE bool judge_answer(judge_case *c)
 {
     pal_worker *w = c->w;
     if (!reject_may_answer(c->p))
@@ -74,7 +74,7 @@ static inline void judge_key(const judge_case *c, ct_key *k, uint64_t *hash)
 }
 
 /* The connection's first packet has been allowed by `rule` or expected by `parent`. */
-static inline uint32_t judge_create(judge_case *c, uint32_t rule, uint8_t rule_flags, uint8_t alg, uint32_t parent)
+PAL_OUTLINE uint32_t judge_create(judge_case *c, uint32_t rule, uint8_t rule_flags, uint8_t alg, uint32_t parent)
 {
     ct_table *t = &c->w->table;
     ct_key key;
@@ -117,7 +117,7 @@ static inline uint32_t judge_create(judge_case *c, uint32_t rule, uint8_t rule_f
     return ref;
 }
 
-static inline bool judge_expected(judge_case *c)
+PAL_OUTLINE bool judge_expected(judge_case *c)
 {
     uint8_t kind = kind_of(c->p);
     if (kind == KIND_TCP && !tcp_is_bare_syn(c->p->tcp_flags))
@@ -167,7 +167,7 @@ static inline uint8_t judge_misfit(const judge_case *c, uint8_t rule_flags)
     }
 }
 
-static inline void judge_rules(judge_case *c)
+PAL_OUTLINE void judge_rules(judge_case *c)
 {
     uint32_t entry = judge_first_match(c);
     uint8_t refused_ct = c->untracked ? PAL_CT_UNTRACKED : c->misfit ? PAL_CT_INVALID : PAL_CT_NEW;
@@ -207,7 +207,7 @@ static inline void judge_rules(judge_case *c)
 }
 
 /* A packet without a connection and unexpected: may it begin one, and what do the rules say? */
-static inline void judge_begin(judge_case *c)
+PAL_OUTLINE void judge_begin(judge_case *c)
 {
     const pal_packet *p = c->p;
     uint8_t kind = kind_of(p);
@@ -222,7 +222,7 @@ static inline void judge_begin(judge_case *c)
     judge_rules(c);
 }
 
-static inline void judge_miss(judge_case *c)
+PAL_OUTLINE void judge_miss(judge_case *c)
 {
     if (!judge_expected(c))
         judge_begin(c);
@@ -237,14 +237,15 @@ PAL_INLINE void judge_accept(judge_case *c, uint32_t ref, uint32_t dir, bool ove
 {
     ct_table *t = &c->w->table;
     ct_hot *h = &t->hot[ref];
-    if (dir)
-        c->j->ct = PAL_CT_ESTABLISHED;
-    else
-        c->j->ct = PAL_LIKELY(h->marks & CT_REPLIED) ? PAL_CT_ESTABLISHED : h->marks & CT_CHILD ? PAL_CT_RELATED : PAL_CT_NEW;
-    if (PAL_UNLIKELY(dir && !(h->marks & CT_REPLIED))) {
-        if (ct_is_listed(h))
-            unanswered_remove(t, ref);
-        h->marks |= CT_REPLIED;
+    c->j->ct = PAL_CT_ESTABLISHED;
+    if (PAL_UNLIKELY(!(h->marks & CT_REPLIED))) {
+        if (!dir) {
+            c->j->ct = h->marks & CT_CHILD ? PAL_CT_RELATED : PAL_CT_NEW;
+        } else {
+            if (ct_is_listed(h))
+                unanswered_remove(t, ref);
+            h->marks |= CT_REPLIED;
+        }
     }
     ct_count(t, ref, dir, c->p->fragments, c->p->wire_bytes);
     uint8_t kind = ct_kind_of(h);

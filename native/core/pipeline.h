@@ -22,9 +22,12 @@
 
 #include "icmp_error.h"
 
-/* Where one packet is to be judged: OUT at its sender's filter, then IN at its receiver's; NULL where there is none. */
+/* Where one packet is to be judged: first at one filter (OUT at its sender's, or IN at its receiver's when the sender is
+ * not here), then, if it passes, IN at `second`, which may be NULL. Most packets have one stop; which end it is at differs
+ * from packet to packet, and this way no branch depends on it. */
 typedef struct pal_route {
-    const pal_filter *out, *in;
+    const pal_filter *first, *second;
+    uint8_t dir; /* at `first`: PAL_DIR_* */
 } pal_route;
 
 PAL_INLINE void pipeline_clock(pal_worker *w, uint64_t clock_ns)
@@ -57,8 +60,8 @@ PAL_INLINE void pipeline_key(pal_worker *w, const pal_filter *f, const pal_packe
 {
     hint->classified = 0;
     hint->ref = PAL_NONE;
-    hint->keyed = f && f->rules && pipeline_is_plain(p);
-    if (!hint->keyed)
+    hint->keyed = f->rules && pipeline_is_plain(p);
+    if (PAL_UNLIKELY(!hint->keyed))
         return;
     key_from_packet(&hint->key, p, filter_zone(w, f, p->vrf));
     hint->hash = key_hash(&hint->key, w->table.s->seed);
@@ -67,7 +70,7 @@ PAL_INLINE void pipeline_key(pal_worker *w, const pal_filter *f, const pal_packe
 
 PAL_INLINE void pipeline_prefetch(pal_worker *w, judge_hint *hint)
 {
-    if (!hint->keyed)
+    if (PAL_UNLIKELY(!hint->keyed))
         return;
     const ct_bucket *b = &w->table.bucket[hash_bucket(&w->table, hint->hash)];
     uint32_t m = bucket_match(b, hash_tag(hint->hash));
@@ -80,21 +83,22 @@ PAL_INLINE void pipeline_prefetch(pal_worker *w, judge_hint *hint)
 }
 
 /* The rules for packets that seem to be misses, a run of one filter's at a time. */
-static inline void pipeline_classify(const pal_snap *snap, const pal_filter *const *filter, const uint8_t *dir, const pal_packet *const *packet,
-                                     judge_hint *hint, uint32_t n)
+PAL_OUTLINE void pipeline_classify(const pal_snap *snap, const pal_route *route, bool second, const pal_packet *packet,
+                                   judge_hint *hint, uint32_t n)
 {
-    pal_key key[2 * WORKER_BURST];
-    uint32_t entry[2 * WORKER_BURST], who[2 * WORKER_BURST];
+    pal_key key[WORKER_BURST];
+    uint32_t entry[WORKER_BURST], who[WORKER_BURST];
     for (uint32_t i = 0; i < n;) {
         const struct pal_ruleset *rules = NULL;
         uint32_t k = 0;
         for (; i < n; i++) {
-            if (!hint[i].keyed || hint[i].ref != PAL_NONE)
+            const pal_filter *f = second ? route[i].second : route[i].first;
+            if (!f || !hint[i].keyed || hint[i].ref != PAL_NONE)
                 continue;
-            if (k && filter[i]->rules != rules)
+            if (k && f->rules != rules)
                 break;
-            rules = filter[i]->rules;
-            rule_key(&key[k], filter[i], packet[i], dir[i]);
+            rules = f->rules;
+            rule_key(&key[k], f, &packet[i], second ? PAL_DIR_IN : route[i].dir);
             who[k++] = i;
         }
         if (k == 0)
@@ -168,9 +172,9 @@ PAL_INLINE void pipeline_judge_whole(pal_worker *w, const pal_filter *f, uint8_t
 #include "datagram.h"
 
 /* One packet at the filters of its route. */
-PAL_INLINE void pipeline_judge(pal_worker *w, const pal_route *route, pal_packet *p, const judge_hint hint[2])
+PAL_INLINE void pipeline_judge(pal_worker *w, const pal_route *route, pal_packet *p, const judge_hint *first,
+                               const judge_hint *second)
 {
-    pal_judgement j;
     worker_room(w);
     pipeline_clock(w, p->clock_ns);
     if (PAL_UNLIKELY(w->fragments->oldest != FRAG_NONE))
@@ -182,40 +186,47 @@ PAL_INLINE void pipeline_judge(pal_worker *w, const pal_route *route, pal_packet
         datagram_take(w, route, p);
         return;
     }
-    for (uint32_t i = 0; i < 2; i++) {
-        const pal_filter *f = i ? route->in : route->out;
-        if (!f)
-            continue;
+    pal_judgement *j = worker_next(w);
+    w->received++;
+    pipeline_judge_whole(w, route->first, route->dir, p, first, j);
+    worker_emit(w, j);
+    if (route->second && j->verdict == PAL_ALLOW) {
+        j = worker_next(w);
         w->received++;
-        pipeline_judge_whole(w, f, i ? PAL_DIR_IN : PAL_DIR_OUT, p, hint ? &hint[i] : NULL, &j);
-        worker_emit(w, &j);
-        if (j.verdict != PAL_ALLOW)
-            break;
+        pipeline_judge_whole(w, route->second, PAL_DIR_IN, p, second, j);
+        worker_emit(w, j);
     }
 }
 
 /* A burst of parsed packets, at most WORKER_BURST. */
 static inline void pipeline_burst(pal_worker *w, const pal_route *route, pal_packet *packet, uint32_t n)
 {
-    judge_hint hint[2 * WORKER_BURST];
-    const pal_filter *filter[2 * WORKER_BURST];
-    const pal_packet *whose[2 * WORKER_BURST];
-    uint8_t dir[2 * WORKER_BURST];
-    bool misses = false;
-    for (uint32_t i = 0; i < 2 * n; i++) {
-        filter[i] = i & 1 ? route[i / 2].in : route[i / 2].out;
-        whose[i] = &packet[i / 2];
-        dir[i] = i & 1 ? PAL_DIR_IN : PAL_DIR_OUT;
-        pipeline_key(w, filter[i], whose[i], &hint[i]);
+    judge_hint first[WORKER_BURST], second[WORKER_BURST];
+    uint32_t seconds = 0, misses = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        pipeline_key(w, route[i].first, &packet[i], &first[i]);
+        seconds += route[i].second != NULL;
     }
-    for (uint32_t i = 0; i < 2 * n; i++) {
-        pipeline_prefetch(w, &hint[i]);
-        misses |= hint[i].keyed && hint[i].ref == PAL_NONE;
+    for (uint32_t i = 0; seconds && i < n; i++)
+        if (route[i].second)
+            pipeline_key(w, route[i].second, &packet[i], &second[i]);
+    for (uint32_t i = 0; i < n; i++) {
+        pipeline_prefetch(w, &first[i]);
+        misses += first[i].ref == PAL_NONE;
     }
-    if (misses)
-        pipeline_classify(w->snap, filter, dir, whose, hint, 2 * n);
+    for (uint32_t i = 0; seconds && i < n; i++) {
+        if (!route[i].second)
+            continue;
+        pipeline_prefetch(w, &second[i]);
+        misses += second[i].ref == PAL_NONE;
+    }
+    if (PAL_UNLIKELY(misses)) {
+        pipeline_classify(w->snap, route, false, packet, first, n);
+        if (seconds)
+            pipeline_classify(w->snap, route, true, packet, second, n);
+    }
     for (uint32_t i = 0; i < n; i++)
-        pipeline_judge(w, &route[i], &packet[i], &hint[2 * i]);
+        pipeline_judge(w, &route[i], &packet[i], &first[i], &second[i]);
 }
 
 #endif

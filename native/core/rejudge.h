@@ -32,8 +32,8 @@ static inline void rejudge_key(const judge_case *c, uint32_t ref, uint32_t dir, 
     ct_key o;
     ct_key_of(&c->w->table, ref, &o);
     memset(k, 0, sizeof *k);
-    memcpy(k->src, o.addr[o.high], 16);
-    memcpy(k->dst, o.addr[!o.high], 16);
+    memcpy(k->src, key_addr(&o, o.high), o.family == PAL_FAMILY_V4 ? 4 : 16);
+    memcpy(k->dst, key_addr(&o, !o.high), o.family == PAL_FAMILY_V4 ? 4 : 16);
     k->family = o.family;
     k->dir = c->f->both ? PAL_DIR_IN | PAL_DIR_OUT : dir ? c->dir ^ (PAL_DIR_IN | PAL_DIR_OUT) : c->dir;
     switch (o.kind) {
@@ -73,7 +73,7 @@ static inline void rejudge_answer(judge_case *c, uint32_t ref, uint32_t dir)
     }
 }
 
-static inline enum rejudge rejudge_connection(judge_case *c, uint32_t ref, uint32_t dir)
+PAL_OUTLINE enum rejudge rejudge_connection(judge_case *c, uint32_t ref, uint32_t dir)
 {
     ct_table *t = &c->w->table;
     ct_hot *h = &t->hot[ref];
@@ -106,11 +106,15 @@ static inline enum rejudge rejudge_connection(judge_case *c, uint32_t ref, uint3
         ct_end(t, ref, CT_END_POLICY);
         return REJUDGE_STATELESS;
     }
+    if (c->p->marks & MARK_ICMP_ERROR) { /* is judged as one about no connection */
+        ct_end(t, ref, CT_END_POLICY);
+        return REJUDGE_REFUSED;
+    }
     judge_verdict(c, PAL_DROP, PAL_REASON_POLICY_CHANGE, h->marks & CT_REPLIED ? PAL_CT_ESTABLISHED : PAL_CT_NEW);
     if (r) {
         c->j->rule = r->rule;
         rule_count_direct(c->w, c->j, c->p);
-        if (r->action == PAL_ACTION_REJECT && !(c->p->marks & MARK_ICMP_ERROR))
+        if (r->action == PAL_ACTION_REJECT)
             rejudge_answer(c, ref, dir);
     }
     flow_dropped(t, ref, c->p->fragments);

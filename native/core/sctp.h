@@ -33,7 +33,7 @@ static inline void sctp_begin(ct_hot *h, const pal_packet *p)
     sctp_tag_learn(h, 1, p->ack);
 }
 
-static inline uint8_t sctp_track(ct_hot *h, uint32_t dir, const pal_packet *p)
+PAL_OUTLINE uint8_t sctp_track(ct_hot *h, uint32_t dir, const pal_packet *p)
 {
     uint32_t state = ct_state_of(h);
     if (!sctp_tag_fits(h, dir, p))

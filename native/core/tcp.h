@@ -87,7 +87,7 @@ PAL_INLINE void tcp_offered_set(ct_cold *c, uint32_t end, uint32_t scale)
 }
 
 /* End S begins with the SYN `p`. Until scaling is settled windows are kept in bytes. */
-static inline void half_begin(ct_hot *h, ct_cold *c, uint32_t S, const pal_packet *p)
+PAL_OUTLINE void half_begin(ct_hot *h, ct_cold *c, uint32_t S, const pal_packet *p)
 {
     h->half[S] = (ct_half){.end = tcp_end(p), .window = p->window, .ack = h->half[S].ack}; /* what the other's SYN told */
     h->ends &= (uint8_t)~(15u << S * 4);
@@ -146,6 +146,8 @@ PAL_INLINE void tcp_update(ct_hot *h, uint32_t S, const pal_packet *p, uint32_t 
         s->end = end;
         s->window = window;
         end_set(h, S, END_SEEN);
+        if (!(h->marks & CT_LIBERAL) && !end_has(h, R, END_ACKED)) /* as its SYN would have told */
+            h->half[R].ack = p->seq;
     }
     if (window > s->window)
         s->window = window;
@@ -186,7 +188,7 @@ static inline void memo_set(ct_hot *h, ct_cold *c, uint32_t S, const pal_packet 
 }
 
 /* X answers Y's SYN. */
-static inline uint8_t tcp_synack(ct_hot *h, ct_cold *c, uint32_t X, const pal_packet *p)
+PAL_OUTLINE uint8_t tcp_synack(ct_hot *h, ct_cold *c, uint32_t X, const pal_packet *p)
 {
     uint32_t Y = !X, end = tcp_end(p);
     if (end_has(h, X, END_ACKED)) { /* a repeat in a simultaneous open */
@@ -223,7 +225,7 @@ static inline bool tcp_takes_over(const ct_hot *h, const ct_cold *c, uint32_t X,
            c->memo_end == p->ack;
 }
 
-static inline uint8_t tcp_over(ct_hot *h, ct_cold *c, uint32_t S, const pal_packet *p, enum tcp_event event)
+PAL_OUTLINE uint8_t tcp_over(ct_hot *h, ct_cold *c, uint32_t S, const pal_packet *p, enum tcp_event event)
 {
     if (event == EVENT_SYNACK && tcp_takes_over(h, c, S, p)) {
         uint32_t Y = !S, scale = c->offered & 15u;
@@ -247,7 +249,7 @@ static inline uint8_t tcp_over(ct_hot *h, ct_cold *c, uint32_t S, const pal_pack
     return TRACK_OVER;
 }
 
-static inline uint8_t tcp_reset(ct_hot *h, const ct_cold *c, uint32_t S, const pal_packet *p)
+PAL_OUTLINE uint8_t tcp_reset(ct_hot *h, const ct_cold *c, uint32_t S, const pal_packet *p)
 {
     uint32_t R = !S, state = ct_state_of(h), end = tcp_end(p);
     bool over = false;

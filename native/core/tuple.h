@@ -15,16 +15,32 @@ enum ct_kind { KIND_TCP, KIND_UDP, KIND_SCTP, KIND_ICMP, KIND_OTHER };
 #define ZONE_VRF_BITS 16
 
 typedef struct ct_key {
-    uint8_t addr[2][16]; /* lower end, higher end; IPv4 in the first four bytes, the rest zero */
-    uint16_t port[2];    /* TCP, UDP, SCTP: ports. ICMP: identifier; query type and asking end. Others: protocol, 0 */
-    uint32_t zone;
-    uint8_t kind, family;
-    uint8_t high;        /* the packet that made the key was sent by the higher end */
-    uint8_t answer;      /* an ICMP answer: runs in the reply direction whoever sent it */
-    uint32_t pad;
+    uint64_t addr[4];    /* lower end, higher end: IPv4 both in the first word, IPv6 two words each; as in memory */
+    union {
+        struct {
+            uint16_t port[2]; /* TCP, UDP, SCTP: ports. ICMP: identifier; query type and asking end. Others: protocol, 0 */
+            uint32_t zone;
+        };
+        uint64_t ports_zone;
+    };
+    union {
+        struct {
+            uint8_t kind, family;
+            uint8_t high;   /* the packet that made the key was sent by the higher end */
+            uint8_t answer; /* an ICMP answer: runs in the reply direction whoever sent it */
+            uint32_t pad;
+        };
+        uint64_t tail;
+    };
 } ct_key;
 
-_Static_assert(sizeof(ct_key) == 48, "hashed as six words");
+_Static_assert(sizeof(ct_key) == 48, "hashed as four or six words");
+
+/* The address of one end. */
+PAL_INLINE const uint8_t *key_addr(const ct_key *k, uint32_t end)
+{
+    return (const uint8_t *)k->addr + end * (k->family == PAL_FAMILY_V4 ? 4 : 16);
+}
 
 PAL_INLINE uint8_t kind_of(const pal_packet *p)
 {
@@ -48,73 +64,67 @@ PAL_INLINE uint32_t icmp_query_type(uint32_t family, uint32_t type)
     return type == 129 ? 128 : type == 140 ? 139 : type;
 }
 
-/* Builds a key from its parts; the caller sets kind, family, zone and answer. Ports are those of src and dst. */
-PAL_INLINE void key_order(ct_key *k, const uint8_t *src, const uint8_t *dst, uint16_t sport, uint16_t dport)
+PAL_INLINE uint32_t rotate_half32(uint32_t v, uint32_t swap) { return swap ? v >> 16 | v << 16 : v; }
+PAL_INLINE uint64_t rotate_half64(uint64_t v, uint32_t swap) { return swap ? v >> 32 | v << 32 : v; }
+
+/* Fills in all of a key. Which end is the higher one is a coin's toss for every packet, so IPv4 chooses without a branch:
+ * both ends stand side by side and are swapped by a rotation. Any total order will do. Source and destination address
+ * stand one after the other at src_dst. */
+PAL_INLINE void key_make(ct_key *k, uint32_t kind, uint32_t family, uint32_t zone, const uint8_t *src_dst, uint16_t sport,
+                         uint16_t dport)
 {
-    int order;
-    if (PAL_LIKELY(k->family == PAL_FAMILY_V4)) {
-        uint32_t s = load_be32(src), d = load_be32(dst);
-        order = s < d ? -1 : s > d;
-        memset(k->addr, 0, sizeof k->addr);
+    uint32_t by_port = kind != KIND_ICMP && kind != KIND_OTHER, swap;
+    if (PAL_LIKELY(family == PAL_FAMILY_V4)) {
+        uint32_t src = load_u32(src_dst), dst = load_u32(src_dst + 4);
+        swap = (uint32_t)(src > dst) | ((uint32_t)(src == dst) & by_port & (uint32_t)(sport > dport));
+        k->addr[0] = rotate_half64(pair_u32(src, dst), swap);
     } else {
-        order = memcmp(src, dst, 16);
+        int order = memcmp(src_dst, src_dst + 16, 16);
+        swap = order > 0 || (order == 0 && by_port && sport > dport);
+        uint64_t a = load_u64(src_dst), b = load_u64(src_dst + 8), c = load_u64(src_dst + 16), d = load_u64(src_dst + 24);
+        k->addr[0] = swap ? c : a;
+        k->addr[1] = swap ? d : b;
+        k->addr[2] = swap ? a : c;
+        k->addr[3] = swap ? b : d;
     }
-    if (order == 0 && k->kind != KIND_ICMP && k->kind != KIND_OTHER)
-        order = sport < dport ? -1 : sport > dport;
-    uint32_t high = order > 0;
-    uint32_t n = k->family == PAL_FAMILY_V4 ? 4 : 16;
-    if (PAL_LIKELY(n == 4)) {
-        memcpy(k->addr[high], src, 4);
-        memcpy(k->addr[!high], dst, 4);
-    } else {
-        memcpy(k->addr[high], src, 16);
-        memcpy(k->addr[!high], dst, 16);
-    }
-    k->high = (uint8_t)high;
-    k->port[high] = sport;
-    k->port[!high] = dport;
-    k->pad = 0;
+    k->ports_zone = pair_u32(rotate_half32(pair_u16(sport, dport), swap), zone);
+    k->tail = bytes_u64((uint8_t)kind, (uint8_t)family, (uint8_t)swap, 0);
 }
 
-PAL_INLINE void key_icmp(ct_key *k, const uint8_t *src, const uint8_t *dst, uint16_t id, uint32_t type, bool answer)
+PAL_INLINE void key_make_icmp(ct_key *k, uint32_t family, uint32_t zone, const uint8_t *src_dst, uint16_t id, uint32_t type,
+                              bool answer)
 {
-    key_order(k, src, dst, 0, 0);
+    key_make(k, KIND_ICMP, family, zone, src_dst, 0, 0);
     /* Both ends may have one address: then the lower one asks, whichever way the packet runs. */
-    uint32_t asker_is_high = answer ? !k->high && memcmp(k->addr[0], k->addr[1], sizeof k->addr[0]) : k->high;
-    k->port[0] = id;
-    k->port[1] = (uint16_t)(icmp_query_type(k->family, type) << 1 | asker_is_high);
-    k->answer = answer;
+    bool one = memcmp(key_addr(k, 0), key_addr(k, 1), family == PAL_FAMILY_V4 ? 4 : 16) == 0;
+    uint32_t high = k->high, asker_is_high = answer ? !high && !one : high;
+    k->ports_zone = pair_u32(pair_u16(id, (uint16_t)(icmp_query_type(family, type) << 1 | asker_is_high)), zone);
+    k->tail = bytes_u64(KIND_ICMP, (uint8_t)family, (uint8_t)high, answer);
 }
 
 PAL_INLINE void key_from_packet(ct_key *k, const pal_packet *p, uint32_t zone)
 {
-    k->kind = kind_of(p);
-    k->family = p->family;
-    k->zone = zone;
-    k->answer = 0;
-    const uint8_t *src = packet_src(p), *dst = packet_dst(p);
-    if (PAL_LIKELY(k->kind <= KIND_SCTP)) {
-        key_order(k, src, dst, p->sport, p->dport);
-    } else if (k->kind == KIND_ICMP) {
-        key_icmp(k, src, dst, p->window, p->dport >> 8, p->marks & MARK_ICMP_ANSWER);
-    } else {
-        key_order(k, src, dst, 0, 0);
-        k->port[0] = p->proto;
-        k->port[1] = 0;
+    uint32_t kind = kind_of(p);
+    const uint8_t *src_dst = packet_src(p);
+    if (PAL_LIKELY(kind <= KIND_SCTP))
+        key_make(k, kind, p->family, zone, src_dst, p->sport, p->dport);
+    else if (kind == KIND_ICMP)
+        key_make_icmp(k, p->family, zone, src_dst, p->window, p->dport >> 8, p->marks & MARK_ICMP_ANSWER);
+    else {
+        key_make(k, kind, p->family, zone, src_dst, 0, 0);
+        k->ports_zone = pair_u32(pair_u16(p->proto, 0), zone);
     }
 }
 
+/* The tail's sender and answer are no part of the connection's identity. */
 PAL_INLINE uint64_t key_hash(const ct_key *k, const uint64_t seed[HASH_KEY_WORDS])
 {
-    uint32_t ports = (uint32_t)k->port[0] | (uint32_t)k->port[1] << 16;
-    uint64_t tail = (uint64_t)k->kind | (uint64_t)k->family << 8;
+    uint64_t tail = k->tail & bytes_u64(0xff, 0xff, 0, 0);
     if (PAL_LIKELY(k->family == PAL_FAMILY_V4)) {
-        uint64_t m[4] = {(uint64_t)load_u32(k->addr[0]) | (uint64_t)load_u32(k->addr[1]) << 32,
-                         (uint64_t)ports | (uint64_t)k->zone << 32, tail, 0};
+        uint64_t m[4] = {k->addr[0], k->ports_zone, tail, 0};
         return hash_words4(m, seed);
     }
-    uint64_t m[6] = {load_u64(k->addr[0]), load_u64(k->addr[0] + 8), load_u64(k->addr[1]), load_u64(k->addr[1] + 8),
-                     (uint64_t)ports | (uint64_t)k->zone << 32, tail};
+    uint64_t m[6] = {k->addr[0], k->addr[1], k->addr[2], k->addr[3], k->ports_zone, tail};
     return hash_words6(m, seed);
 }
 

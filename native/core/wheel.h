@@ -74,7 +74,7 @@ static inline uint32_t wheel_distance(const ct_table *t, uint32_t level, uint32_
 }
 
 /* The next connection to look at: one whose slot lies wholly before now. The position follows. PAL_NONE: nothing due. */
-static inline uint32_t wheel_due(ct_table *t)
+PAL_OUTLINE uint32_t wheel_due(ct_table *t)
 {
     ct_state_block *s = t->s;
     uint64_t now = s->now;

@@ -149,8 +149,8 @@ static void flow_fill(const ct_table *t, uint32_t ref, enum ct_end why, pal_flow
     const ct_flow *x = &t->flow[ref];
     ct_key k;
     ct_key_of(t, ref, &k);
-    memcpy(f->src, k.addr[k.high], 16);
-    memcpy(f->dst, k.addr[!k.high], 16);
+    memcpy(f->src, key_addr(&k, k.high), k.family == PAL_FAMILY_V4 ? 4 : 16);
+    memcpy(f->dst, key_addr(&k, !k.high), k.family == PAL_FAMILY_V4 ? 4 : 16);
     f->family = k.family;
     f->proto = x->proto;
     f->kind = k.kind;

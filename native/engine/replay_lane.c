@@ -130,12 +130,12 @@ static const pal_filter *lane_filter(replay_lane *lane, const engine_config *con
 static pal_route lane_route(replay_lane *lane, const engine_config *config, pal_packet *p, bool ethernet)
 {
     if (!lane->replay->options.vnics)
-        return (pal_route){.out = &config->filter[0]};
-    pal_route r = {.out = lane_filter(lane, config, p, true, ethernet), .in = lane_filter(lane, config, p, false, ethernet)};
-    if (r.in == r.out && r.in) /* to itself: it leaves and does not come back through the filter */
-        r.in = NULL;
+        return (pal_route){.first = &config->filter[0], .dir = PAL_DIR_OUT};
+    const pal_filter *out = lane_filter(lane, config, p, true, ethernet), *in = lane_filter(lane, config, p, false, ethernet);
+    if (in == out) /* to itself: it leaves and does not come back through the filter */
+        in = NULL;
     p->vrf = 0; /* the filter stands for the domain */
-    return r;
+    return out ? (pal_route){.first = out, .second = in, .dir = PAL_DIR_OUT} : (pal_route){.first = in, .dir = PAL_DIR_IN};
 }
 
 /* The owner by the pair of addresses; an ICMP error by the pair that it quotes. */
@@ -207,7 +207,7 @@ void lane_run(replay_lane *lane)
             if (lane_owner(r, p) != me)
                 continue;
             route[n] = lane_route(lane, config, p, f->linktype == LINKTYPE_ETHERNET);
-            if (!route[n].out && !route[n].in) {
+            if (!route[n].first) {
                 lane_unfiltered(lane, p);
                 continue;
             }

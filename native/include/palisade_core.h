@@ -294,6 +294,26 @@ const char *pal_word_end(const pal_flow *flow);
 /* The same as JSON lines. 0 or a negative errno. */
 int pal_replay_flows_write(pal_replay *r, int fd, const char *const *file_json);
 
+/* ---- benchmarks (native/engine/bench_*.c) --------------------------------------------------------------------- */
+
+typedef struct pal_bench_conntrack {
+    uint32_t connections;          /* each worker */
+    uint64_t packets;              /* each worker */
+    uint32_t bytes, family, batch; /* frame length; 4 or 6; packets a burst, at most 256 */
+    uint8_t grid, checksum, reserved[2];
+} pal_bench_conntrack;
+
+typedef struct pal_bench_run {
+    double ns, pre_parsed_ns;      /* a packet, a connection, ... of this run */
+    double floor_ns[2];
+    double core_ghz;
+    int verified;
+} pal_bench_run;
+
+/* The engine has 16 filters in force whose rules allow everything, statefully. 0, or -1 with a sentence. */
+int pal_bench_conntrack_run(pal_engine *e, const pal_bench_conntrack *o, pal_bench_run *out, uint32_t runs, char *err,
+                            size_t errlen);
+
 /* cffi: end */
 
 _Static_assert(sizeof(pal_rule) == 40, "pal_rule is part of the contract with dfw/core.py");
