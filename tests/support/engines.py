@@ -83,6 +83,8 @@ class FlowLine:
     dport: int
     packets: int
     reply_packets: int
+    state: str
+    end_reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +116,8 @@ def _replay_oracle(path: Path, rules: Rules, clock_stopped: bool, verify: bool) 
     for n, captured in enumerate(pcap_read(path), 1):
         run.feed(n, captured.ts_ns, captured.data, captured.wire, captured.link)
     lines = [Line(item.n, item.verdict, item.reason, item.ct, item.reply) for item in run.finish()]
-    flows = [
-        FlowLine(flow.proto, flow.src, flow.sport, flow.dst, flow.dport, flow.packets, flow.reply_packets)
-        for flow in run.flows()
-    ]
+    names = FlowLine.__dataclass_fields__
+    flows = [FlowLine(**{name: getattr(flow, name) for name in names}) for flow in run.flows()]
     return Result(lines, flows)
 
 
