@@ -44,13 +44,13 @@ test: setup-test ## all tests, with bounded counts: lint, C unit tests, short fu
 test-long: setup-test ## the same with full counts
 	@MAKE="$(MAKE)" PYTEST_WORKERS=$(PYTEST_WORKERS) PALISADE_LONG=1 scripts/test.sh
 
-lint: setup-build ## ruff, mypy --strict, import-linter
+lint: setup-build ## ruff, mypy --strict, import-linter, clang -Wall -Wextra
 	@scripts/lint.sh
 
 native-tests: $(NATIVE_TESTS) ## C unit tests under ASan and UBSan
 	@scripts/native-tests.sh $(NATIVE_TESTS)
 
-build/native/%: native/tests/%.c
+build/native/%: native/tests/%.c Makefile
 	@mkdir -p $(@D)
 	@echo "  cc $<"
 	@$(CC) $(TEST_CFLAGS) -fsanitize=address,undefined -MMD -MP -MF $@.d $< -o $@ $(TEST_LIBS)
@@ -58,7 +58,7 @@ build/native/%: native/tests/%.c
 fuzz: $(FUZZERS) ## a bounded run of each libFuzzer target (FUZZ_SECONDS=4 each), corpora made by native/fuzz/*_seeds.py
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh $(FUZZERS)
 
-build/fuzz/%: native/fuzz/%.c
+build/fuzz/%: native/fuzz/%.c Makefile
 	@mkdir -p $(@D)
 	@echo "  $(FUZZ_CC) $<"
 	@$(FUZZ_CC) $(TEST_CFLAGS) -fsanitize=fuzzer,address,undefined -MMD -MP -MF $@.d $< -o $@ $(TEST_LIBS)

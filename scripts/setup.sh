@@ -64,8 +64,9 @@ find_python() {
 missing=
 while read -r of probe package; do
   case " $profiles " in *" $of "*) ;; *) continue ;; esac
+  # shellcheck disable=SC2086 # a file probe may be a pattern, so it stays unquoted
   case $probe in
-    /*) ls $probe >/dev/null 2>&1 || missing="$missing $package" ;; # unquoted: it may be a pattern
+    /*) ls $probe >/dev/null 2>&1 || missing="$missing $package" ;;
     *) command -v "$probe" >/dev/null 2>&1 || missing="$missing $package" ;;
   esac
 done <scripts/packages.txt

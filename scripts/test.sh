@@ -3,7 +3,7 @@
 #
 # All tests, part by part, with the time of each; called by `make test` after the set-up. Every part runs, so that one
 # failure doesn't hide another; the last thing printed is pytest's own summary.
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 : "${MAKE:=make}" "${PYTEST_WORKERS:=2}" "${FUZZ_SECONDS:=4}"
 [ -z "${PALISADE_LONG:-}" ] || FUZZ_SECONDS=120
 export PALISADE_FLOOR=1 # the whole suite: tests/expected-counts.txt applies

@@ -4,6 +4,7 @@
 # Undo scripts/setup.sh: .venv, build/, and those Debian packages that it brought and nothing else now needs.
 set -eu
 cd "$(dirname "$0")/.."
+# shellcheck disable=SC2086 # one word a package
 if [ -s .setup/apt-packages ]; then
   ours=$(sort -u .setup/apt-packages | tr '\n' ' ')
   # Something installed since may need one of them: a removal that reaches further than our list is refused.

@@ -4,11 +4,14 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 import subprocess
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+
+from dfw import core
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SOURCE_SUFFIXES = {".py", ".c", ".h", ".def", ".sh"}
@@ -159,6 +162,19 @@ def test_core_stages_are_pure() -> None:
     core = [(path, text) for path, text in sources() if path.parts[:2] == ("native", "core")]
     assert core
     assert {str(path): hits for path, text in core if (hits := found(forbidden, strip_comments(text)))} == {}
+
+
+def test_reasons_page_is_up_to_date() -> None:
+    """docs/reasons.md is what scripts/reasons_doc.py makes of reasons.def, and the core has the same words."""
+    spec = importlib.util.spec_from_file_location("reasons_doc", ROOT / "scripts" / "reasons_doc.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    reasons = module.read_reasons(module.SOURCE.read_text(encoding="utf-8"))
+    assert module.TARGET.read_text(encoding="utf-8") == module.render_reasons(reasons), "run scripts/reasons_doc.py"
+    assert list(core.REASONS) == [reason.word for reason in reasons]
+    assert list(core.REASONS_NSX) == [reason.nsx for reason in reasons]
+    assert list(core.REASON_TEXTS) == [reason.meaning for reason in reasons]
 
 
 def strip_comments(text: str) -> str:
