@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The packet core against the oracle: every judgement, generated packet and flow record, on traffic and on captures.
+
+A difference is shown with the fewest packets that make it. What the traffic covers is asserted: a generator that stops
+reaching a reason, a cell of a state table or a side of a timer is a failure too.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("dfw.core", reason="the packet core is not built")
+
+from dfw.core import CoreError
+from dfw.model import PolicySet
+from tests.support import coverage
+from tests.support.pcap import pcap_read
+from tests.support.traffic import Commit, Event, Packet, Scenario, Traffic, scenario_draw
+from tests.support.traffic_policies import policies_load
+from tests.support.twins import explain_difference, find_difference, native_answers, oracle_answers
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared" / "data"
+REASONS = re.findall(r'^REASON\(\w+,\s+"([\w-]+)"', (ROOT / "native/core/reasons.def").read_text("utf-8"), re.MULTILINE)
+SEEDS = 24
+PACKETS = 8_000
+LONG_SEEDS = range(1000, 1200)
+LONG_PACKETS = 51_000
+LONG_CAPTURE = 3_000  # packets; longer captures wait for `make test-long`
+
+
+def worlds_of(scenario: Scenario) -> list[PolicySet]:
+    with tempfile.TemporaryDirectory() as folder:
+        return policies_load(Path(folder), short_timers=scenario.short_timers, no_default=scenario.no_default)
+
+
+def events_of(scenario: Scenario, packets: int) -> list[Event]:
+    return [event for batch in Traffic(scenario).batches(packets, 1024) for event in batch]
+
+
+def run_seed(seed: int, packets: int) -> tuple[coverage.Coverage, int, int]:
+    """Both engines on one scenario. Returns what was covered, packets, commits. Fails where the engines differ."""
+    scenario = scenario_draw(seed)
+    worlds = worlds_of(scenario)
+    events = events_of(scenario, packets)
+    with coverage.watch() as seen:
+        oracle = oracle_answers(events, worlds, scenario)
+    native = native_answers(events, worlds, scenario)
+    if find_difference(oracle, native) is not None:
+        raise AssertionError(explain_difference(events, worlds, scenario))
+    seen.reasons.update(str(row[4]) for row in native.judgements)
+    seen.judgements += len(native.judgements)
+    commits = sum(len(event) == 1 for event in events)
+    return seen, len(events) - commits, commits
+
+
+def assert_covered(total: coverage.Coverage, wrapped: int) -> None:
+    missing = total.missing(REASONS)
+    assert not missing, f"the traffic no longer covers {missing}"
+    assert total.hit_share >= 0.6, f"only {total.hit_share:.1%} of the judgements hit a connection"
+    assert wrapped > 3, "no run of commits goes through the wrap of the 32-bit epoch"
+
+
+def test_engines_agree_on_generated_traffic() -> None:
+    total = coverage.Coverage()
+    wrapped = 0
+    for seed in range(SEEDS):
+        seen, _, commits = run_seed(seed, PACKETS)
+        total.add(seen)
+        if scenario_draw(seed).epoch > 1:
+            wrapped = max(wrapped, commits)
+    assert_covered(total, wrapped)
+
+
+@pytest.mark.long
+def test_engines_agree_on_ten_million_packets() -> None:
+    total = coverage.Coverage()
+    count = wrapped = 0
+    with concurrent.futures.ProcessPoolExecutor(2) as pool:
+        runs = pool.map(run_seed, LONG_SEEDS, [LONG_PACKETS] * len(LONG_SEEDS))
+        for seed, (seen, packets, commits) in zip(LONG_SEEDS, runs, strict=True):
+            total.add(seen)
+            count += packets
+            if scenario_draw(seed).epoch > 1:
+                wrapped = max(wrapped, commits)
+    assert count >= 10_000_000
+    assert_covered(total, wrapped)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 4, 7, 13])
+def test_batches_and_workers_change_nothing(seed: int) -> None:
+    scenario = scenario_draw(seed)
+    worlds = worlds_of(scenario)
+    events = events_of(scenario, 30_000)
+    first = native_answers(events, worlds, scenario, batch=1)
+    assert len(first.judgements) >= 30_000 and len(first.flows) > 100
+    for batch in (7, 32, 256):
+        assert find_difference(first, native_answers(events, worlds, scenario, batch=batch)) is None, batch
+    # Two workers have a budget of answers, a table and an arena each: equal only while no limit is reached.
+    limited = {"reject-rate", "frag-limit", "ct-full"} & {str(row[4]) for row in first.judgements}
+    if not limited and scenario.capacity is None:
+        two = native_answers(events, worlds, scenario, batch=32, workers=2)
+        assert find_difference(first, two) is None
+
+
+def test_two_workers_judge_as_one() -> None:
+    """Without bursts that reach a limit the number of workers shows nowhere."""
+    ran = 0
+    for seed in (2, 10, 12, 18, 20, 26):
+        scenario = scenario_draw(seed)
+        worlds = worlds_of(scenario)
+        events = events_of(scenario, 6_000)
+        one = native_answers(events, worlds, scenario)
+        if {"reject-rate", "frag-limit", "ct-full"} & {str(row[4]) for row in one.judgements}:
+            continue
+        ran += 1
+        assert find_difference(one, native_answers(events, worlds, scenario, batch=7, workers=2)) is None, seed
+    assert ran >= 2
+
+
+def captures() -> list[Path]:
+    endings = (".pcap", ".pcapng", ".cap", ".pcap.gz", ".pcapng.gz")
+    return sorted(path for path in SHARED.rglob("*") if path.name.endswith(endings)) if SHARED.is_dir() else []
+
+
+def check_captures(paths: Sequence[Path], policies: Sequence[int], longest: int | None) -> tuple[int, int]:
+    """Every capture, each from an empty table, under these policies. Returns captures judged, and packets."""
+    scenarios = [
+        Scenario(0, stopped=stopped, verify=verify, decap=decap)
+        for stopped, verify, decap in ((False, False, False), (True, True, True))
+    ]
+    worlds = worlds_of(scenarios[0])
+    judged = packets = 0
+    for path in paths:
+        try:
+            frames = [Packet(*frame) for frame in pcap_read(path)]
+        except ValueError:
+            continue  # no capture, in spite of its name
+        if not frames or (longest is not None and len(frames) > longest):
+            continue
+        for number in policies:
+            for scenario in scenarios:
+                events: list[Event] = [Commit(number), *frames]
+                try:
+                    oracle = oracle_answers(events, worlds, scenario)
+                except ValueError:  # a link type that is not read
+                    with pytest.raises(CoreError):
+                        native_answers(events, worlds, scenario)
+                    continue
+                native = native_answers(events, worlds, scenario)
+                if find_difference(oracle, native) is not None:
+                    raise AssertionError(f"{path}\n{explain_difference(events, worlds, scenario)}")
+                judged += 1
+                packets += len(frames)
+    return judged, packets
+
+
+@pytest.mark.needs_shared_data()
+def test_engines_agree_on_captures() -> None:
+    judged, packets = check_captures(captures(), [2], LONG_CAPTURE)
+    assert judged > 900 and packets > 50_000
+
+
+@pytest.mark.long
+@pytest.mark.needs_shared_data()
+def test_engines_agree_on_whole_captures_under_every_policy() -> None:
+    judged, packets = check_captures(captures(), [0, 1, 2, 3], None)
+    assert judged > 3_800 and packets > 400_000
