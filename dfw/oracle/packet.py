@@ -47,7 +47,6 @@ class Packet:
     source: int = -1  # addresses as integers; -1: not known
     destination: int = -1
     protocol: int = 0
-    ip_checksum_bad: bool = False
 
     # Fragments: offset and length of the payload in bytes
     is_fragment: bool = False
