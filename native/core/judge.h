@@ -80,6 +80,7 @@ PAL_OUTLINE uint32_t judge_create(judge_case *c, uint32_t rule, uint8_t rule_fla
     ct_key key;
     uint64_t hash;
     judge_key(c, &key, &hash);
+    uint32_t generation = parent != PAL_NONE ? t->cold[parent].generation : 0;
     uint32_t ref = ct_create(t, &key, hash, parent != PAL_NONE);
     if (ref == PAL_NONE)
         return PAL_NONE;
@@ -89,8 +90,9 @@ PAL_OUTLINE uint32_t judge_create(judge_case *c, uint32_t rule, uint8_t rule_fla
     cold->rule = rule;
     if (parent != PAL_NONE) {
         cold->link[0] = parent;
-        cold->link[1] = t->cold[parent].generation;
-        ct_renew(t, parent, deadline_of(t, c->f, &t->hot[parent]));
+        cold->link[1] = generation;
+        if (t->cold[parent].generation == generation) /* the parent itself may have gone to make room */
+            ct_renew(t, parent, deadline_of(t, c->f, &t->hot[parent]));
     }
     if (rule_flags & PAL_RULE_PERSIST)
         h->state |= CT_PERSIST;
