@@ -68,6 +68,8 @@ typedef struct pal_worker {
     rule_count *rule;               /* by rule number */
     uint32_t rules;                 /* how many */
     uint8_t name_rules;             /* judgements of connections name their rule: costs the cold line */
+    uint8_t observed;               /* name_rules, or flow records are kept */
+    uint64_t clock_ns;              /* latest of all packets */
     parse_options parse;
     uint64_t count[PAL_VERDICT_COUNT][PAL_REASON_COUNT];
     uint64_t bad_ip_sum, bad_l4_sum, odd; /* packets met, whatever became of them */

@@ -44,6 +44,7 @@ typedef struct pal_packet {
     uint32_t l4_len;       /* [P] bytes from l4 to the end, by the IP header */
     uint32_t payload_len;  /* [P] TCP: bytes of data; others: l4_len less the header */
     uint32_t seq, ack;     /* [P] TCP; SCTP: verification tag, initiate tag; fragments: identification, offset */
+    uint32_t addr4[2];     /* [P] IPv4: source and destination as in the header, so that look-ups need not go back to it */
     uint32_t vrf;          /* [P] 0, or 1 + VNI after decapsulation */
     uint16_t sport, dport; /* [P] as in pal_key */
     uint16_t window;       /* [P] TCP; ICMP query or answer: identifier; fragments: fragment header's own offset from l3 */
@@ -62,7 +63,7 @@ typedef struct pal_packet {
     uint32_t wire_bytes;   /* and their IP bytes in sum */
 } pal_packet;
 
-_Static_assert(sizeof(pal_packet) == 96, "a burst of 64 stays in the first-level cache");
+_Static_assert(sizeof(pal_packet) == 104, "a burst of 64 stays in the first-level cache");
 
 PAL_INLINE uint32_t addr_bytes(const pal_packet *p) { return p->family == PAL_FAMILY_V4 ? 4 : 16; }
 PAL_INLINE const uint8_t *packet_src(const pal_packet *p)

@@ -58,6 +58,8 @@ PAL_INLINE uint8_t parse_ip4(pal_packet *p, const parse_options *o)
         return PAL_REASON_SHORT;
     p->ip_len = p->wire_bytes = total;
     p->proto = h[9];
+    p->addr4[0] = load_u32(h + 12);
+    p->addr4[1] = load_u32(h + 16);
     if (PAL_LIKELY(ihl == 20)) {
         uint64_t sum = (uint64_t)load_u32(h) + load_u32(h + 4) + load_u32(h + 8) + load_u32(h + 12) + load_u32(h + 16);
         p->ip_sum = PAL_LIKELY(sum_is_good(sum)) ? SUM_GOOD : SUM_BAD;

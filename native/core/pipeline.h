@@ -9,6 +9,7 @@
  *     judge             pipeline_judge     in the packets' order, one after the other:
  *         fragments         pipeline_fragment  held until whole                        (fragment.h)
  *         ICMP errors       judge_icmp_error   by the packet that they quote           (icmp_error.h)
+ *         the common case   fast_judge         established TCP, nothing special        (fast.h)
  *         state             judge_hit          the connection's tracker                (tcp.h, sctp.h, pseudo.h)
  *         expectations      judge_expected     what an ALG announced                   (alg.h)
  *         rules             judge_rules        first match, a new connection, REJECT   (classify.h, reject.h)
@@ -20,6 +21,7 @@
 #ifndef PAL_CORE_PIPELINE_H
 #define PAL_CORE_PIPELINE_H
 
+#include "fast.h"
 #include "icmp_error.h"
 
 /* Where one packet is to be judged: first at one filter (OUT at its sender's, or IN at its receiver's when the sender is
@@ -33,6 +35,9 @@ typedef struct pal_route {
 PAL_INLINE void pipeline_clock(pal_worker *w, uint64_t clock_ns)
 {
     ct_state_block *s = w->table.s;
+    if (PAL_LIKELY(clock_ns <= w->clock_ns) && PAL_LIKELY(s->wheel_at >= s->now))
+        return;
+    w->clock_ns = clock_ns > w->clock_ns ? clock_ns : w->clock_ns;
     uint64_t tick = clock_ns / 10000000u;
     while (PAL_UNLIKELY(tick > s->now && tick - s->now > CT_JUMP_MAX)) {
         s->now += CT_JUMP_MAX;
@@ -114,7 +119,7 @@ PAL_OUTLINE void pipeline_classify(const pal_snap *snap, const pal_route *route,
 /* ---- judge -------------------------------------------------------------------------------------------------- */
 
 /* A whole packet at one filter. */
-PAL_INLINE void pipeline_judge_whole(pal_worker *w, const pal_filter *f, uint8_t dir, pal_packet *p, const judge_hint *hint,
+PAL_OUTLINE void pipeline_judge_whole(pal_worker *w, const pal_filter *f, uint8_t dir, pal_packet *p, const judge_hint *hint,
                                      pal_judgement *j)
 {
     *j = (pal_judgement){.cookie = p->cookie, .rule = PAL_NONE, .ref = PAL_NONE, .filter = f->number, .dir = dir,
@@ -171,6 +176,23 @@ PAL_INLINE void pipeline_judge_whole(pal_worker *w, const pal_filter *f, uint8_t
 
 #include "datagram.h"
 
+/* One packet at one filter, and the verdict counted; true when it passes. */
+PAL_INLINE bool pipeline_judge_at(pal_worker *w, const pal_filter *f, uint8_t dir, pal_packet *p, const judge_hint *hint)
+{
+    pal_judgement *j = worker_next(w);
+    w->received++;
+#ifndef PAL_NO_FAST
+    if (PAL_LIKELY(fast_judge(w, f, dir, p, hint, j))) {
+        w->out_count++;
+        w->count[PAL_ALLOW][PAL_REASON_STATE]++;
+        return true;
+    }
+#endif
+    pipeline_judge_whole(w, f, dir, p, hint, j);
+    worker_emit(w, j);
+    return j->verdict == PAL_ALLOW;
+}
+
 /* One packet at the filters of its route. */
 PAL_INLINE void pipeline_judge(pal_worker *w, const pal_route *route, pal_packet *p, const judge_hint *first,
                                const judge_hint *second)
@@ -179,23 +201,17 @@ PAL_INLINE void pipeline_judge(pal_worker *w, const pal_route *route, pal_packet
     pipeline_clock(w, p->clock_ns);
     if (PAL_UNLIKELY(w->fragments->oldest != FRAG_NONE))
         datagram_expire(w);
-    w->bad_ip_sum += p->ip_sum == SUM_BAD;
-    w->bad_l4_sum += p->l4_sum == SUM_BAD;
-    w->odd += p->odd;
+    if (PAL_UNLIKELY(((p->ip_sum | p->l4_sum) & SUM_BAD) | p->odd)) {
+        w->bad_ip_sum += p->ip_sum == SUM_BAD;
+        w->bad_l4_sum += p->l4_sum == SUM_BAD;
+        w->odd += p->odd;
+    }
     if (PAL_UNLIKELY(p->marks & MARK_FRAGMENT) && !p->reason) {
         datagram_take(w, route, p);
         return;
     }
-    pal_judgement *j = worker_next(w);
-    w->received++;
-    pipeline_judge_whole(w, route->first, route->dir, p, first, j);
-    worker_emit(w, j);
-    if (route->second && j->verdict == PAL_ALLOW) {
-        j = worker_next(w);
-        w->received++;
-        pipeline_judge_whole(w, route->second, PAL_DIR_IN, p, second, j);
-        worker_emit(w, j);
-    }
+    if (pipeline_judge_at(w, route->first, route->dir, p, first) && PAL_UNLIKELY(route->second != NULL))
+        pipeline_judge_at(w, route->second, PAL_DIR_IN, p, second);
 }
 
 /* A burst of parsed packets, at most WORKER_BURST. */

@@ -64,8 +64,9 @@ PAL_INLINE uint32_t icmp_query_type(uint32_t family, uint32_t type)
     return type == 129 ? 128 : type == 140 ? 139 : type;
 }
 
-PAL_INLINE uint32_t rotate_half32(uint32_t v, uint32_t swap) { return swap ? v >> 16 | v << 16 : v; }
-PAL_INLINE uint64_t rotate_half64(uint64_t v, uint32_t swap) { return swap ? v >> 32 | v << 32 : v; }
+/* By half its width, or not at all; written so that compilers make it a rotation and not a branch. */
+PAL_INLINE uint32_t rotate_half32(uint32_t v, uint32_t swap) { return v << (swap * 16) | v >> ((32 - swap * 16) & 31); }
+PAL_INLINE uint64_t rotate_half64(uint64_t v, uint32_t swap) { return v << (swap * 32) | v >> ((64 - swap * 32) & 63); }
 
 /* Fills in all of a key. Which end is the higher one is a coin's toss for every packet, so IPv4 chooses without a branch:
  * both ends stand side by side and are swapped by a rotation. Any total order will do. Source and destination address
@@ -105,7 +106,7 @@ PAL_INLINE void key_make_icmp(ct_key *k, uint32_t family, uint32_t zone, const u
 PAL_INLINE void key_from_packet(ct_key *k, const pal_packet *p, uint32_t zone)
 {
     uint32_t kind = kind_of(p);
-    const uint8_t *src_dst = packet_src(p);
+    const uint8_t *src_dst = PAL_LIKELY(p->family == PAL_FAMILY_V4) ? (const uint8_t *)p->addr4 : packet_src(p);
     if (PAL_LIKELY(kind <= KIND_SCTP))
         key_make(k, kind, p->family, zone, src_dst, p->sport, p->dport);
     else if (kind == KIND_ICMP)

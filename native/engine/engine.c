@@ -236,6 +236,7 @@ static void worker_forget(engine_worker *ew)
     memset(w->count, 0, sizeof w->count);
     w->bad_ip_sum = w->bad_l4_sum = w->odd = w->received = w->released = 0;
     w->out_count = 0;
+    w->clock_ns = 0;
     if (w->vrf)
         memset(w->vrf, 0, VRF_SLOTS * sizeof *w->vrf);
     w->vrf_count = 0;
@@ -278,6 +279,7 @@ static int worker_open(pal_engine *e, uint32_t number, const char *path, char *e
     }
     w->rules = o->rules;
     w->name_rules = o->name_rules;
+    w->observed = o->name_rules || o->flows;
     w->parse = (parse_options){.sum_mode = o->sums, .decap = o->decap, .sanity = o->sanity};
     w->table.ended = worker_ended;
     w->table.gone = worker_gone;
