@@ -72,7 +72,8 @@ PAL_OUTLINE void judge_icmp_error(judge_case *c)
 {
     ct_table *t = &c->w->table;
     icmp_quote q;
-    if (!icmp_quote_read(c->p, filter_zone(c->w, c->f, c->p->vrf), &q)) {
+    /* Errors fit into every link (RFC 1812 section 4.3.2.3, RFC 4443 section 2.4 c): fragments of one are no router's. */
+    if (c->p->fragments > 1 || !icmp_quote_read(c->p, filter_zone(c->w, c->f, c->p->vrf), &q)) {
         judge_verdict(c, PAL_DROP, PAL_REASON_ICMP_QUOTE, PAL_CT_INVALID);
         return;
     }
