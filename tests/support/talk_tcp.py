@@ -337,7 +337,7 @@ def _exchange(world: World, pair: TcpPair, odd: float) -> Talk:
             side.next = side.next + int(rnd() * 70000) & _M  # packets that the firewall did not see
         elif chance < 0.945:
             yield from _take_over(world, pair)
-        elif chance < 0.952 and ts:
+        elif chance < 0.957 and ts:
             waited = world.until(ts, "tcp_established")
             if waited:
                 yield waited
