@@ -267,7 +267,8 @@ PAL_OUTLINE uint8_t tcp_reset(ct_hot *h, const ct_cold *c, uint32_t S, const pal
     if (end_has(h, R, END_ACKED) && state >= CT_SYN_RECEIVED) {
         if (seq_before(p->seq, h->half[R].ack))
             return PAL_REASON_TCP_RST;
-        over = state == CT_ESTABLISHED && p->seq != h->half[R].ack && p->seq != h->half[S].end;
+        bool follows = end_has(h, S, END_SEEN) && p->seq == h->half[S].end;
+        over = state == CT_ESTABLISHED && p->seq != h->half[R].ack && !follows;
     }
     uint8_t r = tcp_window_test(h, S, p, end);
     if (r == TRACK_OVER || r == PAL_REASON_STATE) {
