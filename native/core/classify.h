@@ -33,7 +33,7 @@
 #define CLS_NODE 0x80000000u
 #define CLS_PAGE 0x40000000u
 #define CLS_REF 0x3fffffffu
-#define CLS_CHUNK_SHIFT 12 /* lines in a chunk of the arena: 256 KiB */
+#define CLS_CHUNK_SHIFT 15 /* lines in a chunk of the arena: 2 MiB, a huge page where the machine gives one */
 #define CLS_CHUNK_LINES (1u << CLS_CHUNK_SHIFT)
 #define CLS_PAGE_LINES 16
 

@@ -160,6 +160,7 @@ void pal_cls_free(pal_cls *c)
     cls_put(c, c->bits, (size_t)CLS_SUPERS_MAX * 64 * 8);
     cls_put(c, c->now, sizeof *c->now);
     cls_arena_free(c);
+    cls_slabs_free(c);
     free(c);
 }
 

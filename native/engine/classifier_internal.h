@@ -124,7 +124,11 @@ struct pal_cls {
     uint64_t epoch PAL_ALIGNED(PAL_CACHE_LINE);
     uint64_t secret[6] PAL_ALIGNED(PAL_CACHE_LINE);
     uint32_t txn;
-    size_t bytes;
+    size_t bytes;          /* taken from the system */
+    void *block[129];      /* freed blocks by number of lines */
+    void *slabs;
+    uint8_t *slab_at;
+    size_t slab_left;
     cls_arena arena;
     cls_set *set;
     uint32_t n_set, cap_set;
@@ -149,6 +153,7 @@ struct pal_cls {
  * set would be worse. Sizes are given back on release, so that bytes in use are exact. ---- */
 void *cls_get(pal_cls *c, size_t bytes);  /* zeroed, cache-line aligned */
 void cls_put(pal_cls *c, void *p, size_t bytes);
+void cls_slabs_free(pal_cls *c);
 void *cls_grow(pal_cls *c, void *p, size_t old_bytes, size_t new_bytes);
 void cls_push(pal_cls *c, cls_u32s *l, uint32_t v);
 void cls_u32s_free(pal_cls *c, cls_u32s *l);

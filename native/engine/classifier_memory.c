@@ -5,17 +5,67 @@
 #include "classifier_internal.h"
 
 #include <stdlib.h>
+#include <sys/mman.h>
 
-static size_t round_line(size_t n) { return (n + 63) & ~(size_t)63; }
+static size_t round_line(size_t n) { return ((n ? n : 1) + 63) & ~(size_t)63; }
+
+/* Small blocks come from slabs of 2 MiB that may be one huge page each: a look-up touches a dozen of them, and with
+ * 4 KiB pages would miss the TLB as often as the cache. Freed blocks are kept by size. Under ASan every block is its own. */
+#if defined(__SANITIZE_ADDRESS__)
+#define SLAB_BLOCK_MAX 0u
+#else
+#define SLAB_BLOCK_MAX 8192u
+#endif
+#define SLAB_BYTES ((size_t)2 << 20)
+
+static void *pages_get(pal_cls *c, size_t n)
+{
+    size_t align = n >= SLAB_BYTES ? SLAB_BYTES : 64;
+    n = (n + align - 1) & ~(align - 1);
+    void *p = aligned_alloc(align, n);
+    if (!p)
+        abort();
+    if (align == SLAB_BYTES)
+        madvise(p, n, MADV_HUGEPAGE); /* a hint: nothing depends on it */
+    memset(p, 0, n);
+    c->bytes += n;
+    return p;
+}
+
+static void pages_put(pal_cls *c, void *p, size_t n)
+{
+    size_t align = n >= SLAB_BYTES ? SLAB_BYTES : 64;
+    c->bytes -= (n + align - 1) & ~(align - 1);
+    free(p);
+}
 
 void *cls_get(pal_cls *c, size_t bytes)
 {
-    size_t n = round_line(bytes ? bytes : 1);
-    void *p = aligned_alloc(64, n);
-    if (!p)
-        abort();
-    memset(p, 0, n);
-    c->bytes += n;
+    size_t n = round_line(bytes);
+    if (n > SLAB_BLOCK_MAX)
+        return pages_get(c, n);
+    void **list = &c->block[n / 64], *p = *list;
+    if (p) {
+        memcpy(list, p, sizeof *list);
+        memset(p, 0, n);
+        return p;
+    }
+    if (c->slab_left < n) {
+        for (size_t k = c->slab_left; k;) { /* what is left of the slab goes to the lists */
+            size_t part = k < SLAB_BLOCK_MAX ? k : SLAB_BLOCK_MAX;
+            cls_put(c, c->slab_at, part);
+            c->slab_at += part;
+            k -= part;
+        }
+        void *slab = pages_get(c, SLAB_BYTES);
+        c->slab_at = (uint8_t *)slab + 64; /* the first line links the slabs */
+        memcpy(slab, &c->slabs, sizeof c->slabs);
+        c->slabs = slab;
+        c->slab_left = SLAB_BYTES - 64;
+    }
+    p = c->slab_at;
+    c->slab_at += n;
+    c->slab_left -= n;
     return p;
 }
 
@@ -23,8 +73,22 @@ void cls_put(pal_cls *c, void *p, size_t bytes)
 {
     if (!p)
         return;
-    c->bytes -= round_line(bytes ? bytes : 1);
-    free(p);
+    size_t n = round_line(bytes);
+    if (n > SLAB_BLOCK_MAX) {
+        pages_put(c, p, n);
+        return;
+    }
+    memcpy(p, &c->block[n / 64], sizeof(void *));
+    c->block[n / 64] = p;
+}
+
+void cls_slabs_free(pal_cls *c)
+{
+    while (c->slabs) {
+        void *slab = c->slabs;
+        memcpy(&c->slabs, slab, sizeof c->slabs);
+        pages_put(c, slab, SLAB_BYTES);
+    }
 }
 
 void *cls_grow(pal_cls *c, void *p, size_t old_bytes, size_t new_bytes)
