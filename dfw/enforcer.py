@@ -54,7 +54,7 @@ class NativeEnforcer:
         self._sets = _Numbers({})
 
     def commit(self, world: PolicySet) -> Compiled:
-        """Compile and put in force, for all filters at once. Raises UnsupportedError, CoreError; then nothing changes."""
+        """Compile and put in force, for all filters at once. Raises UnsupportedError, CoreError: nothing changes."""
         compiled = compile_policy(world)
         numbers = np.array([self._rule(rule) for rule in compiled.rules] or [0], dtype=np.uint32)
         sets = self._put_sets(compiled)
@@ -93,7 +93,7 @@ class NativeEnforcer:
         return [f'"vnic": {json.dumps(name)}' for name in self.filters]
 
     def bindings(self) -> np.ndarray[tuple[int], np.dtype[np.void]]:
-        """MAC and IP addresses -> filter, for the core: outside tunnels, and for each VNI of a port's routing domain."""
+        """MAC and IP addresses -> filter: outside tunnels, and for each VNI of a port's routing domain."""
         rows: list[tuple[bytes, int, int, int]] = []
         domains = {} if self.inventory is None else _domains(self.inventory)
         for number, port in enumerate(self.ports):
@@ -107,12 +107,12 @@ class NativeEnforcer:
         found = np.zeros(len(rows), dtype=BINDING_DTYPE)
         for at, (address, family, vrf, number) in enumerate(rows):
             found[at] = (np.frombuffer(address.ljust(16, b"\0"), np.uint8), family, vrf, number)
-        assert NO_FILTER > len(self.filters)
+        assert len(self.filters) < NO_FILTER
         return found
 
 
 def _domains(inventory: Inventory) -> Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]:
-    """For each port: its segment's VNI and those of all segments on the same gateway, each as the core's VRF (1 + VNI)."""
+    """For each port: the VNI of its segment, and of all segments on its gateway, as the core's VRF (1 + VNI)."""
     by_gateway: dict[str, list[int]] = {}
     for segment in inventory.segments.values():
         if segment.gateway is not None:

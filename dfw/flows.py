@@ -15,13 +15,26 @@ from dfw.core import Replay, flow_words
 from dfw.enforcer import NativeEnforcer
 
 COLUMNS = (
-    *("file", "vnic", "dir", "proto", "src", "sport", "dst", "dport", "packets", "bytes", "reply_packets", "reply_bytes"),
+    *(
+        "file",
+        "vnic",
+        "dir",
+        "proto",
+        "src",
+        "sport",
+        "dst",
+        "dport",
+        "packets",
+        "bytes",
+        "reply_packets",
+        "reply_bytes",
+    ),
     *("dropped", "state", "history", "start", "end", "end_reason", "rule", "rule_path"),
 )
 
 
 def write_flows(replay: Replay, enforcer: NativeEnforcer, path: str, files: Sequence[str]) -> None:
-    """Write all flow records; the format is the path's ending, JSON lines for any but .csv and .parquet. Raises OSError."""
+    """Write all flow records: .csv, .parquet, or for any other ending JSON lines. Raises OSError."""
     if path.endswith(".csv"):
         _write_csv(flow_columns(replay, enforcer, files), path)
     elif path.endswith(".parquet"):

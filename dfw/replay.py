@@ -23,7 +23,9 @@ Examples:
   palisade replay big.pcapng.gz --policy policy.yaml --tap --repeat 5 -o json"""
 )
 @click.argument("captures", nargs=-1, required=True, metavar="CAPTURE...")
-@click.option("--policy", "policies", multiple=True, required=True, metavar="F", help="Policy file; may be given again.")
+@click.option(
+    "--policy", "policies", multiple=True, required=True, metavar="F", help="Policy file; may be given again."
+)
 @click.option("--inventory", "inventories", multiple=True, metavar="F", help="Inventory file; may be given again.")
 @click.option("--tap", is_flag=True, help="One filter on a wire judges every packet once (default without inventory).")
 @click.option("--vantage", type=click.Choice(["vnics", "tap"]), help="vnics: OUT at the sender, IN at the receiver.")

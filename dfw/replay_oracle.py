@@ -82,7 +82,13 @@ def _feed(
                     for frame in frames:
                         at, length = int(frame["data"]) - base, int(frame["caplen"])
                         data = bytes(source.view[at : at + length])
-                        run.feed(int(frame["number"]), int(frame["ts_ns"]), data, int(frame["wirelen"]), int(frame["linktype"]))
+                        run.feed(
+                            int(frame["number"]),
+                            int(frame["ts_ns"]),
+                            data,
+                            int(frame["wirelen"]),
+                            int(frame["linktype"]),
+                        )
                         entry.packets += 1
                         result.bytes += int(frame["wirelen"])
                     progress(entry.packets)
@@ -103,7 +109,8 @@ def _end(run: OracleReplay, result: RunResult, judgements: list[Judgement], flow
     known = {row["rule_path"]: row for row in result.rules}
     for item in run.rule_statistics():
         row = known.setdefault(
-            item.rule_path, {"rule": item.rule, "rule_path": item.rule_path, "action": "", "hits": 0, "packets": 0, "bytes": 0}
+            item.rule_path,
+            {"rule": item.rule, "rule_path": item.rule_path, "action": "", "hits": 0, "packets": 0, "bytes": 0},
         )
         for name in ("hits", "packets", "bytes"):
             row[name] += getattr(item, name)

@@ -122,15 +122,9 @@ def run_native(
     enforcer.commit(world)
     result = RunResult()
     with ExitStack() as outputs:
-        descriptors = {
-            f"{name}_fd": _create(path, outputs)
-            for name, path in (
-                ("verdict", options.verdicts),
-                ("allowed", options.allowed),
-                ("dropped", options.dropped),
-                ("generated", options.generated),
-            )
-        }
+        verdict_fd, allowed_fd, dropped_fd, generated_fd = (
+            _create(path, outputs) for path in (options.verdicts, options.allowed, options.dropped, options.generated)
+        )
         replay = Replay(
             enforcer.engine,
             ReplayOptions(
@@ -138,7 +132,10 @@ def run_native(
                 stopped=options.stopped,
                 realtime=options.realtime,
                 batch=options.batch,
-                **descriptors,
+                verdict_fd=verdict_fd,
+                allowed_fd=allowed_fd,
+                dropped_fd=dropped_fd,
+                generated_fd=generated_fd,
             ),
             enforcer.bindings(),
             enforcer.rule_json(),

@@ -1,2 +1,116 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks: what they time, and the generators of what they run on."""
+"""Benchmarks: what they time, the generators of what they run on, and the verb `bench`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from dfw.output import emit, output_option
+
+DONE, NO, BAD_INPUT = 0, 1, 2
+_RUNS = click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True)
+_BATCH = click.option("--batch", type=click.IntRange(1, 256), default=32, show_default=True, help="Packets a burst.")
+
+
+@click.group
+def bench() -> None:
+    """Measure the packet core on this machine, verdicts checked in the same run.
+
+    \b
+    Examples:
+      palisade bench conntrack --connections 100000 -o json
+      palisade bench classify --synthetic fw --count 10000
+    """
+
+
+def _shown(result: dict[str, Any], output: str) -> int:
+    emit(result, output)
+    return DONE if result["verified"] else NO
+
+
+def _packet_options(function: Any) -> Any:
+    options = (
+        click.option("--connections", type=click.IntRange(1, 1_000_000), default=100_000, show_default=True),
+        click.option("--bytes", "size", type=click.IntRange(64, 1514), default=64, show_default=True),
+        click.option("--checksum", type=click.Choice(["off", "on"]), default="off", show_default=True),
+        click.option("--family", type=click.Choice(["4", "6"]), default="4", show_default=True),
+        click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True),
+        click.option("--pattern", type=click.Choice(["random", "grid"]), default="random", show_default=True),
+        click.option("--pages", type=click.Choice(["4k", "huge"]), default="4k", show_default=True),
+        _BATCH,
+        _RUNS,
+        output_option,
+    )
+    for option in reversed(options):
+        function = option(function)
+    return function
+
+
+def _packets(name: str, output: str, given: dict[str, Any]) -> int:
+    from dfw.bench.packets import PacketBench, bench_packets
+    from dfw.core import CoreError
+
+    chosen = PacketBench(
+        connections=given["connections"],
+        size=given["size"],
+        family=int(given["family"]),
+        batch=given["batch"],
+        workers=given["workers"],
+        grid=given["pattern"] == "grid",
+        checksum=given["checksum"] == "on",
+        huge_pages=given["pages"] == "huge",
+        both=name == "pipeline",
+        runs=given["runs"],
+    )
+    try:
+        return _shown(bench_packets(name, chosen), output)
+    except CoreError as error:
+        click.echo(f"palisade bench: {error}", err=True)
+        return BAD_INPUT
+
+
+@bench.command
+@_packet_options
+def conntrack(output: str, **given: Any) -> int:
+    """Established packets over many connections: parse, look up, window test and update, counters, timer."""
+    return _packets("conntrack", output, given)
+
+
+@bench.command
+@_packet_options
+def pipeline(output: str, **given: Any) -> int:
+    """The firewall at both vNICs: two connections a packet. Forwarding and encapsulation are not part of it yet."""
+    return _packets("pipeline", output, given)
+
+
+@bench.command
+@click.option("--rules", type=click.IntRange(1, 60_000), default=1000, show_default=True)
+@click.option("--connections", type=click.IntRange(1000), default=500_000, show_default=True, help="New ones a run.")
+@_BATCH
+@_RUNS
+@output_option
+def setup(rules: int, connections: int, batch: int, runs: int, output: str) -> int:
+    """New connections at steady state: SYN, SYN+ACK, ACK, first matches spread over the rules."""
+    from dfw.bench.packets import bench_setup
+
+    return _shown(bench_setup(rules, batch, connections, runs), output)
+
+
+@bench.command
+@click.option("--rules", metavar="FILE", help="ClassBench rules; with --trace.")
+@click.option("--trace", metavar="FILE", help="ClassBench headers.")
+@click.option("--synthetic", type=click.Choice(["acl", "fw", "ipc"]), help="A generated family instead of files.")
+@click.option("--count", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Rules to generate.")
+@click.option("--headers", type=click.IntRange(1, 10_000_000), default=1_000_000, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True)
+@_RUNS
+@output_option
+def classify(output: str, **given: Any) -> int:
+    """First match over rules: look-ups, build, one rule and one member changed."""
+    if (given["rules"] is None) != (given["trace"] is None) or (given["rules"] is None) == (given["synthetic"] is None):
+        raise click.UsageError("give --rules and --trace, or --synthetic")
+    from dfw.bench.lookups import bench_classify
+
+    return _shown(bench_classify(**given), output)

@@ -48,8 +48,12 @@ PAL_INLINE bool fast_judge(pal_worker *w, const pal_filter *f, uint8_t dir, cons
         PAL_UNLIKELY((p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK)) != TCP_ACK) ||
         (uint32_t)k->kind != KIND_TCP || PAL_UNLIKELY(wheel_is_past(t, h->deadline)))
         return false;
-    if (!v4 && PAL_UNLIKELY(memcmp(t->addr6[hint->ref - t->cap4].addr, k->addr, 32) != 0))
-        return false;
+    if (!v4) {
+        const uint8_t *a = t->addr6[hint->ref - t->cap4].addr[0];
+        if (PAL_UNLIKELY((load_u64(a) ^ k->addr[0]) | (load_u64(a + 8) ^ k->addr[1]) | (load_u64(a + 16) ^ k->addr[2]) |
+                         (load_u64(a + 24) ^ k->addr[3])))
+            return false;
+    }
 
     uint32_t S = (uint32_t)k->high ^ (h->marks >> 3 & 1), scales = h->scale;
     uint32_t scale = scales >> (S * 4) & 15, other = scales >> ((S ^ 1) * 4) & 15;

@@ -80,13 +80,14 @@ PAL_INLINE void key_make(ct_key *k, uint32_t kind, uint32_t family, uint32_t zon
         swap = (uint32_t)(src > dst) | ((uint32_t)(src == dst) & by_port & (uint32_t)(sport > dport));
         k->addr[0] = rotate_half64(pair_u32(src, dst), swap);
     } else {
-        int order = memcmp(src_dst, src_dst + 16, 16);
-        swap = order > 0 || (order == 0 && by_port && sport > dport);
         uint64_t a = load_u64(src_dst), b = load_u64(src_dst + 8), c = load_u64(src_dst + 16), d = load_u64(src_dst + 24);
-        k->addr[0] = swap ? c : a;
-        k->addr[1] = swap ? d : b;
-        k->addr[2] = swap ? a : c;
-        k->addr[3] = swap ? b : d;
+        uint32_t same = (uint32_t)(a == c), one = same & (uint32_t)(b == d);
+        swap = (uint32_t)(a > c) | (same & (uint32_t)(b > d)) | (one & by_port & (uint32_t)(sport > dport));
+        uint64_t mask = 0 - (uint64_t)swap, x = (a ^ c) & mask, y = (b ^ d) & mask;
+        k->addr[0] = a ^ x;
+        k->addr[1] = b ^ y;
+        k->addr[2] = c ^ x;
+        k->addr[3] = d ^ y;
     }
     k->ports_zone = pair_u32(rotate_half32(pair_u16(sport, dport), swap), zone);
     k->tail = bytes_u64((uint8_t)kind, (uint8_t)family, (uint8_t)swap, 0);

@@ -83,17 +83,25 @@ static void lane_segment(const bench_lane *l, uint32_t c, uint32_t dir, bench_se
     s->sums = l->o->checksum;
 }
 
-/* One packet at its filter; true when it passed. */
+/* At the filter of the vNIC where it is seen; with `both`, OUT at the sender's and IN at the receiver's. */
+static pal_route lane_route_of(const bench_lane *l, const engine_config *config, uint32_t filter, uint32_t dir)
+{
+    const pal_filter *a = &config->filter[filter], *b = &config->filter[(filter + 1) % BENCH_FILTERS];
+    if (!l->o->both)
+        return (pal_route){.first = a, .dir = (uint8_t)(PAL_DIR_OUT >> dir)};
+    return (pal_route){.first = dir ? b : a, .second = dir ? a : b, .dir = PAL_DIR_OUT};
+}
+
+/* One packet at its filters; true when it passed. */
 static bool lane_judge_one(bench_lane *l, const engine_config *config, const uint8_t *frame, uint32_t len, uint32_t c, uint32_t dir)
 {
     pal_worker *w = &l->ew->w;
     pal_packet p = {.data = frame, .cap = len, .wire = len};
-    const pal_filter *f = &config->filter[c % BENCH_FILTERS];
     parse_frame(&p, LINKTYPE_ETHERNET, &w->parse);
-    pal_route r = {.first = f, .dir = dir ? PAL_DIR_IN : PAL_DIR_OUT};
+    pal_route r = lane_route_of(l, config, c % BENCH_FILTERS, dir);
     uint64_t before = w->count[PAL_ALLOW][PAL_REASON_MATCH] + w->count[PAL_ALLOW][PAL_REASON_STATE];
     pipeline_burst(w, &r, &p, 1);
-    return w->count[PAL_ALLOW][PAL_REASON_MATCH] + w->count[PAL_ALLOW][PAL_REASON_STATE] == before + 1;
+    return w->count[PAL_ALLOW][PAL_REASON_MATCH] + w->count[PAL_ALLOW][PAL_REASON_STATE] == before + 1u + l->o->both;
 }
 
 /* All connections, in random order: SYN, SYN+ACK, ACK. */
@@ -184,10 +192,8 @@ static void *lane_measure(void *arg)
         uint32_t n = (uint32_t)(l->n - i < batch ? l->n - i : batch);
         const engine_config *config = engine_enter(l->engine, l->number);
         w->snap = pal_cls_snapshot(l->engine->cls);
-        for (uint32_t k = 0; k < n; k++) {
-            const pal_filter *f = &config->filter[l->turn[i + k] >> 1];
-            route[k] = (pal_route){.first = f, .dir = (uint8_t)(PAL_DIR_OUT >> (l->turn[i + k] & 1))};
-        }
+        for (uint32_t k = 0; k < n; k++)
+            route[k] = lane_route_of(l, config, l->turn[i + k] >> 1, l->turn[i + k] & 1);
         pal_packet *p = l->parse ? packet : l->parsed + i;
         if (l->parse) {
             for (uint32_t k = 0; k < n; k++)
@@ -301,7 +307,7 @@ int pal_bench_conntrack_run(pal_engine *e, const pal_bench_conntrack *o, pal_ben
         out[r].floor_ns[1] = bench_floor(lane[0].order, lane[0].n, cap, t->buckets, 2, e->options.huge_pages);
         uint64_t wanted = 0, passed = 0;
         for (uint32_t i = 0; i < workers; i++) {
-            wanted += 2 * lane[i].n;
+            wanted += 2 * lane[i].n * (1u + o->both);
             passed += lane[i].ew->w.count[PAL_ALLOW][PAL_REASON_STATE];
             memset(lane[i].ew->w.count, 0, sizeof lane[i].ew->w.count);
         }

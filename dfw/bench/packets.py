@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`bench conntrack`, `pipeline` and `setup`: packets through the core, as CONTRACT §3 defines what is timed."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dfw.bench.machine import render_runs
+from dfw.core import Engine, EngineOptions, PacketRun, run_conntrack, run_setup
+from dfw.layout import RANGE_DTYPE, addresses_v4, rules_empty
+from dfw.model import Timers
+
+_FILTERS = 16
+_CAPACITY = 1 << 20
+_TCP = 6
+_V6_BYTES = 78  # an Ethernet frame with an IPv6 TCP segment and a little data
+
+
+@dataclass(frozen=True, slots=True)
+class PacketBench:
+    """Options of `bench conntrack` and `bench pipeline`."""
+
+    connections: int
+    size: int = 64
+    family: int = 4
+    batch: int = 32
+    workers: int = 1
+    grid: bool = False
+    checksum: bool = False
+    huge_pages: bool = False
+    both: bool = False
+    runs: int = 5
+
+
+def bench_packets(name: str, given: PacketBench) -> dict[str, Any]:
+    """Time established packets. `floor_ns` is of the same run: an index line and one or two written entry lines.
+
+    Raises CoreError when there is no memory, or a packet was refused while connections were set up.
+    """
+    from dfw.enforcer import timer_seconds
+
+    engine = Engine(
+        EngineOptions(
+            capacity4=_CAPACITY if given.family == 4 else 16,
+            capacity6=_CAPACITY if given.family == 6 else 16,
+            filters=_FILTERS,
+            rules=1,
+            workers=given.workers,
+            checksums="verify" if given.checksum else "off",
+            sanity="off",
+            name_rules=False,
+            huge_pages=given.huge_pages,
+        )
+    )
+    for number in range(_FILTERS):
+        ruleset = engine.classifier.build_staged(rules_empty(1), np.zeros(0, dtype=np.uint32))
+        engine.stage(number, ruleset, timer_seconds(Timers()))
+    engine.commit()
+    stats = engine.stats()
+    packets = max(4 * given.connections, 2_000_000)
+    size = given.size if given.family == 4 else max(given.size, _V6_BYTES)
+    runs = run_conntrack(
+        engine,
+        connections=given.connections,
+        packets=packets,
+        size=size,
+        family=given.family,
+        batch=given.batch,
+        grid=given.grid,
+        checksum=given.checksum,
+        both=given.both,
+        runs=given.runs,
+    )
+    pattern = "grid" if given.grid else "random"
+    return render_runs(
+        f"{name}/{pattern}/{given.connections}/v1",
+        [run.ns for run in runs],
+        all(run.verified for run in runs),
+        family=given.family,
+        bytes=size,
+        batch=given.batch,
+        workers=given.workers,
+        packets=packets,
+        pages="huge" if given.huge_pages else "4k",
+        checksum=given.checksum,
+        pre_parsed_ns=_median([run.pre_parsed_ns for run in runs]),
+        floor_ns={str(lines): _median([run.floor_ns[lines - 1] for run in runs]) for lines in (1, 2)},
+        core_ghz=_median([run.core_ghz for run in runs]),
+        bytes_per_connection=round(stats.table_bytes / stats.table_capacity, 1),
+    )
+
+
+def _median(values: list[float]) -> float:
+    return round(statistics.median(values), 2)
+
+
+def bench_setup(rules: int, batch: int, connections: int, runs: int) -> dict[str, Any]:
+    """Time new connections at steady state over `rules` rules, and SYNs alone beside them. Raises CoreError."""
+    both = {
+        name: run_setup(
+            _setup_engine(rules), rules=rules, connections=connections, batch=batch, syn_only=syn_only, runs=runs
+        )
+        for name, syn_only in (("connection", False), ("syn", True))
+    }
+    per_connection: list[PacketRun] = both["connection"]
+    syns: list[PacketRun] = both["syn"]
+    return render_runs(
+        f"setup/{rules}rules/v1",
+        [run.ns / 3 for run in per_connection],
+        all(run.verified for run in (*per_connection, *syns)),
+        ns_per_connection=_median([run.ns for run in per_connection]),
+        connections_per_second=round(1e9 / statistics.median(run.ns for run in per_connection)),
+        syns_per_second=round(1e9 / statistics.median(run.ns for run in syns)),
+        rules=rules,
+        batch=batch,
+        core_ghz=_median([run.core_ghz for run in per_connection]),
+    )
+
+
+def _setup_engine(rules: int) -> Engine:
+    """One tap filter; rule r lets TCP to its own address and port pass. Short timers: the clock need not leap."""
+    engine = Engine(
+        EngineOptions(capacity4=_CAPACITY, capacity6=16, rules=rules, checksums="off", sanity="off", name_rules=False)
+    )
+    numbers = np.arange(rules, dtype=np.uint32)
+    table = rules_empty(rules)
+    table["dst_off"], table["dst_n"], table["proto"] = numbers, 1, _TCP
+    table["dport_lo"] = table["dport_hi"] = 1000 + numbers
+    for number in range(rules):
+        ranges = np.zeros(1, dtype=RANGE_DTYPE)
+        ranges["lo"] = ranges["hi"] = addresses_v4(np.array([0x0A010000 + number], dtype=np.uint64))
+        ranges["family"] = 1
+        engine.classifier.put_set(number, ranges)
+    ruleset = engine.classifier.build_staged(table, numbers)
+    engine.stage(0, ruleset, [120, 30, 120, 120, 45, 20, 60, 30, 60, 20, 10], tap=True)
+    engine.commit()
+    return engine

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: filters with their configuration, and workers with their connection tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from dfw.core.binding import ERROR_BYTES, REASONS, VERDICTS, CoreError, array, ffi, lib, text
+from dfw.core.classifier import Classifier, Ruleset
+from dfw.layout import RULE_COUNT_DTYPE
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """Sizes and switches of an engine. `capacity4`, `capacity6`: connections of each family, a worker; `filters`,
+    `rules`: numbers below these may be used; `checksums`: off, count, verify; `sanity`: off, count, drop;
+    `seed`: six 64-bit numbers for tests, else drawn from the kernel."""
+
+    capacity4: int = 1 << 20
+    capacity6: int = 1 << 18
+    filters: int = 1
+    rules: int = 65536
+    workers: int = 1
+    checksums: str = "count"
+    decap: bool = False
+    sanity: str = "count"
+    flows: bool = False
+    name_rules: bool = True
+    huge_pages: bool = False
+    seed: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
+    path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStats:
+    """Counters since the engine was made or cleared. `counts`: (verdict, reason) -> judgements."""
+
+    counts: dict[tuple[str, str], int]
+    received: int
+    released: int
+    bad_ip_sums: int
+    bad_l4_sums: int
+    odd: int
+    created: int
+    connections4: int
+    connections6: int
+    table_bytes: int
+    table_capacity: int
+
+
+class Engine:
+    """Filters with their configuration, and workers with their connection tables."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self.options = options
+        given = ffi.new("pal_engine_options *")
+        for name in ("capacity4", "capacity6", "filters", "rules", "workers"):
+            setattr(given, name, getattr(options, name))
+        given.sums = ("off", "count", "verify").index(options.checksums)
+        given.sanity = ("off", "count", "drop").index(options.sanity)
+        given.decap, given.flows, given.name_rules = options.decap, options.flows, options.name_rules
+        given.huge_pages = options.huge_pages
+        given.seed = list(options.seed)
+        error = ffi.new("char[]", ERROR_BYTES)
+        path = ffi.NULL if options.path is None else options.path.encode()
+        handle = lib.pal_engine_new(given, path, error, ERROR_BYTES)
+        if handle == ffi.NULL:
+            raise CoreError(text(error))
+        self.handle = ffi.gc(handle, lib.pal_engine_free)
+        self.classifier = Classifier(self.handle)
+
+    def stage(self, number: int, ruleset: Ruleset | None, timers: Sequence[int], *, tap: bool = False) -> None:
+        """Stage filter `number`: its rule set (None: nothing passes) and session timers in seconds, in the order of
+        PAL_TIMERS. The engine takes the rule set over. In force after `commit`."""
+        handle = ffi.NULL if ruleset is None else ruleset.handle
+        if lib.pal_engine_stage(self.handle, number, handle, ffi.new("uint32_t[]", list(timers)), tap) != 0:
+            raise CoreError(f"filter {number}: out of bounds, or no memory")
+
+    def remove(self, number: int) -> None:
+        """Stage the end of filter `number` and of all its connections."""
+        if lib.pal_engine_remove(self.handle, number) != 0:
+            raise CoreError(f"filter {number}: out of bounds, or no memory")
+
+    def commit(self, *, every_filter: bool = False) -> int:
+        """Put what is staged in force, in one step. Returns the epoch."""
+        epoch = int(lib.pal_engine_commit(self.handle, every_filter))
+        if epoch == 0:
+            raise MemoryError("no memory for a configuration")
+        return epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Wind the epoch on: for tests of its wrap."""
+        lib.pal_engine_epoch_set(self.handle, epoch)
+
+    def clear(self) -> None:
+        """End every connection; forget counters and clock. Configuration stays."""
+        lib.pal_engine_clear(self.handle)
+
+    def stats(self) -> EngineStats:
+        """All counters, summed over the workers."""
+        raw = ffi.new("pal_engine_stats *")
+        lib.pal_engine_stats_read(self.handle, raw)
+        counts = {
+            (verdict, reason): int(raw.count[v * 64 + r])
+            for v, verdict in enumerate(VERDICTS)
+            for r, reason in enumerate(REASONS)
+            if raw.count[v * 64 + r]
+        }
+        names = [name for name in EngineStats.__dataclass_fields__ if name not in ("counts",)]
+        fields = {"bad_l4_sums": "bad_l4_sums"}
+        return EngineStats(counts, **{name: int(getattr(raw, fields.get(name, name))) for name in names})
+
+    def rule_counts(self, rules: int) -> npt.NDArray[np.void]:
+        """Hits, packets and bytes of the first `rules` rules, connections still open included."""
+        found = np.zeros(rules, dtype=RULE_COUNT_DTYPE)
+        lib.pal_engine_rules_read(self.handle, array(found, "pal_rule_count *"), rules)
+        return found
