@@ -49,7 +49,8 @@ Event = Packet | Commit
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """What is drawn once for a run. `vnics`: judged at the inventory's vNICs, else on a tap. `capacity`: of the
-    connection table, None for plenty. `epoch`: the first, for engines that can be given one. `calm`: no bursts and floods."""
+    connection table, None for plenty. `epoch`: the first, for engines that can be given one.
+    `calm`: no bursts and no floods."""
 
     seed: int
     link: int = ETHERNET
