@@ -323,7 +323,7 @@ class Filter:
 
     def _judge_error(self, rules: RuleList, packet: Packet, direction: int, vrf: int) -> Decision:
         """An error belongs to the connection that it quotes, and changes nothing in it."""
-        # Errors fit into every link (RFC 1812 section 4.3.2.3, RFC 4443 section 2.4 c): fragments of one are no router's.
+        # Errors fit into every link (RFC 1812 section 4.3.2.3, RFC 4443 section 2.4 c): fragments are no router's.
         quote = icmp.parse_quote(packet) if packet.fragments == 1 else None
         if quote is None:
             return Decision("DROP", "icmp-quote", None, "invalid")
