@@ -135,7 +135,7 @@ def _quote_hint(value: object) -> str:
 def identifier(cursor: Cursor) -> str | None:
     """An id: text without `/`, or a number (some NSX clients send one)."""
     value = cursor.value
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return str(value)
     found = text(255)(cursor)
     if found is None:
@@ -204,7 +204,7 @@ def parsed(parse: Callable[[str], Any]) -> Read:
 def reference(cursor: Cursor) -> Written | None:
     """The id or path of something else, with its place."""
     found = cursor.value if isinstance(cursor.value, str) else None
-    if found is None and isinstance(cursor.value, int) and not isinstance(cursor.value, bool):
+    if found is None and isinstance(cursor.value, int) and not isinstance(cursor.value, bool) and cursor.value >= 0:
         found = str(cursor.value)
     if found:
         return Written(found, cursor.place)
