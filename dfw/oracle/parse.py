@@ -15,8 +15,12 @@ LINK_ETHERNET = 1
 LINK_LOOP = 108
 LINK_COOKED = 113
 LINK_COOKED2 = 276
-LINKS_RAW = frozenset({12, 14, 101, 228, 229})
-LINK_TYPES = frozenset({LINK_NULL, LINK_ETHERNET, LINK_LOOP, LINK_COOKED, LINK_COOKED2}) | LINKS_RAW
+LINKS_RAW = frozenset({12, 14, 101})
+LINK_IPV4 = 228
+LINK_IPV6 = 229
+LINK_TYPES = (
+    frozenset({LINK_NULL, LINK_ETHERNET, LINK_LOOP, LINK_COOKED, LINK_COOKED2, LINK_IPV4, LINK_IPV6}) | LINKS_RAW
+)
 
 _ETHERTYPE_IPV4 = 0x0800
 _ETHERTYPE_ARP = 0x0806
@@ -68,6 +72,8 @@ def _parse_link(packet: Packet, link_type: int) -> tuple[int, int]:
         return _parse_ethernet(packet, 0)
     if link_type in LINKS_RAW:
         return -1, 0
+    if link_type in (LINK_IPV4, LINK_IPV6):
+        return (_ETHERTYPE_IPV4 if link_type == LINK_IPV4 else _ETHERTYPE_IPV6), 0
     if link_type == LINK_COOKED:
         _require(data, 16)
         return int.from_bytes(data[14:16], "big"), 16
