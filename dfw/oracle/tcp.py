@@ -131,7 +131,7 @@ class Half:
         """Take over an acknowledgement number and the window (bytes) that came with it."""
         if not self.ack_known:
             self.ack, self.edge, self.ack_known = ack, 0, True
-        elif after(ack, self.ack):
+        elif not before(ack, self.ack):
             self.edge = max(0, self.edge - (((ack - self.ack) & _CIRCLE) >> self.scale))
             self.ack = ack
         self.edge = max(self.edge, _units(max(0, window - ((self.ack - ack) & _CIRCLE)), self.scale))

@@ -144,7 +144,7 @@ class NativeTwin:
         frames["data"] = np.uint64(blob.ctypes.data) + np.cumsum(sizes) - sizes
         frames["caplen"] = sizes
         frames["wirelen"] = [packet.wire for packet in packets]
-        frames["ts_ns"] = [packet.ts_ns for packet in packets]
+        frames["ts_ns"] = np.array([packet.ts_ns for packet in packets], np.uint64)
         frames["linktype"] = [packet.link for packet in packets]
         frames["number"] = np.arange(self._number + 1, self._number + 1 + len(packets))
         self._number += len(packets)
