@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`make bench`: every benchmark, one JSON file each.
+
+Run as a program: `python benchmarks/run.py --out DIR [--quick] [NAME…]`. Exit status 1 when a result did not verify.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+SIZES = (1_000, 100_000, 1_000_000)
+
+
+def plan_benchmarks(quick: bool) -> Iterator[tuple[str, list[str]]]:
+    """Name and `palisade bench` arguments of each benchmark. `quick`: small ones, one run each."""
+    runs = ["--runs", "1" if quick else "5"]
+    for size in SIZES[:1] if quick else SIZES:
+        connections = ["--connections", str(size)]
+        for family in ("4", "6"):
+            yield f"conntrack-v{family}-{size}", ["conntrack", *connections, "--family", family, *runs]
+        yield f"conntrack-v4-{size}-huge-pages", ["conntrack", *connections, "--pages", "huge", *runs]
+        yield f"pipeline-v4-{size}", ["pipeline", *connections, *runs]
+    yield "conntrack-v4-1514", ["conntrack", "--connections", "1000", "--bytes", "1514", "--checksum", "on", *runs]
+    yield "conntrack-two-workers", ["conntrack", "--connections", "1000", "--workers", "2", *runs]
+    yield "setup-1000-rules", ["setup", *runs]
+    for family in ("acl", "fw", "ipc"):
+        for count in (1_000,) if quick else (1_000, 10_000):
+            yield f"classify-{family}-{count}", ["classify", "--synthetic", family, "--count", str(count), *runs]
+
+
+def run_benchmark(name: str, arguments: list[str], out: Path) -> bool:
+    """Run one, keep its result, print a line. False when it failed or did not verify."""
+    command = [sys.executable, "-m", "dfw", "bench", *arguments, "-o", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.stdout:
+        (out / f"{name}.json").write_text(done.stdout, encoding="utf-8")
+    if done.returncode != 0:
+        print(f"{name:36} {'not verified' if done.stdout else done.stderr.strip()}", flush=True)
+        return False
+    result = json.loads(done.stdout)
+    floor = f", floor {result['floor_ns']['2']} ns" if "floor_ns" in result else ""
+    print(f"{name:36} {result['median']} ns ({result['min']} to {result['max']}){floor}", flush=True)
+    return True
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description="Run the benchmarks and keep their results as JSON.")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--quick", action="store_true", help="small ones, one run each")
+    parser.add_argument("names", nargs="*", help="only these")
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    chosen = [item for item in plan_benchmarks(given.quick) if not given.names or item[0] in given.names]
+    return 0 if all([run_benchmark(name, arguments, given.out) for name, arguments in chosen]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
