@@ -57,7 +57,8 @@ def main() -> int:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     chosen = [item for item in plan_benchmarks(given.quick) if not given.names or item[0] in given.names]
-    return 0 if all([run_benchmark(name, arguments, given.out) for name, arguments in chosen]) else 1
+    verified = [run_benchmark(name, arguments, given.out) for name, arguments in chosen]
+    return 0 if all(verified) else 1
 
 
 if __name__ == "__main__":
