@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`palisade check`: errors, warnings, exit statuses, and that every shadow is one."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dfw.check import check_files
+from dfw.documents import documents_parse
+from dfw.errors import PolicyError, UnsupportedError
+from dfw.findings import Finding
+from dfw.lint import lint
+from dfw.load import load_documents
+from dfw.model import Direction, Family, address_parse
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+INVENTORY = {
+    "apiVersion": "palisade.internal/v1alpha1",
+    "kind": "Inventory",
+    "ports": [
+        {"name": "a", "ips": ["10.0.0.1"], "tags": [{"scope": "app", "tag": "web"}]},
+        {"name": "b", "ips": ["10.0.0.2"], "tags": [{"scope": "app", "tag": "db"}]},
+    ],
+}
+
+
+def group(name: str, value: str) -> dict[str, Any]:
+    term = {"resource_type": "Condition", "member_type": "SegmentPort", "key": "Tag", "operator": "EQUALS"}
+    return {"resource_type": "Group", "id": name, "expression": [{**term, "value": value}]}
+
+
+def policy(*rules: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    return {"resource_type": "SecurityPolicy", "id": "p", "category": "Application", "rules": list(rules), **fields}
+
+
+def rule(name: str = "r", **fields: Any) -> dict[str, Any]:
+    return {"id": name, "action": "ALLOW", "services": ["HTTP"], **fields}
+
+
+def warnings(*documents: dict[str, Any]) -> list[Finding]:
+    return lint(load_documents(documents_parse("\n".join(map(json.dumps, documents)).encode(), "f.json")))
+
+
+def kinds(*documents: dict[str, Any]) -> list[str]:
+    return [finding.kind for finding in warnings(*documents)]
+
+
+def test_nothing_to_complain_of() -> None:
+    web = group("web", "app|web")
+    assert (
+        kinds(INVENTORY, web, policy(rule(source_groups=["web"]), rule("rest", services=["ANY"], action="DROP"))) == []
+    )
+
+
+def test_equal_sequence_numbers() -> None:
+    assert kinds(policy(rule()), policy(rule("s", services=["SSH"]), id="q")) == ["equal-sequence-numbers"]
+    assert kinds(policy(rule()), policy(rule("s", services=["SSH"]), id="q", sequence_number=1)) == []
+    assert kinds(policy(rule()), policy(rule("s", services=["SSH"]), id="q", category="Emergency")) == []
+    both = [rule("a", sequence_number=1), rule("b", sequence_number=1, services=["SSH"])]
+    (found,) = warnings(policy(*both))
+    assert (found.kind, found.rule_path.endswith("p/rules/b")) == ("equal-sequence-numbers", True)
+
+
+def test_empty_groups_and_rules_programmed_nowhere_need_an_inventory() -> None:
+    documents = [group("none", "app|none"), policy(rule(source_groups=["none"], scope=["none"]))]
+    assert kinds(INVENTORY, *documents) == ["empty-group", "programmed-nowhere"]
+    assert kinds(*documents) == []
+    nobody = {"resource_type": "Group", "id": "nobody"}
+    assert kinds(nobody, policy(rule(source_groups=["nobody"]))) == ["empty-group"]
+
+
+def test_unused() -> None:
+    service = {
+        "resource_type": "Service",
+        "id": "s",
+        "service_entries": [{"resource_type": "IGMPTypeServiceEntry"}],
+    }
+    assert kinds(INVENTORY, group("web", "app|web"), service, policy(rule())) == ["unused", "unused"]
+
+
+def test_any_any() -> None:
+    assert kinds(policy(rule(services=["ANY"]))) == ["any-any"]
+    assert kinds(policy(rule(services=["ANY"], action="DROP"))) == []
+    assert kinds(policy(rule(services=["ANY"], disabled=True))) == []
+
+
+@pytest.mark.parametrize(
+    ("above", "below", "expected"),
+    [
+        ({}, {}, ["redundant"]),
+        ({}, {"action": "DROP"}, ["shadowed"]),
+        ({"services": ["ANY"], "action": "DROP"}, {}, ["shadowed"]),
+        ({}, {"services": ["ANY"]}, ["any-any"]),
+        ({"services": ["HTTP", "SSH"]}, {"services": ["SSH"]}, ["redundant"]),
+        ({"services": ["SSH"]}, {"services": ["HTTP", "SSH"]}, []),
+        ({"source_groups": ["10.0.0.0/8"]}, {"source_groups": ["10.1.0.0/16"]}, ["redundant"]),
+        ({"source_groups": ["10.1.0.0/16"]}, {"source_groups": ["10.0.0.0/8"]}, []),
+        ({"source_groups": ["10.0.0.0/9", "10.128.0.0/9"]}, {"source_groups": ["10.0.0.0/8"]}, ["redundant"]),
+        ({"source_groups": ["10.0.0.0/8"], "sources_excluded": True}, {"source_groups": ["11.0.0.0/8"]}, ["redundant"]),
+        ({"source_groups": ["10.0.0.0/8"], "sources_excluded": True}, {"source_groups": ["10.0.0.0/8"]}, []),
+        ({"direction": "IN"}, {"direction": "IN_OUT"}, []),
+        ({"direction": "IN_OUT"}, {"direction": "OUT"}, ["redundant"]),
+        ({"ip_protocol": "IPV4"}, {}, []),
+        ({"ip_protocol": "IPV4"}, {"source_groups": ["10.0.0.1"]}, ["redundant"]),
+        ({"scope": ["web"]}, {}, []),
+        ({"scope": ["web"]}, {"scope": ["web"]}, ["redundant"]),
+        ({"scope": ["web", "db"]}, {}, ["redundant"]),
+        ({"disabled": True}, {}, []),
+        ({"source_groups": ["web"]}, {"source_groups": ["10.0.0.1"]}, ["redundant"]),
+        ({"services": ["ICMP-ALL"]}, {"services": ["ICMP_Echo_Request"]}, ["redundant"]),
+        ({"services": ["ICMP_Echo_Request"]}, {"services": ["ICMP-ALL"]}, []),
+    ],
+)
+def test_shadows(above: dict[str, Any], below: dict[str, Any], expected: list[str]) -> None:
+    documents = [INVENTORY, group("web", "app|web"), group("db", "app|db")]
+    found = [kind for kind in kinds(*documents, policy(rule("a", **above), rule("b", **below))) if kind != "unused"]
+    assert found == expected
+
+
+def test_a_jump_shadows_nothing() -> None:
+    rules = [rule("a", action="JUMP_TO_APPLICATION"), rule("b")]
+    assert kinds(policy(*rules, category="Environment")) == []
+
+
+SIDES = st.sampled_from(
+    [["ANY"], ["10.0.0.0/30"], ["10.0.0.1"], ["10.0.0.0/31", "10.0.0.2-10.0.0.3"], ["web"], ["::/0"]]
+)
+SERVICES = st.sampled_from([["ANY"], ["HTTP"], ["HTTP", "SSH"], ["TCP-ALL"], ["ICMP-ALL"], ["ICMP_Echo_Request"]])
+RULES = st.fixed_dictionaries(
+    {
+        "action": st.sampled_from(["ALLOW", "DROP"]),
+        "source_groups": SIDES,
+        "destination_groups": SIDES,
+        "services": SERVICES,
+        "direction": st.sampled_from(["IN", "OUT", "IN_OUT"]),
+        "ip_protocol": st.sampled_from(["IPV4", "IPV4_IPV6"]),
+    }
+)
+
+
+@given(st.lists(RULES, min_size=2, max_size=4))
+def test_a_shadowed_rule_decides_about_no_packet(rules: list[dict[str, Any]]) -> None:
+    """By brute force over a small world of packets: what is called shadowed never is the first match."""
+    named = [{**item, "id": f"r{number}"} for number, item in enumerate(rules)]
+    text = "\n".join(json.dumps(item) for item in (INVENTORY, group("web", "app|web"), policy(*named)))
+    loaded = load_documents(documents_parse(text.encode(), "f.json"))
+    world = loaded.world
+    dead = {finding.rule_path for finding in lint(loaded) if finding.kind in ("shadowed", "redundant")}
+    deciding = set()
+    for texts in ([f"10.0.0.{n}" for n in range(5)], ["::1", "2001:db8::1"]):
+        ends = [address_parse(text) for text in texts]
+        for source in ends:
+            for destination in ends:
+                for protocol, second in ((6, 80), (6, 22), (6, 81), (17, 80), (1, 8), (1, 0)):
+                    for direction in (Direction.IN, Direction.OUT):
+                        for item in world.policies[0].rules:
+                            parts = (second, 0) if protocol == 1 else (40000, second)
+                            entries = [entry for service in item.services for entry in service.entries]
+                            family = Family(source.family)
+                            if (
+                                item.direction & direction
+                                and family in item.families
+                                and world.contains(item.sources, source)
+                                and world.contains(item.destinations, destination)
+                                and (not entries or any(e.matches(family, protocol, *parts) for e in entries))
+                            ):
+                                deciding.add(item.path)
+                                break
+    assert not dead & deciding
+
+
+# -- the verb
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Callable[..., str]:
+    def write(name: str, *documents: dict[str, Any]) -> str:
+        file = tmp_path / name
+        file.write_text("\n".join(map(json.dumps, documents)), encoding="utf-8")
+        return str(file)
+
+    return write
+
+
+def test_exit_statuses(palisade: Run, files: Callable[..., str]) -> None:
+    clean = files("clean.json", policy(rule()))
+    odd = files("odd.json", policy(rule(services=["ANY"])))
+    bad = files("bad.json", policy(rule(action="PERMIT")))
+    assert palisade("check", clean).returncode == 0
+    assert palisade("check", "--strict", clean).returncode == 0
+    assert palisade("check", odd).returncode == 0
+    assert palisade("check", "--strict", odd).returncode == 1
+    for arguments in ((bad,), ("--strict", bad), (clean, bad), (clean, "absent.json")):
+        assert palisade("check", *arguments).returncode == 2
+    assert palisade("check").returncode == 2
+
+
+def test_errors_stand_on_stderr_one_a_line(palisade: Run, files: Callable[..., str]) -> None:
+    bad = files("bad.json", policy(rule(action="PERMIT"), rule("s", direction="UP")))
+    done = palisade("check", bad)
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith(f"{bad}:1:")
+    assert "rules[0].action: 'PERMIT' is not one of ALLOW" in lines[0]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("name", ["clean", "odd", "bad"])
+def test_json_has_its_schema(palisade: Run, files: Callable[..., str], name: str) -> None:
+    documents = {
+        "clean": [policy(rule())],
+        "odd": [INVENTORY, group("none", "x|y"), policy(rule("a"), rule("b"))],
+        "bad": [policy(rule(action="PERMIT"))],
+    }
+    done = palisade("check", "-o", "json", files("f.json", *documents[name]))
+    schema = json.loads(palisade("schema", "check").stdout)
+    found = json.loads(done.stdout)
+    jsonschema.validate(found, schema)
+    assert found["ok"] is (name != "bad")
+    assert bool(found["warnings"]) is (name == "odd")
+
+
+def test_standard_input() -> None:
+    text = json.dumps(policy(rule(action="PERMIT")))
+    done = subprocess.run(
+        [sys.executable, "-m", "dfw", "check", "-"], input=text, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("-:1:")
+
+
+def test_what_the_core_cannot_do_is_an_error_with_its_place(files: Callable[..., str]) -> None:
+    found = check_files((files("f.json", policy(rule(action="JUMP_TO_APPLICATION"), category="Environment")),))
+    (error,) = found["errors"]
+    assert (error["line"], error["path"]) == (1, "rules[0]")
+    assert "JUMP_TO_APPLICATION is not supported by the packet core" in error["message"]
+
+
+def test_nothing_heavy_is_imported(files: Callable[..., str]) -> None:
+    code = "import sys; from dfw.cli import run; run(sys.argv[1:]); print('\\n'.join(sys.modules), file=sys.stderr)"
+    arguments = [sys.executable, "-c", code, "check", files("f.json", INVENTORY, policy(rule()))]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    assert not set(done.stderr.split()) & {"numpy", "numba", "pyarrow", "pydantic", "rich", "_palisade_core"}
+
+
+def test_the_example_is_without_warnings(root_folder: Path) -> None:
+    shop = root_folder / "examples" / "shop"
+    found = check_files(tuple(str(shop / name) for name in ("policy.yaml", "inventory.yaml")))
+    assert (found["errors"], found["warnings"]) == ([], [])
+    assert found["counts"]["rules"] >= 10
+
+
+def test_errors_say_what_they_carry() -> None:
+    error = PolicyError.at("f", 3, 4, "a.b", "no")
+    assert (str(error), error.file, error.line, error.column, error.path, error.message) == (
+        "f:3:4: a.b: no",
+        "f",
+        3,
+        4,
+        "a.b",
+        "no",
+    )
+    with pytest.raises(ValueError, match="at least one"):
+        PolicyError([])
+    assert str(UnsupportedError("native", "x")) == "the enforcer native does not support x"
