@@ -73,6 +73,7 @@ typedef struct pal_snap {
 #define CLS_TAB 256
 typedef struct cls_tab {
     const uint64_t *src[CLS_TAB], *dst[CLS_TAB];
+    uint32_t refs; /* versions of a rule set that share the page; the writer's */
 } cls_tab;
 
 /* A row of a rule set with one superblock (up to 64 words, 4,096 bits): bit mask of the words that are not zero, then

@@ -51,6 +51,14 @@ pal_cls *pal_cls_new(void)
     return c;
 }
 
+static void oldtab_free(pal_cls *c, cls_oldtab *o)
+{
+    cls_tab_unref(c, o->tab, o->base, o->supers);
+    cls_row_unref(c, o->base[0], o->supers);
+    cls_row_unref(c, o->base[1], o->supers);
+    cls_put(c, o, sizeof *o);
+}
+
 static void waste_free(pal_cls *c, const cls_waste *w)
 {
     switch (w->kind) {
@@ -68,6 +76,9 @@ static void waste_free(pal_cls *c, const cls_waste *w)
     }
     case WASTE_RULES:
         cls_rules_free(c, w->p);
+        break;
+    case WASTE_TAB:
+        oldtab_free(c, w->p);
         break;
     }
 }
@@ -141,6 +152,8 @@ void pal_cls_free(pal_cls *c)
         for (size_t i = h->head; i < h->n; i++)
             if (h->v[i].kind == WASTE_BLOCK)
                 cls_put(c, h->v[i].p, h->v[i].n);
+            else if (h->v[i].kind == WASTE_TAB)
+                oldtab_free(c, h->v[i].p);
         cls_put(c, h->v, h->cap * sizeof *h->v);
         if (h == &c->limbo)
             break;

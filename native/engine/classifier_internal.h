@@ -73,10 +73,11 @@ typedef struct cls_rules {
     uint32_t n_refs;
     uint32_t *set_ref;      /* the caller's numbers */
     uint32_t *use_hash;     /* set -> index in use + 1, open addressing */
-    uint32_t use_mask, n_use;
+    uint32_t use_mask, n_use, cap_use;
+    uint32_t packed;        /* words that a build from nothing would have had */
     cls_use *use;
     uint32_t *pos;          /* lists of positions */
-    uint32_t n_pos;
+    uint32_t n_pos, cap_pos;
     uint64_t *neg[2];       /* by role: positions of negated entries, or NULL */
     const uint64_t *base[2]; /* row of a class that has none of our sets */
     cls_tab *base_tab;      /* page of such classes, shared */
@@ -86,13 +87,19 @@ typedef struct cls_rules {
 } cls_rules;
 
 /* ---- what waits for readers ---- */
-enum cls_waste_kind { WASTE_BLOCK, WASTE_LINES, WASTE_CLASS, WASTE_RULES };
+enum cls_waste_kind { WASTE_BLOCK, WASTE_LINES, WASTE_CLASS, WASTE_RULES, WASTE_TAB };
 typedef struct cls_waste {
     uint64_t epoch;
     void *p;
     size_t n; /* bytes, or number of lines, or index */
     uint32_t kind, ref;
 } cls_waste;
+/* A page that one version has stopped using. */
+typedef struct cls_oldtab {
+    cls_tab *tab;
+    const uint64_t *base[2];
+    uint32_t supers;
+} cls_oldtab;
 typedef struct cls_heap {
     cls_waste *v;
     size_t head, n, cap;
@@ -221,5 +228,23 @@ void cls_rules_class(pal_cls *c, cls_rules *r, uint32_t cls);  /* gives the clas
 void cls_rules_forget(pal_cls *c, cls_rules *r, uint32_t cls); /* takes them back */
 void cls_rules_free(pal_cls *c, cls_rules *r);
 void cls_rules_unlist(pal_cls *c, cls_rules *r);
+
+void cls_slot_set(pal_cls *c, cls_rules *r, uint32_t cls, uint32_t role, const uint64_t *row); /* takes over row's reference */
+void cls_tab_unref(pal_cls *c, cls_tab *t, const uint64_t *const base[2], uint32_t supers);
+void cls_tabs_reserve(pal_cls *c, cls_rules *r, uint32_t n);
+bool cls_rule_valid(const pal_rule *e, uint32_t n_refs);
+void cls_content_copy(pal_cls *c, cls_rules *r, const pal_rule *rules, uint32_t n, const uint32_t *refs);
+void cls_content_free(pal_cls *c, cls_rules *r);
+cls_rules *cls_ruleset_equal(pal_cls *c, const cls_rules *r);
+void cls_ruleset_list(pal_cls *c, cls_rules *r);
+const cls_use *cls_use_find(const pal_cls *c, const cls_rules *r, uint32_t set);
+uint32_t cls_use_make(pal_cls *c, cls_rules *r, uint32_t set);
+
+/* ---- positions (classifier_place.c) ---- */
+enum cls_looks { CLS_LOOKS_BOTH, CLS_LOOKS_SRC, CLS_LOOKS_DST, CLS_LOOKS_NEITHER, CLS_LOOKS }; /* which addresses an entry looks at */
+
+PAL_INLINE enum cls_looks cls_looks_of(const pal_rule *e) { return e->src_n ? (e->dst_n ? CLS_LOOKS_BOTH : CLS_LOOKS_SRC) : e->dst_n ? CLS_LOOKS_DST : CLS_LOOKS_NEITHER; }
+/* Gives each entry a bit. A word holds entries of one kind only, ascending. ref[i]: index in `use` of set_ref[i]. */
+int cls_positions_assign(pal_cls *c, cls_rules *r, bool joined, const uint32_t *ref, uint32_t *position);
 
 #endif

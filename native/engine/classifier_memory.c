@@ -12,7 +12,7 @@ static size_t round_line(size_t n) { return ((n ? n : 1) + 63) & ~(size_t)63; }
 /* Small blocks come from slabs of 2 MiB that may be one huge page each: a look-up touches a dozen of them, and with
  * 4 KiB pages would miss the TLB as often as the cache. Freed blocks are kept by size. Under ASan every block is its own. */
 #if defined(__SANITIZE_ADDRESS__)
-#define SLAB_BLOCK_MAX 0u
+#define SLAB_BLOCK_MAX 1u /* less than a line: none */
 #else
 #define SLAB_BLOCK_MAX 8192u
 #endif

@@ -8,7 +8,7 @@
 
 /* ---- content ---- */
 
-static bool rule_valid(const pal_rule *e, uint32_t n_refs)
+bool cls_rule_valid(const pal_rule *e, uint32_t n_refs)
 {
     return e->proto <= PAL_PROTO_ANY && e->sport_lo <= e->sport_hi && e->dport_lo <= e->dport_hi && e->src_off <= n_refs &&
            e->src_n <= n_refs - e->src_off && e->dst_off <= n_refs && e->dst_n <= n_refs - e->dst_off &&
@@ -16,7 +16,7 @@ static bool rule_valid(const pal_rule *e, uint32_t n_refs)
 }
 
 /* Copies the entries with their lists of sets one after the other, so that equal meaning is equal content. */
-static void content_copy(pal_cls *c, cls_rules *r, const pal_rule *rules, uint32_t n, const uint32_t *refs)
+void cls_content_copy(pal_cls *c, cls_rules *r, const pal_rule *rules, uint32_t n, const uint32_t *refs)
 {
     pal_rule *to = cls_get(c, n * sizeof *to);
     uint32_t total = 0;
@@ -43,24 +43,18 @@ static void content_copy(pal_cls *c, cls_rules *r, const pal_rule *rules, uint32
     r->hash = cls_hash_bytes(c, r->set_ref, total * sizeof(uint32_t), r->hash);
 }
 
-static bool content_equal(const cls_rules *a, const cls_rules *b)
+bool cls_content_equal(const cls_rules *a, const cls_rules *b)
 {
     return a->hash == b->hash && a->pub.n == b->pub.n && a->n_refs == b->n_refs &&
            !memcmp(a->pub.rules, b->pub.rules, a->pub.n * sizeof(pal_rule)) &&
            (a->n_refs == 0 || !memcmp(a->set_ref, b->set_ref, a->n_refs * sizeof(uint32_t)));
 }
 
-static void content_free(pal_cls *c, cls_rules *r)
+void cls_content_free(pal_cls *c, cls_rules *r)
 {
     cls_put(c, (void *)(uintptr_t)r->pub.rules, r->pub.n * sizeof(pal_rule));
     cls_put(c, r->set_ref, r->n_refs * sizeof(uint32_t));
 }
-
-/* ---- positions ---- */
-
-enum kind { KIND_BOTH, KIND_SRC, KIND_DST, KIND_NEITHER, KINDS }; /* which addresses an entry looks at */
-
-static enum kind kind_of(const pal_rule *e) { return e->src_n ? (e->dst_n ? KIND_BOTH : KIND_SRC) : e->dst_n ? KIND_DST : KIND_NEITHER; }
 
 /* ---- which entries name a set ---- */
 
@@ -69,7 +63,7 @@ static uint32_t use_slot(const pal_cls *c, const cls_rules *r, uint32_t set)
     return (uint32_t)cls_mix(set ^ c->secret[1], c->secret[0] | 1) & r->use_mask;
 }
 
-static const cls_use *use_find(const pal_cls *c, const cls_rules *r, uint32_t set)
+const cls_use *cls_use_find(const pal_cls *c, const cls_rules *r, uint32_t set)
 {
     for (uint32_t h = use_slot(c, r, set); r->use_hash[h]; h = (h + 1) & r->use_mask)
         if (r->use[r->use_hash[h] - 1].set == set)
@@ -77,7 +71,7 @@ static const cls_use *use_find(const pal_cls *c, const cls_rules *r, uint32_t se
     return NULL;
 }
 
-static uint32_t use_make(pal_cls *c, cls_rules *r, uint32_t set)
+uint32_t cls_use_make(pal_cls *c, cls_rules *r, uint32_t set)
 {
     uint32_t h = use_slot(c, r, set);
     for (; r->use_hash[h]; h = (h + 1) & r->use_mask)
@@ -96,10 +90,11 @@ static uint32_t *uses_name(pal_cls *c, cls_rules *r)
     while (r->use_mask < 2 * r->n_refs)
         r->use_mask = 2 * r->use_mask + 1;
     r->use_hash = cls_get(c, (r->use_mask + 1ull) * sizeof(uint32_t));
-    r->use = cls_get(c, r->n_refs * sizeof *r->use);
+    r->cap_use = r->n_refs;
+    r->use = cls_get(c, r->cap_use * sizeof *r->use);
     uint32_t *of = cls_get(c, r->n_refs * sizeof *of);
     for (uint32_t i = 0; i < r->n_refs; i++)
-        of[i] = use_make(c, r, cls_set_find(c, r->set_ref[i], true));
+        of[i] = cls_use_make(c, r, cls_set_find(c, r->set_ref[i], true));
     return of;
 }
 
@@ -108,7 +103,7 @@ static void uses_list(pal_cls *c, cls_rules *r, const uint32_t *of, const uint32
 {
     const pal_ruleset *pub = &r->pub;
     r->pos = cls_get(c, r->n_refs * sizeof *r->pos);
-    r->n_pos = r->n_refs;
+    r->n_pos = r->cap_pos = r->n_refs;
     for (int fill = 0; fill < 2; fill++) {
         for (uint32_t i = 0; i < pub->n; i++) {
             const pal_rule *e = &pub->rules[i];
@@ -142,128 +137,13 @@ static void uses_list(pal_cls *c, cls_rules *r, const uint32_t *of, const uint32
     }
 }
 
-/* ---- positions, continued: where the bits stand ---- */
-
-/* Where an entry's bit should stand: entries that one address is likely to satisfy together stand together, so that a row
- * has few words. The narrower of an entry's two lists counts, coarsely by how narrow it is, then by where it lies. */
-typedef struct place {
-    uint64_t order;
-    uint32_t entry;
-} place;
-
-static int place_order(const void *a, const void *b)
-{
-    const place *x = a, *y = b;
-    return x->order != y->order ? (x->order < y->order ? -1 : 1) : x->entry < y->entry ? -1 : x->entry > y->entry;
-}
-
-/* Bits of prefix that a set of this size would have as one IPv4 prefix (an IPv6 one: a quarter of its bits), and its
- * first address (IPv6: the upper half, folded). */
-static void set_place(const cls_set *s, uint32_t *narrow, uint32_t *first)
-{
-    *narrow = 32;
-    *first = 0;
-    for (uint32_t f = 0; f < 2; f++) {
-        const cls_spans *t = &s->span[f];
-        uint64_t sum = 0; /* in units of 2^-32 of the family's space */
-        for (uint32_t k = 0; k < t->n; k++)
-            for (uint32_t i = 0; i < t->run[k].n; i++)
-                sum += (uint64_t)((t->run[k].span[i].hi - t->run[k].span[i].lo) >> (f ? 96 : 0)) + 1;
-        if (t->n && !*first)
-            *first = f ? (uint32_t)(t->run[0].span[0].lo >> 72) : (uint32_t)t->run[0].span[0].lo;
-        if (t->n)
-            *narrow = min_u32(*narrow, sum >> 32 ? 0 : (uint32_t)__builtin_clzll(sum | 1) - 31);
-    }
-}
-
-static uint64_t place_of(const pal_rule *e, const uint32_t *ref, const uint32_t *narrow, const uint32_t *first)
-{
-    uint32_t best = 0, at = 0, side = 0;
-    for (uint32_t role = 0; role < 2; role++) {
-        uint32_t off = role ? e->dst_off : e->src_off, n = role ? e->dst_n : e->src_n, least = n ? 32 : 0;
-        for (uint32_t j = off; j < off + n; j++)
-            least = min_u32(least, narrow[ref[j]]);
-        if (e->flags & (role ? PAL_RULE_DST_NEGATED : PAL_RULE_SRC_NEGATED))
-            least = 0;
-        if (n && least > best) {
-            best = least;
-            at = first[ref[off]];
-            side = role;
-        }
-    }
-    uint32_t coarse = best >= 24 ? 0 : best >= 16 ? 1 : best >= 8 ? 2 : 3;
-    if (coarse == 3)
-        side = at = 0;
-    return (uint64_t)(coarse * 2 + side) << 32 | at;
-}
-
-/* Gives each entry a bit. A word holds entries of one kind only, ascending. ref[i]: index in `use` of set_ref[i]. */
-static int positions_assign(pal_cls *c, cls_rules *r, bool joined, const uint32_t *ref, uint32_t *position)
-{
-    pal_ruleset *pub = &r->pub;
-    uint32_t next = 0, from[KINDS + 1], total = 0;
-    uint32_t *narrow = cls_get(c, r->n_use * sizeof *narrow), *first = cls_get(c, r->n_use * sizeof *first);
-    for (uint32_t u = 0; u < r->n_use; u++)
-        set_place(&c->set[r->use[u].set], &narrow[u], &first[u]);
-    place *p = cls_get(c, pub->n * sizeof *p);
-    for (uint32_t i = 0; i < pub->n; i++) {
-        enum kind k = kind_of(&pub->rules[i]);
-        position[i] = PAL_NONE;
-        if (k != KIND_NEITHER || !joined)
-            p[total++] = (place){(uint64_t)k << 60 | place_of(&pub->rules[i], ref, narrow, first), i};
-    }
-    qsort(p, total, sizeof *p, place_order);
-    for (uint32_t k = 0, i = 0; k < KINDS; k++) {
-        next = (next + 63) & ~63u;
-        from[k] = next;
-        while (i < total && p[i].order >> 60 == k) {
-            uint32_t m = 0;
-            while (m < 64 && i + m < total && p[i + m].order >> 60 == k) {
-                p[i + m].order = 0; /* within a word by entry */
-                m++;
-            }
-            qsort(p + i, m, sizeof *p, place_order);
-            for (uint32_t j = 0; j < m; j++)
-                position[p[i + j].entry] = next + j;
-            next += m;
-            i += m;
-        }
-    }
-    cls_put(c, p, pub->n * sizeof *p);
-    cls_put(c, narrow, r->n_use * sizeof *narrow);
-    cls_put(c, first, r->n_use * sizeof *first);
-    next = (next + 63) & ~63u;
-    from[KINDS] = next;
-    r->words = next ? next / 64 : 1;
-    pub->supers = (r->words + 63) / 64;
-    if (pub->supers > CLS_SUPERS_MAX)
-        return PAL_CLS_TOO_LARGE;
-    uint32_t *entry_at = cls_get(c, r->words * 64 * sizeof *entry_at);
-    uint64_t *any_src = cls_get(c, pub->supers * 8), *any_dst = cls_get(c, pub->supers * 8);
-    memset(entry_at, 0xff, r->words * 64 * sizeof *entry_at);
-    for (uint32_t i = 0; i < pub->n; i++)
-        if (position[i] != PAL_NONE)
-            entry_at[position[i]] = i;
-    for (uint32_t k = 0; k < KINDS; k++)
-        for (uint32_t w = from[k] / 64; w < from[k + 1] / 64; w++) {
-            if (k == KIND_DST || k == KIND_NEITHER)
-                cls_bit_set(any_src, w);
-            if (k == KIND_SRC || k == KIND_NEITHER)
-                cls_bit_set(any_dst, w);
-        }
-    pub->entry_at = entry_at;
-    pub->any_src = any_src;
-    pub->any_dst = any_dst;
-    return PAL_CLS_OK;
-}
-
 static void uses_free(pal_cls *c, cls_rules *r)
 {
     for (uint32_t i = 0; i < r->n_use; i++)
         cls_set_unuse(c, r->use[i].set);
     cls_put(c, r->use_hash, (r->use_mask + 1ull) * sizeof(uint32_t));
-    cls_put(c, r->use, r->n_refs * sizeof *r->use);
-    cls_put(c, r->pos, r->n_pos * sizeof *r->pos);
+    cls_put(c, r->use, r->cap_use * sizeof *r->use);
+    cls_put(c, r->pos, r->cap_pos * sizeof *r->pos);
 }
 
 /* ---- rows of a class ---- */
@@ -289,6 +169,7 @@ static void base_build(pal_cls *c, cls_rules *r, const uint32_t *position)
         r->base[role] = row_base(c, r, role);
     }
     r->base_tab = cls_get(c, sizeof *r->base_tab);
+    r->base_tab->refs = 1;
     for (uint32_t i = 0; i < CLS_TAB; i++) {
         r->base_tab->src[i] = r->base[0];
         r->base_tab->dst[i] = r->base[1];
@@ -306,7 +187,7 @@ static bool class_bits(pal_cls *c, const cls_rules *r, uint32_t cls, uint32_t ro
         for (uint64_t map = mid->map; map; map &= map - 1, n++)
             for (uint64_t word = mid->word[n]; word; word &= word - 1) {
                 uint32_t set = mid->no << 12 | (uint32_t)__builtin_ctzll(map) << 6 | (uint32_t)__builtin_ctzll(word);
-                const cls_use *u = use_find(c, r, set);
+                const cls_use *u = cls_use_find(c, r, set);
                 if (!u || u->at[2 * role] == u->at[2 * role + 2])
                     continue;
                 if (!any && r->neg[role])
@@ -321,7 +202,7 @@ static bool class_bits(pal_cls *c, const cls_rules *r, uint32_t cls, uint32_t ro
     return any;
 }
 
-static void tabs_reserve(pal_cls *c, cls_rules *r, uint32_t n)
+void cls_tabs_reserve(pal_cls *c, cls_rules *r, uint32_t n)
 {
     if (n > r->cap_tab) {
         uint32_t cap = r->cap_tab ? r->cap_tab : 8;
@@ -342,16 +223,34 @@ static void tabs_reserve(pal_cls *c, cls_rules *r, uint32_t n)
 }
 
 /* Only rows of classes that no reader can meet yet (or any more) are written. */
-static void slot_set(pal_cls *c, cls_rules *r, uint32_t cls, uint32_t role, const uint64_t *row)
+void cls_slot_set(pal_cls *c, cls_rules *r, uint32_t cls, uint32_t role, const uint64_t *row)
 {
     cls_tab **tab = (cls_tab **)(uintptr_t)r->pub.tab;
     cls_tab *t = tab[cls / CLS_TAB];
-    if (t == r->base_tab) {
-        if (row == r->base[role])
-            return;
-        t = cls_get(c, sizeof *t);
-        memcpy(t, r->base_tab, sizeof *t);
-        __atomic_store_n(&tab[cls / CLS_TAB], t, __ATOMIC_RELEASE);
+    if ((role ? t->dst : t->src)[cls % CLS_TAB] == row) {
+        if (row != r->base[role])
+            cls_row_unref(c, row, r->pub.supers); /* it is there already, with its reference */
+        return;
+    }
+    if (t == r->base_tab || t->refs > 1) { /* shared: with the classes that have none of our sets, or with a version */
+        cls_tab *own = cls_get(c, sizeof *own);
+        memcpy(own, t, sizeof *own);
+        own->refs = 1;
+        for (uint32_t k = 0; k < CLS_TAB; k++) {
+            if (own->src[k] != r->base[0])
+                cls_row_ref(c, own->src[k], r->pub.supers);
+            if (own->dst[k] != r->base[1])
+                cls_row_ref(c, own->dst[k], r->pub.supers);
+        }
+        __atomic_store_n(&tab[cls / CLS_TAB], own, __ATOMIC_RELEASE);
+        if (t != r->base_tab) { /* a reader may still be in it by way of us */
+            cls_oldtab *o = cls_get(c, sizeof *o);
+            *o = (cls_oldtab){t, {r->base[0], r->base[1]}, r->pub.supers};
+            cls_row_ref(c, r->base[0], r->pub.supers);
+            cls_row_ref(c, r->base[1], r->pub.supers);
+            cls_retire(c, &c->pending, WASTE_TAB, o, 0, 0);
+        }
+        t = own;
     }
     const uint64_t **slot = role ? &t->dst[cls % CLS_TAB] : &t->src[cls % CLS_TAB];
     const uint64_t *old = *slot;
@@ -362,7 +261,7 @@ static void slot_set(pal_cls *c, cls_rules *r, uint32_t cls, uint32_t role, cons
 
 void cls_rules_class(pal_cls *c, cls_rules *r, uint32_t cls)
 {
-    tabs_reserve(c, r, cls / CLS_TAB + 1);
+    cls_tabs_reserve(c, r, cls / CLS_TAB + 1);
     for (uint32_t role = 0; role < 2; role++) {
         const uint64_t *row = r->base[role];
         if (class_bits(c, r, cls, role)) {
@@ -370,7 +269,7 @@ void cls_rules_class(pal_cls *c, cls_rules *r, uint32_t cls)
             if (row == r->base[role])
                 cls_row_unref(c, row, r->pub.supers);
         }
-        slot_set(c, r, cls, role, row);
+        cls_slot_set(c, r, cls, role, row);
     }
 }
 
@@ -379,29 +278,34 @@ void cls_rules_forget(pal_cls *c, cls_rules *r, uint32_t cls)
     if (cls / CLS_TAB >= r->n_tab)
         return;
     for (uint32_t role = 0; role < 2; role++)
-        slot_set(c, r, cls, role, r->base[role]);
+        cls_slot_set(c, r, cls, role, r->base[role]);
+}
+
+/* One user of the page less. */
+void cls_tab_unref(pal_cls *c, cls_tab *t, const uint64_t *const base[2], uint32_t supers)
+{
+    if (--t->refs)
+        return;
+    for (uint32_t k = 0; k < CLS_TAB; k++) {
+        if (t->src[k] != base[0])
+            cls_row_unref(c, t->src[k], supers);
+        if (t->dst[k] != base[1])
+            cls_row_unref(c, t->dst[k], supers);
+    }
+    cls_put(c, t, sizeof *t);
 }
 
 static void tabs_free(pal_cls *c, cls_rules *r)
 {
-    for (uint32_t i = 0; i < r->n_tab; i++) {
-        cls_tab *t = r->pub.tab[i];
-        if (t == r->base_tab)
-            continue;
-        for (uint32_t k = 0; k < CLS_TAB; k++) {
-            if (t->src[k] != r->base[0])
-                cls_row_unref(c, t->src[k], r->pub.supers);
-            if (t->dst[k] != r->base[1])
-                cls_row_unref(c, t->dst[k], r->pub.supers);
-        }
-        cls_put(c, t, sizeof *t);
-    }
+    for (uint32_t i = 0; i < r->n_tab; i++)
+        if (r->pub.tab[i] != r->base_tab)
+            cls_tab_unref(c, r->pub.tab[i], r->base, r->pub.supers);
     cls_put(c, (void *)(uintptr_t)r->pub.tab, r->cap_tab * sizeof(cls_tab *));
 }
 
 /* ---- building and giving back ---- */
 
-static void ruleset_list(pal_cls *c, cls_rules *r)
+void cls_ruleset_list(pal_cls *c, cls_rules *r)
 {
     if (c->n_ruleset == c->cap_ruleset) {
         uint32_t cap = c->cap_ruleset ? 2 * c->cap_ruleset : 16;
@@ -440,11 +344,11 @@ void cls_rules_unlist(pal_cls *c, cls_rules *r)
     r->listed = 0;
 }
 
-static cls_rules *ruleset_equal(pal_cls *c, const cls_rules *r)
+cls_rules *cls_ruleset_equal(pal_cls *c, const cls_rules *r)
 {
     if (c->rules_hash)
         for (uint32_t i = c->rules_hash[r->hash & c->rules_mask]; i; i = c->ruleset[i - 1]->next)
-            if (content_equal(c->ruleset[i - 1], r))
+            if (cls_content_equal(c->ruleset[i - 1], r))
                 return c->ruleset[i - 1];
     return NULL;
 }
@@ -456,14 +360,14 @@ int pal_cls_ruleset_build(pal_cls *c, const pal_rule *rules, uint32_t n, const u
     if (n > PAL_CLS_MAX_ENTRIES)
         return PAL_CLS_TOO_LARGE;
     for (uint32_t i = 0; i < n; i++)
-        if (!rule_valid(&rules[i], n_refs))
+        if (!cls_rule_valid(&rules[i], n_refs))
             return PAL_CLS_BAD_RULE;
     cls_rules *r = cls_get(c, sizeof *r);
-    content_copy(c, r, rules, n, set_refs);
-    cls_rules *same = ruleset_equal(c, r);
+    cls_content_copy(c, r, rules, n, set_refs);
+    cls_rules *same = cls_ruleset_equal(c, r);
     if (same) {
         same->refs++;
-        content_free(c, r);
+        cls_content_free(c, r);
         cls_put(c, r, sizeof *r);
         *out = &same->pub;
         return PAL_CLS_OK;
@@ -471,21 +375,21 @@ int pal_cls_ruleset_build(pal_cls *c, const pal_rule *rules, uint32_t n, const u
     uint32_t *position = cls_get(c, n * sizeof *position);
     cls_plan *plan = cls_plan_new(c, r->pub.rules, n);
     uint32_t *of = uses_name(c, r);
-    int rc = positions_assign(c, r, cls_plan_joined(plan), of, position);
+    int rc = cls_positions_assign(c, r, cls_plan_joined(plan), of, position);
     if (rc == PAL_CLS_OK) {
         cls_plan_rows(plan, r, position);
         uses_list(c, r, of, position);
         base_build(c, r, position);
-        tabs_reserve(c, r, c->n_cls / CLS_TAB + 1);
+        cls_tabs_reserve(c, r, c->n_cls / CLS_TAB + 1);
         for (uint32_t k = 0; k < c->n_cls; k++)
             if (c->cls[k].born)
                 cls_rules_class(c, r, k);
         r->refs = 1;
-        ruleset_list(c, r);
+        cls_ruleset_list(c, r);
         *out = &r->pub;
     } else {
         uses_free(c, r);
-        content_free(c, r);
+        cls_content_free(c, r);
     }
     cls_plan_free(plan);
     cls_put(c, of, r->n_refs * sizeof *of);
@@ -510,12 +414,13 @@ void cls_rules_free(pal_cls *c, cls_rules *r)
         cls_row_unref(c, r->base[role], r->pub.supers);
         cls_put(c, r->neg[role], r->words * 8);
     }
-    cls_put(c, r->base_tab, sizeof *r->base_tab);
+    if (--r->base_tab->refs == 0)
+        cls_put(c, r->base_tab, sizeof *r->base_tab);
     uses_free(c, r);
     cls_put(c, (void *)(uintptr_t)r->pub.entry_at, r->words * 64 * sizeof(uint32_t));
     cls_put(c, (void *)(uintptr_t)r->pub.any_src, r->pub.supers * 8);
     cls_put(c, (void *)(uintptr_t)r->pub.any_dst, r->pub.supers * 8);
-    content_free(c, r);
+    cls_content_free(c, r);
     cls_put(c, r, sizeof *r);
 }
 
@@ -528,54 +433,6 @@ void pal_cls_ruleset_release(pal_cls *c, pal_ruleset *pub)
     cls_retire(c, &c->limbo, WASTE_RULES, r, 0, 0);
     __atomic_store_n(&c->epoch, c->epoch + 1, __ATOMIC_RELEASE);
     pal_cls_reclaim(c);
-}
-
-/* ---- one entry changed ---- */
-
-static int changed(pal_cls *c, const pal_ruleset *pub, uint32_t at, uint32_t drop, const pal_rule *rule, const uint32_t *refs,
-                   uint32_t n_refs, pal_ruleset **out)
-{
-    const cls_rules *r = (const cls_rules *)(const void *)pub;
-    *out = NULL;
-    if (at + drop > pub->n || (rule && !rule_valid(rule, n_refs)))
-        return PAL_CLS_BAD_RULE;
-    uint32_t n = pub->n - drop + (rule != NULL), all = r->n_refs + n_refs;
-    pal_rule *e = cls_get(c, n * sizeof *e);
-    uint32_t *s = cls_get(c, all * sizeof *s);
-    if (at)
-        memcpy(e, pub->rules, at * sizeof *e);
-    if (rule) {
-        e[at] = *rule;
-        e[at].src_off += r->n_refs;
-        e[at].dst_off += r->n_refs;
-    }
-    if (pub->n - at - drop)
-        memcpy(e + at + (rule != NULL), pub->rules + at + drop, (pub->n - at - drop) * sizeof *e);
-    if (r->n_refs)
-        memcpy(s, r->set_ref, r->n_refs * sizeof *s);
-    if (n_refs)
-        memcpy(s + r->n_refs, refs, n_refs * sizeof *s);
-    int rc = pal_cls_ruleset_build(c, e, n, s, all, out);
-    cls_put(c, e, n * sizeof *e);
-    cls_put(c, s, all * sizeof *s);
-    return rc;
-}
-
-int pal_cls_ruleset_replace(pal_cls *c, const pal_ruleset *r, uint32_t at, const pal_rule *rule, const uint32_t *set_refs,
-                            uint32_t n_refs, pal_ruleset **out)
-{
-    return changed(c, r, at, 1, rule, set_refs, n_refs, out);
-}
-
-int pal_cls_ruleset_insert(pal_cls *c, const pal_ruleset *r, uint32_t at, const pal_rule *rule, const uint32_t *set_refs,
-                           uint32_t n_refs, pal_ruleset **out)
-{
-    return changed(c, r, at, 0, rule, set_refs, n_refs, out);
-}
-
-int pal_cls_ruleset_delete(pal_cls *c, const pal_ruleset *r, uint32_t at, pal_ruleset **out)
-{
-    return changed(c, r, at, 1, NULL, NULL, 0, out);
 }
 
 size_t pal_cls_ruleset_bytes(const pal_ruleset *pub)

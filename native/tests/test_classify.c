@@ -11,8 +11,10 @@
 
 #include "../engine/classifier.c"
 #include "../engine/classifier_class.c"
+#include "../engine/classifier_edit.c"
 #include "../engine/classifier_map.c"
 #include "../engine/classifier_memory.c"
+#include "../engine/classifier_place.c"
 #include "../engine/classifier_rows.c"
 #include "../engine/classifier_rules.c"
 #include "../engine/classifier_service.c"
