@@ -57,6 +57,14 @@ def _number(salt: str, name: str, size: int, is_taken: Callable[[int], bool]) ->
     return None
 
 
+def _blocks(subnet: AddressRange) -> range:
+    """Which /24s of the pool a subnet touches, by number."""
+    if subnet.family is not SUBNET_POOL.family:
+        return range(0)
+    first, last = max(subnet.first, SUBNET_POOL.first), min(subnet.last, SUBNET_POOL.last)
+    return range((first - SUBNET_POOL.first) >> 8, ((last - SUBNET_POOL.first) >> 8) + 1 if first <= last else 0)
+
+
 class Assignment:
     """Fills in what was left out, and checks what refers to what."""
 
@@ -83,7 +91,7 @@ class Assignment:
         name = str(written.text).rpartition("/")[2]
         if name in self.drafts[plural]:
             return name
-        message = f"there is no {plural[:-1]} {name!r}{nearest(name, self.drafts[plural])}"
+        message = f"there is no {plural[:-1]} {name!r}{nearest(name, self.drafts[plural], draft.cursor.problems)}"
         draft.cursor.problems.append(Problem(written.place, message))
         return None
 
@@ -169,7 +177,7 @@ class Assignment:
             if vni is not None and vnis.setdefault(vni, name) != name:
                 draft.cursor.problem(f"the VNI {vni} is already that of segment {vnis[vni]!r}")
             self._check_subnets(draft)
-        taken = [subnet for draft in drafts.values() for subnet in draft.values["subnets"] or ()]
+        taken = {n for draft in drafts.values() for subnet in draft.values["subnets"] or () for n in _blocks(subnet)}
         segments: dict[str, Segment] = {}
         unnamed = {"vni": None, "subnets": None, "gateway": None, "tags": ()}
         for name in sorted(drafts) or ([IMPLICIT_SEGMENT] if IMPLICIT_SEGMENT in used else []):
@@ -179,7 +187,7 @@ class Assignment:
             subnets = values["subnets"]
             if subnets is None:
                 subnets = () if name in with_ips else self._free_subnet(name, taken)
-                taken += subnets
+                taken.update(*map(_blocks, subnets))
             gateway = self._known(drafts[name], "gateway", "gateways") if name in drafts else None
             place = drafts[name].cursor.place if name in drafts else None
             segments[name] = Segment(name, number, subnets, gateway, values["tags"], place)
@@ -192,17 +200,12 @@ class Assignment:
             draft.cursor.problem("a segment has at most one subnet of each family")
 
     @staticmethod
-    def _free_subnet(name: str, taken: list[AddressRange]) -> tuple[AddressRange, ...]:
-        def subnet(number: int) -> AddressRange:
-            first = SUBNET_POOL.first + (number << 8)
-            return AddressRange(Family.IPV4, first, first | 255)
-
-        def is_taken(number: int) -> bool:
-            wanted = subnet(number)
-            return any(wanted.first <= item.last and item.first <= wanted.last for item in taken)
-
-        number = _number("subnet", name, (SUBNET_POOL.last - SUBNET_POOL.first + 1) >> 8, is_taken)
-        return () if number is None else (subnet(number),)
+    def _free_subnet(name: str, taken: set[int]) -> tuple[AddressRange, ...]:
+        number = _number("subnet", name, (SUBNET_POOL.last - SUBNET_POOL.first + 1) >> 8, taken.__contains__)
+        if number is None:
+            return ()
+        first = SUBNET_POOL.first + (number << 8)
+        return (AddressRange(Family.IPV4, first, first | 255),)
 
     def _ports(self, segments: Mapping[str, Segment]) -> dict[str, Port]:
         macs: dict[str, str] = {}

@@ -8,11 +8,15 @@ field may hold, so that tests and schemas are generated from the same tables.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any, NamedTuple, TypeAlias
 
 from dfw.documents import Document, Node, value_text
 from dfw.errors import Problem
 from dfw.model import Place
+
+MAXIMUM_GUESSES = 100
+MAXIMUM_CHOICES = 4000
 
 
 class Cursor(NamedTuple):
@@ -91,10 +95,14 @@ def unsupported(instead: str, *harmless: Any) -> Read:
     return read
 
 
-def nearest(text: str, choices: Iterable[str]) -> str:
-    """`; did you mean X?` where a choice is close, else nothing. A path gets no guess."""
-    if text.startswith("/"):
+def nearest(text: str, choices: Iterable[str], problems: list[Problem]) -> str:
+    """`; did you mean X?` where a choice is close, else nothing. A path gets no guess.
+
+    Guessing is costly: only for the first hundred problems, and among the first thousands of choices.
+    """
+    if text.startswith("/") or len(problems) >= MAXIMUM_GUESSES:
         return ""
+    choices = islice(choices, MAXIMUM_CHOICES)
     import difflib  # only on the way to an error
 
     folded = {choice.casefold(): choice for choice in choices}
@@ -178,7 +186,7 @@ def choice(meanings: Mapping[str, Any]) -> Read:
         value = cursor.value
         if isinstance(value, str) and value in meanings:
             return meanings[value]
-        near = nearest(value, meanings) if isinstance(value, str) else ""
+        near = nearest(value, meanings, cursor.problems) if isinstance(value, str) else ""
         cursor.problem(f"{shown_value(value)} is not one of {', '.join(filter(None, meanings))}{near}")
         return None
 
@@ -242,7 +250,7 @@ def mapping(
         field = table.get(key)
         if field is None:
             if not ignore(key):
-                cursor.key(key).problem(f"unknown field {key!r}{nearest(key, table)}")
+                cursor.key(key).problem(f"unknown field {key!r}{nearest(key, table, cursor.problems)}")
         elif node.value is not None:
             values[key] = field.read(cursor.member(key))
     for key, field in table.items():

@@ -22,7 +22,7 @@ from dfw.model import (
     Term,
     rules_for_tap,
 )
-from dfw.shadow import Box, Shadow, shadows
+from dfw.shadow import Resolver, Shadow, shadows
 
 MAXIMUM_RULES_PER_VNIC = 4000  # NSX's configuration maximum
 
@@ -134,8 +134,9 @@ def _any_any(rules: Iterable[EffectiveRule]) -> Iterator[Finding]:
 
 
 def _shadowed(loaded: Loaded, membership: Membership, rules: Iterable[EffectiveRule]) -> Iterator[Finding]:
+    resolver = Resolver(membership)
     boxes = [
-        Box.of(item, membership)
+        resolver.box(item)
         for item in rules
         if item.policy.kind is not PolicyKind.DEFAULT
         and _is_known(loaded, (*(item.rule.sources.terms or ()), *(item.rule.destinations.terms or ())))

@@ -56,17 +56,15 @@ def load_documents(documents: Sequence[Document], *, default_action: Action | No
     objects = nsx_load(nsx, inventory, problems, findings)
     policies = _numbered(objects.policies, problems)
     if problems:
-        raise PolicyError(sorted(problems, key=lambda problem: _file_order(documents, problem)))
+        files = {file: number for number, file in enumerate(dict.fromkeys(document.file for document in documents))}
+        raise PolicyError(
+            sorted(problems, key=lambda item: (files[item.place.file], item.place.line, item.place.column))
+        )
     default = objects.default or default_policy()
     if default_action is not None:
         default = default_policy(default_action, default.rules[-1].logged)
     world = PolicySet(policies, objects.groups, objects.services, inventory, default, objects.timers or Timers())
     return Loaded(world, tuple(findings), objects.used, bool(inventories))
-
-
-def _file_order(documents: Sequence[Document], problem: Problem) -> tuple[int, int, int]:
-    files = list(dict.fromkeys(document.file for document in documents))
-    return files.index(problem.place.file), problem.place.line, problem.place.column
 
 
 def _flattened(documents: Iterable[Document]) -> Iterator[Document]:
@@ -89,7 +87,7 @@ def _register(cursor: Cursor) -> str | None:
         if resource_type.value in RESOURCE_TYPES:
             return "nsx"
         at = cursor.member("resource_type")
-        near = nearest(str(resource_type.value), RESOURCE_TYPES)
+        near = nearest(str(resource_type.value), RESOURCE_TYPES, cursor.problems)
         at.problem(f"{at.value!r} is not supported; one of {', '.join(RESOURCE_TYPES)}{near}")
     elif kind is not None and resource_type is None:
         if kind.value in INVENTORY_KINDS and (version is None or version.value == API_VERSION):
@@ -98,7 +96,7 @@ def _register(cursor: Cursor) -> str | None:
             return "inventory"
         at = cursor.member("kind")
         shown = f"{version.value}, " if version is not None else ""
-        near = nearest(str(kind.value), INVENTORY_KINDS)
+        near = nearest(str(kind.value), INVENTORY_KINDS, cursor.problems)
         at.problem(
             f"{shown}kind {at.value!r} is not supported; {', '.join(INVENTORY_KINDS)} of {API_VERSION} are{near}"
         )
@@ -119,18 +117,18 @@ def _numbered(policies: Iterable[Policy], problems: list[Problem]) -> tuple[Poli
                 problems.append(
                     Problem(rule.place, f"the rule_id {rule.number} is already that of {taken[rule.number].path}")
                 )
-    total = sum(len(policy.rules) for policy in ordered)
     position = 0
+    spare = FIRST_NUMBER + sum(len(policy.rules) for policy in ordered) + 1  # where a document holds the position's
     numbered: list[Policy] = []
     for policy in ordered:
         rules: list[Rule] = []
         for rule in policy.rules:
             position += 1
             number = FIRST_NUMBER + position
-            while number in taken:
-                number += total
-            if not rule.number:
-                taken[number] = rule
+            if not rule.number and number in taken:
+                while spare in taken:
+                    spare += 1
+                number, spare = spare, spare + 1
             rules.append(rule if rule.number else replace(rule, number=number))
         numbered.append(replace(policy, rules=tuple(rules)))
     return tuple(numbered)

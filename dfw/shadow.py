@@ -42,6 +42,8 @@ class Ranges(NamedTuple):
 
     def covers(self, other: Ranges) -> bool:
         """Is every address of the other one here too?"""
+        if self is other:
+            return True
         for first, last in zip(other.firsts, other.lasts, strict=True):
             at = bisect_right(self.firsts, first) - 1
             if at < 0 or self.lasts[at] < last:
@@ -72,23 +74,32 @@ class Box(NamedTuple):
     destinations: dict[Family, Ranges]
     entries: tuple[ServiceEntry, ...]
 
-    @classmethod
-    def of(cls, item: EffectiveRule, membership: Membership) -> Box:
-        """Resolve one rule."""
-        rule = item.rule
-        sides = []
-        for peers, excluded in (
-            (rule.sources, rule.sources_excluded),
-            (rule.destinations, rule.destinations_excluded),
-        ):
-            ranges = None if peers.terms is None else membership.addresses(peers.terms)
-            sides.append({family: _side(ranges, excluded, family) for family in sorted(rule.families)})
-        entries = tuple(entry for service in rule.services for entry in service.entries) or (ANY_ENTRY,)
-        return cls(item, membership.members(item.applied_to), sides[0], sides[1], entries)
-
     def families(self) -> list[Family]:
         """The families in which the rule can match anything."""
         return [family for family in self.sources if self.sources[family].firsts and self.destinations[family].firsts]
+
+
+class Resolver:
+    """Makes boxes; equal sides are resolved once and are the same object."""
+
+    def __init__(self, membership: Membership) -> None:
+        self.membership = membership
+        self._sides: dict[tuple[Peers, bool], dict[Family, Ranges]] = {}
+
+    def box(self, item: EffectiveRule) -> Box:
+        """Resolve one rule."""
+        rule = item.rule
+        sources = self._side(rule.sources, rule.sources_excluded, rule.families)
+        destinations = self._side(rule.destinations, rule.destinations_excluded, rule.families)
+        entries = tuple(entry for service in rule.services for entry in service.entries) or (ANY_ENTRY,)
+        return Box(item, self.membership.members(item.applied_to), sources, destinations, entries)
+
+    def _side(self, peers: Peers, excluded: bool, families: frozenset[Family]) -> dict[Family, Ranges]:
+        if (peers, excluded) not in self._sides:
+            ranges = None if peers.terms is None else self.membership.addresses(peers.terms)
+            self._sides[peers, excluded] = {family: _side(ranges, excluded, family) for family in Family}
+        both = self._sides[peers, excluded]
+        return {family: both[family] for family in sorted(families)}
 
 
 class Shadow(NamedTuple):
@@ -122,12 +133,12 @@ def _covers(above: Box, below: Box, families: Sequence[Family], resolved: bool) 
     for family in families:
         if family not in above.sources:
             return False
+        own = [entry for entry in below.entries if family in entry.families]
+        if not all(any(_entry_covers(wide, entry, family) for wide in above.entries) for entry in own):
+            return False
         if not above.sources[family].covers(below.sources[family]):
             return False
         if not above.destinations[family].covers(below.destinations[family]):
-            return False
-        own = [entry for entry in below.entries if family in entry.families]
-        if not all(any(_entry_covers(wide, entry, family) for wide in above.entries) for entry in own):
             return False
     return True
 

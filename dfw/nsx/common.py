@@ -64,6 +64,7 @@ class Context:
         self.policy_paths: dict[str, Cursor] = {}
         self.groups: dict[str, Group] = {}
         self.used: set[str] = set()
+        self._ids: dict[str, list[str]] | None = None
 
     def problem(self, written: Written, message: str) -> None:
         """Report a problem with a reference."""
@@ -73,27 +74,35 @@ class Context:
         """Report something legal but odd."""
         self.findings.append(Finding(kind, cursor.place, message))
 
+    def _group_ids(self) -> dict[str, list[str]]:
+        """Paths of groups by their last part; complete once the first pass is over, so made once."""
+        if self._ids is None:
+            self._ids = {}
+            for path in self.group_paths:
+                self._ids.setdefault(path.rpartition("/")[2], []).append(path)
+        return self._ids
+
+    def groups_called(self, name: str) -> list[str]:
+        """Paths meant by a path or bare id: exactly that, else the default domain's, else any with this last part."""
+        if name.startswith("/"):
+            return [name] if name in self.group_paths else []
+        if GROUPS_ROOT + name in self.group_paths:
+            return [GROUPS_ROOT + name]
+        return self._group_ids().get(name, [])
+
     def group_path(self, written: Written) -> str | None:
         """The path of the group that is meant, by path or bare id; None after reporting that there is none."""
-        found = _find(written.text, self.group_paths, GROUPS_ROOT)
+        found = self.groups_called(written.text)
         if len(found) == 1:
             self.used.add(found[0])
             return found[0]
         if found:
             self.problem(written, f"the group {written.text!r} could be {' or '.join(found)}; write the path")
         else:
-            ids = [path.rpartition("/")[2] for path in self.group_paths]
-            self.problem(written, f"there is no group {written.text!r}{nearest(written.text, ids)}")
+            self.problem(
+                written, f"there is no group {written.text!r}{nearest(written.text, self._group_ids(), self.problems)}"
+            )
         return None
-
-
-def _find(name: str, paths: Mapping[str, object], root: str) -> list[str]:
-    """Paths meant by a path or bare id: exact path, else the default domain's, else any with this last part."""
-    if name.startswith("/"):
-        return [name] if name in paths else []
-    if root + name in paths:
-        return [root + name]
-    return [path for path in paths if path.endswith(f"/{name}")]
 
 
 def path_of(cursor: Cursor, root: str) -> str | None:

@@ -131,7 +131,7 @@ def _kind(cursor: Cursor, tables: Mapping[str, Any]) -> str | None:
         cursor.problem(f"{kind} cannot stand in a NestedExpression: only Condition and ConjunctionOperator AND can")
     else:
         what = "the field resource_type is missing" if kind is None else f"{kind!r} is not an expression"
-        near = nearest(kind, tables) if isinstance(kind, str) else ""
+        near = nearest(kind, tables, cursor.problems) if isinstance(kind, str) else ""
         cursor.problem(f"{what}; one of {', '.join(tables)}{near}")
     return None
 
@@ -204,7 +204,7 @@ def _member(context: Context, written: Written) -> Term | None:
             kinds.append(("segment", SegmentMember(written.text)))
         if written.text in inventory.ports:
             kinds.append(("port", PortMember(written.text)))
-        if any(path.endswith(f"/{written.text}") for path in context.group_paths):
+        if context.groups_called(written.text):
             kinds.append(("group", GroupMember("")))
         if len(kinds) > 1:
             names = " and a ".join(kind for kind, _ in kinds)
@@ -230,14 +230,16 @@ def nesting_check(context: Context) -> None:
     depths: dict[str, int] = {}
     for start in list(context.groups):
         trail: list[tuple[str, Iterator[str]]] = []
+        opened: dict[str, None] = {}  # the trail's paths, in order
         if start not in depths:
             trail.append((start, iter(members_of(context.groups[start].expression))))
+            opened[start] = None
         while trail:
             path, members = trail[-1]
             below = next((item for item in members if item in context.groups), None)
-            opened = [item for item, _ in trail]
             if below is None:
                 trail.pop()
+                del opened[path]
                 inside = members_of(context.groups[path].expression)
                 depths[path] = 1 + max((depths.get(item, 0) for item in inside), default=0)
                 if depths[path] > MAXIMUM_NESTING:
@@ -245,13 +247,16 @@ def nesting_check(context: Context) -> None:
                     context.groups[path] = Group(path, AnyOf(), context.groups[path].place)
                     depths[path] = 1
             elif below in opened:
-                loop = [*opened[opened.index(below) :], below]
+                names_open = list(opened)
+                loop = [*names_open[names_open.index(below) :], below]
                 names = " -> ".join(item.rpartition("/")[2] for item in loop)
                 context.group_paths[below].problem(f"the group contains itself: {names}")
                 context.groups[path] = Group(path, AnyOf(), context.groups[path].place)
                 depths[path] = 1
                 trail.pop()
+                del opened[path]
             elif below not in depths:
+                opened[below] = None
                 trail.append((below, iter(members_of(context.groups[below].expression))))
 
 

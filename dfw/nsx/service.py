@@ -122,7 +122,9 @@ class Services:
         built_in = catalogue_find(written.text)
         if built_in is None:
             known = [*(item.rpartition("/")[2] for item in paths), *catalogue_ids()]
-            self.context.problem(written, f"there is no service {written.text!r}{nearest(written.text, known)}")
+            self.context.problem(
+                written, f"there is no service {written.text!r}{nearest(written.text, known, self.context.problems)}"
+            )
         return built_in
 
     def _document(self, path: str) -> Service | None:
@@ -152,7 +154,7 @@ class Services:
             return ()
         if not isinstance(kind, str) or kind not in TABLES:
             what = "the field resource_type is missing" if node is None else f"{kind!r} is not a service entry"
-            near = nearest(kind, TABLES) if isinstance(kind, str) else ""
+            near = nearest(kind, TABLES, cursor.problems) if isinstance(kind, str) else ""
             cursor.problem(f"{what}; one of {', '.join(TABLES)}{near}")
             return ()
         values = mapping(cursor, TABLES[kind], ignore=is_read_only)
