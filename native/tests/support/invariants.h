@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * invariants.h - what is true of a worker between any two packets: every list, index and counter says the same.
+ * invariant_broken names the first thing that is not so, or returns NULL.
+ */
+#ifndef PAL_TESTS_INVARIANTS_H
+#define PAL_TESTS_INVARIANTS_H
+
+#include "../../core/pipeline.h"
+
+#define HOLDS(x) do { if (!(x)) return #x; } while (0)
+
+static const char *invariant_index(const ct_table *t)
+{
+    uint32_t live = t->s->used[0] + t->s->used[1], stands = 0;
+    for (uint32_t b = 0; b < t->buckets; b++) {
+        for (uint32_t i = 0; i < CT_SLOTS; i++) {
+            if (!t->bucket[b].tag[i])
+                continue;
+            stands++;
+            HOLDS(t->bucket[b].ref[i] < t->cap4 + t->cap6 && t->hot[t->bucket[b].ref[i]].state != CT_FREE);
+        }
+        uint32_t passed = 0; /* connections that belong here or before and stand after this bucket */
+        for (uint32_t ref = 0; ref < t->cap4 + t->cap6; ref++) {
+            if (t->hot[ref].state == CT_FREE)
+                continue;
+            ct_key k;
+            ct_key_of(t, ref, &k);
+            uint32_t at = hash_bucket(t, key_hash(&k, t->s->seed));
+            bool met = false, here = false;
+            for (uint32_t probe = 0; probe < CT_PROBES; probe++, at = bucket_next(t, at)) {
+                met |= at == b;
+                for (uint32_t i = 0; i < CT_SLOTS; i++)
+                    here |= t->bucket[at].tag[i] && t->bucket[at].ref[i] == ref;
+                if (here)
+                    break;
+            }
+            HOLDS(here);
+            passed += met && at != b;
+        }
+        HOLDS(t->bucket[b].overflow == passed);
+    }
+    HOLDS(stands == live);
+    return NULL;
+}
+
+static const char *invariant_wheel(const ct_table *t)
+{
+    const ct_state_block *s = t->s;
+    uint32_t stands = 0, total = t->cap4 + t->cap6;
+    HOLDS(s->wheel_at <= s->now);
+    for (uint32_t level = 0; level < WHEEL_LEVELS; level++)
+        for (uint32_t i = 0; i < WHEEL_SLOTS; i++) {
+            uint32_t prev = WHEEL_HEAD | (level * WHEEL_SLOTS + i), ref = s->wheel_head[level][i];
+            HOLDS((ref != PAL_NONE) == (s->wheel_map[level][i / 64] >> (i % 64) & 1));
+            for (; ref != PAL_NONE; prev = ref, ref = t->cold[ref].wheel_next) {
+                HOLDS(ref < total && t->hot[ref].state != CT_FREE && t->cold[ref].wheel_prev == prev && stands++ < total);
+                /* Its slot begins no later than its deadline. */
+                uint64_t unit = s->wheel_at >> 8 * level, ahead = (i + WHEEL_SLOTS - unit % WHEEL_SLOTS) % WHEEL_SLOTS;
+                uint64_t begins = ahead ? (unit + ahead) << 8 * level : s->wheel_at;
+                HOLDS(begins == s->wheel_at || (int32_t)(t->hot[ref].deadline - (uint32_t)begins) >= 0);
+            }
+        }
+    HOLDS(stands == s->used[0] + s->used[1]);
+    return NULL;
+}
+
+static const char *invariant_lists(const ct_table *t)
+{
+    const ct_state_block *s = t->s;
+    for (uint32_t w = 0; w < CT_WAYS; w++) {
+        uint32_t first = w ? t->cap4 : 0, cap = w ? t->cap6 : t->cap4, live = 0, listed = 0, n = 0;
+        for (uint32_t ref = first; ref < first + cap; ref++) {
+            live += t->hot[ref].state != CT_FREE;
+            listed += t->hot[ref].state != CT_FREE && ct_is_listed(&t->hot[ref]);
+        }
+        HOLDS(live == s->used[w] && s->fresh[w] <= cap && s->used[w] + s->free_count[w] == s->fresh[w]);
+        for (uint32_t ref = s->free_head[w]; ref != PAL_NONE; ref = t->cold[ref].wheel_next) {
+            HOLDS(ref >= first && ref < first + s->fresh[w] && t->hot[ref].state == CT_FREE && n < cap);
+            n++;
+        }
+        HOLDS(n == s->free_count[w]);
+        uint32_t prev = PAL_NONE;
+        n = 0;
+        for (uint32_t ref = s->oldest[w]; ref != PAL_NONE; prev = ref, ref = t->cold[ref].link[1]) {
+            HOLDS(ref >= first && ref < first + cap && t->hot[ref].state != CT_FREE && ct_is_listed(&t->hot[ref]));
+            HOLDS(t->cold[ref].link[0] == prev && n < cap);
+            n++;
+        }
+        HOLDS(prev == s->newest[w] && n == listed);
+    }
+    return NULL;
+}
+
+static const char *invariant_fragments(const frag_table *f, const uint64_t *seed)
+{
+    uint32_t n = 0, blocks = 0;
+    uint16_t prev = FRAG_NONE;
+    for (uint16_t i = f->oldest; i != FRAG_NONE; prev = i, i = f->datagram[i].newer) {
+        const frag_datagram *d = &f->datagram[i];
+        HOLDS(d->older == prev && n++ < FRAG_DATAGRAMS && d->count <= FRAG_PER_DATAGRAM);
+        HOLDS(frag_find(f, d, frag_hash(d, seed)) == i);
+        HOLDS(prev == FRAG_NONE || f->datagram[prev].deadline <= d->deadline);
+        HOLDS(!d->dead || d->count == 0);
+        for (uint32_t k = 0; k < d->count; k++) {
+            HOLDS(k == 0 || d->piece[k].offset >= d->piece[k - 1].offset + d->piece[k - 1].len);
+            HOLDS(d->end == 0 || d->piece[k].offset + d->piece[k].len <= d->end);
+            uint32_t of_piece = 0;
+            for (uint16_t b = d->piece[k].block; b != FRAG_NONE; b = f->block_next[b])
+                HOLDS(of_piece++ < FRAG_BLOCKS);
+            HOLDS(of_piece == frag_blocks_for(d->piece[k].len));
+            blocks += of_piece;
+        }
+    }
+    HOLDS(prev == f->newest && n == f->datagrams && blocks == f->blocks);
+    return NULL;
+}
+
+static const char *invariant_expected(const expect_table *x, const ct_table *t)
+{
+    uint32_t n = 0;
+    uint16_t prev = EXPECT_NONE;
+    for (uint16_t i = x->oldest; i != EXPECT_NONE; prev = i, i = x->e[i].newer) {
+        const expectation *e = &x->e[i];
+        HOLDS(e->older == prev && n++ < EXPECT_MAX && e->parent < t->cap4 + t->cap6);
+        HOLDS(t->hot[e->parent].state != CT_FREE && t->cold[e->parent].generation == e->parent_generation);
+        HOLDS(expect_find(x, e, t->s->seed) == i && e->dport != 0);
+        uint32_t of_parent = 0;
+        for (uint16_t k = x->oldest; k != EXPECT_NONE; k = x->e[k].newer)
+            of_parent += x->e[k].parent == e->parent;
+        HOLDS(of_parent <= EXPECT_PER_PARENT);
+    }
+    HOLDS(prev == x->newest && n == x->count);
+    return NULL;
+}
+
+/* passed + consumed + dropped by reason + held = received */
+static const char *invariant_counts(const pal_worker *w)
+{
+    uint64_t decided = 0, waiting = 0;
+    for (uint32_t v = 0; v < PAL_VERDICT_COUNT; v++)
+        for (uint32_t r = 0; r < PAL_REASON_COUNT; r++)
+            decided += v == PAL_HELD ? 0 : w->count[v][r];
+    for (uint16_t i = w->fragments->oldest; i != FRAG_NONE; i = w->fragments->datagram[i].newer)
+        waiting += w->fragments->datagram[i].count;
+    HOLDS(w->count[PAL_HELD][PAL_REASON_HELD] - w->released == waiting);
+    HOLDS(decided + waiting == w->received);
+    return NULL;
+}
+
+static const char *invariant_broken(const pal_worker *w)
+{
+    const char *broken = invariant_lists(&w->table);
+    broken = broken ? broken : invariant_wheel(&w->table);
+    broken = broken ? broken : invariant_index(&w->table);
+    broken = broken ? broken : invariant_fragments(w->fragments, w->table.s->seed);
+    broken = broken ? broken : invariant_expected(w->expected, &w->table);
+    return broken ? broken : invariant_counts(w);
+}
+
+#endif
