@@ -94,6 +94,22 @@ static bool entry_is_sound(const ct_hot *h)
     return kind <= KIND_OTHER && state != CT_FREE && state <= last && h->zone != 0;
 }
 
+/* No reference to it is good any more. */
+static void entry_free(ct_table *t, uint32_t ref)
+{
+    t->hot[ref].state = CT_FREE;
+    t->cold[ref].generation++;
+}
+
+static bool child_is_sound(const ct_table *t, uint32_t ref)
+{
+    uint32_t parent = t->cold[ref].link[0];
+    if (parent >= t->cap4 + t->cap6)
+        return false;
+    const ct_hot *h = &t->hot[parent]; /* one that has ended is told by its generation */
+    return (h->state && !(h->marks & CT_CHILD)) || t->cold[parent].generation != t->cold[ref].link[1];
+}
+
 /* The unanswered list's order is that of creation; what a scan can know of it is the deadline. The scan keeps the order
  * that the file's own links give, as far as they are sound, and appends the rest. */
 static void table_rebuild(ct_table *t)
@@ -101,9 +117,14 @@ static void table_rebuild(ct_table *t)
     ct_state_block *s = t->s;
     uint32_t oldest[CT_WAYS] = {s->oldest[0], s->oldest[1]}, total = t->cap4 + t->cap6;
     uint64_t now = s->now;
-    for (uint32_t ref = 0; ref < total; ref++)
+    for (uint32_t ref = 0; ref < total; ref++) {
+        t->hot[ref].state &= (uint8_t)~CT_RESYNC; /* of an earlier taking over; below it says "listed" */
         if (t->hot[ref].state && !entry_is_sound(&t->hot[ref]))
-            t->hot[ref].state = CT_FREE;
+            entry_free(t, ref);
+    }
+    for (uint32_t ref = 0; ref < total; ref++) /* whoever follows a child's link must find a connection, or another generation */
+        if (t->hot[ref].state && (t->hot[ref].marks & CT_CHILD) && !child_is_sound(t, ref))
+            entry_free(t, ref);
     indexes_clear(t);
     s->now = now;
     for (uint32_t w = 0; w < CT_WAYS; w++) {
@@ -127,7 +148,7 @@ static void table_rebuild(ct_table *t)
                 if (!index_insert(t, key_hash(&k, s->seed), ref)) {
                     if (h->state & CT_RESYNC)
                         unanswered_remove(t, ref);
-                    h->state = CT_FREE;
+                    entry_free(t, ref);
                 }
             }
             if (!h->state) {

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * test_table_file.c - a connection table in a file: made, filled, closed, taken over again and again; files that are
+ * damaged or of another shape.
+ */
+#include "support/rig.h"
+
+#include <fcntl.h>
+
+#include "check.h"
+#include "support/invariants.h"
+
+static char path[64];
+static rig r;
+static frame f;
+
+static void reopen(uint32_t cap4, uint32_t cap6)
+{
+    pal_engine_options o = rig_options(cap4, cap6);
+    char err[256] = "";
+    if (!rig_open_at(&r, &o, path, err, sizeof err)) {
+        fprintf(stderr, "reopen: %s\n", err);
+        exit(1);
+    }
+    /* The file's connections are those of filter 0 under epoch 1: the same rules make them live on. */
+    pal_rule all = rig_rule_port(0, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL, PROTO_TCP, 21), rest = rig_rule(1, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+    all.alg = PAL_ALG_FTP;
+    rig_commit(&r, 0, (pal_rule[]){all, rest}, 2, true);
+}
+
+static bool refused(uint32_t cap4, uint32_t cap6, const char *why)
+{
+    pal_engine_options o = rig_options(cap4, cap6);
+    char err[256] = "";
+    static rig x;
+    bool opened = rig_open_at(&x, &o, path, err, sizeof err);
+    if (opened)
+        rig_close(&x);
+    return !opened && strstr(err, why);
+}
+
+static void broken_is(const char *where)
+{
+    const char *broken = invariant_broken(r.w);
+    check_where = where;
+    if (broken)
+        fprintf(stderr, "%s: not so: %s\n", where, broken);
+    CHECK(broken == NULL);
+}
+
+static void udp(uint32_t family, uint8_t src, uint8_t dst, uint16_t sport) { frame_udp(&f, family, src, dst, sport, 53, "x", 1); }
+
+static void test_again_and_again(void)
+{
+    check_where = "again and again";
+    (void)unlink(path);
+    reopen(40, 20);
+    for (uint32_t i = 0; i < 30; i++) {
+        udp(i % 3 ? PAL_FAMILY_V4 : PAL_FAMILY_V6, 1, 2, (uint16_t)(1000 + i));
+        CHECK_U64(rig_judge(&r, &f).ct, PAL_CT_NEW);
+        r.now += 10 * RIG_MS;
+    }
+    frame_udp(&f, PAL_FAMILY_V4, 2, 1, 53, 1001, "x", 1);
+    CHECK_U64(rig_judge(&r, &f).ct, PAL_CT_ESTABLISHED);
+    uint64_t now = r.now;
+    for (uint32_t round = 0; round < 4; round++) {
+        rig_close(&r);
+        reopen(40, 20);
+        r.now = now += 10 * RIG_MS;
+        CHECK(r.ew->region.attached);
+        CHECK_U64(r.w->table.s->used[0], 20);
+        CHECK_U64(r.w->table.s->used[1], 10);
+        broken_is("taken over");
+        /* The oldest unanswered IPv4 connection is still the oldest. */
+        CHECK_U64(r.w->table.hot[r.w->table.s->oldest[0]].port[0] + r.w->table.hot[r.w->table.s->oldest[0]].port[1], 53 + (round ? 1000 + 1 + 1 : 1002));
+        for (uint32_t i = 0; i < 30; i++) {
+            ct_key k;
+            pal_packet p;
+            udp(i % 3 ? PAL_FAMILY_V4 : PAL_FAMILY_V6, 1, 2, (uint16_t)(1000 + i));
+            rig_parse(&r, &p, f.b, f.len, f.len, LINKTYPE_ETHERNET);
+            key_from_packet(&k, &p, 1u << ZONE_VRF_BITS);
+            CHECK(ct_find(&r.w->table, &k, key_hash(&k, r.w->table.s->seed)) != PAL_NONE);
+        }
+    }
+    /* Answers find them, new ones come and go, and all runs out in the end. */
+    frame_udp(&f, PAL_FAMILY_V4, 2, 1, 53, 1002, "x", 1);
+    CHECK_U64(rig_judge(&r, &f).ct, PAL_CT_ESTABLISHED);
+    for (uint32_t i = 0; i < 60; i++) {
+        udp(PAL_FAMILY_V4, 3, 4, (uint16_t)(2000 + i));
+        CHECK_U64(rig_judge(&r, &f).verdict, PAL_ALLOW);
+        broken_is("full");
+    }
+    r.now += 3600 * RIG_S;
+    for (uint32_t i = 0; i < 20; i++) {
+        udp(PAL_FAMILY_V4, 3, 4, 9999);
+        (void)rig_judge(&r, &f);
+    }
+    CHECK_U64(r.w->table.s->used[0] + r.w->table.s->used[1], 1);
+    broken_is("run out");
+    rig_close(&r);
+}
+
+static void test_other_shapes(void)
+{
+    check_where = "other shapes";
+    (void)unlink(path);
+    reopen(40, 20);
+    rig_close(&r);
+    CHECK(refused(41, 20, "another version, layout or capacity"));
+    CHECK(refused(40, 21, "another version, layout or capacity"));
+    int fd = open(path, O_RDWR);
+    uint32_t other = 0;
+    CHECK(pread(fd, &other, 4, 12) == 4);
+    other ^= 1;
+    CHECK(pwrite(fd, &other, 4, 12) == 4);
+    CHECK(refused(40, 20, "another version, layout or capacity"));
+    other ^= 1;
+    CHECK(pwrite(fd, &other, 4, 12) == 4 && ftruncate(fd, 8192) == 0);
+    CHECK(refused(40, 20, "another version, layout or capacity"));
+    CHECK(pwrite(fd, "text", 4, 0) == 4);
+    CHECK(refused(40, 20, "not a connection table"));
+    close(fd);
+    (void)unlink(path);
+    CHECK(symlink("/dev/null", path) == 0 && refused(40, 20, path));
+    (void)unlink(path);
+}
+
+/* Bytes of entries are anything at all: taken over or not, lists agree and judging goes on. */
+static void test_damaged(void)
+{
+    uint64_t rng = 88172645463325252ull;
+    for (uint32_t round = 0; round < 60; round++) {
+        check_where = "damaged";
+        (void)unlink(path);
+        reopen(24, 12);
+        for (uint32_t i = 0; i < 12; i++) {
+            udp(i & 1 ? PAL_FAMILY_V6 : PAL_FAMILY_V4, 1, 2, (uint16_t)(1000 + i));
+            (void)rig_judge(&r, &f);
+        }
+        frame_tcp(&f, PAL_FAMILY_V4, 1, 2, 4000, 21, (tcp_say){.seq = 1, .flags = TCP_ACK, .payload = "PORT 10,0,0,1,9,9\r\n", .len = 19});
+        CHECK_U64(rig_judge(&r, &f).verdict, PAL_ALLOW);
+        frame_tcp(&f, PAL_FAMILY_V4, 2, 1, 20, 9 * 256 + 9, (tcp_say){.seq = 1, .flags = TCP_SYN});
+        CHECK_U64(rig_judge(&r, &f).ct, PAL_CT_RELATED);
+        table_header h = header_make(24, 12);
+        rig_close(&r);
+        int fd = open(path, O_RDWR);
+        for (uint32_t i = 0; i <= round; i++) {
+            rng ^= rng << 13, rng ^= rng >> 7, rng ^= rng << 17;
+            /* Lists' heads, entries, cold parts: all but the seed. */
+            uint64_t from = h.hot_at, span = h.addr6_at - h.hot_at;
+            uint8_t byte = (uint8_t)(rng >> 56);
+            uint64_t at = rng % 3 ? h.hot_at + rng % (16 * sizeof(ct_hot)) : rng % 7 ? h.cold_at + rng % (16 * sizeof(ct_cold)) : from + rng % span;
+            CHECK(pwrite(fd, &byte, 1, (off_t)at) == 1);
+        }
+        close(fd);
+        reopen(24, 12);
+        r.now += RIG_S;
+        broken_is("damaged, taken over");
+        for (uint32_t i = 0; i < 60; i++) {
+            if (i % 5 == 4)
+                frame_tcp(&f, PAL_FAMILY_V4, 2, 1, 20, 9 * 256 + 9, (tcp_say){.seq = 1, .flags = TCP_SYN});
+            else
+                udp(i & 1 ? PAL_FAMILY_V6 : PAL_FAMILY_V4, 1, 2, (uint16_t)(1000 + i));
+            (void)rig_judge(&r, &f);
+            broken_is("damaged, in use");
+        }
+        rig_close(&r);
+    }
+    (void)unlink(path);
+}
+
+/* A parent whose entry is unsound takes its child's link with it. */
+static void test_child_of_unsound(void)
+{
+    for (uint32_t damage = 0; damage < 3; damage++) {
+        check_where = "child of an unsound parent";
+        (void)unlink(path);
+        reopen(24, 12);
+        frame_tcp(&f, PAL_FAMILY_V4, 1, 2, 4000, 21, (tcp_say){.seq = 1, .flags = TCP_ACK, .payload = "PORT 10,0,0,1,9,9\r\n", .len = 19});
+        uint32_t parent = rig_judge(&r, &f).ref;
+        frame_tcp(&f, PAL_FAMILY_V4, 2, 1, 20, 9 * 256 + 9, (tcp_say){.seq = 1, .flags = TCP_SYN});
+        uint32_t child = rig_judge(&r, &f).ref;
+        CHECK(parent != PAL_NONE && child != PAL_NONE && parent != child);
+        if (damage == 0)
+            r.w->table.hot[parent].zone = 0;
+        else if (damage == 1)
+            r.w->table.cold[child].link[0] = 0x70000000;
+        else
+            r.w->table.cold[child].link[0] = child;
+        r.w->table.cold[child].link[1] += damage == 2 ? r.w->table.cold[child].generation - r.w->table.cold[child].link[1] : 0;
+        rig_close(&r);
+        reopen(24, 12);
+        broken_is("child of an unsound parent, taken over");
+        r.now += RIG_S;
+        for (uint32_t i = 0; i < 8; i++) {
+            frame_tcp(&f, PAL_FAMILY_V4, i & 1 ? 3 : 2, 1, (uint16_t)(20 + i / 2), 9 * 256 + 9, (tcp_say){.seq = 1, .flags = TCP_SYN});
+            CHECK_U64(rig_judge(&r, &f).ct, PAL_CT_NEW);
+            broken_is("child of an unsound parent, in use");
+        }
+        rig_close(&r);
+    }
+    (void)unlink(path);
+}
+
+int main(void)
+{
+    snprintf(path, sizeof path, "/tmp/pal-table-%d", (int)getpid());
+    test_again_and_again();
+    test_other_shapes();
+    test_child_of_unsound();
+    test_damaged();
+    return check_end("test_table_file");
+}
