@@ -279,6 +279,8 @@ def parse_datagram(data: bytes, ip_version: int, *, verify: bool, zero_filled: b
     ethertype = _ETHERTYPE_IPV4 if ip_version == IPV4 else _ETHERTYPE_IPV6
     try:
         _parse_network(packet, ethertype, 0, len(data), verify)
+        if packet.is_fragment:  # a fragment in fragments: its ports would hide from the rules
+            raise RefusedError("ext-headers")
     except RefusedError as refused:
         packet.refusal = str(refused.args[0])
     return packet

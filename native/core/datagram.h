@@ -60,6 +60,8 @@ PAL_OUTLINE void datagram_judge(pal_worker *w, const pal_route *route, const fra
     } else {
         whole.cap = whole.wire = frag_join(w->fragments, d, w->scratch);
         whole.reason = parse_network(&whole, d->family == PAL_FAMILY_V4 ? LINK_IP4 : LINK_IP6, &options);
+        if (!whole.reason && (whole.marks & MARK_FRAGMENT)) /* a fragment in fragments: its ports would hide from the rules */
+            whole.reason = PAL_REASON_EXT_HEADERS;
         if (whole.l4_sum == SUM_BAD)
             w->bad_l4_sum++;
     }
