@@ -84,6 +84,9 @@ static int filter_stage(pal_engine *e, uint32_t number, pal_ruleset *rules, cons
     if (number >= e->options.filters || !config_staged(e))
         return -1;
     pal_filter *f = &e->staged->filter[number];
+    bool reborn = fresh || f->zone == 0;
+    if (reborn && e->incarnation + 1 >= INCARNATIONS) /* before anything is taken: on -1 the rule set stays the caller's */
+        return -1;
     staged_rules_drop(e, number);
     e->staged_rules[number] = rules;
     f->rules = rules;
@@ -91,11 +94,8 @@ static int filter_stage(pal_engine *e, uint32_t number, pal_ruleset *rules, cons
     f->both = both != 0;
     for (uint32_t i = 0; timeouts && i < TIMER_COUNT; i++)
         f->timeout[i] = timeouts[i] * 100;
-    if (fresh || f->zone == 0) {
-        if (e->incarnation + 1 >= INCARNATIONS)
-            return -1;
+    if (reborn)
         f->zone = ++e->incarnation << ZONE_VRF_BITS;
-    }
     return 0;
 }
 
