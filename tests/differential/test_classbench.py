@@ -112,11 +112,11 @@ def test_every_header_of_every_set(name: str) -> None:
 @pytest.mark.parametrize("family", [1, 2])
 @pytest.mark.parametrize("kind", sorted(FAMILIES))
 def test_generated_sets(kind: str, family: int) -> None:
-    table = rule_table(rules_generate(kind, 2000, 11, family))
-    keys = trace_generate(table, 20_000, 12)
+    table = rule_table(rules_generate(kind, 1000, 11, family))
+    keys = trace_generate(table, 10_000, 12)
     wanted = brute_table_matches(table, keys)
     assert (wanted >= 0).mean() > 0.4, "the trace hits too few rules to tell anything"
-    assert len(np.unique(wanted)) > 900
+    assert len(np.unique(wanted)) > 500
     assert_same(core_matches(table, keys), wanted, keys)
 
 
