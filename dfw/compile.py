@@ -37,6 +37,7 @@ from dfw.model import (
     Peers,
     PolicySet,
     PortRange,
+    Rule,
     ServiceEntry,
     Term,
     Tier,
@@ -103,7 +104,8 @@ class AddressSet:
 
 @dataclass(frozen=True, slots=True)
 class RuleTable:
-    """The entries of one filter, in order of judgement; `set_refs` (uint32) is what src_off and dst_off point into."""
+    """The entries of one filter, in order of judgement; `set_refs` (uint32), shared by all
+    tables of a policy, is what src_off and dst_off point into."""
 
     entries: RuleArray
     set_refs: npt.NDArray[np.uint32]
@@ -144,15 +146,6 @@ def ranges_array(ranges: Sequence[AddressRange]) -> RangeArray:
     return array
 
 
-@dataclass(slots=True)
-class _Block:
-    """The entries of one rule; src_off and dst_off are filled in where the block stands in a table."""
-
-    entries: RuleArray
-    sources: tuple[int, ...]
-    destinations: tuple[int, ...]
-
-
 class _Compiler:
     def __init__(self, world: PolicySet) -> None:
         self.world = world
@@ -164,43 +157,62 @@ class _Compiler:
     def compile(self) -> Compiled:
         effective = rules_for_tap(self.world)
         rules = tuple(_described(number, item) for number, item in enumerate(effective))
-        blocks = [self._block(number, item) for number, item in enumerate(effective)]
+        everything = self._everything(effective)
         scopes = self._scopes(effective)
-        tables: list[RuleTable] = []
-        seen: dict[frozenset[int], int] = {}
-        table_of: dict[str, int] = {}
         selected: list[list[int]] = [[] for _ in self.membership.ports]
         for index, members in enumerate(scopes.members):
             for number in members:
                 selected[number].append(index)
+        scope_of_entry = np.array(scopes.of_rule, dtype=np.int64)[everything.entries["rule"]]
+        tables: list[RuleTable] = []
+        seen: dict[tuple[int, ...], int] = {}
+        table_of: dict[str, int] = {}
         for port, indexes in zip(self.membership.ports, selected, strict=True):
-            selecting = frozenset(indexes)
+            selecting = tuple(indexes)
             if selecting not in seen:
                 seen[selecting] = len(tables)
-                chosen = [block for block, scope in zip(blocks, scopes.of_rule, strict=True) if scope in selecting]
-                tables.append(_table(chosen, {}))
+                is_chosen = np.zeros(len(scopes.members), dtype=np.bool_)
+                is_chosen[indexes] = True
+                tables.append(_frozen(everything.entries[is_chosen[scope_of_entry]], everything.set_refs))
             table_of[port.name] = seen[selecting]
-        tap = _table(blocks, {"dir": int(Direction.IN_OUT)})
-        return Compiled(rules, tuple(self.sets), tuple(tables), table_of, tap, self.world.timers)
+        tap = everything.entries.copy()
+        tap["dir"] = int(Direction.IN_OUT)
+        return Compiled(
+            rules,
+            tuple(self.sets),
+            tuple(tables),
+            table_of,
+            _frozen(tap, everything.set_refs),
+            self.world.timers,
+        )
+
+    def _everything(self, effective: Sequence[EffectiveRule]) -> RuleTable:
+        """The entries of all rules, in order; equal lists of sets stand once in set_refs."""
+        offsets: dict[tuple[int, ...], int] = {(): 0}
+        refs: list[int] = []
+        rows: list[tuple[int, ...]] = []
+        for number, item in enumerate(effective):
+            rule = item.rule
+            sides: list[int] = []
+            for peers in (rule.sources, rule.destinations):
+                ids = self._set_ids(peers)
+                if ids not in offsets:
+                    offsets[ids] = len(refs)
+                    refs += ids
+                sides += (offsets[ids], len(ids))
+            if _matches_nobody(rule):
+                continue
+            rows += [(*sides, *row) for entry in _service_entries(item) for row in _rows(number, item, entry)]
+        entries = np.zeros(len(rows), dtype=PAL_RULE)
+        for name, column in zip(_COLUMNS, zip(*rows, strict=True), strict=bool(rows)):
+            entries[name] = column
+        return _frozen(entries, np.array(refs, dtype=np.uint32))
 
     def _scopes(self, effective: Sequence[EffectiveRule]) -> _Scopes:
         """Distinct Applied-To lists with their member ports, and which one each rule has."""
         indexes: dict[Peers, int] = {}
         of_rule = [indexes.setdefault(item.applied_to, len(indexes)) for item in effective]
         return _Scopes([self.membership.members(peers) for peers in indexes], of_rule)
-
-    def _block(self, number: int, item: EffectiveRule) -> _Block:
-        rule = item.rule
-        entries = [row for entry in _service_entries(item) for row in _rows(number, item, entry)]
-        nobody = (rule.sources.terms == () and not rule.sources_excluded) or (
-            rule.destinations.terms == () and not rule.destinations_excluded
-        )
-        array = np.zeros(0 if nobody else len(entries), dtype=PAL_RULE)
-        if not nobody and entries:
-            columns = zip(*entries, strict=True)
-            for name, column in zip(_COLUMNS, columns, strict=True):
-                array[name] = column
-        return _Block(array, self._set_ids(rule.sources), self._set_ids(rule.destinations))
 
     def _set_ids(self, peers: Peers) -> tuple[int, ...]:
         """The sets that a side of a rule refers to: one for each group, one for all its raw addresses."""
@@ -245,13 +257,14 @@ def _service_entries(item: EffectiveRule) -> Iterable[ServiceEntry]:
 
 
 _COLUMNS = (
+    *("src_off", "src_n", "dst_off", "dst_n"),
     *("rule", "sport_lo", "sport_hi", "dport_lo", "dport_hi", "proto", "tcp_mask", "tcp_value"),
     *("action", "dir", "family", "flags", "alg"),
 )
 
 
 def _rows(number: int, item: EffectiveRule, entry: ServiceEntry) -> Iterable[tuple[int, ...]]:
-    """The entries for one service entry, in the order of _COLUMNS."""
+    """The entries for one service entry, in the order of _COLUMNS after the sides'."""
     rule = item.rule
     family = sum(rule.families & entry.families)
     if not family:
@@ -285,23 +298,14 @@ def _port_ranges(entry: ServiceEntry) -> tuple[Sequence[PortRange], Sequence[Por
     return _ALL_PORTS, _ALL_PORTS
 
 
-def _table(blocks: Sequence[_Block], fixed: Mapping[str, int]) -> RuleTable:
-    """Blocks one after the other; equal lists of sets stand once in set_refs. `fixed` overwrites whole columns."""
-    offsets: dict[tuple[int, ...], int] = {(): 0}
-    refs: list[int] = []
-    for block in blocks:
-        for ids in (block.sources, block.destinations):
-            if ids not in offsets:
-                offsets[ids] = len(refs)
-                refs += ids
-    entries = np.concatenate([np.zeros(0, dtype=PAL_RULE), *(block.entries for block in blocks)])
-    counts = [len(block.entries) for block in blocks]
-    for side, lists in (("src", [b.sources for b in blocks]), ("dst", [b.destinations for b in blocks])):
-        entries[f"{side}_off"] = np.repeat(np.array([offsets[ids] for ids in lists], dtype=np.uint32), counts)
-        entries[f"{side}_n"] = np.repeat(np.array([len(ids) for ids in lists], dtype=np.uint32), counts)
-    for name, value in fixed.items():
-        entries[name] = value
+def _matches_nobody(rule: Rule) -> bool:
+    """True where a side is an empty list that is not excluded."""
+    return (rule.sources.terms == () and not rule.sources_excluded) or (
+        rule.destinations.terms == () and not rule.destinations_excluded
+    )
+
+
+def _frozen(entries: RuleArray, set_refs: npt.NDArray[np.uint32]) -> RuleTable:
     entries.flags.writeable = False
-    set_refs = np.array(refs, dtype=np.uint32)
     set_refs.flags.writeable = False
     return RuleTable(entries, set_refs)

@@ -15,7 +15,7 @@ from dfw.documents import Document, Node, value_text
 from dfw.errors import Problem
 from dfw.model import Place
 
-MAXIMUM_GUESSES = 100
+MAXIMUM_GUESSES = 20
 MAXIMUM_CHOICES = 4000
 
 
@@ -98,7 +98,7 @@ def unsupported(instead: str, *harmless: Any) -> Read:
 def nearest(text: str, choices: Iterable[str], problems: list[Problem]) -> str:
     """`; did you mean X?` where a choice is close, else nothing. A path gets no guess.
 
-    Guessing is costly: only for the first hundred problems, and among the first thousands of choices.
+    Guessing is costly: only for the first problems, and among the first thousands of choices.
     """
     if text.startswith("/") or len(problems) >= MAXIMUM_GUESSES:
         return ""

@@ -28,7 +28,9 @@ from dfw.model import (
     ServiceEntry,
 )
 
-MAXIMUM_PAIRS = 4_000_000  # a few seconds; beyond that only the nearest rules above are compared
+# Bounds of the work, a few seconds: beyond them shadows may be missed, none is invented.
+MAXIMUM_PAIRS = 1_000_000
+MAXIMUM_DISTINCT = 1500
 _ALL_PORTS = (PortRange(0, 65535),)
 _NAMES = {PROTO_TCP: "tcp", PROTO_UDP: "udp", PROTO_ICMP: "icmp", PROTO_ICMPV6: "icmpv6"}
 _EXAMPLE_PORT = 40000
@@ -39,6 +41,11 @@ class Ranges(NamedTuple):
 
     firsts: tuple[int, ...]
     lasts: tuple[int, ...]
+
+    @property
+    def is_all(self) -> bool:
+        """Every address of a family (the last is 2^32-1 or 2^128-1)?"""
+        return self.firsts == (0,) and self.lasts[0].bit_count() in (32, 128)
 
     def covers(self, other: Ranges) -> bool:
         """Is every address of the other one here too?"""
@@ -110,19 +117,48 @@ class Shadow(NamedTuple):
     witness: str
 
 
+class _Index:
+    """Which boxes cover a set of addresses on one side, in one family. Equal sets are one object (Resolver)."""
+
+    def __init__(self, boxes: Sequence[Box], side: str, family: Family) -> None:
+        self.distinct: dict[int, tuple[Ranges, set[int]]] = {}
+        for number, box in enumerate(boxes):
+            ranges = getattr(box, side).get(family)
+            if ranges is not None:
+                self.distinct.setdefault(id(ranges), (ranges, set()))[1].add(number)
+        self.known: dict[int, set[int]] = {}
+
+    def covering(self, ranges: Ranges) -> set[int]:
+        """Numbers of the boxes. Of more than MAXIMUM_DISTINCT sets only equal ones and ANY are looked at."""
+        if id(ranges) not in self.known:
+            found: set[int] = set()
+            is_many = len(self.distinct) > MAXIMUM_DISTINCT
+            for wide, numbers in self.distinct.values():
+                if (wide is ranges or wide.is_all) if is_many else wide.covers(ranges):
+                    found |= numbers
+            self.known[id(ranges)] = found
+        return self.known[id(ranges)]
+
+
 def shadows(boxes: Sequence[Box], *, resolved: bool) -> Iterator[Shadow]:
-    """The rules that one rule above covers, in order, each with the first that does.
+    """The rules that one rule above covers, in order, each with the nearest that does.
 
     `resolved`: the inventory is known, so that Applied-To lists may be compared by their vNICs, not only by text.
     """
-    window = len(boxes) if len(boxes) ** 2 <= 2 * MAXIMUM_PAIRS else max(1, MAXIMUM_PAIRS // len(boxes))
+    indexes = {(side, family): _Index(boxes, side, family) for side in ("sources", "destinations") for family in Family}
+    nearest = max(1, MAXIMUM_PAIRS // max(1, len(boxes)))
     for number, below in enumerate(boxes):
         families = below.families()
         if not families or (resolved and not below.scope):
             continue
-        for above in boxes[max(0, number - window) : number]:
+        first = families[0]
+        candidates = indexes["sources", first].covering(below.sources[first]) & indexes["destinations", first].covering(
+            below.destinations[first]
+        )
+        for other in sorted((item for item in candidates if item < number), reverse=True)[:nearest]:
+            above = boxes[other]
             if above.item.resume_tier is None and _covers(above, below, families, resolved):
-                yield Shadow(above.item, below.item, _witness(below, families[0]))
+                yield Shadow(above.item, below.item, _witness(below, first))
                 break
 
 
