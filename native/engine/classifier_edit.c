@@ -13,25 +13,23 @@
 
 static bool accepts_ports(const cls_ports *t, uint32_t n_cls, uint32_t lo, uint32_t hi, uint8_t *in)
 {
+    uint8_t whole[256] = {0}; /* by page: 1 it stands wholly outside somewhere, 2 inside */
     memset(in, 0, n_cls);
     for (uint32_t p = 0; p < 65536; p += 256) {
-        const uint16_t *page = t->cls + t->page[p >> 8] * 256u;
-        uint32_t a = lo > p ? lo - p : 0, b = hi < p ? 0 : hi - p + 1; /* inside: a .. b-1 of this page */
-        a = min_u32(a, 256);
-        b = min_u32(b, 256);
+        uint32_t page = t->page[p >> 8];
+        uint32_t a = lo > p ? min_u32(lo - p, 256) : 0, b = hi < p ? 0 : min_u32(hi - p + 1, 256); /* inside: a .. b-1 */
+        uint8_t all = b <= a ? 1 : a == 0 && b == 256 ? 2 : 0;
+        if (all && whole[page] & all)
+            continue;
+        whole[page] |= all;
         for (uint32_t i = 0; i < 256; i++)
-            in[page[i]] |= i >= a && i < b ? 2 : 1;
+            in[t->cls[page * 256 + i]] |= i >= a && i < b ? 2 : 1;
     }
     for (uint32_t i = 0; i < n_cls; i++)
         if (in[i] == 3)
             return false;
     return true;
 }
-
-typedef struct accepted {
-    uint8_t *meta, *dport, *sport; /* 2: the class accepts the entry's field */
-    uint32_t n_meta;
-} accepted;
 
 static bool accepts_meta(const cls_rules *r, const pal_rule *e, uint8_t *in, uint32_t n_meta)
 {
@@ -252,8 +250,10 @@ static bool class_in(pal_cls *c, uint32_t cls, const uint32_t *set, uint32_t n)
     return false;
 }
 
+#define EDIT_MEMO 1024
 static void classes_edit(pal_cls *c, cls_rules *q, uint32_t role, uint32_t off, uint32_t on, const uint32_t *set_ref, uint32_t n)
 {
+    const uint64_t *(*memo)[2] = cls_get(c, 3 * EDIT_MEMO * sizeof *memo); /* many classes share a row: each once */
     uint32_t *set = cls_get(c, n * sizeof *set);
     for (uint32_t j = 0; j < n; j++)
         set[j] = cls_set_find(c, set_ref[j], true);
@@ -267,13 +267,22 @@ static void classes_edit(pal_cls *c, cls_rules *q, uint32_t role, uint32_t off, 
         bool now = on != PAL_NONE && class_in(c, k, set, n);
         if ((!was && !now) || (was && now && off == on))
             continue;
-        const uint64_t *to = row_edit(c, q, row, was ? off : PAL_NONE, now ? on : PAL_NONE);
-        if (to == q->base[role])
-            cls_row_unref(c, to, q->pub.supers);
+        const uint64_t **m = memo[((uintptr_t)row >> 6 ^ (uintptr_t)row >> 16) % EDIT_MEMO + (was + 2u * now - 1) * EDIT_MEMO];
+        const uint64_t *to = m[1];
+        if (m[0] != row) {
+            to = row_edit(c, q, row, was ? off : PAL_NONE, now ? on : PAL_NONE);
+            m[0] = row;
+            m[1] = to;
+            if (to == q->base[role])
+                cls_row_unref(c, to, q->pub.supers);
+        } else if (to != q->base[role]) {
+            cls_row_ref(c, to, q->pub.supers);
+        }
         cls_tabs_reserve(c, q, k / CLS_TAB + 1);
         cls_slot_set(c, q, k, role, to);
     }
     cls_put(c, set, n * sizeof *set);
+    cls_put(c, memo, 3 * EDIT_MEMO * sizeof *memo);
 }
 
 static bool negated(const pal_rule *e)

@@ -132,7 +132,7 @@ struct pal_cls {
     uint64_t secret[6] PAL_ALIGNED(PAL_CACHE_LINE);
     uint32_t txn;
     size_t bytes;          /* taken from the system */
-    void *block[129];      /* freed blocks by number of lines */
+    void *block[129];      /* freed blocks by number of lines; 0: half a line */
     void *slabs;
     uint8_t *slab_at;
     size_t slab_left;
@@ -158,7 +158,7 @@ struct pal_cls {
 
 /* ---- memory (classifier_memory.c). Running out of memory ends the process: a firewall that goes on with half a rule
  * set would be worse. Sizes are given back on release, so that bytes in use are exact. ---- */
-void *cls_get(pal_cls *c, size_t bytes);  /* zeroed, cache-line aligned */
+void *cls_get(pal_cls *c, size_t bytes);  /* zeroed */
 void cls_put(pal_cls *c, void *p, size_t bytes);
 void cls_slabs_free(pal_cls *c);
 void *cls_grow(pal_cls *c, void *p, size_t old_bytes, size_t new_bytes);

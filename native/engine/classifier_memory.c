@@ -39,8 +39,20 @@ static void pages_put(pal_cls *c, void *p, size_t n)
     free(p);
 }
 
+/* 64-byte aligned from 33 bytes on, 32-byte aligned below; zeroed. */
 void *cls_get(pal_cls *c, size_t bytes)
 {
+    if (bytes <= 32 && SLAB_BLOCK_MAX >= 64) { /* half a line: most of the small blocks of classes and sets */
+        void *h = c->block[0];
+        if (h) {
+            memcpy(&c->block[0], h, sizeof(void *));
+        } else {
+            h = cls_get(c, 64);
+            cls_put(c, (uint8_t *)h + 32, 32);
+        }
+        memset(h, 0, 32);
+        return h;
+    }
     size_t n = round_line(bytes);
     if (n > SLAB_BLOCK_MAX)
         return pages_get(c, n);
@@ -74,6 +86,8 @@ void cls_put(pal_cls *c, void *p, size_t bytes)
     if (!p)
         return;
     size_t n = round_line(bytes);
+    if (bytes <= 32 && SLAB_BLOCK_MAX >= 64)
+        n = 0;
     if (n > SLAB_BLOCK_MAX) {
         pages_put(c, p, n);
         return;
