@@ -11,6 +11,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHOP = ROOT / "examples" / "shop"
 POLICY, INVENTORY = SHOP / "policy.yaml", SHOP / "inventory.yaml"
+OPEN = SHOP / "open.yaml"  # everything may begin
 
 
 class Host(NamedTuple):

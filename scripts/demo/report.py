@@ -14,22 +14,12 @@ from pathlib import Path
 
 from scripts.demo.crowd import make_crowd
 from scripts.demo.files import read_pcapng
-from scripts.demo.hosts import INVENTORY, POLICY, ROOT, read_hosts
+from scripts.demo.hosts import INVENTORY, OPEN, POLICY, ROOT, read_hosts
 
 PALISADE = Path(sys.executable).parent / "palisade"
 SHARED = ROOT.parent / "shared" / "data"
 CROWD = 200_000  # packets
 KINDS = (".pcap", ".pcapng", ".cap", ".trace")
-# Judges every packet of strangers' captures: everything may begin, the tracker alone refuses.
-PERMISSIVE = """\
-resource_type: SecurityPolicy
-id: everything
-category: Application
-sequence_number: 10
-tcp_strict: false
-rules:
-  - {id: everything, action: ALLOW}
-"""
 
 
 def replay(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -77,15 +67,14 @@ def describe_answer(packet: bytes) -> str:
     return f"{kind} in the name of {ip_address(source)} to {ip_address(target)}"
 
 
-def show_shared(directory: Path) -> None:
+def show_shared() -> None:
     """Captures of other projects, where they lie beside the checkout: each for itself, one filter on a wire."""
     captures = sorted(path for path in SHARED.rglob("*") if path.suffix in KINDS and path.is_file())
     if not captures:
         print("\n-- no captures in ../shared/data: left out")
         return
     print(f"\n-- {len(captures)} captures of other projects in ../shared/data, each for itself, everything allowed\n")
-    policy = directory / "everything.yaml"
-    data = json.loads(replay(*captures, "--policy", policy, "--each", "--tap", "-o", "json").stdout)
+    data = json.loads(replay(*captures, "--policy", OPEN, "--each", "--tap", "-o", "json").stdout)
     failed = [row for row in data["captures"] if row["error"]]
     print(f"{data['packets']:,} packets, {data['connections']['created']:,} connections", end="")
     print(f"; {data['ns_per_packet']:.0f} ns a packet in the core, {data['seconds']:.2f} s in all")
@@ -99,10 +88,10 @@ def show_speed(directory: Path) -> None:
     """The core's time a packet over a larger capture."""
     crowd = directory / "crowd.pcap"
     count, clients = make_crowd(directory / "shop.pcap", crowd, read_hosts()["web-1"], CROWD)
-    print(f"\n-- how fast: the outside client's talks held by {clients:,} clients, {count:,} packets, 5 runs, one worker\n")
+    print(f"\n-- how fast: the outside client's talks held by {clients:,} clients; {count:,} packets, 5 runs\n")
     rows: dict[str, tuple[str | Path, ...]] = {
         "shop policy, at the vNICs": ("--policy", POLICY, "--inventory", INVENTORY),
-        "everything allowed, one filter": ("--policy", directory / "everything.yaml", "--tap"),
+        "everything allowed, one filter": ("--policy", OPEN, "--tap"),
     }
     for name, arguments in rows.items():
         data = json.loads(replay(crowd, *arguments, "--repeat", "5", "-o", "json").stdout)
@@ -122,9 +111,8 @@ def machine_name() -> str:
 
 def main(directory: Path) -> None:
     """All parts."""
-    (directory / "everything.yaml").write_text(PERMISSIVE, encoding="utf-8")
     show_shop(directory)
-    show_shared(directory)
+    show_shared()
     show_speed(directory)
 
 
