@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The packet core against the oracle at the limits that random traffic seldom reaches."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("dfw.core", reason="the packet core is not built")
+
+from tests.support.traffic import ETHERNET, Commit, Event, Packet, Scenario
+from tests.support.traffic_policies import policies_load
+from tests.support.twins import Answers, explain_difference, find_difference, native_answers, oracle_answers
+from tests.support.wire import ACK, PSH, SYN, End, ethernet, fragment
+from tests.support.wire import Path as Wire
+
+BEGIN = 1_700_000_000_000_000_000
+OPEN = 2  # the policy that allows everything and knows the ALGs
+
+
+def packets(frames: Iterator[tuple[Wire, bytes]], step_ns: int = 10_000) -> list[Event]:
+    found: list[Event] = [Commit(OPEN)]
+    for number, (path, data) in enumerate(frames):
+        frame = ethernet(path, data)
+        found.append(Packet(BEGIN + number * step_ns, frame, len(frame), ETHERNET))
+    return found
+
+
+def agreed(events: list[Event], scenario: Scenario) -> Answers:
+    """What both engines say, which must be the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        worlds = policies_load(Path(folder), short_timers=scenario.short_timers)
+    oracle = oracle_answers(events, worlds, scenario)
+    native = native_answers(events, worlds, scenario)
+    assert find_difference(oracle, native) is None, explain_difference(events, worlds, scenario)
+    return oracle
+
+
+def path_of(number: int, port: int = 1) -> Wire:
+    source = End(f"10.9.{number >> 8}.{number & 255}", "02:00:00:00:ff:01")
+    return Wire(source, End(f"10.1.3.{port}", "02:00:00:00:ff:02"))
+
+
+def test_arena_of_fragments() -> None:
+    """16,384 blocks of 256 bytes are full long before 256 datagrams of one filter are."""
+
+    def frames() -> Iterator[tuple[Wire, bytes]]:
+        for number in range(75):
+            path = path_of(number)
+            whole = path.udp(7, 7, bytes(8))
+            for piece in range(44):
+                yield path, fragment(whole, 20, bytes([piece]) * 1400, 1400 * piece, True, number)
+        for number in range(0, 75, 25):  # a last fragment that leaves gaps, and one more that contradicts it
+            path = path_of(number)
+            whole = path.udp(7, 7, bytes(8))
+            yield path, fragment(whole, 20, bytes(8), 65000, False, number)
+            yield path, fragment(whole, 20, bytes(8), 64000, False, number)
+
+    answers = agreed(packets(frames()), Scenario(0))
+    reasons = [row[4] for row in answers.judgements]
+    assert {"frag-limit", "frag-overlap", "frag-incomplete"} <= set(reasons)
+    first = reasons.index("frag-limit")
+    assert 16_384 // 6 - 1 <= first <= 16_384 // 6 + 1, "1,400 bytes are six blocks"
+
+
+def test_datagrams_of_a_source_and_of_a_filter() -> None:
+    def frames() -> Iterator[tuple[Wire, bytes]]:
+        for number in range(70):
+            yield path_of(1), fragment(path_of(1).udp(7, 7, bytes(8)), 20, bytes(8), 0, True, number)
+        for number in range(300):
+            path = path_of(2 + number % 10)
+            yield path, fragment(path.udp(7, 7, bytes(8)), 20, bytes(8), 0, True, number)
+
+    reasons = [row[4] for row in agreed(packets(frames()), Scenario(0)).judgements]
+    assert reasons[:70].count("frag-limit") == 6
+    assert reasons[70:].count("frag-limit") == 300 - (256 - 64)
+
+
+def test_expectations_of_a_parent_and_of_a_worker() -> None:
+    """Of ten lines the last eight hold; the worker's 1,024 are used up by 128 parents; time gives them back."""
+
+    def line(index: int, number: int) -> bytes:
+        port = 30000 + number
+        return f"PORT 10,9,{index >> 8},{index & 255},{port >> 8},{port & 255}\r\n".encode()
+
+    def frames() -> Iterator[tuple[Wire, bytes]]:
+        for index in range(140):
+            path, sequence = path_of(index), 1000
+            for number in range(10):
+                yield path, path.tcp(1025, 21, sequence, 1, ACK | PSH, 9000, line(index, number))
+                sequence += len(line(index, number))
+            yield path.back, path.back.tcp(21, 1025, 1, sequence, ACK, 9000)
+        for index in range(140):
+            back = path_of(index).back
+            for number in range(10):
+                yield back, back.tcp(20, 30000 + number, 7, 0, SYN, 9000)
+
+    answers = agreed(packets(frames()), Scenario(0))
+    related = [row[0] for row in answers.judgements if row[6] == "related"]
+    assert len(related) == 1024
+    late = packets(frames(), step_ns=60_000_000_000 // 1500)
+    assert 0 < sum(row[6] == "related" for row in agreed(late, Scenario(0)).judgements) < 1024
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 8])
+def test_smallest_tables(capacity: int) -> None:
+    """Unanswered connections give way, answered ones do not, each family by itself."""
+    near, far = End("fd00:9::1", "02:00:00:00:ff:01"), End("fd00:1::1", "02:00:00:00:ff:02")
+
+    def frames() -> Iterator[tuple[Wire, bytes]]:
+        for number in range(60):
+            for path in (path_of(number), Wire(near, far)):
+                yield path, path.udp(5000 + number, 53, b"?")
+                if number % 7 == 3:
+                    yield path.back, path.back.udp(53, 5000 + number, b"!")
+                if number % 5 == 4:
+                    yield path, path.udp(5000 + number - 2, 53, b"again")
+
+    answers = agreed(packets(frames(), step_ns=200_000_000), Scenario(0, capacity=capacity, short_timers=True))
+    reasons = {row[4] for row in answers.judgements}
+    ends = {row[16] for row in answers.flows}
+    assert "evicted" in ends or "ct-full" in reasons
+    assert capacity > 2 or "ct-full" in reasons
