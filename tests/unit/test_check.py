@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfw.check import check_files
+from dfw.cli import run
 from dfw.documents import documents_parse
 from dfw.errors import PolicyError, UnsupportedError
 from dfw.findings import Finding
@@ -192,17 +193,17 @@ def files(tmp_path: Path) -> Callable[..., str]:
     return write
 
 
-def test_exit_statuses(palisade: Run, files: Callable[..., str]) -> None:
+def test_exit_statuses(files: Callable[..., str]) -> None:
     clean = files("clean.json", policy(rule()))
     odd = files("odd.json", policy(rule(services=["ANY"])))
     bad = files("bad.json", policy(rule(action="PERMIT")))
-    assert palisade("check", clean).returncode == 0
-    assert palisade("check", "--strict", clean).returncode == 0
-    assert palisade("check", odd).returncode == 0
-    assert palisade("check", "--strict", odd).returncode == 1
+    assert run(["check", clean]) == 0
+    assert run(["check", "--strict", clean]) == 0
+    assert run(["check", odd]) == 0
+    assert run(["check", "--strict", odd]) == 1
     for arguments in ((bad,), ("--strict", bad), (clean, bad), (clean, "absent.json")):
-        assert palisade("check", *arguments).returncode == 2
-    assert palisade("check").returncode == 2
+        assert run(["check", *arguments]) == 2
+    assert run(["check"]) == 2
 
 
 def test_errors_stand_on_stderr_one_a_line(palisade: Run, files: Callable[..., str]) -> None:
