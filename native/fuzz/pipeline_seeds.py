@@ -15,7 +15,18 @@ SYN, SYNACK, ACK, PSH, FIN, RST, RSTACK, NONE = range(8)
 FTP, SSH, TELNET, HTTP, DNS, TFTP, HIGH, HIGHER = range(8)
 
 
-def tcp(src: int, dst: int, sport: int, dport: int, flags: int, seq: int = 0, ack: int = 0, *, six: bool = False, said: int = 0) -> bytes:
+def tcp(
+    src: int,
+    dst: int,
+    sport: int,
+    dport: int,
+    flags: int,
+    seq: int = 0,
+    ack: int = 0,
+    *,
+    six: bool = False,
+    said: int = 0,
+) -> bytes:
     """One segment between hosts 1-4; seq and ack count from the builder's base."""
     return bytes(
         [BUILD, six | (src - 1) << 1 | (dst - 1) << 3, sport | dport << 3, said, flags, seq & 255, ack & 255, 0x40, 0]
@@ -60,12 +71,21 @@ def cases() -> dict[str, bytes]:
         "reopen": handshake(1, 2, HTTP) + close + handshake(1, 2, HTTP),
         "six": handshake(1, 2, SSH, six=True),
         "reset": handshake(1, 2, SSH) + tcp(2, 1, SSH, HIGH, RST, 51),
-        "simultaneous": tcp(1, 2, HIGH, HIGHER, SYN) + tcp(2, 1, HIGHER, HIGH, SYN, 50)
-        + tcp(1, 2, HIGH, HIGHER, SYNACK, 0, 51) + tcp(2, 1, HIGHER, HIGH, SYNACK, 50, 1),
-        "ftp": handshake(1, 2, FTP) + tcp(1, 2, HIGH, FTP, PSH, 1, 51, said=1) + tcp(2, 1, HIGHER, HIGH, SYN) + later(7000)
+        "simultaneous": tcp(1, 2, HIGH, HIGHER, SYN)
+        + tcp(2, 1, HIGHER, HIGH, SYN, 50)
+        + tcp(1, 2, HIGH, HIGHER, SYNACK, 0, 51)
+        + tcp(2, 1, HIGHER, HIGH, SYNACK, 50, 1),
+        "ftp": handshake(1, 2, FTP)
+        + tcp(1, 2, HIGH, FTP, PSH, 1, 51, said=1)
+        + tcp(2, 1, HIGHER, HIGH, SYN)
+        + later(7000)
         + tcp(2, 1, HIGHER, HIGH, ACK),
         "tftp": udp(1, 2, HIGH, TFTP, 5) + udp(2, 1, HIGHER, HIGH, 6) + udp(1, 2, HIGH, HIGHER, 6),
-        "policy": handshake(1, 2, SSH) + commit(1) + tcp(1, 2, HIGH, SSH, PSH, 1, 51, said=6) + commit(7) + handshake(1, 2, SSH),
+        "policy": handshake(1, 2, SSH)
+        + commit(1)
+        + tcp(1, 2, HIGH, SSH, PSH, 1, 51, said=6)
+        + commit(7)
+        + handshake(1, 2, SSH),
         "fragments": piece(1, 2, 0, 19) + piece(1, 2, 2, 19) + piece(1, 2, 1, 19) + piece(1, 2, 3, 19),
         "overlap": piece(1, 2, 0, 30) + piece(1, 2, 1, 19) + piece(1, 2, 2, 19),
         "full": b"".join(udp(1 + i % 4, 1 + i // 4 % 4, i % 8, i // 3 % 8) for i in range(40)),
