@@ -76,11 +76,13 @@ typedef struct cls_tab {
     uint32_t refs; /* versions of a rule set that share the page; the writer's */
 } cls_tab;
 
-/* A row of a rule set with one superblock (up to 64 words, 4,096 bits): bit mask of the words that are not zero, then
+/* A row of a small rule set (supers == 0): CLS_DENSE words, bits in the order of the entries, "any" said by ones.
+ * A row of a rule set with one superblock (up to 64 words, 4,096 bits): bit mask of the words that are not zero, then
  * those words. With more superblocks: mask of the superblocks present; for each the mask of its words and the index of
  * its first word in the row; then the words. Each row has a spare word at the end. */
 #define CLS_SUPER_BITS 4096
 #define CLS_SUPERS_MAX 64
+#define CLS_DENSE 16
 
 /* A service class. */
 typedef struct cls_service {
@@ -335,6 +337,27 @@ PAL_INLINE void cls_resolve(const cls_left *left, uint32_t n, uint32_t *entry)
     }
 }
 
+/* The first entry that all three dense rows have. The words are looked at without a branch, last to first. */
+PAL_INLINE uint32_t cls_dense(const pal_ruleset *r, const uint64_t *s, const uint64_t *d, const uint64_t *v)
+{
+    uint64_t m[CLS_DENSE];
+    for (uint32_t w = 0; w < CLS_DENSE; w++)
+        m[w] = s[w] & d[w] & v[w];
+    uint64_t lo = 0, hi = 0;
+    uint32_t at_lo = 0, at_hi = 0;
+    for (uint32_t w = CLS_DENSE / 2; w-- > 0;) {
+        uint64_t a = m[w], b = m[w + CLS_DENSE / 2];
+        at_lo = a ? w : at_lo;
+        lo = a ? a : lo;
+        at_hi = b ? w + CLS_DENSE / 2 : at_hi;
+        hi = b ? b : hi;
+    }
+    uint32_t at = lo ? at_lo : at_hi;
+    uint64_t bits = lo ? lo : hi;
+    uint32_t e = r->entry_at[at * 64 + (uint32_t)__builtin_ctzll(bits | 1ull << 63)];
+    return e | (0u - (bits == 0));
+}
+
 PAL_INLINE void cls_sub_burst(const pal_snap *snap, const pal_ruleset *r, const pal_key *keys, uint32_t n, uint32_t *entry)
 {
     uint32_t cls[2 * CLS_BURST];
@@ -393,6 +416,16 @@ PAL_INLINE void cls_sub_burst(const pal_snap *snap, const pal_ruleset *r, const 
         prefetch_read(src[i]);
         prefetch_read(dst[i]);
         prefetch_read(service[i]->row);
+        if (r->supers == 0) {
+            prefetch_read(src[i] + 8);
+            prefetch_read(dst[i] + 8);
+            prefetch_read(service[i]->row + 8);
+        }
+    }
+    if (r->supers == 0) {
+        for (uint32_t i = 0; i < n; i++)
+            entry[i] = min_u32(service[i]->first, cls_dense(r, src[i], dst[i], service[i]->row));
+        return;
     }
     if (PAL_LIKELY(r->joined)) {
         static const uint64_t ones = ~0ull;

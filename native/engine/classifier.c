@@ -31,6 +31,7 @@ pal_cls *pal_cls_new(void)
     memset(c, 0, sizeof *c);
     secrets_draw(c->secret, sizeof c->secret);
     c->txn = 1;
+    c->dense_max = CLS_DENSE * 64;
     c->epoch = 1;
     c->free_set = c->free_cls = PAL_NONE;
     c->set_mask = c->cls_mask = c->rules_mask = 0;

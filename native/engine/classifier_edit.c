@@ -84,6 +84,8 @@ static bool services_of(pal_cls *c, const cls_rules *r, const pal_rule *e, uint8
 static bool row_has(const uint64_t *row, uint32_t supers, uint32_t pos)
 {
     uint32_t w = pos / 64;
+    if (supers == 0)
+        return row[w] >> (pos % 64) & 1;
     cls_part p = supers == 1 ? cls_part_one(row) : cls_part_of(row, w / 64);
     return p.mask >> (w % 64) & 1 && p.word[__builtin_popcountll(p.mask & ((1ull << (w % 64)) - 1))] >> (pos % 64) & 1;
 }
@@ -92,6 +94,8 @@ static bool row_has(const uint64_t *row, uint32_t supers, uint32_t pos)
 static const uint64_t *row_edit(pal_cls *c, const cls_rules *r, const uint64_t *row, uint32_t off, uint32_t on)
 {
     uint32_t supers = r->pub.supers;
+    if (supers == 0)
+        memcpy(c->bits, row, CLS_DENSE * 8);
     for (uint32_t s = 0; s < supers; s++) {
         cls_part p = supers == 1 ? cls_part_one(row) : cls_part_of(row, s);
         uint32_t n = 0;
@@ -299,6 +303,8 @@ static bool version_make(pal_cls *c, const cls_rules *r, cls_rules *q, uint32_t 
         return false;
     if (gone && cls_looks_of(gone) == CLS_LOOKS_NEITHER && !(come && cls_looks_of(come) == CLS_LOOKS_NEITHER))
         return false; /* which entry is first now would have to be found for each service */
+    if (pub->supers == 0 && !(gone && come && cls_looks_of(gone) == cls_looks_of(come)))
+        return false; /* dense rows are in the order of the entries: small enough to build again */
     uint8_t *old_yes = cls_get(c, r->n_service), *yes = cls_get(c, r->n_service);
     bool fits = (!gone || services_of(c, r, gone, old_yes)) && (!come || services_of(c, r, come, yes));
     uint32_t off = PAL_NONE, on = PAL_NONE, n_word = r->words;

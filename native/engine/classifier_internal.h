@@ -131,6 +131,7 @@ struct pal_cls {
     uint64_t epoch PAL_ALIGNED(PAL_CACHE_LINE);
     uint64_t secret[6] PAL_ALIGNED(PAL_CACHE_LINE);
     uint32_t txn;
+    uint32_t dense_max; /* entries up to which rows are dense: CLS_DENSE * 64; tests lower it */
     size_t bytes;          /* taken from the system */
     void *block[129];      /* freed blocks by number of lines; 0: half a line */
     void *slabs;

@@ -63,6 +63,19 @@ static uint64_t place_of(const pal_rule *e, const uint32_t *ref, const uint32_t 
 int cls_positions_assign(pal_cls *c, cls_rules *r, bool joined, const uint32_t *ref, uint32_t *position)
 {
     pal_ruleset *pub = &r->pub;
+    if (joined && pub->n <= c->dense_max) { /* in order, every kind beside every other */
+        r->words = r->packed = CLS_DENSE;
+        uint32_t *entry_of = cls_get(c, CLS_DENSE * 64 * sizeof *entry_of);
+        memset(entry_of, 0xff, CLS_DENSE * 64 * sizeof *entry_of);
+        for (uint32_t i = 0; i < pub->n; i++) {
+            position[i] = cls_looks_of(&pub->rules[i]) == CLS_LOOKS_NEITHER ? PAL_NONE : i;
+            entry_of[i] = position[i];
+        }
+        pub->entry_at = entry_of;
+        pub->any_src = cls_get(c, 0);
+        pub->any_dst = cls_get(c, 0);
+        return PAL_CLS_OK;
+    }
     uint32_t next = 0, from[CLS_LOOKS + 1], total = 0;
     uint32_t *narrow = cls_get(c, r->n_use * sizeof *narrow), *first = cls_get(c, r->n_use * sizeof *first);
     for (uint32_t u = 0; u < r->n_use; u++)

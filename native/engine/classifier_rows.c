@@ -11,12 +11,14 @@ typedef struct cls_rowrec {
     uint64_t hash;
     const uint64_t *row;
     uint32_t refs, len;
-    uint32_t wide; /* rows with several superblocks are read differently */
+    uint32_t form; /* dense, one superblock, several: read differently */
 } cls_rowrec;
 
 /* Words of the row with its spare word. */
 size_t cls_row_len(const uint64_t *row, uint32_t supers)
 {
+    if (supers == 0)
+        return CLS_DENSE + 1;
     if (supers == 1)
         return 2 + (size_t)__builtin_popcountll(row[0]);
     size_t parts = (size_t)__builtin_popcountll(row[0]), n = 2 + 2 * parts;
@@ -75,7 +77,11 @@ const uint64_t *cls_row_make(pal_cls *c, uint32_t words, uint32_t supers)
     uint64_t buf[2 + 3 * CLS_SUPERS_MAX + 64 * CLS_SUPERS_MAX];
     uint64_t *bits = c->bits;
     size_t len;
-    if (supers == 1) {
+    if (supers == 0) {
+        memcpy(buf, bits, CLS_DENSE * 8);
+        memset(bits, 0, CLS_DENSE * 8);
+        len = CLS_DENSE;
+    } else if (supers == 1) {
         uint64_t mask = 0;
         len = 1;
         for (uint32_t w = 0; w < words; w++)
@@ -112,7 +118,7 @@ const uint64_t *cls_row_make(pal_cls *c, uint32_t words, uint32_t supers)
     buf[len++] = 0;
     uint64_t hash = cls_hash_words(c, buf, len);
     for (cls_rowrec *r = c->row_hash[hash & c->row_mask]; r; r = r->next)
-        if (r->hash == hash && r->len == len && r->wide == (supers != 1) && !memcmp(r->row, buf, len * 8)) {
+        if (r->hash == hash && r->len == len && r->form == min_u32(supers, 2) && !memcmp(r->row, buf, len * 8)) {
             r->refs++;
             return r->row;
         }
@@ -122,7 +128,7 @@ const uint64_t *cls_row_make(pal_cls *c, uint32_t words, uint32_t supers)
     memcpy(row, buf, len * 8);
     cls_rowrec *r = (cls_rowrec *)(void *)(row + len);
     *r = (cls_rowrec){.next = c->row_hash[hash & c->row_mask], .hash = hash, .row = row, .refs = 1, .len = (uint32_t)len,
-                      .wide = supers != 1};
+                      .form = min_u32(supers, 2)};
     c->row_hash[hash & c->row_mask] = r;
     c->n_row++;
     return row;

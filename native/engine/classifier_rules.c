@@ -160,8 +160,9 @@ static void base_build(pal_cls *c, cls_rules *r, const uint32_t *position)
     for (uint32_t role = 0; role < 2; role++) {
         for (uint32_t i = 0; i < r->pub.n; i++) {
             const pal_rule *e = &r->pub.rules[i];
-            if (!(e->flags & (role ? PAL_RULE_DST_NEGATED : PAL_RULE_SRC_NEGATED)) || !(role ? e->dst_n : e->src_n))
-                continue;
+            bool negated = e->flags & (role ? PAL_RULE_DST_NEGATED : PAL_RULE_SRC_NEGATED);
+            if (position[i] == PAL_NONE || !((role ? e->dst_n : e->src_n) ? negated : r->pub.supers == 0))
+                continue; /* no bit, or not one that a class has because it lacks a set */
             if (!r->neg[role])
                 r->neg[role] = cls_get(c, r->words * 8);
             cls_bit_set(r->neg[role], position[i]);

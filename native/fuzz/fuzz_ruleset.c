@@ -176,6 +176,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     memset(&s, 0, sizeof s);
     pal_cls *c = pal_cls_new();
     pal_ruleset *r;
+    if (take(&in) & 1)
+        c->dense_max = 0; /* both forms of rows */
     for (uint32_t n = take(&in) % (RULES / 2); n > 0; n--) {
         take_rule(&in, &s, &s.rule[s.rules]);
         s.rules += good_rule(&s.rule[s.rules]);

@@ -342,6 +342,8 @@ static void round_random(void)
     static model_rules m[2];
     uint32_t style = rng(4);
     pal_cls *c = pal_cls_new();
+    if (rng(2))
+        c->dense_max = rng(300); /* both forms of rows */
     for (uint32_t i = 0; i < SETS; i++) {
         set_model[i].n = rng(4) ? rng(12) : rng(MEMBERS);
         for (uint32_t k = 0; k < set_model[i].n; k++)
