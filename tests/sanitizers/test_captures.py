@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The packet core under ASan and UBSan over the captures beside the checkout, and over mutations of them.
+
+The program is native/tests/replay_main.c, built by scripts/sanitize.sh: taps and vNICs, tunnels, sums, one and two
+workers, policies changing every 97 packets. Bounded here: small captures; `make test-long`: all, and more mutations.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import LONG, ROOT, SHARED_DATA
+from tests.support.capture_mutations import capture_paths, mutations
+
+PROGRAM = ROOT / "build" / "sanitize" / "replay"
+CAPTURES = 10_000 if LONG else 40
+BYTES = 1 << 30 if LONG else 60_000
+EACH = 12 if LONG else 2
+SECONDS = 600  # for one file; a hang, not slowness
+
+pytestmark = [pytest.mark.needs_shared_data(), pytest.mark.needs_tool("gcc")]
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The replay program, rebuilt when a source is newer."""
+    sources = [path for path in (ROOT / "native").rglob("*") if path.suffix in (".c", ".h", ".def")]
+    if not PROGRAM.exists() or PROGRAM.stat().st_mtime < max(path.stat().st_mtime for path in sources):
+        subprocess.run([ROOT / "scripts" / "sanitize.sh"], check=True)
+    return PROGRAM
+
+
+def _captures() -> list[Path]:
+    fitting = [p for p in capture_paths(SHARED_DATA) if p.suffix != ".gz" and p.stat().st_size <= BYTES]
+    random.Random(5).shuffle(fitting)
+    return fitting[:CAPTURES]
+
+
+def _judge(program: Path, files: Iterable[Path]) -> int:
+    """Packets judged; fails on any report, crash, hang or difference that the program finds."""
+    names = [str(path) for path in files]
+    environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    done = subprocess.run(
+        [program, *names], capture_output=True, text=True, check=False, env=environment, timeout=SECONDS
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return int(done.stdout)
+
+
+def _portions(files: list[Path], size: int = 20) -> Iterator[list[Path]]:
+    for at in range(0, len(files), size):
+        yield files[at : at + size]
+
+
+def test_captures(program: Path) -> None:
+    """Every capture as it is."""
+    captures = _captures()
+    packets = sum(_judge(program, portion) for portion in _portions(captures))
+    assert packets > 100 * len(captures)
+
+
+def test_mutations(program: Path, tmp_path: Path) -> None:
+    """Bit flips, cut files, lying lengths, packets doubled and out of order."""
+    files = []
+    for index, path in enumerate(_captures()):
+        for name, data in mutations(path, 1, EACH):
+            target = tmp_path / f"{index}-{name}"
+            target.write_bytes(data)
+            files.append(target)
+    assert len(files) > EACH
+    assert sum(_judge(program, portion) for portion in _portions(files)) > 0
