@@ -70,7 +70,8 @@ def _inventory(captures: list[Path]) -> str:
                 continue
             raw = packet.data[26:30] if ethertype == b"\x08\x00" else packet.data[22:38]
             address = ipaddress.ip_address(raw)
-            no_workload = address.is_multicast or address.is_loopback or address.is_link_local or not any(address.packed)
+            nowhere = address.is_loopback or address.is_link_local or not any(address.packed)
+            no_workload = nowhere or address.is_multicast
             if not (no_workload or (address.version == 4 and (raw[0] == 0 or raw[0] >= 240))):
                 seen.setdefault(str(address))
         if len(seen) > PORTS:
