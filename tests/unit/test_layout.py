@@ -162,7 +162,7 @@ def test_gpl_tools_stay_in_tests_and_benchmarks() -> None:
 def test_core_stages_are_pure() -> None:
     """native/core: no malloc, no system call, no clock, no stdio (DESIGN section 2)."""
     forbidden = [
-        r'#include\s*<(stdio|stdlib|time|unistd|errno|pthread|sys/[a-z_]+)\.h>',
+        r"#include\s*<(stdio|stdlib|time|unistd|errno|pthread|sys/[a-z_]+)\.h>",
         r"\b(m|c|re)alloc\s*\(",
         r"(?<![\w.>])(free|printf|fprintf|clock_gettime|gettimeofday|time)\s*\(",
     ]
