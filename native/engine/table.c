@@ -160,6 +160,7 @@ static void table_rebuild(ct_table *t)
             if (ct_is_listed(h) && !(h->state & CT_RESYNC))
                 unanswered_append(t, ref);
             h->state |= CT_RESYNC;
+            h->epoch = 0; /* epochs are the old process's: the rules in force now have not been asked */
             wheel_insert(t, ref);
             s->used[w]++;
         }

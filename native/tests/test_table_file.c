@@ -100,6 +100,24 @@ static void test_again_and_again(void)
     rig_close(&r);
 }
 
+/* The new process's first epoch is not the old one's, whatever its number. */
+static void test_judged_again(void)
+{
+    check_where = "judged again";
+    (void)unlink(path);
+    reopen(40, 20);
+    udp(PAL_FAMILY_V4, 1, 2, 1000);
+    CHECK_U64(rig_judge(&r, &f).ct, PAL_CT_NEW);
+    rig_close(&r);
+    pal_engine_options o = rig_options(40, 20);
+    char err[256];
+    CHECK(rig_open_at(&r, &o, path, err, sizeof err));
+    pal_rule drop = rig_rule(3, PAL_ACTION_DROP, 0);
+    rig_commit(&r, 0, &drop, 1, true);
+    CHECK_U64(rig_judge(&r, &f).reason, PAL_REASON_POLICY_CHANGE);
+    rig_close(&r);
+}
+
 static void test_other_shapes(void)
 {
     check_where = "other shapes";
@@ -206,6 +224,7 @@ int main(void)
 {
     snprintf(path, sizeof path, "/tmp/pal-table-%d", (int)getpid());
     test_again_and_again();
+    test_judged_again();
     test_other_shapes();
     test_child_of_unsound();
     test_damaged();
