@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = ("test_tcp", "test_pipeline", "test_fragment", "test_table_file")
+TESTS = ("test_parse", "test_tcp", "test_pipeline", "test_fragment", "test_table_file")
 FLAGS = ["-std=gnu11", "-O1", "-w", "-fno-wrapv", "-Inative/include", "-Inative"]
 SECONDS = 60
 SKIPPED = {"classify.h", "base.h", "reasons.h"}  # the classifier has test_classify; the others say nothing of their own
