@@ -234,6 +234,7 @@ class Assignment:
                 tags=values["tags"],
                 labels=values["labels"],
                 namespace=values["namespace"],
+                external_id=values["external_id"],
                 place=draft.cursor.place,
             )
         return {name: ports[name] for name in self.drafts["ports"] if name in ports}
@@ -291,7 +292,9 @@ class Assignment:
         for name, draft in self.drafts["machines"].items():
             values = draft.values
             merged = tuple(dict.fromkeys((*values["tags"], *on_ports.pop(name, ()))))
-            machines[name] = Machine(name, values["os_name"], values["computer_name"], merged, draft.cursor.place)
+            machines[name] = Machine(
+                name, values["os_name"], values["computer_name"], merged, values["external_id"], draft.cursor.place
+            )
         for name, port_tags in on_ports.items():
             machines[name] = Machine(name, tags=tuple(dict.fromkeys(port_tags)))
         return machines

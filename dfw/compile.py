@@ -26,6 +26,7 @@ from dfw.errors import UnsupportedError
 from dfw.membership import Membership
 from dfw.model import (
     ANY_ENTRY,
+    EXCLUDED_POLICY,
     PROTO_ICMP,
     PROTO_ICMPV6,
     PROTOCOLS_WITH_PORTS,
@@ -113,7 +114,10 @@ class RuleTable:
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A compiled policy. `table_of`: port name -> index into `tables`. `tap`: the table of a filter on a wire."""
+    """A compiled policy. `table_of`: port name -> index into `tables`. `tap`: the table of a filter on a wire.
+
+    `timers_of`: by port name, where a binding gives a vNIC other timers than `timers`.
+    """
 
     rules: tuple[CompiledRule, ...]
     sets: tuple[AddressSet, ...]
@@ -121,6 +125,7 @@ class Compiled:
     table_of: Mapping[str, int]
     tap: RuleTable
     timers: Timers
+    timers_of: Mapping[str, Timers]
 
 
 def compile_policy(world: PolicySet) -> Compiled:
@@ -155,10 +160,12 @@ class _Compiler:
         self.group_ids: dict[str, int] = {}
 
     def compile(self) -> Compiled:
-        effective = rules_for_tap(self.world)
+        for_tap = rules_for_tap(self.world)
+        excluded = self.membership.members(self.world.excluded)
+        effective = [*for_tap, *_EXCLUDED] if excluded else for_tap
         rules = tuple(_described(number, item) for number, item in enumerate(effective))
         everything = self._everything(effective)
-        scopes = self._scopes(effective)
+        scopes = self._scopes(for_tap, excluded)
         selected: list[list[int]] = [[] for _ in self.membership.ports]
         for index, members in enumerate(scopes.members):
             for number in members:
@@ -175,7 +182,7 @@ class _Compiler:
                 is_chosen[indexes] = True
                 tables.append(_frozen(everything.entries[is_chosen[scope_of_entry]], everything.set_refs))
             table_of[port.name] = seen[selecting]
-        tap = everything.entries.copy()
+        tap = everything.entries[everything.entries["rule"] < len(for_tap)]
         tap["dir"] = int(Direction.IN_OUT)
         return Compiled(
             rules,
@@ -184,7 +191,16 @@ class _Compiler:
             table_of,
             _frozen(tap, everything.set_refs),
             self.world.timers,
+            self._timers_of(),
         )
+
+    def _timers_of(self) -> Mapping[str, Timers]:
+        """Timers of the vNICs that a binding selects; the first binding wins."""
+        found: dict[str, Timers] = {}
+        for binding in self.world.timer_bindings_ordered:
+            for number in self.membership.members(binding.peers):
+                found.setdefault(self.membership.ports[number].name, binding.timers)
+        return found
 
     def _everything(self, effective: Sequence[EffectiveRule]) -> RuleTable:
         """The entries of all rules, in order; equal lists of sets stand once in set_refs."""
@@ -208,11 +224,14 @@ class _Compiler:
             entries[name] = column
         return _frozen(entries, np.array(refs, dtype=np.uint32))
 
-    def _scopes(self, effective: Sequence[EffectiveRule]) -> _Scopes:
-        """Distinct Applied-To lists with their member ports, and which one each rule has."""
+    def _scopes(self, effective: Sequence[EffectiveRule], excluded: frozenset[int]) -> _Scopes:
+        """Distinct Applied-To lists with their member ports, and which one each rule has; the excluded ports last."""
         indexes: dict[Peers, int] = {}
         of_rule = [indexes.setdefault(item.applied_to, len(indexes)) for item in effective]
-        return _Scopes([self.membership.members(peers) for peers in indexes], of_rule)
+        members = [self.membership.members(peers) - excluded for peers in indexes]
+        if not excluded:
+            return _Scopes(members, of_rule)
+        return _Scopes([*members, excluded], [*of_rule, *(len(members) for _ in _EXCLUDED)])
 
     def _set_ids(self, peers: Peers) -> tuple[int, ...]:
         """The sets that a side of a rule refers to: one for each group, one for all its raw addresses."""
@@ -261,6 +280,9 @@ _COLUMNS = (
     *("rule", "sport_lo", "sport_hi", "dport_lo", "dport_hi", "proto", "tcp_mask", "tcp_value"),
     *("action", "dir", "family", "flags", "alg"),
 )
+
+
+_EXCLUDED = tuple(EffectiveRule(EXCLUDED_POLICY, rule, rule.direction) for rule in EXCLUDED_POLICY.rules)
 
 
 def _rows(number: int, item: EffectiveRule, entry: ServiceEntry) -> Iterable[tuple[int, ...]]:

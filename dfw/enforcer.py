@@ -58,10 +58,10 @@ class NativeEnforcer:
         compiled = compile_policy(world)
         numbers = np.array([self._rule(rule) for rule in compiled.rules] or [0], dtype=np.uint32)
         sets = self._put_sets(compiled)
-        timers = timer_seconds(compiled.timers)
         for number, name in enumerate(self.filters):
             table = compiled.tap if self.inventory is None else compiled.tables[compiled.table_of[name]]
             ruleset = self.engine.classifier.build_staged(*_renumbered(table, numbers, sets))
+            timers = timer_seconds(compiled.timers_of.get(name, compiled.timers))
             self.engine.stage(number, ruleset, timers, tap=self.inventory is None)
         self.engine.commit()
         return compiled

@@ -73,6 +73,7 @@ _MACHINE = {
     "name": Field(identifier, required=True),
     "os_name": Field(text(256, empty=True), default=""),
     "computer_name": Field(text(256, empty=True), default=""),
+    "external_id": Field(text(256, empty=True), default=""),
     "tags": Field(tags, default=()),
 }
 _PORT = {
@@ -85,6 +86,7 @@ _PORT = {
     "tags": Field(tags, default=()),
     "labels": Field(labels, default={}),
     "namespace": Field(identifier),
+    "external_id": Field(text(256, empty=True), default=""),
 }
 KINDS: Mapping[str, tuple[str, Mapping[str, Field]]] = {
     "Host": ("hosts", _HOST),

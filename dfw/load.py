@@ -63,7 +63,16 @@ def load_documents(documents: Sequence[Document], *, default_action: Action | No
     default = objects.default or default_policy()
     if default_action is not None:
         default = default_policy(default_action, default.rules[-1].logged)
-    world = PolicySet(policies, objects.groups, objects.services, inventory, default, objects.timers or Timers())
+    world = PolicySet(
+        policies,
+        objects.groups,
+        objects.services,
+        inventory,
+        default,
+        objects.timers or Timers(),
+        objects.excluded,
+        objects.timer_bindings,
+    )
     return Loaded(world, tuple(findings), objects.used, bool(inventories))
 
 

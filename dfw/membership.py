@@ -17,7 +17,10 @@ from dfw.model import (
     AnyOf,
     Condition,
     ConditionKey,
+    ExternalIds,
+    ExternalIdType,
     GroupMember,
+    MacAddresses,
     MemberType,
     Operator,
     Peers,
@@ -60,6 +63,7 @@ class Membership:
         self._tags: dict[MemberType, Mapping[Tag, frozenset[int]]] = {}
         self._texts: dict[tuple[MemberType, ConditionKey], Mapping[str, frozenset[int]]] = {}
         self._segments: Mapping[str, frozenset[int]] | None = None
+        self._external_ids: dict[ExternalIdType, Mapping[str, frozenset[int]]] = {}
         self._members: dict[str, frozenset[int]] = {}
         self._ranges: dict[str, tuple[AddressRange, ...]] = {}
 
@@ -94,7 +98,10 @@ class Membership:
                 return self._on_segment(name)
             case PortMember(name):
                 return frozenset({self._numbers[name]} if name in self._numbers else ())
-            case Addresses():
+            case ExternalIds(member_type, items):
+                found = self._external_ids_of(member_type)
+                return frozenset().union(*(found.get(item, ()) for item in items))
+            case Addresses() | MacAddresses():
                 return frozenset()
             case _:
                 return frozenset(n for n, port in enumerate(self.ports) if term.matches(port, self.world))
@@ -115,6 +122,16 @@ class Membership:
         if self._segments is None:
             self._segments = _grouped((port.segment, number) for number, port in enumerate(self.ports))
         return self._segments.get(name, frozenset())
+
+    def _external_ids_of(self, member_type: ExternalIdType) -> Mapping[str, frozenset[int]]:
+        if member_type not in self._external_ids:
+            is_machine = member_type is ExternalIdType.VIRTUAL_MACHINE
+            self._external_ids[member_type] = _grouped(
+                (external_id, number)
+                for number, port in enumerate(self.ports)
+                if (external_id := (self.world.inventory.machine_of(port) if is_machine else port).external_id)
+            )
+        return self._external_ids[member_type]
 
     def _subject(self, member_type: MemberType, port: Port) -> Subject:
         inventory = self.world.inventory
@@ -145,6 +162,8 @@ class Membership:
         return found if operator is condition.operator else self.everyone - found
 
     def _positive(self, condition: Condition, operator: Operator) -> frozenset[int]:
+        if condition.key is ConditionKey.ALL:
+            return self.everyone
         if condition.key is not ConditionKey.TAG:
             texts = self._texts_of(condition.member_type, condition.key)
             wanted = condition.value.casefold()

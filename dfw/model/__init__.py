@@ -17,23 +17,28 @@ from dfw.model.address import (
 )
 from dfw.model.inventory import Gateway, Host, Inventory, Machine, Port, Segment, Tag
 from dfw.model.place import Place
-from dfw.model.policy import DEFAULT_RULE_IDS, Policy, Rule, default_policy
-from dfw.model.policyset import EffectiveRule, PolicySet, applied_to, rules_for, rules_for_tap
+from dfw.model.policy import DEFAULT_RULE_IDS, EXCLUDED_POLICY, Policy, Rule, default_policy
+from dfw.model.policyset import EffectiveRule, PolicySet, TimerBinding, applied_to, rules_for, rules_for_tap
 from dfw.model.selector import (
     ANY_PEERS,
+    NOBODY,
     Addresses,
     AllOf,
     AnyOf,
     Condition,
     ConditionKey,
+    ExternalIds,
+    ExternalIdType,
     Group,
     GroupMember,
+    MacAddresses,
     MemberType,
     Operator,
     Peers,
     PortMember,
     SegmentMember,
     Term,
+    pattern_check,
 )
 from dfw.model.service import ANY_ENTRY, PortRange, Service, ServiceEntry
 from dfw.model.timers import Timers, timer_bounds
@@ -59,6 +64,8 @@ __all__ = [
     "ANY_PEERS",
     "BOTH_FAMILIES",
     "DEFAULT_RULE_IDS",
+    "EXCLUDED_POLICY",
+    "NOBODY",
     "PROTOCOLS_WITH_PORTS",
     "PROTO_ICMP",
     "PROTO_ICMPV6",
@@ -77,12 +84,15 @@ __all__ = [
     "ConditionKey",
     "Direction",
     "EffectiveRule",
+    "ExternalIdType",
+    "ExternalIds",
     "Family",
     "Gateway",
     "Group",
     "GroupMember",
     "Host",
     "Inventory",
+    "MacAddresses",
     "Machine",
     "MemberType",
     "Operator",
@@ -102,12 +112,14 @@ __all__ = [
     "Tag",
     "Term",
     "Tier",
+    "TimerBinding",
     "Timers",
     "address_parse",
     "applied_to",
     "default_policy",
     "mac_packed",
     "mac_parse",
+    "pattern_check",
     "prefix_parse",
     "range_of_address",
     "range_parse",

@@ -67,12 +67,13 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """A virtual machine. `tags` holds its own and those of its ports (CONTRACT section 2)."""
+    """A virtual machine. `tags` holds its own and those of its ports (CONTRACT section 2); `external_id`: vCenter's."""
 
     name: str
     os_name: str = ""
     computer_name: str = ""
     tags: tuple[Tag, ...] = ()
+    external_id: str = ""
     place: Place | None = field(default=None, compare=False, repr=False)
 
 
@@ -80,7 +81,8 @@ class Machine:
 class Port:
     """A vNIC on a segment port. A Kubernetes pod has one too: `namespace` set, `name` is then `namespace/pod`.
 
-    `labels` are Kubernetes labels, matched exactly and only by Kubernetes selectors; `tags` are NSX's.
+    `labels` are Kubernetes labels, matched exactly and only by Kubernetes selectors; `tags` are NSX's. `external_id`:
+    the virtual network interface's.
     """
 
     name: str
@@ -92,6 +94,7 @@ class Port:
     tags: tuple[Tag, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     namespace: str | None = None
+    external_id: str = ""
     place: Place | None = field(default=None, compare=False, repr=False)
 
     @property

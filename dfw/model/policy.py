@@ -22,6 +22,8 @@ from dfw.model.words import (
 DEFAULT_PATH = "default"
 # NSX's own ids of its default rules: 2 layer 3 (ours is split by direction; 5 is free), 3 NDP, 4 DHCP.
 DEFAULT_RULE_IDS = {"default/ingress": 2, "default/nd": 3, "default/dhcp": 4, "default/egress": 5}
+EXCLUDED_PATH = "system/exclude-list"
+EXCLUDED_RULE_ID = 6  # ours: NSX has no filter, and so no rule, at an excluded vNIC
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,3 +133,15 @@ def default_policy(action: Action = Action.ALLOW, logged: bool = False) -> Polic
         rules=(nd, dhcp, ingress, egress),
         tcp_strict=False,
     )
+
+
+EXCLUDED_POLICY = Policy(
+    path=EXCLUDED_PATH,
+    tier=Tier.EMERGENCY,
+    number=0,
+    kind=PolicyKind.SYSTEM,
+    rules=(Rule(EXCLUDED_PATH, "exclude-list", EXCLUDED_RULE_ID, Action.ALLOW),),
+    stateful=False,
+    tcp_strict=False,
+)
+"""What stands at the vNICs of the exclusion list instead of all other rules."""

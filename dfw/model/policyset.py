@@ -13,8 +13,8 @@ from functools import cached_property
 
 from dfw.model.address import Address, AddressRange
 from dfw.model.inventory import Inventory, Port
-from dfw.model.policy import Policy, Rule, default_policy
-from dfw.model.selector import Group, Peers
+from dfw.model.policy import EXCLUDED_POLICY, Policy, Rule, default_policy
+from dfw.model.selector import NOBODY, Group, Peers
 from dfw.model.service import Service
 from dfw.model.timers import Timers
 from dfw.model.words import Action, Direction, Tier
@@ -68,11 +68,22 @@ def applied_to(policy: Policy, rule: Rule) -> Peers:
     return rule.applied_to if policy.applied_to.is_any else policy.applied_to
 
 
+@dataclass(frozen=True, slots=True)
+class TimerBinding:
+    """Session timers for the vNICs of a group (NSX's profile binding map); `path` is the map's."""
+
+    path: str
+    number: int
+    peers: Peers
+    timers: Timers
+
+
 @dataclass(frozen=True)
 class PolicySet:
     """Policies, groups and services by path, the default section, timers and the inventory.
 
-    Policies may be given in any order; `ordered` has them as they are judged.
+    Policies may be given in any order; `ordered` has them as they are judged. `excluded`: the ports of the exclusion
+    list, at which no policy is in force. `timers` hold where no binding does.
     """
 
     policies: tuple[Policy, ...] = ()
@@ -81,6 +92,20 @@ class PolicySet:
     inventory: Inventory = field(default_factory=Inventory)
     default: Policy = field(default_factory=default_policy)
     timers: Timers = field(default_factory=Timers)
+    excluded: Peers = NOBODY
+    timer_bindings: tuple[TimerBinding, ...] = ()
+
+    @cached_property
+    def timer_bindings_ordered(self) -> tuple[TimerBinding, ...]:
+        """The bindings in order: of those that select a vNIC the first one counts."""
+        return tuple(sorted(self.timer_bindings, key=lambda item: (item.number, item.path)))
+
+    def timers_for(self, port: Port) -> Timers:
+        """The session timers at a vNIC: of the first binding that selects it, by (sequence_number, path)."""
+        for binding in self.timer_bindings_ordered:
+            if self.selects(binding.peers, port):
+                return binding.timers
+        return self.timers
 
     @cached_property
     def ordered(self) -> tuple[Policy, ...]:
@@ -136,7 +161,12 @@ class PolicySet:
 
 
 def rules_for(world: PolicySet, port: Port) -> list[EffectiveRule]:
-    """The layer-3 rules programmed on a vNIC, in order of judgement: enabled, and Applied-To selects the port."""
+    """The layer-3 rules programmed on a vNIC, in order of judgement: enabled, and Applied-To selects the port.
+
+    At a port of the exclusion list there is one rule instead of all others, which passes everything without state.
+    """
+    if world.selects(world.excluded, port):
+        return [EffectiveRule(EXCLUDED_POLICY, rule, rule.direction) for rule in EXCLUDED_POLICY.rules]
     return [
         EffectiveRule(policy, rule, rule.direction)
         for policy in world.ordered

@@ -5,14 +5,17 @@ A term answers two questions, given the PolicySet `world` that resolves names:
   matches(port, world)  is this port (vNIC) a member?
   ranges(world)         which addresses are members by themselves, whoever has them?
 An address belongs to a term when it lies in `ranges` or is bound to a port that matches (`PolicySet.contains`).
-Evaluation here is the plain, slow, obvious one; dfw/compile.py has a faster one that is tested equal.
+Ethernet rules ask a third one, of Mac terms: which MAC addresses are members by themselves (`member_macs`).
+Evaluation here is the plain, slow, obvious one; dfw/membership.py has a faster one that is tested equal.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from dfw.model.address import AddressRange
@@ -53,6 +56,14 @@ class ConditionKey(Enum):
     NAME = "Name"
     OS_NAME = "OSName"
     COMPUTER_NAME = "ComputerName"
+    ALL = "ALL"
+
+
+class ExternalIdType(Enum):
+    """Whose external id an ExternalIDExpression names."""
+
+    VIRTUAL_MACHINE = "VirtualMachine"
+    VIRTUAL_NETWORK_INTERFACE = "VirtualNetworkInterface"
 
 
 class Operator(Enum):
@@ -65,10 +76,45 @@ class Operator(Enum):
     ENDSWITH = "ENDSWITH"
     IN = "IN"
     NOTIN = "NOTIN"
+    MATCHES = "MATCHES"
 
 
 # A negative operator is the complement of its positive one.
 POSITIVE = {Operator.NOTEQUALS: Operator.EQUALS, Operator.NOTIN: Operator.IN}
+
+
+MAXIMUM_PATTERN = 256
+MAXIMUM_REPEATS = 3
+_ATOM = re.compile(r"(?P<atom>[^\\()\[\]{}?*+|]|\\[^\w\s]|\[\^?[^\[\]\\]+\]|\|)(?P<repeat>[*+?]?)", re.DOTALL)
+
+
+@lru_cache(maxsize=4096)
+def _pattern(wanted: str) -> re.Pattern[str]:
+    return re.compile(wanted, re.DOTALL)
+
+
+def pattern_check(pattern: str) -> None:
+    """Is this a pattern of Operator.MATCHES? Raises ValueError.
+
+    A regular expression for the whole text, ignoring case: letters, `.`, `[...]`, escaped punctuation, each with `*`,
+    `+` or `?`, and `|` between alternatives. Groups and more than MAXIMUM_REPEATS repeats are refused: they can take
+    exponential time.
+    """
+    if len(pattern) > MAXIMUM_PATTERN:
+        raise ValueError(f"a pattern of {len(pattern)} characters is too long (at most {MAXIMUM_PATTERN})")
+    at = repeats = 0
+    while at < len(pattern):
+        found = _ATOM.match(pattern, at)
+        if found is None or (found["atom"] == "|" and found["repeat"]):
+            raise ValueError(f"{pattern!r} is not a pattern that we take: {pattern[at]!r} at character {at + 1}")
+        repeats += bool(found["repeat"])
+        at = found.end()
+    if repeats > MAXIMUM_REPEATS:
+        raise ValueError(f"{pattern!r} is not a pattern that we take: more than {MAXIMUM_REPEATS} of *, + and ?")
+    try:
+        _pattern(pattern.casefold())
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is not a pattern: {error.msg}") from None
 
 
 def text_matches(operator: Operator, actual: str, wanted: str) -> bool:
@@ -84,6 +130,8 @@ def text_matches(operator: Operator, actual: str, wanted: str) -> bool:
             return actual.endswith(wanted)
         case Operator.IN:
             return actual in [item.strip() for item in wanted.split(",")]
+        case Operator.MATCHES:
+            return _pattern(wanted).fullmatch(actual) is not None
         case _:
             raise AssertionError(operator)
 
@@ -121,6 +169,8 @@ class Condition:
         return found if positive is self.operator else not found
 
     def _found(self, operator: Operator, port: Port, world: PolicySet) -> bool:
+        if self.key is ConditionKey.ALL:
+            return True
         inventory = world.inventory
         subject: Subject
         match self.member_type:
@@ -157,6 +207,39 @@ class Addresses:
     def ranges(self, world: PolicySet) -> Iterable[AddressRange]:
         """The ranges themselves."""
         return self.items
+
+
+@dataclass(frozen=True, slots=True)
+class MacAddresses:
+    """MAC addresses (NSX MACAddressExpression): members for Ethernet rules only. Layer-3 rules see nobody in them."""
+
+    items: tuple[str, ...]
+
+    def matches(self, port: Port, world: PolicySet) -> bool:
+        """False: as addresses, MACs alone make no vNIC a member (NSX: invalid in Applied-To)."""
+        return False
+
+    def ranges(self, world: PolicySet) -> Iterable[AddressRange]:
+        """None."""
+        return ()
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalIds:
+    """The machines or vNICs with these external ids, exactly (NSX ExternalIDExpression)."""
+
+    member_type: ExternalIdType
+    items: tuple[str, ...]
+
+    def matches(self, port: Port, world: PolicySet) -> bool:
+        """Ask the port or its machine. Without an external id nothing is a member."""
+        is_machine = self.member_type is ExternalIdType.VIRTUAL_MACHINE
+        external_id = world.inventory.machine_of(port).external_id if is_machine else port.external_id
+        return bool(external_id) and external_id in self.items
+
+    def ranges(self, world: PolicySet) -> Iterable[AddressRange]:
+        """None."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,3 +344,4 @@ class Peers:
 
 
 ANY_PEERS = Peers(None)
+NOBODY = Peers(())

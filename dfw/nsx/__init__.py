@@ -14,20 +14,36 @@ from dfw.documents import Document
 from dfw.errors import Problem
 from dfw.fields import Cursor
 from dfw.findings import Finding
-from dfw.model import Group, Inventory, Policy, Service, Timers
-from dfw.nsx.common import GROUPS_ROOT, POLICIES_ROOT, TIMER_PROFILES_ROOT, Context, path_of
-from dfw.nsx.group import address_only, group_read, nesting_check
+from dfw.model import NOBODY, Group, Inventory, Peers, Policy, Service, TimerBinding, Timers
+from dfw.nsx.binding import binding_path
+from dfw.nsx.common import (
+    EXCLUDE_LIST_ID,
+    EXCLUDE_LIST_ROOT,
+    GROUPS_ROOT,
+    POLICIES_ROOT,
+    TIMER_BINDINGS,
+    TIMER_PROFILES_ROOT,
+    Context,
+    path_of,
+)
+from dfw.nsx.exclude_list import exclude_list_read
+from dfw.nsx.group import group_read
+from dfw.nsx.nesting import address_only, nesting_check
 from dfw.nsx.security_policy import DEFAULT_PATH, PolicyReader
 from dfw.nsx.service import Services
-from dfw.nsx.timer_profile import timers_read
+from dfw.nsx.timer_profile import timers_load
 
 ROOTS = {
     "Group": GROUPS_ROOT,
     "Service": SERVICES_ROOT,
     "SecurityPolicy": POLICIES_ROOT,
+    "PolicyExcludeList": EXCLUDE_LIST_ROOT,
     "PolicyFirewallSessionTimerProfile": TIMER_PROFILES_ROOT,
 }
-RESOURCE_TYPES = tuple(ROOTS)
+_ONLY_IDS = {"PolicyExcludeList": EXCLUDE_LIST_ID}
+# Bound to groups: the collection under the group.
+BINDINGS = {"PolicyFirewallSessionTimerProfileBindingMap": TIMER_BINDINGS}
+RESOURCE_TYPES = (*ROOTS, *BINDINGS)
 
 
 class NsxObjects(NamedTuple):
@@ -38,6 +54,8 @@ class NsxObjects(NamedTuple):
     policies: tuple[Policy, ...]
     default: Policy | None
     timers: Timers | None
+    timer_bindings: tuple[TimerBinding, ...]
+    excluded: Peers
     used: frozenset[str]
 
 
@@ -46,19 +64,24 @@ def nsx_load(
 ) -> NsxObjects:
     """All NSX documents together. Problems and warnings are added to the lists."""
     context = Context(inventory, problems, findings)
-    profiles: dict[str, Cursor] = {}
-    registers = {
+    registers: dict[str, dict[str, Cursor]] = {
+        **{kind: {} for kind in RESOURCE_TYPES},
         "Group": context.group_paths,
         "Service": context.service_documents,
         "SecurityPolicy": context.policy_paths,
-        "PolicyFirewallSessionTimerProfile": profiles,
     }
     for document in documents:
         cursor = Cursor(document, document.root, "", problems)
         node = cursor.node.get("resource_type")
         kind = str(node.value) if node else ""
+        if kind in ROOTS:
+            found = path_of(cursor, ROOTS[kind], _ONLY_IDS.get(kind))
+            if found and kind in _ONLY_IDS:
+                found = ROOTS[kind] + _ONLY_IDS[kind]  # whatever it is called, there is one
+        else:
+            found = binding_path(cursor, BINDINGS[kind])
         # Without a usable id the document is still read for its other problems, under a path that nobody can write.
-        path = path_of(cursor, ROOTS[kind]) or f"{ROOTS[kind]}\0{document.file}:{document.root.line}"
+        path = found or f"{kind}/\0{document.file}:{document.root.line}"
         first = registers[kind].setdefault(path, cursor)
         if first is not cursor:
             cursor.problem(f"{kind} {path} was already given at {first.place.file}:{first.place.line}")
@@ -69,7 +92,8 @@ def nsx_load(
     nesting_check(context)
     services = Services(context)
     loaded = services.load_all()
-    reader = PolicyReader(context, services, address_only(context))
+    no_ports = address_only(context)
+    reader = PolicyReader(context, services, no_ports)
     policies: list[Policy] = []
     default: Policy | None = None
     for path, cursor in context.policy_paths.items():
@@ -77,16 +101,20 @@ def nsx_load(
             default = reader.read_default(cursor)
         elif (policy := reader.read(path, cursor)) is not None:
             policies.append(policy)
-    return NsxObjects(context.groups, loaded, tuple(policies), default, _timers(profiles), frozenset(context.used))
-
-
-def _timers(profiles: dict[str, Cursor]) -> Timers | None:
-    timers: Timers | None = None
-    for count, cursor in enumerate(profiles.values()):
-        timers = timers_read(cursor)
-        if count:
-            first = next(iter(profiles.values())).place
-            cursor.problem(
-                f"there is already a session timer profile at {first.file}:{first.line}; it holds for all vNICs"
-            )
-    return timers
+    timers, timer_bindings = timers_load(
+        context,
+        registers["PolicyFirewallSessionTimerProfile"],
+        registers["PolicyFirewallSessionTimerProfileBindingMap"],
+        no_ports,
+    )
+    excluded = [exclude_list_read(context, cursor, no_ports) for cursor in registers["PolicyExcludeList"].values()]
+    return NsxObjects(
+        context.groups,
+        loaded,
+        tuple(policies),
+        default,
+        timers,
+        timer_bindings,
+        excluded[0] if excluded else NOBODY,
+        frozenset(context.used),
+    )

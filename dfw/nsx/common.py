@@ -15,6 +15,12 @@ DOMAIN_ROOT = "/infra/domains/default"
 GROUPS_ROOT = f"{DOMAIN_ROOT}/groups/"
 POLICIES_ROOT = f"{DOMAIN_ROOT}/security-policies/"
 TIMER_PROFILES_ROOT = "/infra/firewall-session-timer-profiles/"
+TIMER_BINDINGS = "firewall-session-timer-profile-binding-maps"
+FLOOD_PROFILES_ROOT = "/infra/flood-protection-profiles/"
+FLOOD_BINDINGS = "firewall-flood-protection-profile-binding-maps"
+SCHEDULERS_ROOT = "/infra/firewall-schedulers/"
+EXCLUDE_LIST_ROOT = "/infra/settings/firewall/security/"
+EXCLUDE_LIST_ID = "exclude-list"
 
 # Set by the server and sent back by clients (reference, Part B 1): accepted everywhere, whatever they hold.
 _READ_ONLY = frozenset(
@@ -105,10 +111,11 @@ class Context:
         return None
 
 
-def path_of(cursor: Cursor, root: str) -> str | None:
+def path_of(cursor: Cursor, root: str, only: str | None = None) -> str | None:
     """Where an object lives: its `path`, else root + `id` (or `display_name`). None after reporting a problem.
 
-    Reads only these fields, and leaves complaints about their types to the table.
+    Reads only these fields, and leaves complaints about their types to the table. `only`: the id of the only object of
+    its kind, which may be left out.
     """
 
     def plain(key: str) -> str | None:
@@ -129,6 +136,8 @@ def path_of(cursor: Cursor, root: str) -> str | None:
             cursor.member("path").problem(f"the path ends in {parts[-1]!r} but the id is {name!r}")
             return None
         return path
+    if only is not None and cursor.node.get("id") is None:
+        return root + only
     if name is None and cursor.node.get("id") is None:
         name = plain("display_name")
         if name is None or "/" in name:

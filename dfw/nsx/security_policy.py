@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from dfw.fields import (
@@ -65,6 +66,20 @@ _FAMILIES = {
     "IPV6": frozenset({Family.IPV6}),
     "IPV4_IPV6": BOTH_FAMILIES,
 }
+# connectivity_preference, and connectivity_strategy, its older name: the action and the logging of a policy's own last
+# rule. An allow-list ends in DROP, a deny-list in ALLOW.
+_PREFERENCES: Mapping[str, tuple[Action | None, bool]] = {
+    "ALLOWLIST": (Action.DROP, False),
+    "DENYLIST": (Action.ALLOW, False),
+    "ALLOWLIST_ENABLE_LOGGING": (Action.DROP, True),
+    "DENYLIST_ENABLE_LOGGING": (Action.ALLOW, True),
+    "NONE": (None, False),
+}
+_STRATEGIES = {
+    name.replace("ALLOWLIST", "WHITELIST").replace("DENYLIST", "BLACKLIST"): meaning
+    for name, meaning in _PREFERENCES.items()
+}
+POLICY_DEFAULT_RULE = "default-rule"
 _references = listed(reference, empty=False)
 
 RULE: Mapping[str, Field] = {
@@ -97,11 +112,11 @@ SECURITY_POLICY: Mapping[str, Field] = {
     "scope": Field(_references),
     "rules": Field(listed(lambda item: item), default=()),
     "comments": Field(text(4096, empty=True)),
-    "connectivity_preference": Field(unsupported("write its default rule out", "NONE")),
-    "connectivity_strategy": Field(unsupported("write its default rule out", "NONE")),
+    "connectivity_preference": Field(choice(_PREFERENCES)),
+    "connectivity_strategy": Field(choice(_STRATEGIES)),
     "application_connectivity_strategy": Field(unsupported("write its default rules out")),
     "scheduler_path": Field(unsupported("the policy would be in force all the time")),
-    "logging_enabled": Field(ignored),
+    "logging_enabled": Field(boolean, default=False),
 }
 _DEFAULT_SECTION_RULE = {key: RULE[key] for key in (*COMMON, "action", "logged", "sequence_number", "rule_id")} | {
     key: Field(ignored)
@@ -131,6 +146,9 @@ class PolicyReader:
             self.context.warn("no-effect", cursor.member("tcp_strict"), message)
         applied_to = self._scope(values["scope"])
         rules = self._rules(path, tier, values["rules"] or (), not applied_to.is_any)
+        rules += self._default_rule(path, cursor, values, {rule.id for rule in rules}, applied_to.is_any)
+        if values["logging_enabled"]:  # deprecated in NSX, and still over the rules' own word
+            rules = tuple(replace(rule, logged=True) for rule in rules)
         return Policy(
             path=path,
             tier=Tier.APPLICATION if tier is None else tier,
@@ -163,6 +181,27 @@ class PolicyReader:
         if values is not None and found is None and len(self.context.problems) == before:
             cursor.problem(f"{DEFAULT_SECTION} needs the rule {DEFAULT_RULE} with its action")
         return found
+
+    def _default_rule(
+        self, path: str, cursor: Cursor, values: dict[str, Any], ids: set[str], everywhere: bool
+    ) -> tuple[Rule, ...]:
+        """The last rule that a connectivity preference adds: from ANY to ANY, where the policy's scope is."""
+        words = [name for name in ("connectivity_preference", "connectivity_strategy") if values[name] is not None]
+        meanings = {values[name] for name in words}
+        if len(meanings) > 1:
+            cursor.member(words[1]).problem(f"{words[1]} contradicts {words[0]}; leave it out")
+        action, logged = next(iter(meanings), (None, False))
+        if action is None:
+            return ()
+        written = cursor.member(words[0])
+        if values["category"] is Tier.ETHERNET:
+            written.problem("a default rule is for layer-3 policies only; leave it out for category Ethernet")
+        elif everywhere:
+            written.problem("a default rule needs the policy's scope: a group with ports")
+        elif POLICY_DEFAULT_RULE in ids:
+            written.problem(f"its default rule would be {POLICY_DEFAULT_RULE}, but there is a rule of that id")
+        rule_path = f"{path}/rules/{POLICY_DEFAULT_RULE}"
+        return (Rule(rule_path, POLICY_DEFAULT_RULE, 0, action, logged=logged, place=written.place),)
 
     def _rules(self, path: str, tier: Tier | None, cursors: tuple[Cursor, ...], overridden: bool) -> tuple[Rule, ...]:
         rules: list[tuple[Rule, Cursor]] = []

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""NSX PolicyFirewallSessionTimerProfile documents -> model timers."""
+"""NSX PolicyFirewallSessionTimerProfile documents, and what binds them to groups -> model timers.
+
+A profile that a binding map names holds at the vNICs of the map's group. A profile that no map names holds everywhere
+else, and there can be one of them only.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,36 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from dfw.fields import Cursor, Field, integer, mapping
-from dfw.model import Timers, timer_bounds
-from dfw.nsx.common import COMMON, is_read_only
+from dfw.model import TimerBinding, Timers, timer_bounds
+from dfw.nsx.binding import binding_table, bindings_read
+from dfw.nsx.common import COMMON, TIMER_PROFILES_ROOT, Context, is_read_only
 
 NAMES = tuple(item.name for item in fields(Timers))
 TIMER_PROFILE: Mapping[str, Field] = {
     **COMMON,
     **{name: Field(integer(*timer_bounds(name), "a number of seconds for this timer")) for name in NAMES},
 }
+PROFILE_FIELD = "firewall_session_timer_profile_path"
+TIMER_BINDING = binding_table(PROFILE_FIELD)
+
+
+def timers_load(
+    context: Context, profiles: Mapping[str, Cursor], maps: Mapping[str, Cursor], address_only: frozenset[str]
+) -> tuple[Timers | None, tuple[TimerBinding, ...]]:
+    """The timers that hold everywhere (None: no document says), and those bound to groups."""
+    timers = {path: timers_read(cursor) for path, cursor in profiles.items()}
+    bindings = bindings_read(context, maps, TIMER_BINDING, PROFILE_FIELD, profiles, TIMER_PROFILES_ROOT, address_only)
+    unbound = [path for path in profiles if path not in {item.profile for item in bindings}]
+    for path in unbound[1:]:
+        first = profiles[unbound[0]].place
+        message = f"there is already a session timer profile at {first.file}:{first.line}"
+        profiles[path].problem(f"{message} that is bound to no group and so holds for all vNICs; bind one of them")
+    found = [
+        TimerBinding(item.path, item.number, item.peers, profile)
+        for item in bindings
+        if (profile := timers[item.profile]) is not None
+    ]
+    return (timers[unbound[0]] if unbound else None), tuple(found)
 
 
 def timers_read(cursor: Cursor) -> Timers | None:

@@ -32,11 +32,10 @@ class Decision:
 
 @dataclass(slots=True)
 class Worker:
-    """What all filters share: connections, expectations, timers, and the clock in ticks."""
+    """What all filters share: connections, expectations, and the clock in ticks."""
 
     table: ConnectionTable
     expectations: alg.Expectations = field(default_factory=alg.Expectations)
-    timers: Timers = field(default_factory=Timers)
     now: int = 0
     file: str | None = None
 
@@ -52,13 +51,15 @@ class Filter:
         self.name = name
         self.rules: RuleList | None = None
         self.epoch = 0
+        self.timers = Timers()
         self.hits: dict[MatchedRule, int] = {}
         self._worker = worker
         self._budget = RejectBudget()
 
-    def commit(self, rules: RuleList | None) -> None:
-        """Put rules in force. The epoch rises."""
+    def commit(self, rules: RuleList | None, timers: Timers) -> None:
+        """Put rules and session timers in force. The epoch rises."""
         self.rules = rules
+        self.timers = timers
         self.epoch += 1
 
     def judge(self, packet: Packet, direction: int, vrf: int, timestamp_ns: int) -> Decision:
@@ -260,9 +261,9 @@ class Filter:
     def _renew(self, connection: Connection) -> None:
         """A new deadline; a child's packets keep its parent alive."""
         worker = self._worker
-        connection.deadline = worker.now + timeout_ticks(connection, worker.timers)
+        connection.deadline = worker.now + timeout_ticks(connection, self.timers)
         if connection.parent is not None:
-            connection.parent.deadline = worker.now + timeout_ticks(connection.parent, worker.timers)
+            connection.parent.deadline = worker.now + timeout_ticks(connection.parent, self.timers)
 
     def _listen(self, connection: Connection, direction: int, packet: Packet) -> None:
         """Let the ALG of the connection's rule look at an accepted packet."""

@@ -127,10 +127,9 @@ class Replay:
     def commit(self, policyset: PolicySet) -> None:
         """Put another policy in force, for all filters at once; connections are judged again on their next packet."""
         self._rules = Rules(policyset)
-        self._worker.timers = policyset.timers
-        self._tap.commit(self._rules.for_port(None) if self._inventory is None else None)
+        self._tap.commit(self._rules.for_port(None) if self._inventory is None else None, policyset.timers)
         for name, item in self._filters.items():
-            item.commit(self._rules.for_port(self._ports[name]))
+            item.commit(self._rules.for_port(self._ports[name]), policyset.timers_for(self._ports[name]))
 
     def begin_file(self, name: str) -> None:
         """The packets that follow are another file's; connections and clock stay."""
@@ -192,7 +191,7 @@ class Replay:
         if port.name not in self._filters:
             fresh = self._filters[port.name] = Filter(port.name, self._worker)
             if self._rules is not None:
-                fresh.commit(self._rules.for_port(port))
+                fresh.commit(self._rules.for_port(port), self._rules.world.timers_for(port))
         return self._filters[port.name]
 
     def _judge_ends(self, inventory: Inventory, packet: Packet, arrival: _Arrival, lines: list[_Line]) -> None:

@@ -15,8 +15,10 @@ from dfw.model import (
     AnyOf,
     Condition,
     Direction,
+    ExternalIds,
     Family,
     GroupMember,
+    MacAddresses,
     Peers,
     Policy,
     PolicySet,
@@ -64,6 +66,9 @@ def compiled_text(compiled: Compiled, loaded: Loaded) -> str:
     lines += ["[tap]", *table_lines(compiled.tap, compiled)]
     changed = [name for name in compiled.timers.__slots__ if getattr(compiled.timers, name) != default_timer(name)]
     lines += [f"timer {name} {getattr(compiled.timers, name)}" for name in changed]
+    for port, timers in sorted(compiled.timers_of.items()):
+        own = [name for name in timers.__slots__ if getattr(timers, name) != default_timer(name)]
+        lines.append(f"timers of {port}: " + " ".join(f"{name} {getattr(timers, name)}" for name in own))
     return "\n".join(lines) + "\n"
 
 
@@ -136,6 +141,16 @@ def nsx_documents(world: PolicySet) -> list[dict[str, Any]]:
     )
     timers = {name: getattr(world.timers, name) for name in world.timers.__slots__}
     documents.append({"resource_type": "PolicyFirewallSessionTimerProfile", "id": "timers", **timers})
+    for number, binding in enumerate(world.timer_bindings):
+        timers = {name: getattr(binding.timers, name) for name in binding.timers.__slots__}
+        profile = {"resource_type": "PolicyFirewallSessionTimerProfile", "id": f"timers-{number}"}
+        documents.append({**profile, **timers})
+        kind = "PolicyFirewallSessionTimerProfileBindingMap"
+        which = {"path": binding.path, "sequence_number": binding.number}
+        documents.append({"resource_type": kind, "firewall_session_timer_profile_path": f"timers-{number}", **which})
+    if world.excluded.terms:
+        members = [path for term in world.excluded.terms for item in expression(term) for path in item["paths"]]
+        documents.append({"resource_type": "PolicyExcludeList", "members": members})
     return documents
 
 
@@ -233,6 +248,11 @@ def criterion(term: Term) -> list[dict[str, Any]]:
             ]
         case Addresses(items):
             return [{"resource_type": "IPAddressExpression", "ip_addresses": [str(item) for item in items]}]
+        case MacAddresses(items):
+            return [{"resource_type": "MACAddressExpression", "mac_addresses": list(items)}]
+        case ExternalIds(member_type, items):
+            kind = {"resource_type": "ExternalIDExpression", "member_type": member_type.value}
+            return [{**kind, "external_ids": list(items)}]
         case GroupMember(path):
             return [{"resource_type": "PathExpression", "paths": [path]}]
         case SegmentMember(name):

@@ -21,6 +21,7 @@ from dfw.errors import UnsupportedError
 from dfw.membership import Membership
 from dfw.model import (
     ANY_PEERS,
+    NOBODY,
     Action,
     Address,
     Addresses,
@@ -32,10 +33,13 @@ from dfw.model import (
     ConditionKey,
     Direction,
     EffectiveRule,
+    ExternalIds,
+    ExternalIdType,
     Family,
     Group,
     GroupMember,
     Inventory,
+    MacAddresses,
     Machine,
     MemberType,
     Operator,
@@ -52,6 +56,8 @@ from dfw.model import (
     ServiceEntry,
     Tag,
     Tier,
+    TimerBinding,
+    Timers,
     default_policy,
     rules_for,
     rules_for_tap,
@@ -78,7 +84,7 @@ CONDITIONS = st.builds(
     st.sampled_from(MemberType),
     st.sampled_from(ConditionKey),
     st.sampled_from(Operator),
-    st.sampled_from(["app|web", "|WEB", "web", "tier|", "a", "p1", "app|db,web", "p1,p2", "Debian", ""]),
+    st.sampled_from(["app|web", "|WEB", "web", "tier|", "a", "p1", "app|db,web", "p1,p2", "Debian", "", "p[12]", "app|.*B"]),
     st.booleans(),
 )
 LEAVES = st.one_of(
@@ -86,6 +92,10 @@ LEAVES = st.one_of(
     st.builds(Addresses, st.lists(RANGES, max_size=2).map(tuple)),
     st.builds(SegmentMember, st.sampled_from(["s1", "s2", "gone"])),
     st.builds(PortMember, st.sampled_from(["p0", "p1", "gone"])),
+    st.builds(MacAddresses, st.just(("02:00:00:00:00:00",))),
+    st.builds(
+        ExternalIds, st.sampled_from(ExternalIdType), st.lists(st.sampled_from(["x0", "x1", "gone"]), max_size=2).map(tuple)
+    ),
 )
 TERMS = st.recursive(
     LEAVES,
@@ -106,11 +116,13 @@ def inventories(draw: st.DrawFn) -> Inventory:
         machine = draw(st.sampled_from([name, "shared"]))
         before = machines.get(machine, Machine(machine))
         os_name = draw(st.sampled_from(["Debian", "debian 12", ""]))
-        machines[machine] = replace(before, tags=(*before.tags, *tags), os_name=os_name)
+        external_id = draw(st.sampled_from(["", "x0", "x1"]))
+        machines[machine] = replace(before, tags=(*before.tags, *tags), os_name=os_name, external_id=external_id)
         ips = tuple(draw(st.lists(st.sampled_from(ADDRESSES), max_size=2, unique=True)))
         ports[name] = Port(
             name, "h", draw(st.sampled_from(["s1", "s2"])), machine, f"02:00:00:00:00:0{number}", ips, tags
         )
+        ports[name] = replace(ports[name], external_id=draw(st.sampled_from(["", "x0", "x1"])))
     segments = {
         name: Segment(name, 1, tags=tuple(draw(st.lists(st.sampled_from(TAGS), max_size=1)))) for name in ("s1", "s2")
     }
@@ -182,7 +194,14 @@ def worlds(draw: st.DrawFn) -> PolicySet:
     )
     found = draw(st.lists(policies, max_size=3, unique_by=lambda policy: policy.path))
     default = default_policy(draw(st.sampled_from([Action.ALLOW, Action.DROP])))
-    return PolicySet(tuple(found), groups, {}, draw(inventories()), default)
+    excluded = draw(st.just(NOBODY) | st.just(NOBODY) | peers)
+    bindings = [
+        TimerBinding(f"/b{number}", draw(st.integers(0, 1)), draw(peers), Timers(udp_single=10 + number))
+        for number in range(draw(st.integers(0, 2)))
+    ]
+    return PolicySet(
+        tuple(found), groups, {}, draw(inventories()), default, excluded=excluded, timer_bindings=tuple(bindings)
+    )
 
 
 class Packet(NamedTuple):
@@ -318,6 +337,8 @@ def test_layout_of_tables_and_sets(world: PolicySet) -> None:
         assert bounds == sorted(bounds)
         assert all(low <= high for _, low, high in bounds)
     assert set(compiled.table_of) == set(world.inventory.ports)
+    for port in world.inventory:
+        assert compiled.timers_of.get(port.name, compiled.timers) == world.timers_for(port)
 
 
 def test_dtypes_are_the_headers(root_folder: Path) -> None:
