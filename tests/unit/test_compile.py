@@ -84,7 +84,9 @@ CONDITIONS = st.builds(
     st.sampled_from(MemberType),
     st.sampled_from(ConditionKey),
     st.sampled_from(Operator),
-    st.sampled_from(["app|web", "|WEB", "web", "tier|", "a", "p1", "app|db,web", "p1,p2", "Debian", "", "p[12]", "app|.*B"]),
+    st.sampled_from(
+        ["app|web", "|WEB", "web", "tier|", "a", "p1", "app|db,web", "p1,p2", "Debian", "", "p[12]", "app|.*B"]
+    ),
     st.booleans(),
 )
 LEAVES = st.one_of(
@@ -94,7 +96,9 @@ LEAVES = st.one_of(
     st.builds(PortMember, st.sampled_from(["p0", "p1", "gone"])),
     st.builds(MacAddresses, st.just(("02:00:00:00:00:00",))),
     st.builds(
-        ExternalIds, st.sampled_from(ExternalIdType), st.lists(st.sampled_from(["x0", "x1", "gone"]), max_size=2).map(tuple)
+        ExternalIds,
+        st.sampled_from(ExternalIdType),
+        st.lists(st.sampled_from(["x0", "x1", "gone"]), max_size=2).map(tuple),
     ),
 )
 TERMS = st.recursive(
