@@ -135,10 +135,13 @@ FLOW_DTYPE: Final = np.dtype(
         ("reserved", "=u4"),
     ]
 )
+BENCH_FRAME_DTYPE: Final = np.dtype(
+    [("at", "=u8"), ("clock_ns", "=u8"), ("len", "=u4"), ("filter", "=u2"), ("dir", "u1"), ("reserved", "u1")]
+)
 BINDING_DTYPE: Final = np.dtype([("addr", "u1", (16,)), ("family", "=u4"), ("vrf", "=u4"), ("filter", "=u4")])
 RULE_COUNT_DTYPE: Final = np.dtype([("hits", "=u8"), ("packets", "=u8"), ("bytes", "=u8")])
 assert FRAME_DTYPE.itemsize == 48 and RECORD_DTYPE.itemsize == 32 and GENERATED_DTYPE.itemsize == 40
-assert FLOW_DTYPE.itemsize == 128 and BINDING_DTYPE.itemsize == 28
+assert BENCH_FRAME_DTYPE.itemsize == 24 and FLOW_DTYPE.itemsize == 128 and BINDING_DTYPE.itemsize == 28
 assert RULE_DTYPE.itemsize == 40 and RANGE_DTYPE.itemsize == 36 and KEY_DTYPE.itemsize == 40
 
 RuleArray = npt.NDArray[np.void]

@@ -9,7 +9,8 @@ import click
 
 from dfw.output import emit, output_option
 
-DONE, NO, BAD_INPUT = 0, 1, 2
+DONE, NO, BAD_INPUT, LACKING = 0, 1, 2, 3
+_KINDS = ("hit", "allowed", "refused", "setup", "fragment")
 _RUNS = click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True)
 _BATCH = click.option("--batch", type=click.IntRange(1, 256), default=32, show_default=True, help="Packets a burst.")
 
@@ -114,3 +115,26 @@ def classify(output: str, **given: Any) -> int:
     from dfw.bench.lookups import bench_classify
 
     return _shown(bench_classify(**given), output)
+
+
+@bench.command
+@click.option(
+    "--seconds", type=click.FloatRange(0), default=600.0, show_default=True, help="Of searching, for all kinds."
+)
+@click.option("--connections", type=click.IntRange(1000, 4_000_000), default=100_000, show_default=True)
+@click.option("--rules", type=click.IntRange(1, 50_000), default=1000, show_default=True, help="In every rule set.")
+@click.option("--packets", type=click.IntRange(512, 1_000_000), default=8192, show_default=True, help="Timed in a row.")
+@click.option("--kind", "kinds", type=click.Choice(_KINDS), multiple=True, help="Only this kind; may be repeated.")
+@click.option("--seed", type=int, default=1, show_default=True)
+@_RUNS
+@output_option
+def adversary(output: str, kinds: tuple[str, ...], **given: Any) -> int:
+    """Search for the packets and rules that cost most, beside benign ones of the same kind."""
+    from dfw.bench.adversary import bench_adversary
+    from dfw.core import CoreError
+
+    try:
+        return _shown(bench_adversary(kinds=kinds or _KINDS, **given), output)
+    except (CoreError, MemoryError) as error:
+        click.echo(f"palisade bench: {error}", err=True)
+        return LACKING

@@ -5,7 +5,7 @@ Only dfw.core.binding imports `_palisade_core`. A call crosses once a batch, nev
 native/include/palisade_core.h. Arrays are numpy arrays of the dtypes in dfw.layout, and are not copied.
 """
 
-from dfw.core.bench import PacketRun, run_conntrack, run_setup
+from dfw.core.bench import PacketRun, SavedState, play_frames, run_conntrack, run_setup
 from dfw.core.binding import (
     CTS,
     NO_FILTER,
@@ -42,10 +42,12 @@ __all__ = [
     "ReplayOptions",
     "ReplayTotals",
     "Ruleset",
+    "SavedState",
     "build_info",
     "ffi",
     "flow_words",
     "lib",
+    "play_frames",
     "run_conntrack",
     "run_setup",
 ]

@@ -6,7 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dfw.core.binding import ERROR_BYTES, CoreError, ffi, lib, text
+import numpy as np
+import numpy.typing as npt
+
+from dfw.core.binding import ERROR_BYTES, CoreError, array, ffi, lib, text
 from dfw.core.engine import Engine
 
 
@@ -68,3 +71,37 @@ def run_setup(
     if lib.pal_bench_setup_run(engine.handle, given, raw, runs, error, ERROR_BYTES) != 0:
         raise CoreError(text(error))
     return _packet_runs(raw, runs)
+
+
+def play_frames(
+    engine: Engine,
+    data: npt.NDArray[np.uint8],
+    frames: npt.NDArray[np.void],
+    batch: int,
+    answers: npt.NDArray[np.uint64] | None = None,
+) -> int:
+    """Judge frames (an array of dfw.layout.BENCH_FRAME_DTYPE over the bytes of `data`) at the first worker; returns the
+    nanoseconds. `answers`: where every judgement goes, see native/include/palisade_core.h. Raises CoreError for a batch
+    or a filter out of bounds."""
+    kept = ffi.cast("uint64_t *", 0) if answers is None else array(answers, "uint64_t *")
+    spent = lib.pal_bench_stream_run(
+        engine.handle, array(data, "uint8_t *"), array(frames, "pal_bench_frame *"), len(frames), batch, kept
+    )
+    if spent == 0:
+        raise CoreError("a burst of more than 256 packets, or a filter that the engine does not have")
+    return int(spent)
+
+
+class SavedState:
+    """The first worker's connections and clock as they are now, to begin from again; what else it holds (counters,
+    fragments, expectations) is not kept. Raises MemoryError."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._handle = ffi.gc(lib.pal_bench_state_save(engine.handle), lib.pal_bench_state_free)
+        if self._handle == ffi.NULL:
+            raise MemoryError("no memory to keep a connection table")
+
+    def load(self) -> None:
+        """Put the engine back into this state."""
+        lib.pal_bench_state_load(self._engine.handle, self._handle)

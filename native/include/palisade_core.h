@@ -327,11 +327,34 @@ int pal_bench_setup_run(pal_engine *e, const pal_bench_setup *o, pal_bench_run *
 int pal_bench_conntrack_run(pal_engine *e, const pal_bench_conntrack *o, pal_bench_run *out, uint32_t runs, char *err,
                             size_t errlen);
 
+/* One frame of a stream. */
+typedef struct pal_bench_frame {
+    uint64_t at, clock_ns;         /* offset of its bytes; the clock when it is judged */
+    uint32_t len;
+    uint16_t filter;
+    uint8_t dir;                   /* PAL_DIR_* */
+    uint8_t reserved;
+} pal_bench_frame;
+
+/* Parses and judges n Ethernet frames at the first worker, `batch` (at most 256) a burst; returns the nanoseconds it took, 0
+ * for a batch or a filter out of bounds. `answers`, unless NULL, has n places: rule << 32 | reply << 24 | ct << 16 |
+ * reason << 8 | verdict; the place of a fragment that is still held is left alone. */
+uint64_t pal_bench_stream_run(pal_engine *e, const uint8_t *bytes, const pal_bench_frame *frames, uint64_t n, uint32_t batch,
+                              uint64_t *answers);
+
+/* The first worker's connections and clock, to begin from again: counters, held fragments and expectations are not kept. */
+typedef struct pal_bench_state pal_bench_state;
+
+pal_bench_state *pal_bench_state_save(const pal_engine *e); /* NULL without memory */
+void pal_bench_state_load(pal_engine *e, const pal_bench_state *state);
+void pal_bench_state_free(pal_bench_state *state);
+
 /* cffi: end */
 
 _Static_assert(sizeof(pal_rule) == 40, "pal_rule is part of the contract with dfw/layout.py");
 _Static_assert(sizeof(pal_range) == 36, "pal_range is part of the contract with dfw/layout.py");
 _Static_assert(sizeof(pal_key) == 40, "pal_key is part of the contract with dfw/layout.py");
+_Static_assert(sizeof(pal_bench_frame) == 24, "pal_bench_frame is part of the contract with dfw/layout.py");
 _Static_assert(sizeof(pal_frame) == 48, "pal_frame is part of the contract with dfw/layout.py");
 
 #endif
