@@ -65,6 +65,12 @@ _Static_assert(sizeof(ct_hot) == 64, "an established packet touches one line of 
 _Static_assert(offsetof(ct_hot, zone) == offsetof(ct_hot, port) + 4, "compared as one word with ct_key.ports_zone");
 
 enum ct_memo { MEMO_NONE, MEMO_SYN, MEMO_ACK };
+enum {
+    MEMO_WORD = 3,
+    MEMO_INWARD = 0x20,       /* nothing to do with the memo: the connection's first packet ran IN at its filter */
+    MEMO_SIMULTANEOUS = 0x40, /* nor this: both ends sent a SYN */
+    MEMO_REPLY = 0x80,        /* the remembered packet came from the reply end */
+};
 
 typedef struct ct_cold {
     uint32_t rule;              /* [W] number of the rule that allows it */
@@ -74,7 +80,7 @@ typedef struct ct_cold {
     uint32_t link[2];           /* [W] unanswered: older, newer. Child: parent, parent's generation */
     uint32_t memo_end;          /* [W] passed-over SYN: its end; ACK: its ack */
     uint16_t memo_window;       /* [W] */
-    uint8_t memo;               /* [W] enum ct_memo, | 0x80: by the reply end */
+    uint8_t memo;               /* [W] enum ct_memo, and the flags below it */
     uint8_t offered;            /* [W] scales offered: nibble each, 15 none; until both SYNs were seen */
     uint32_t spill_packets[2];  /* [W] in units of 2^15 */
     uint32_t spill_bytes[2];    /* [W] in units of 2^31 */

@@ -94,6 +94,8 @@ PAL_OUTLINE uint32_t judge_create(judge_case *c, uint32_t rule, uint8_t rule_fla
         if (t->cold[parent].generation == generation) /* the parent itself may have gone to make room */
             ct_renew(t, parent, deadline_of(t, c->f, &t->hot[parent]));
     }
+    if (c->dir == PAL_DIR_IN)
+        cold->memo |= MEMO_INWARD;
     if (rule_flags & PAL_RULE_PERSIST)
         h->state |= CT_PERSIST;
     if (key.kind == KIND_TCP)

@@ -27,7 +27,7 @@ static inline void rejudge_rule_set(pal_worker *w, uint32_t ref, uint32_t rule)
 }
 
 /* The rules' view of the connection's first packet. */
-static inline void rejudge_key(const judge_case *c, uint32_t ref, uint32_t dir, pal_key *k)
+static inline void rejudge_key(const judge_case *c, uint32_t ref, pal_key *k)
 {
     ct_key o;
     ct_key_of(&c->w->table, ref, &o);
@@ -35,7 +35,7 @@ static inline void rejudge_key(const judge_case *c, uint32_t ref, uint32_t dir, 
     memcpy(k->src, key_addr(&o, o.high), o.family == PAL_FAMILY_V4 ? 4 : 16);
     memcpy(k->dst, key_addr(&o, !o.high), o.family == PAL_FAMILY_V4 ? 4 : 16);
     k->family = o.family;
-    k->dir = c->f->both ? PAL_DIR_IN | PAL_DIR_OUT : dir ? c->dir ^ (PAL_DIR_IN | PAL_DIR_OUT) : c->dir;
+    k->dir = c->f->both ? PAL_DIR_IN | PAL_DIR_OUT : c->w->table.cold[ref].memo & MEMO_INWARD ? PAL_DIR_IN : PAL_DIR_OUT;
     switch (o.kind) {
     case KIND_ICMP:
         k->proto = o.family == PAL_FAMILY_V4 ? PROTO_ICMP : PROTO_ICMP6;
@@ -89,7 +89,7 @@ PAL_OUTLINE enum rejudge rejudge_connection(judge_case *c, uint32_t ref, uint32_
         return REJUDGE_KEPT;
     }
     pal_key key;
-    rejudge_key(c, ref, dir, &key);
+    rejudge_key(c, ref, &key);
     uint32_t entry = classify_one(c->w->snap, c->f->rules, &key);
     const pal_rule *r = entry == PAL_NONE ? NULL : &c->f->rules->rules[entry];
     if (r && r->action == PAL_ACTION_ALLOW && (r->flags & PAL_RULE_STATEFUL)) {

@@ -11,9 +11,7 @@
 #define TCP_SLACK 66000u      /* how far an old acknowledgement may lag where windows say less */
 #define TCP_SCALE_MAX 14u     /* RFC 7323 section 2.3 */
 #define TCP_NOT_OFFERED 15u
-#define MEMO_REPLY 0x80       /* ct_cold.memo: the remembered packet came from the reply end */
-#define MEMO_SIMULTANEOUS 0x40 /* both ends sent a SYN */
-#define MEMO_WORD 0x0f
+#define MEMO_LASTING (MEMO_SIMULTANEOUS | MEMO_INWARD)
 
 enum tcp_event { EVENT_SYN, EVENT_SYNACK, EVENT_FIN, EVENT_ACK, EVENT_RST, EVENT_COUNT };
 
@@ -179,7 +177,7 @@ PAL_INLINE void tcp_update(ct_hot *h, uint32_t S, const pal_packet *p, uint32_t 
 
 static inline void memo_set(ct_hot *h, ct_cold *c, uint32_t S, const pal_packet *p, enum ct_memo word)
 {
-    c->memo = (uint8_t)((c->memo & MEMO_SIMULTANEOUS) | word | (S ? MEMO_REPLY : 0));
+    c->memo = (uint8_t)((c->memo & MEMO_LASTING) | word | (S ? MEMO_REPLY : 0));
     c->memo_end = word == MEMO_SYN ? tcp_end(p) : p->ack;
     c->memo_window = p->window;
     if (word == MEMO_SYN)
@@ -237,7 +235,7 @@ PAL_OUTLINE uint8_t tcp_over(ct_hot *h, ct_cold *c, uint32_t S, const pal_packet
         end_set(h, Y, END_SEEN);
         c->offered = 0xff;
         tcp_offered_set(c, Y, scale);
-        c->memo = 0;
+        c->memo &= MEMO_INWARD;
         h->state &= (uint8_t)~CT_MEMO;
         ct_state_set(h, CT_SYN_SENT);
         return tcp_synack(h, c, S, p);
@@ -334,7 +332,7 @@ PAL_INLINE uint8_t tcp_track(ct_hot *h, ct_cold *c, uint32_t dir, const pal_pack
     }
     if (PAL_UNLIKELY((h->state & CT_MEMO) && r == PAL_REASON_STATE)) {
         h->state &= (uint8_t)~CT_MEMO;
-        c->memo &= MEMO_SIMULTANEOUS;
+        c->memo &= MEMO_LASTING;
     }
     return r;
 }

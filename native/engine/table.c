@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -177,7 +178,12 @@ static int file_open(pal_region *r, const table_config *c, const table_header *w
 {
     struct stat st;
     r->fd = open(c->path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (r->fd < 0 || fstat(r->fd, &st) < 0)
+    if (r->fd < 0)
+        return say(err, errlen, strerror(errno), c->path);
+    /* Held until the region is closed, or the process is gone however it went. Two writers would tear every list. */
+    if (flock(r->fd, LOCK_EX | LOCK_NB) < 0)
+        return say(err, errlen, errno == EWOULDBLOCK ? "a connection table that another process is using" : strerror(errno), c->path);
+    if (fstat(r->fd, &st) < 0)
         return say(err, errlen, strerror(errno), c->path);
     if (st.st_size == 0)
         return ftruncate(r->fd, (off_t)want->end) < 0 ? say(err, errlen, strerror(errno), c->path) : 0;

@@ -22,7 +22,8 @@ typedef struct table_config {
     uint64_t seed[HASH_KEY_WORDS];
 } table_config;
 
-/* 0, or -1 with a sentence in err. A file of another layout, version or capacity is refused, not changed. */
+/* 0, or -1 with a sentence in err. A file of another layout, version or capacity is refused, not changed; so is one that
+ * another process, or another engine of this one, has open: it is locked while it is mapped. */
 int table_open(ct_table *t, pal_region *region, const table_config *config, char *err, size_t errlen);
 void table_close(pal_region *region);
 

@@ -147,6 +147,24 @@ static void test_rule_statistics(void)
     rig_close(&r);
 }
 
+/* Both directions of what a vNIC sends to itself run OUT: judged again it is by the direction in which it began. */
+static void test_to_itself(void)
+{
+    static rig r;
+    check_where = "to itself";
+    rig_open(&r, 100, 100);
+    pal_rule out = rig_rule(1, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL), in = rig_rule(2, PAL_ACTION_DROP, 0);
+    out.dir = PAL_DIR_OUT;
+    in.dir = PAL_DIR_IN;
+    rig_commit(&r, 0, (pal_rule[]){out, in}, 2, false);
+    frame_udp(&f, PAL_FAMILY_V4, 1, 1, 1000, 80, "abc", 3);
+    CHECK_U64(rig_judge(&r, &f).ct, PAL_CT_NEW);
+    rig_commit(&r, 0, (pal_rule[]){out, in}, 2, false);
+    frame_udp(&f, PAL_FAMILY_V4, 1, 1, 80, 1000, "abc", 3);
+    CHECK_U64(rig_judge(&r, &f).ct, PAL_CT_ESTABLISHED);
+    rig_close(&r);
+}
+
 static void test_life_of_filters(void)
 {
     static rig r;
@@ -207,6 +225,7 @@ int main(void)
 {
     test_bursts();
     test_rule_statistics();
+    test_to_itself();
     test_life_of_filters();
     test_epoch_wraps();
     return check_end("test_pipeline");

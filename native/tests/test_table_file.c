@@ -6,6 +6,7 @@
 #include "support/rig.h"
 
 #include <fcntl.h>
+#include <sys/wait.h>
 
 #include "check.h"
 #include "support/invariants.h"
@@ -187,6 +188,29 @@ static void test_damaged(void)
     (void)unlink(path);
 }
 
+/* A table has one owner: neither another process nor another engine may map it, and the owner is not disturbed. */
+static void test_one_owner(void)
+{
+    check_where = "one owner";
+    (void)unlink(path);
+    reopen(40, 20);
+    udp(PAL_FAMILY_V4, 1, 2, 1000);
+    CHECK_U64(rig_judge(&r, &f).ct, PAL_CT_NEW);
+    CHECK(refused(40, 20, "another process is using"));
+    pid_t child = fork();
+    if (child == 0)
+        _exit(refused(40, 20, "another process is using") ? 0 : 1);
+    int status = -1;
+    CHECK(waitpid(child, &status, 0) == child && WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CHECK_U64(rig_judge(&r, &f).reason, PAL_REASON_STATE);
+    broken_is("one owner");
+    rig_close(&r);
+    reopen(40, 20); /* closing gave it back */
+    CHECK(r.ew->region.attached);
+    rig_close(&r);
+    (void)unlink(path);
+}
+
 /* A parent whose entry is unsound takes its child's link with it. */
 static void test_child_of_unsound(void)
 {
@@ -226,6 +250,7 @@ int main(void)
     test_again_and_again();
     test_judged_again();
     test_other_shapes();
+    test_one_owner();
     test_child_of_unsound();
     test_damaged();
     return check_end("test_table_file");

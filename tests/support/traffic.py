@@ -175,8 +175,7 @@ class World:
         known = self.scenario.vnics and rnd() < 0.85
         target = servers[int(rnd() * (4 if known else len(servers)))]
         if target is source:
-            # At a vNIC a packet to itself is judged only as it leaves, so that its direction says nothing of its way.
-            target = clients[0] if self.scenario.vnics or rnd() < 0.9 else target
+            target = clients[0] if rnd() < 0.7 else target  # at a vNIC a packet to itself is judged only as it leaves
         return self.path_between(source, target)
 
     def group_path(self) -> Path:
