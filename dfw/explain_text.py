@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The answer of `palisade explain` for people. Pure: the JSON's data in, text out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+_COLORS = {"ALLOW": "green", "DROP": "red", "REJECT": "red"}
+_LABELS = {
+    "order": "order",
+    "disabled": "disabled",
+    "applied_to": "Applied-To",
+    "direction": "direction",
+    "family": "family",
+    "source": "source",
+    "destination": "destination",
+    "service": "service",
+}
+
+
+def render_explanation(data: dict[str, Any], color: bool = False) -> str:
+    """A headline, then a paragraph for each vNIC."""
+    ends = [_end_text(data[name]) for name in ("from", "to")]
+    outcome = _painted("arrives", "ALLOW", color) if _arrives(data) else _painted("does not arrive", "DROP", color)
+    lines = [f"{ends[0]} -> {ends[1]}, {data['packet']['service']}: {outcome}"]
+    pairs = data["pairs"]
+    if pairs["judged"] > 1:
+        rest = f"{pairs['allowed']} of {pairs['judged']} pairs arrive"
+        lines.append(f"{rest}; this is the first that does{'' if pairs['allowed'] == pairs['judged'] else ' not'}")
+    for step in data["steps"]:
+        lines.append("")
+        lines += _step_lines(step, color)
+    return "\n".join(lines)
+
+
+def _arrives(data: dict[str, Any]) -> bool:
+    return all(step["verdict"] == "ALLOW" for step in data["steps"] if step["reached"])
+
+
+def _painted(text: str, verdict: str, color: bool) -> str:
+    return click.style(text, fg=_COLORS.get(verdict), bold=True) if color else text
+
+
+def _end_text(end: dict[str, Any]) -> str:
+    return f"{end['vnic']} ({end['address']})" if end["vnic"] else str(end["address"])
+
+
+def rule_name(path: str) -> str:
+    """A rule's path without what all NSX paths have in common."""
+    return path.removeprefix("/infra/domains/default/security-policies/")
+
+
+def _step_lines(step: dict[str, Any], color: bool) -> Iterator[str]:
+    if step["dir"] is None:
+        yield "neither end is a vNIC here: no filter judges it"
+        return
+    where = "on the wire" if step["dir"] == "IN_OUT" else f"{step['dir']} at {step['vnic']}"
+    host = f", host {step['host']}" if step["host"] else ""
+    said = _painted(step["verdict"], step["verdict"], color)
+    yield f"{where}{host}: {said}" if step["reached"] else f"{where}{host}: not reached; it would have been {said}"
+    if step["rule_path"] is None:
+        yield f"  no rule decided: {_reason_text(step['reason'])}"
+    else:
+        yield f"  rule         {rule_name(step['rule_path'])}  ({_rule_facts(step)})"
+        if step["reason"] not in ("match", "state"):
+            yield f"  but          {_reason_text(step['reason'])}"
+        yield from _matched_lines(step["matched"])
+    for passed in step["passed"]:
+        yield f"  after        {rule_name(passed['rule_path'])}  {passed['action']}"
+        yield from ("  " + line for line in _matched_lines(passed["matched"]))
+    if step["skipped"] and step["reached"]:
+        yield "  not by"
+        for item in step["skipped"]:
+            near = "  (only this kept it out)" if item["near"] else ""
+            yield f"    {item['tier']:<14} {rule_name(item['rule_path'])}  {item['action']}{near}"
+            for name, text in item["why"].items():
+                yield f"      {_LABELS[name]:<12} {text}"
+
+
+def _reason_text(reason: str) -> str:
+    from dfw.core import REASON_TEXTS, REASONS
+
+    text = dict(zip(REASONS, REASON_TEXTS, strict=True)).get(reason, "")
+    return f"{reason}: {text}" if text else reason
+
+
+def _rule_facts(step: dict[str, Any]) -> str:
+    facts = [f"id {step['rule']}", step["tier"], step["action"]]
+    return ", ".join([*facts, *(["logged"] if step["logged"] else []), *(["the default"] if step["default"] else [])])
+
+
+def _matched_lines(matched: dict[str, Any]) -> Iterator[str]:
+    for name in ("source", "destination"):
+        side = matched[name]
+        groups = " > ".join(path.rpartition("/")[2] for path in side["groups"])
+        yield f"  {name:<12} {f'group {groups}: ' if groups else ''}{side['because']}"
+    yield f"  service      {matched['service']}"
