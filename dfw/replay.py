@@ -46,6 +46,8 @@ Examples:
 @click.option("--allowed", metavar="F", help="The packets that passed, pcapng with comments.")
 @click.option("--dropped", metavar="F", help="The packets that did not, pcapng with comments.")
 @click.option("--generated", metavar="F", help="RST and ICMP that REJECT would have sent, pcapng.")
+@click.option("--log", metavar="F", help="The firewall log: logged rules' first packets, refusals, and ends of flows.")
+@click.option("--log-format", type=click.Choice(["dfwpktlogs", "json"]), default="dfwpktlogs", show_default=True)
 @output_option
 def replay(output: str, **given: Any) -> int:
     """Judge captured packets by a policy: which rule decided what, what was dropped and why, and how fast.
@@ -73,7 +75,7 @@ def replay(output: str, **given: Any) -> int:
         realtime=given["speed"] == "real",
         verify=given["checksums"] == "verify",
         **{name: given[name] for name in ("workers", "batch", "repeat", "decap", "live_sanity", "each", "capacity")},
-        **{name: given[name] for name in ("verdicts", "flows", "allowed", "dropped", "generated")},
+        **{name: given[name] for name in ("verdicts", "flows", "allowed", "dropped", "generated", "log", "log_format")},
     )
     try:
         with _progress(sys.stderr.isatty()) as told:
@@ -91,7 +93,7 @@ def replay(output: str, **given: Any) -> int:
     for capture in result.captures:
         for text in filter(None, (capture.warning, capture.error)):
             click.echo(f"{capture.file}: {text}", err=True)
-    written = [given[name] for name in ("verdicts", "flows", "allowed", "dropped", "generated")]
+    written = [given[name] for name in ("verdicts", "flows", "allowed", "dropped", "generated", "log")]
     if "-" not in written or output != "table":
         emit(result.as_json(), output, render_summary)
     return BAD_INPUT if result.failed else DONE

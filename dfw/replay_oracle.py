@@ -55,6 +55,16 @@ def run_oracle(
     with _opened(options.flows) as file:
         if file:
             file.writelines(f"{json.dumps(asdict(flow))}\n" for flow in flows)
+    if options.log:
+        from dfw.log_run import LogRecord, log_entries, write_log
+
+        names = LogRecord._fields
+        records = (LogRecord(*(getattr(item, name) for name in names)) for item in judgements if item.rule_path)
+        write_log(
+            options.log,
+            options.log_format,
+            log_entries(world, records, map(asdict, flows), decap=options.decap),
+        )
     result.seconds = time.monotonic() - started
     return result
 

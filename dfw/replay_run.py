@@ -40,6 +40,8 @@ class RunOptions:
     allowed: str | None = None
     dropped: str | None = None
     generated: str | None = None
+    log: str | None = None
+    log_format: str = "dfwpktlogs"
 
 
 @dataclass(slots=True)
@@ -115,8 +117,8 @@ def run_native(
             checksums="verify" if options.verify else "count",
             decap=options.decap,
             sanity="drop" if options.live_sanity else "count",
-            flows=options.flows is not None,
-            name_rules=options.verdicts is not None or options.allowed is not None or options.dropped is not None,
+            flows=options.flows is not None or options.log is not None,
+            name_rules=any((options.verdicts, options.allowed, options.dropped, options.log)),
         ),
     )
     enforcer.commit(world)
@@ -131,6 +133,7 @@ def run_native(
                 vnics=options.vnics,
                 stopped=options.stopped,
                 realtime=options.realtime,
+                collect=options.log is not None,
                 batch=options.batch,
                 verdict_fd=verdict_fd,
                 allowed_fd=allowed_fd,
@@ -146,6 +149,10 @@ def run_native(
             from dfw.flows import write_flows
 
             write_flows(replay, enforcer, options.flows, [item.file for item in result.captures])
+        if options.log is not None:
+            from dfw.log_run import log_native
+
+            log_native(world, replay, enforcer, options, [item.file for item in result.captures])
         replay.close()
     result.seconds = time.monotonic() - started
     return result
