@@ -130,6 +130,9 @@ class Compiled:
 
 def compile_policy(world: PolicySet) -> Compiled:
     """Compile for every vNIC of the inventory, and for a tap. Raises UnsupportedError('native', …)."""
+    if world.at is None and world.schedules:
+        # What a schedule means depends on the time: never "always", never "not at all".
+        raise UnsupportedError("native", f"a schedule without a time ({world.schedules[0].path})")
     unsupported = unsupported_features(world)
     if unsupported:
         effective, feature = unsupported[0]

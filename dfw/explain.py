@@ -33,6 +33,7 @@ Examples:
 @click.option("--icmp-code", type=click.IntRange(0, 255), default=0, show_default=True)
 @click.option("--family", type=click.Choice(["4", "6"]), help="Default: IPv4 where both ends have it.")
 @click.option("--above", type=click.IntRange(0, 1000), default=3, show_default=True, help="Rules above to explain.")
+@click.option("--at", metavar="TIME", help="For schedules: 2026-03-31T09:30 (UTC), or with an offset. Default: now.")
 @click.option("--default-action", type=click.Choice(["ALLOW", "DROP", "REJECT"]), help="Of the default section.")
 @output_option
 def explain(output: str, **given: Any) -> int:
@@ -45,7 +46,7 @@ def explain(output: str, **given: Any) -> int:
     """
     from dfw.core import CoreError
     from dfw.endpoint import EndpointError
-    from dfw.explain_run import PACKET_OPTIONS, explain_pairs, probes_of
+    from dfw.explain_run import PACKET_OPTIONS, explain_pairs, probes_of, world_at
     from dfw.explain_text import render_explanation
     from dfw.load import load
     from dfw.model import Action
@@ -55,8 +56,9 @@ def explain(output: str, **given: Any) -> int:
     action = given["default_action"]
     loaded = load((*given["policies"], *given["inventories"]), default_action=Action(action) if action else None)
     try:
-        probes = probes_of(loaded.world, **{name: given[name] for name in PACKET_OPTIONS})
-        result = explain_pairs(loaded.world, probes, loaded.has_inventory, given["above"])
+        world = world_at(loaded.world, given["at"])
+        probes = probes_of(world, **{name: given[name] for name in PACKET_OPTIONS})
+        result = explain_pairs(world, probes, loaded.has_inventory, given["above"])
     except (EndpointError, AmbiguousVnicError, CoreError, DisagreementError) as error:
         click.echo(f"palisade explain: {error}", err=True)
         return BAD_INPUT

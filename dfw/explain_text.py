@@ -11,6 +11,7 @@ import click
 _COLORS = {"ALLOW": "green", "DROP": "red", "REJECT": "red"}
 _LABELS = {
     "order": "order",
+    "schedule": "schedule",
     "disabled": "disabled",
     "applied_to": "Applied-To",
     "direction": "direction",

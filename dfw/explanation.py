@@ -8,7 +8,7 @@ whoever explains asserts that all three name the same rule.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dfw.endpoint import protocol_name
 from dfw.member_reason import Reason, port_reason, side_reason
@@ -30,7 +30,7 @@ from dfw.model import (
 )
 from dfw.probe import Probe
 
-FIELDS = ("order", "disabled", "applied_to", "direction", "family", "source", "destination", "service")
+FIELDS = ("order", "schedule", "disabled", "applied_to", "direction", "family", "source", "destination", "service")
 _SHOWN = 4
 
 
@@ -102,7 +102,7 @@ def explain_at(world: PolicySet, port: Port | None, direction: Direction, probe:
 
 def _candidates(world: PolicySet, port: Port | None) -> Iterator[EffectiveRule]:
     """All rules in order of judgement, those that are disabled or programmed elsewhere too."""
-    policies = world.ordered
+    policies = replace(world, at=None).ordered
     if port is not None and world.selects(world.excluded, port):
         policies = (EXCLUDED_POLICY,)
     for policy in policies:
@@ -119,6 +119,8 @@ def _obstacles(
     found: list[str] = []
 
     def sides() -> Iterator[tuple[str, bool]]:
+        schedule = item.policy.schedule
+        yield "schedule", schedule is None or world.at is None or schedule.is_active(world.at)
         yield "disabled", not rule.disabled
         yield "direction", bool(item.direction & direction)
         yield "family", probe.family in rule.families
@@ -186,6 +188,9 @@ def _why(
     """Why one field does not fit, in a sentence."""
     rule = item.rule
     match name:
+        case "schedule":
+            assert item.policy.schedule is not None
+            return f"the schedule {item.policy.schedule.path.rpartition('/')[2]} is not active at this time"
         case "disabled":
             return "the rule is disabled"
         case "direction":

@@ -19,6 +19,7 @@ from dfw.oracle import Replay as OracleReplay
 from dfw.oracle.flow import Flow
 from dfw.oracle.replay import AmbiguousVnicError, Judgement
 from dfw.replay_run import CaptureResult, RunOptions, RunResult
+from dfw.schedule_clock import ScheduleClock, always
 
 
 class OracleRefusal(OSError):
@@ -36,13 +37,14 @@ def run_oracle(
     judgements: list[Judgement] = []
     flows: list[Flow] = []
     run: OracleReplay | None = None
+    clock: ScheduleClock | None = None
     for path in paths:
         entry = CaptureResult(path)
         result.captures.append(entry)
         if run is None or options.each:
-            run = _begin(world, options)
+            run, clock = _begin(world, options)
         run.begin_file(path)
-        _feed(run, path, entry, result, progress)
+        _feed(run, path, entry, result, progress, clock)
         if options.each:
             _end(run, result, judgements, flows)
             run = None
@@ -69,7 +71,7 @@ def run_oracle(
     return result
 
 
-def _begin(world: PolicySet, options: RunOptions) -> OracleReplay:
+def _begin(world: PolicySet, options: RunOptions) -> tuple[OracleReplay, ScheduleClock | None]:
     chosen = Options(
         tap=not options.vnics,
         clock_stopped=options.stopped,
@@ -77,19 +79,29 @@ def _begin(world: PolicySet, options: RunOptions) -> OracleReplay:
         decap=options.decap,
         capacity=options.capacity,
     )
-    return OracleReplay(world, world.inventory if options.vnics else None, chosen)
+    run = OracleReplay(always(world), world.inventory if options.vnics else None, chosen)
+    return run, ScheduleClock(world, run.commit, options.stopped) if world.schedules else None
 
 
 def _feed(
-    run: OracleReplay, path: str, entry: CaptureResult, result: RunResult, progress: Callable[[int], None]
+    run: OracleReplay,
+    path: str,
+    entry: CaptureResult,
+    result: RunResult,
+    progress: Callable[[int], None],
+    clock: ScheduleClock | None,
 ) -> None:
     try:
         with open_capture(path) as source:
             capture = Capture(source.view)
             try:
                 base = capture.base
+                if clock is not None:
+                    clock.begin_file(source.view)
                 while len(frames := capture.frames()):
                     for frame in frames:
+                        if clock is not None:
+                            clock.step(1)
                         at, length = int(frame["data"]) - base, int(frame["caplen"])
                         data = bytes(source.view[at : at + length])
                         run.feed(
@@ -105,6 +117,8 @@ def _feed(
                 entry.warning = source.warning or capture.warning
             finally:
                 capture.close()
+                if clock is not None:
+                    clock.end_file()
     except CaptureError as error:
         entry.error = error.message
     except (CoreError, AmbiguousVnicError, ValueError) as error:

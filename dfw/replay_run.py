@@ -16,6 +16,7 @@ from dfw.capture import CaptureError, CaptureFile, open_capture
 from dfw.core import Capture, CoreError, EngineOptions, EngineStats, Replay, ReplayOptions
 from dfw.enforcer import NativeEnforcer
 from dfw.model import PolicySet
+from dfw.schedule_clock import ScheduleClock, always
 
 _STEP = 1 << 18  # frames between two looks at the progress bar
 
@@ -121,7 +122,8 @@ def run_native(
             name_rules=any((options.verdicts, options.allowed, options.dropped, options.log)),
         ),
     )
-    enforcer.commit(world)
+    enforcer.commit(always(world))
+    clock = ScheduleClock(world, enforcer.commit, options.stopped) if world.schedules else None
     result = RunResult()
     with ExitStack() as outputs:
         verdict_fd, allowed_fd, dropped_fd, generated_fd = (
@@ -144,7 +146,7 @@ def run_native(
             enforcer.rule_json(),
             enforcer.filter_json(),
         )
-        _run(replay, enforcer, paths, options, result, progress)
+        _run(replay, enforcer, paths, options, result, progress, clock)
         if options.flows is not None:
             from dfw.flows import write_flows
 
@@ -175,23 +177,28 @@ def _run(
     options: RunOptions,
     result: RunResult,
     progress: Callable[[int], None],
+    clock: ScheduleClock | None,
 ) -> None:
     keep_open = options.allowed is not None or options.dropped is not None
     for repetition in range(options.repeat):
         if repetition:
             replay.restart()
             replay.forget()
+            if clock is not None:
+                clock.restart()
         result.captures = []
         sums = _Sums(len(enforcer.rules))
         with ExitStack() as opened:
             for path in paths:
                 entry = CaptureResult(path)
                 result.captures.append(entry)
-                _run_file(replay, path, entry, opened, keep_open, progress)
+                _run_file(replay, path, entry, opened, keep_open, progress, clock)
                 if options.each:
                     replay.finish()
                     sums.add(enforcer)
                     replay.restart()
+                    if clock is not None:
+                        clock.restart()
             if not options.each:
                 replay.finish(flush=False)
                 sums.add(enforcer)
@@ -204,7 +211,13 @@ def _run(
 
 
 def _run_file(
-    replay: Replay, path: str, entry: CaptureResult, opened: ExitStack, keep_open: bool, progress: Callable[[int], None]
+    replay: Replay,
+    path: str,
+    entry: CaptureResult,
+    opened: ExitStack,
+    keep_open: bool,
+    progress: Callable[[int], None],
+    clock: ScheduleClock | None,
 ) -> None:
     """One file, up to its end or to where it is damaged."""
     file = replay.begin_file(json.dumps(path))
@@ -220,10 +233,13 @@ def _run_file(
             entry.error = str(error)
             return
         own.callback(capture.close)
+        if clock is not None:
+            clock.begin_file(source.view)
+            own.callback(clock.end_file)
         try:
             done = False
             while not done:
-                done = replay.capture(capture, file, _STEP)
+                done = replay.capture(capture, file, _STEP if clock is None else clock.step(_STEP))
                 progress(replay.totals().packets - before)
         except CoreError as error:
             entry.error = str(error)

@@ -19,6 +19,7 @@ from dfw.model.inventory import Gateway, Host, Inventory, Machine, Port, Segment
 from dfw.model.place import Place
 from dfw.model.policy import DEFAULT_RULE_IDS, EXCLUDED_POLICY, Policy, Rule, default_policy
 from dfw.model.policyset import EffectiveRule, PolicySet, TimerBinding, applied_to, rules_for, rules_for_tap
+from dfw.model.schedule import DAY_MINUTES, DAYS, WHOLE_DAY, Interval, Schedule, next_change
 from dfw.model.selector import (
     ANY_PEERS,
     NOBODY,
@@ -63,6 +64,8 @@ __all__ = [
     "ANY_ENTRY",
     "ANY_PEERS",
     "BOTH_FAMILIES",
+    "DAYS",
+    "DAY_MINUTES",
     "DEFAULT_RULE_IDS",
     "EXCLUDED_POLICY",
     "NOBODY",
@@ -73,6 +76,7 @@ __all__ = [
     "PROTO_SCTP",
     "PROTO_TCP",
     "PROTO_UDP",
+    "WHOLE_DAY",
     "Action",
     "Address",
     "AddressRange",
@@ -91,6 +95,7 @@ __all__ = [
     "Group",
     "GroupMember",
     "Host",
+    "Interval",
     "Inventory",
     "MacAddresses",
     "Machine",
@@ -105,6 +110,7 @@ __all__ = [
     "PortMember",
     "PortRange",
     "Rule",
+    "Schedule",
     "Segment",
     "SegmentMember",
     "Service",
@@ -119,6 +125,7 @@ __all__ = [
     "default_policy",
     "mac_packed",
     "mac_parse",
+    "next_change",
     "pattern_check",
     "prefix_parse",
     "range_of_address",

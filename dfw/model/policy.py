@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from dfw.model.place import Place
+from dfw.model.schedule import Schedule
 from dfw.model.selector import ANY_PEERS, Peers
 from dfw.model.service import PortRange, Service, ServiceEntry
 from dfw.model.words import (
@@ -62,7 +63,7 @@ class Policy:
 
     Order within a tier: (uncategorised, number, kind, namespace, name); `number` is the NSX sequence_number, the
     ClusterNetworkPolicy priority and so on, `name` the NSX path or the Kubernetes name (SEMANTICS, Order).
-    `uncategorised`: an NSX policy without category, after all others of Application.
+    `uncategorised`: an NSX policy without category, after all others of Application. `schedule` None: always in force.
     """
 
     path: str
@@ -76,6 +77,7 @@ class Policy:
     stateful: bool = True
     tcp_strict: bool = True
     applied_to: Peers = ANY_PEERS
+    schedule: Schedule | None = None
     place: Place | None = field(default=None, compare=False, repr=False)
 
     @property

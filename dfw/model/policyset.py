@@ -14,6 +14,7 @@ from functools import cached_property
 from dfw.model.address import Address, AddressRange
 from dfw.model.inventory import Inventory, Port
 from dfw.model.policy import EXCLUDED_POLICY, Policy, Rule, default_policy
+from dfw.model.schedule import Schedule
 from dfw.model.selector import NOBODY, Group, Peers
 from dfw.model.service import Service
 from dfw.model.timers import Timers
@@ -83,7 +84,8 @@ class PolicySet:
     """Policies, groups and services by path, the default section, timers and the inventory.
 
     Policies may be given in any order; `ordered` has them as they are judged. `excluded`: the ports of the exclusion
-    list, at which no policy is in force. `timers` hold where no binding does.
+    list, at which no policy is in force. `timers` hold where no binding does. `at`: seconds since the epoch; policies
+    whose schedule is not active then are left out. None: schedules are not looked at, and every policy stands.
     """
 
     policies: tuple[Policy, ...] = ()
@@ -94,6 +96,12 @@ class PolicySet:
     timers: Timers = field(default_factory=Timers)
     excluded: Peers = NOBODY
     timer_bindings: tuple[TimerBinding, ...] = ()
+    at: float | None = None
+
+    @property
+    def schedules(self) -> tuple[Schedule, ...]:
+        """The schedules of all policies, each once."""
+        return tuple(dict.fromkeys(policy.schedule for policy in self.policies if policy.schedule is not None))
 
     @cached_property
     def timer_bindings_ordered(self) -> tuple[TimerBinding, ...]:
@@ -109,8 +117,14 @@ class PolicySet:
 
     @cached_property
     def ordered(self) -> tuple[Policy, ...]:
-        """All policies in order of judgement, the default section last."""
-        return tuple(sorted((*self.policies, self.default), key=lambda policy: policy.order_key))
+        """All policies in force, in order of judgement, the default section last."""
+        now = self.at
+        standing = [
+            policy
+            for policy in self.policies
+            if now is None or policy.schedule is None or policy.schedule.is_active(now)
+        ]
+        return tuple(sorted((*standing, self.default), key=lambda policy: policy.order_key))
 
     @cached_property
     def _known(self) -> dict[tuple[str, str], bool]:

@@ -21,6 +21,7 @@ from dfw.nsx.common import (
     EXCLUDE_LIST_ROOT,
     GROUPS_ROOT,
     POLICIES_ROOT,
+    SCHEDULERS_ROOT,
     TIMER_BINDINGS,
     TIMER_PROFILES_ROOT,
     Context,
@@ -29,6 +30,7 @@ from dfw.nsx.common import (
 from dfw.nsx.exclude_list import exclude_list_read
 from dfw.nsx.group import group_read
 from dfw.nsx.nesting import address_only, nesting_check
+from dfw.nsx.scheduler import schedule_read
 from dfw.nsx.security_policy import DEFAULT_PATH, PolicyReader
 from dfw.nsx.service import Services
 from dfw.nsx.timer_profile import timers_load
@@ -39,6 +41,7 @@ ROOTS = {
     "SecurityPolicy": POLICIES_ROOT,
     "PolicyExcludeList": EXCLUDE_LIST_ROOT,
     "PolicyFirewallSessionTimerProfile": TIMER_PROFILES_ROOT,
+    "PolicyFirewallScheduler": SCHEDULERS_ROOT,
 }
 _ONLY_IDS = {"PolicyExcludeList": EXCLUDE_LIST_ID}
 # Bound to groups: the collection under the group.
@@ -93,7 +96,8 @@ def nsx_load(
     services = Services(context)
     loaded = services.load_all()
     no_ports = address_only(context)
-    reader = PolicyReader(context, services, no_ports)
+    schedules = {path: schedule_read(path, cursor) for path, cursor in registers["PolicyFirewallScheduler"].items()}
+    reader = PolicyReader(context, services, no_ports, schedules)
     policies: list[Policy] = []
     default: Policy | None = None
     for path, cursor in context.policy_paths.items():

@@ -18,6 +18,7 @@ from dfw.fields import (
     integer,
     listed,
     mapping,
+    nearest,
     reference,
     text,
     unsupported,
@@ -35,13 +36,14 @@ from dfw.model import (
     Policy,
     PolicyKind,
     Rule,
+    Schedule,
     Service,
     Term,
     Tier,
     default_policy,
     range_parse,
 )
-from dfw.nsx.common import COMMON, POLICIES_ROOT, Context, is_read_only
+from dfw.nsx.common import COMMON, POLICIES_ROOT, SCHEDULERS_ROOT, Context, is_read_only
 from dfw.nsx.service import Services
 
 # NSX's own default section: a document with this id sets our default rules (action, logged).
@@ -115,7 +117,7 @@ SECURITY_POLICY: Mapping[str, Field] = {
     "connectivity_preference": Field(choice(_PREFERENCES)),
     "connectivity_strategy": Field(choice(_STRATEGIES)),
     "application_connectivity_strategy": Field(unsupported("write its default rules out")),
-    "scheduler_path": Field(unsupported("the policy would be in force all the time")),
+    "scheduler_path": Field(reference),
     "logging_enabled": Field(boolean, default=False),
 }
 _DEFAULT_SECTION_RULE = {key: RULE[key] for key in (*COMMON, "action", "logged", "sequence_number", "rule_id")} | {
@@ -126,12 +128,20 @@ _DEFAULT_SECTION_RULE = {key: RULE[key] for key in (*COMMON, "action", "logged",
 
 
 class PolicyReader:
-    """Reads policies once groups and services are known. `address_only`: groups that Applied-To refuses."""
+    """Reads policies once groups and services are known. `address_only`: groups that Applied-To refuses. `schedules`:
+    by path, None for those with problems of their own."""
 
-    def __init__(self, context: Context, services: Services, address_only: frozenset[str]) -> None:
+    def __init__(
+        self,
+        context: Context,
+        services: Services,
+        address_only: frozenset[str],
+        schedules: Mapping[str, Schedule | None],
+    ) -> None:
         self.context = context
         self.services = services
         self.address_only = address_only
+        self.schedules = schedules
 
     def read(self, path: str, cursor: Cursor) -> Policy | None:
         """A policy with its rules in order of judgement; None, after reporting, where it is no mapping."""
@@ -160,8 +170,19 @@ class PolicyReader:
             stateful=values["stateful"],
             tcp_strict=values["stateful"] and values["tcp_strict"] is not False,
             applied_to=applied_to,
+            schedule=self._schedule(values["scheduler_path"]),
             place=cursor.place,
         )
+
+    def _schedule(self, written: Written | None) -> Schedule | None:
+        if written is None:
+            return None
+        path = written.text if written.text.startswith("/") else SCHEDULERS_ROOT + written.text
+        if path not in self.schedules:
+            names = [item.rpartition("/")[2] for item in self.schedules]
+            near = nearest(written.text, names, self.context.problems)
+            self.context.problem(written, f"there is no scheduler {written.text!r}{near}")
+        return self.schedules.get(path)
 
     def read_default(self, cursor: Cursor) -> Policy | None:
         """NSX's default section: its default rule's action and logging, for our default rules."""
