@@ -72,6 +72,29 @@ Read: TypeAlias = Callable[[Cursor], Any]
 """Reads a node: the value, or None after reporting a problem."""
 
 
+class Shape(NamedTuple):
+    """What a reader takes, for tests and schemas that are generated from the tables. `kind`: integer, text, boolean,
+    choice, list, parsed, reference. `least`, `most`: of the number, the characters or the entries."""
+
+    kind: str
+    least: int = 0
+    most: int | None = None
+    words: tuple[str, ...] = ()
+    item: Read | None = None
+
+
+def shape_of(read: Read) -> Shape | None:
+    """What a reader takes; None for readers of their own making."""
+    found = getattr(read, "shape", None)
+    return found if isinstance(found, Shape) else None
+
+
+def shaped(read: Read, shape: Shape) -> Read:
+    """The reader, with what it takes written on it."""
+    read.__dict__["shape"] = shape
+    return read
+
+
 class Field(NamedTuple):
     """How one field is read. `null` counts as absent, as NSX's own clients send it."""
 
@@ -133,7 +156,7 @@ def text(maximum: int = 1024, *, empty: bool = False) -> Read:
             return cursor.value
         return None
 
-    return read
+    return shaped(read, Shape("text", 0 if empty else 1, maximum))
 
 
 def _quote_hint(value: object) -> str:
@@ -154,6 +177,9 @@ def identifier(cursor: Cursor) -> str | None:
     return str(found)
 
 
+shaped(identifier, Shape("identifier", 1, 255))
+
+
 def integer(least: int, most: int, what: str = "") -> Read:
     """A whole number within bounds; `what` names it in messages."""
 
@@ -168,7 +194,7 @@ def integer(least: int, most: int, what: str = "") -> Read:
             return value
         return None
 
-    return read
+    return shaped(read, Shape("integer", least, most))
 
 
 def boolean(cursor: Cursor) -> bool | None:
@@ -177,6 +203,9 @@ def boolean(cursor: Cursor) -> bool | None:
         return cursor.value
     cursor.problem(f"{shown_value(cursor.value)} is not true or false")
     return None
+
+
+shaped(boolean, Shape("boolean"))
 
 
 def choice(meanings: Mapping[str, Any]) -> Read:
@@ -190,7 +219,7 @@ def choice(meanings: Mapping[str, Any]) -> Read:
         cursor.problem(f"{shown_value(value)} is not one of {', '.join(filter(None, meanings))}{near}")
         return None
 
-    return read
+    return shaped(read, Shape("choice", words=tuple(meanings)))
 
 
 def parsed(parse: Callable[[str], Any]) -> Read:
@@ -206,7 +235,7 @@ def parsed(parse: Callable[[str], Any]) -> Read:
             cursor.problem(str(error))
             return None
 
-    return read
+    return shaped(read, Shape("parsed", 1))
 
 
 def reference(cursor: Cursor) -> Written | None:
@@ -218,6 +247,9 @@ def reference(cursor: Cursor) -> Written | None:
         return Written(found, cursor.place)
     text()(cursor)
     return None
+
+
+shaped(reference, Shape("reference", 1))
 
 
 def listed(read_item: Read, *, maximum: int | None = None, empty: bool = True) -> Read:
@@ -235,7 +267,7 @@ def listed(read_item: Read, *, maximum: int | None = None, empty: bool = True) -
         values = [read_item(item) for item in cursor.items()]
         return tuple(value for value in values if value is not None)
 
-    return read
+    return shaped(read, Shape("list", 0 if empty else 1, maximum, item=read_item))
 
 
 def mapping(

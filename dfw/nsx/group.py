@@ -11,6 +11,7 @@ from dfw.fields import (
     Cursor,
     Field,
     Read,
+    Shape,
     Written,
     choice,
     listed,
@@ -18,6 +19,7 @@ from dfw.fields import (
     nearest,
     parsed,
     reference,
+    shaped,
     text,
     unsupported,
 )
@@ -84,12 +86,12 @@ def _known_words(meanings: Mapping[str, Any], others: tuple[str, ...]) -> Read:
     read_choice = choice(meanings)
 
     def read(cursor: Cursor) -> Any:
-        if cursor.value not in others:
+        if not isinstance(cursor.value, str) or cursor.value not in others:
             return read_choice(cursor)
         cursor.problem(f"{cursor.value} is not supported: there are none here; one of {', '.join(meanings)}")
         return None
 
-    return read
+    return shaped(read, Shape("choice", words=tuple(meanings)))
 
 
 GROUP: Mapping[str, Field] = {

@@ -35,14 +35,14 @@ def _minutes(text: str) -> int:
     return minutes
 
 
-_INTERVAL: Mapping[str, Field] = {
+INTERVAL: Mapping[str, Field] = {
     "start_interval": Field(parsed(_minutes), required=True),
     "end_interval": Field(parsed(_minutes), required=True),
 }
 
 
 def _interval(cursor: Cursor) -> Interval | None:
-    values = mapping(cursor, _INTERVAL)
+    values = mapping(cursor, INTERVAL)
     if values is None or values["start_interval"] is None or values["end_interval"] is None:
         return None
     if values["end_interval"] <= values["start_interval"]:

@@ -42,8 +42,8 @@ def text_of(loaded: Loaded) -> str:
 
 
 def test_corpus_is_there() -> None:
-    assert len(GOOD) >= 12
-    assert len(BAD) >= 12
+    assert len(GOOD) >= 20
+    assert len(BAD) >= 60
 
 
 @pytest.mark.parametrize("case", GOOD, ids=lambda case: case.name)

@@ -1,44 +1,59 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every field of every NSX table, wrong in every way: refused at the field, and nothing but PolicyError comes out."""
+"""Every field of every table, wrong in every way: refused at its place, and nothing but PolicyError comes out.
+
+The fields, and what would be wrong in each, come from the tables that the front ends read by: a field added there is
+tested here.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfw.documents import documents_parse
+from dfw.check import check
+from dfw.documents import Node, documents_parse
 from dfw.errors import PolicyError
-from dfw.fields import Field
+from dfw.fields import Field, Read, shape_of
+from dfw.inventory import KINDS as INVENTORY_KINDS
 from dfw.load import load_documents
+from dfw.nsx import RESOURCE_TYPES
+from dfw.nsx.exclude_list import EXCLUDE_LIST
 from dfw.nsx.group import GROUP
 from dfw.nsx.group import TABLES as EXPRESSIONS
+from dfw.nsx.scheduler import INTERVAL, SCHEDULER
 from dfw.nsx.security_policy import RULE, SECURITY_POLICY
 from dfw.nsx.service import SERVICE
 from dfw.nsx.service import TABLES as ENTRIES
-from dfw.nsx.timer_profile import TIMER_PROFILE
+from dfw.nsx.timer_profile import TIMER_BINDING, TIMER_PROFILE
+
+FILE = "f.json"
 
 
-def loaded(*documents: Any) -> None:
-    load_documents(documents_parse("\n".join(map(json.dumps, documents)).encode(), "f.json"))
+class Kind(NamedTuple):
+    """A kind of object: its table, one that is right, the document around it, and where in that it stands."""
+
+    table: Mapping[str, Field]
+    valid: Mapping[str, Any]
+    document: Mapping[str, Any]
+    at: tuple[str | int, ...] = ()
+
+    def wrapped(self, item: Any) -> Any:
+        """The document with `item` in its place."""
+        return _put(self.document, self.at, item) if self.at else {**self.document, **item}
 
 
-def refusals(*documents: Any) -> list[str]:
-    with pytest.raises(PolicyError) as caught:
-        loaded(*documents)
-    return [f"{problem.place.path}: {problem.message}" for problem in caught.value.problems]
-
-
-def policy(*rules: Mapping[str, Any]) -> dict[str, Any]:
-    return {"resource_type": "SecurityPolicy", "id": "p", "category": "Application", "rules": list(rules)}
-
-
-def group(name: str, *expression: Mapping[str, Any]) -> dict[str, Any]:
-    return {"resource_type": "Group", "id": name, "expression": list(expression)}
+def _put(value: Any, at: tuple[str | int, ...], item: Any) -> Any:
+    if not at:
+        return item
+    if isinstance(at[0], int):
+        return [_put(None, at[1:], item)]
+    return {**(value or {}), at[0]: _put(None, at[1:], item)}
 
 
 CONDITION = {
@@ -48,70 +63,228 @@ CONDITION = {
     "operator": "EQUALS",
     "value": "a|b",
 }
-
-TABLES: dict[str, tuple[Mapping[str, Field], Any]] = {
-    "Group": (GROUP, lambda item: {**item, "resource_type": "Group"}),
-    "Service": (SERVICE, lambda item: {**item, "resource_type": "Service"}),
-    "SecurityPolicy": (SECURITY_POLICY, lambda item: {**item, "resource_type": "SecurityPolicy"}),
-    "TimerProfile": (TIMER_PROFILE, lambda item: {**item, "resource_type": "PolicyFirewallSessionTimerProfile"}),
-    "Rule": (RULE, lambda item: policy(item)),
-    **{name: (table, lambda item: group("g", item)) for name, table in EXPRESSIONS.items()},
-    **{
-        name: (table, lambda item: {"resource_type": "Service", "id": "s", "service_entries": [item]})
-        for name, table in ENTRIES.items()
-    },
-}
 ENTRY = {"resource_type": "L4PortSetServiceEntry", "l4_protocol": "TCP", "destination_ports": ["80"]}
-VALID: dict[str, dict[str, Any]] = {
-    "Group": {"id": "g"},
-    "Service": {"id": "s", "service_entries": [ENTRY]},
-    "SecurityPolicy": {"id": "p", "category": "Application", "rules": []},
-    "TimerProfile": {"id": "t"},
-    "Rule": {"id": "r", "action": "ALLOW"},
-    "Condition": CONDITION,
-    "NestedExpression": {"resource_type": "NestedExpression", "expressions": [CONDITION]},
-    "IPAddressExpression": {"resource_type": "IPAddressExpression", "ip_addresses": ["10.0.0.1"]},
-    "PathExpression": {"resource_type": "PathExpression", "paths": ["other"]},
-    "L4PortSetServiceEntry": ENTRY,
-    "ICMPTypeServiceEntry": {"resource_type": "ICMPTypeServiceEntry", "protocol": "ICMPv4", "icmp_type": 8},
-    "IPProtocolServiceEntry": {"resource_type": "IPProtocolServiceEntry", "protocol_number": 47},
-    "IGMPTypeServiceEntry": {"resource_type": "IGMPTypeServiceEntry"},
-    "ALGTypeServiceEntry": {"resource_type": "ALGTypeServiceEntry", "alg": "FTP", "destination_ports": ["21"]},
-    "NestedServiceServiceEntry": {"resource_type": "NestedServiceServiceEntry", "nested_service_path": "HTTP"},
+INVENTORY = {"apiVersion": "palisade.internal/v1alpha1", "kind": "Inventory"}
+OTHER = {"resource_type": "Group", "id": "other"}
+DATES = {"start_date": "03/02/2026", "end_date": "03/31/2026", "timezone": "UTC"}
+MAP = "PolicyFirewallSessionTimerProfileBindingMap"
+PROFILE = {"resource_type": "PolicyFirewallSessionTimerProfile", "id": "profile"}
+
+
+def _top(kind: str, table: Mapping[str, Field], **fields: Any) -> Kind:
+    return Kind(table, {"resource_type": kind, **fields}, {})
+
+
+KINDS: dict[str, Kind] = {
+    "Group": _top("Group", GROUP, id="g"),
+    "Service": _top("Service", SERVICE, id="s", service_entries=[ENTRY]),
+    "SecurityPolicy": _top("SecurityPolicy", SECURITY_POLICY, id="p", category="Application", rules=[]),
+    "PolicyExcludeList": _top("PolicyExcludeList", EXCLUDE_LIST, members=["other"]),
+    "PolicyFirewallSessionTimerProfile": _top("PolicyFirewallSessionTimerProfile", TIMER_PROFILE, id="t"),
+    MAP: _top(
+        MAP,
+        TIMER_BINDING,
+        id="m",
+        parent_path="/infra/domains/default/groups/other",
+        firewall_session_timer_profile_path="profile",
+    ),
+    "PolicyFirewallScheduler": _top("PolicyFirewallScheduler", SCHEDULER, id="s", **DATES),
+    "PolicyTimeIntervalValue": Kind(
+        INTERVAL,
+        {"start_interval": "9:00", "end_interval": "10:00"},
+        {"resource_type": "PolicyFirewallScheduler", "id": "s", **DATES},
+        ("time_interval", 0),
+    ),
+    "Rule": Kind(RULE, {"id": "r", "action": "ALLOW"}, {"resource_type": "SecurityPolicy", "id": "p"}, ("rules", 0)),
 }
+_EXPRESSIONS: dict[str, dict[str, Any]] = {
+    "Condition": CONDITION,
+    "NestedExpression": {"expressions": [CONDITION]},
+    "IPAddressExpression": {"ip_addresses": ["10.0.0.1"]},
+    "MACAddressExpression": {"mac_addresses": ["02:00:00:00:00:01"]},
+    "PathExpression": {"paths": ["other"]},
+    "ExternalIDExpression": {"member_type": "VirtualMachine", "external_ids": ["x"]},
+}
+_ENTRIES: dict[str, dict[str, Any]] = {
+    "L4PortSetServiceEntry": ENTRY,
+    "ICMPTypeServiceEntry": {"protocol": "ICMPv4", "icmp_type": 8},
+    "IPProtocolServiceEntry": {"protocol_number": 47},
+    "IGMPTypeServiceEntry": {},
+    "ALGTypeServiceEntry": {"alg": "FTP", "destination_ports": ["21"]},
+    "NestedServiceServiceEntry": {"nested_service_path": "HTTP"},
+}
+_INVENTORY: dict[str, dict[str, Any]] = {
+    "Host": {"name": "h", "tep": "172.16.0.1"},
+    "Gateway": {"name": "g", "tier": 1},
+    "Segment": {"name": "s", "vni": 5, "subnets": ["10.0.0.0/24"]},
+    "Machine": {"name": "m", "os_name": "x"},
+    "Port": {"name": "p", "mac": "02:00:00:00:00:01", "ips": ["10.0.0.1"]},
+}
+for name, fields in _EXPRESSIONS.items():
+    group = {"resource_type": "Group", "id": "g"}
+    KINDS[name] = Kind(EXPRESSIONS[name], {"resource_type": name, **fields}, group, ("expression", 0))
+for name, fields in _ENTRIES.items():
+    service = {"resource_type": "Service", "id": "s"}
+    KINDS[name] = Kind(ENTRIES[name], {"resource_type": name, **fields}, service, ("service_entries", 0))
+for name, fields in _INVENTORY.items():
+    plural, table = INVENTORY_KINDS[name]
+    KINDS[name] = Kind(table, fields, INVENTORY, (plural, 0))
+
 # Read by nobody: a server's word, or a picture that we don't act on.
-IGNORED = {"children", "service_type", "logging_enabled", "resource_type"}
-WRONG: list[Any] = [{"a": {"b": 1}}, [[1]], 1.5, -1, 10**30, "\u0001 ", True]
-CASES = [(name, key) for name in VALID for key in TABLES[name][0] if key not in IGNORED]
+IGNORED = {"children", "service_type", "resource_type"}
+NAMES = ("id", "path", "display_name", "parent_path")  # they say which object it is; complaints stand at the object
+CASES = [(name, key) for name, kind in KINDS.items() for key in kind.table if key not in IGNORED]
+LONG = "x" * 5000
+ANYTHING: list[Any] = [{"a": {"b": 1}}, [[1]], 1.5, True]
 
 
-def test_valid_objects_are_valid() -> None:
-    for name, item in VALID.items():
-        loaded(TABLES[name][1](item), group("other"))
+def wrong_values(read: Read) -> Iterator[Any]:
+    """Values of other types, and out of range, for a reader."""
+    shape = shape_of(read)
+    if shape is None:
+        yield from ANYTHING
+        return
+    yield {"a": 1}
+    match shape.kind:
+        case "integer":
+            assert shape.most is not None
+            yield from ([], ["1"], "1", "", 1.5, True, shape.least - 1, shape.most + 1, 10**30, -(10**30))
+        case "text":
+            yield from ([], ["x"], 1, 1.5, True, LONG, *([""] if shape.least else []))
+        case "boolean":
+            yield from ([], [True], "true", 1, 0, "")
+        case "choice":
+            yield from ([], [shape.words[0]], 1, True, "nonsense", shape.words[0] + "x", LONG)
+            yield from ([] if "" in shape.words else [""])
+        case "parsed":
+            yield from ([], 1, 1.5, True, "", "?!", LONG, "\u0661", "-1", "1/2/3/4")
+        case "reference":
+            yield from ([], ["x"], 1.5, True, "", -1, "nowhere/to/be/found")
+        case "identifier":
+            yield from ([], ["x"], 1.5, True, "", -1, "a/b", " a", "a\u0001", LONG)
+        case "list":
+            assert shape.item is not None
+            yield from ("x", 1, True)
+            if shape.least:
+                yield []
+            if shape.most is not None:
+                yield [{}] * (shape.most + 1)
+            yield from ([item] for item in wrong_values(shape.item))
+
+
+def documents(*items: Any) -> bytes:
+    return "\n".join(json.dumps(item, indent=1) for item in items).encode()
+
+
+def problems_of(*items: Any) -> list[tuple[str, int, str]]:
+    """Path, line and message of each problem; none where they load."""
+    try:
+        bound = any(isinstance(item, dict) and item.get("resource_type") == MAP for item in items)
+        load_documents(documents_parse(documents(*items, OTHER, *([PROFILE] if bound else [])), FILE))
+    except PolicyError as error:
+        assert all(problem.place.file == FILE for problem in error.problems)
+        return [(problem.place.path, problem.place.line, problem.message) for problem in error.problems]
+    return []
+
+
+def text_of(at: tuple[str | int, ...]) -> str:
+    """As paths are written: rules[0].action."""
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at).lstrip(".")
+
+
+def lines_of(document: Any, at: tuple[str | int, ...]) -> range:
+    """The lines that a value and its key take in the text."""
+    (read,) = documents_parse(documents(document), FILE)
+    node, first = read.root, 1
+    for part in at:
+        assert isinstance(node.value, dict | list)
+        if isinstance(part, str):
+            first = node.keys[part][0]
+        node = node.value[part]  # type: ignore[index, call-overload]
+    return range(first, _last_line(node) + 1)
+
+
+def _last_line(node: Node) -> int:
+    inner = node.value.values() if isinstance(node.value, dict) else node.value if isinstance(node.value, list) else ()
+    return max([node.line, *map(_last_line, inner)])
+
+
+def test_every_kind_is_here() -> None:
+    assert set(RESOURCE_TYPES) <= set(KINDS)
+    assert set(EXPRESSIONS) - {"ConjunctionOperator"} <= set(KINDS)
+    assert set(ENTRIES) <= set(KINDS)
+    assert set(INVENTORY_KINDS) <= set(KINDS)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_valid_objects_are_valid(name: str) -> None:
+    assert problems_of(KINDS[name].wrapped(KINDS[name].valid)) == []
 
 
 @pytest.mark.parametrize(("name", "key"), CASES)
-def test_wrong_types_are_refused_at_the_field(name: str, key: str) -> None:
-    _, wrap = TABLES[name]
+def test_wrong_types_and_ranges_are_refused_at_the_field(name: str, key: str) -> None:
+    kind = KINDS[name]
+    at = (*kind.at, key)
     refused = 0
-    for value in WRONG:
-        try:
-            loaded(wrap({**VALID[name], key: value}), group("other"))
-        except PolicyError as error:
-            refused += 1
-            assert any(key in problem.place.path for problem in error.problems) or key in ("id", "path")
-    assert refused >= 4
+    for value in wrong_values(kind.table[key].read):
+        document = kind.wrapped({**kind.valid, key: value})
+        found = problems_of(document)
+        if not found and shape_of(kind.table[key].read) is None:
+            continue  # a reader of its own making may take some of these
+        assert found, f"{value!r} was taken"
+        refused += 1
+        if key in NAMES:
+            continue
+        lines = lines_of(document, at)
+        here = [item for item in found if item[0].startswith(text_of(at)) and item[1] in lines]
+        assert here, (value, found)
+        assert all(len(message) > 8 for _, _, message in here)
+    assert refused >= 3
 
 
-@pytest.mark.parametrize("name", VALID)
-def test_an_unknown_sibling_is_refused_and_a_missing_field_named(name: str) -> None:
-    table, wrap = TABLES[name]
-    assert any("unknown field 'colour'" in line for line in refusals(wrap({**VALID[name], "colour": 1})))
-    for key, field in table.items():
-        if field.required and key != "resource_type":
-            without = {other: value for other, value in VALID[name].items() if other != key}
-            assert any(f"the field {key} is missing" in line for line in refusals(wrap(without)))
-            assert any(f"the field {key} is missing" in line for line in refusals(wrap({**without, key: None})))
+@pytest.mark.parametrize(("name", "key"), CASES)
+def test_null_is_as_good_as_missing(name: str, key: str) -> None:
+    kind = KINDS[name]
+    without = {other: value for other, value in kind.valid.items() if other != key}
+    missing = problems_of(kind.wrapped(without))
+    null = problems_of(kind.wrapped({**without, key: None}))
+    assert [message for _, _, message in missing] == [message for _, _, message in null]
+    if kind.table[key].required:
+        assert any(f"the field {key} is missing" in message for _, _, message in missing)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_an_unknown_sibling_is_refused_at_its_place(name: str) -> None:
+    kind = KINDS[name]
+    document = kind.wrapped({**kind.valid, "colour": 1})
+    at = (*kind.at, "colour")
+    found = problems_of(document)
+    assert [(path, line) for path, line, _ in found] == [(text_of(at), lines_of(document, at)[0])]
+    assert "unknown field 'colour'" in found[0][2]
+    (almost,) = list(kind.table)[-1:]
+    assert any(
+        "did you mean" in message for _, _, message in problems_of(kind.wrapped({**kind.valid, almost + "s": 1}))
+    )
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_all_of_a_documents_errors_at_once(name: str) -> None:
+    kind = KINDS[name]
+    wrong = {
+        key: {"a": 1}
+        for key, field in kind.table.items()
+        if shape_of(field.read) is not None and key not in (*IGNORED, *NAMES, "resource_type")
+    }
+    found = {path for path, _, _ in problems_of(kind.wrapped({**kind.valid, **wrong}))}
+    assert {text_of((*kind.at, key)) for key in wrong} <= found
+
+
+def test_check_ends_with_2_and_names_file_line_and_path(tmp_path: Any) -> None:
+    file = tmp_path / "bad.json"
+    file.write_bytes(documents({**KINDS["SecurityPolicy"].valid, "sequence_number": -1}))
+    done = CliRunner().invoke(check, [str(file)], standalone_mode=False)
+    assert done.return_value == 2
+    assert f"{file}:6:21: sequence_number: -1 is not a sequence number (0-999999)" in done.output
 
 
 @given(
@@ -120,16 +293,18 @@ def test_an_unknown_sibling_is_refused_and_a_missing_field_named(name: str) -> N
         lambda inner: (
             st.lists(inner, max_size=3)
             | st.dictionaries(
-                st.sampled_from(sorted({*RULE, *GROUP, *SECURITY_POLICY, "kind", "spec"})), inner, max_size=5
+                st.sampled_from(sorted({*RULE, *GROUP, *SECURITY_POLICY, *SCHEDULER, "kind", "spec"})),
+                inner,
+                max_size=5,
             )
         ),
         max_leaves=15,
     ),
-    st.sampled_from(["Group", "Service", "SecurityPolicy", None]),
+    st.sampled_from([*RESOURCE_TYPES, None]),
 )
 def test_nothing_but_policy_errors_come_out_of_any_document(value: Any, kind: str | None) -> None:
     item = {**value, "resource_type": kind} if isinstance(value, dict) and kind else value
     try:
-        loaded(item)
+        load_documents(documents_parse(documents(item), FILE))
     except PolicyError as error:
         assert error.problems
