@@ -33,6 +33,8 @@ TEP_POOL = prefix_parse("172.16.0.0/16")
 SUBNET_POOL = prefix_parse("10.128.0.0/9")  # /24s for segments that name no subnet
 IMPLICIT_HOST = "host-1"
 IMPLICIT_SEGMENT = "segment-1"
+PODS_SEGMENT = "pods"  # of pods whose addresses lie in no listed segment
+PODS_SUBNET = prefix_parse("100.64.0.0/10")  # for pods whose manifests name no address (RFC 6598: nobody else's)
 
 
 class Draft(NamedTuple):
@@ -55,6 +57,11 @@ def _number(salt: str, name: str, size: int, is_taken: Callable[[int], bool]) ->
         if not is_taken(candidate):
             return candidate
     return None
+
+
+def _implicit_segment(name: str) -> dict[str, Any]:
+    subnets = (PODS_SUBNET,) if name == PODS_SEGMENT else None
+    return {"vni": None, "subnets": subnets, "gateway": None, "tags": ()}
 
 
 def _blocks(subnet: AddressRange) -> range:
@@ -143,6 +150,8 @@ class Assignment:
             values = draft.values
             if values["host"] is not None:
                 values["host"] = self._known(draft, "host", "hosts")
+            elif values.get("node") in hosts:
+                values["host"] = values["node"]
             elif names:
                 values["host"] = names[_number("host", name, len(names), lambda _: False) or 0]
             if values["machine"] is not None:
@@ -154,7 +163,8 @@ class Assignment:
 
     def _only_segment(self, draft: Draft) -> str | None:
         segments = self.drafts["segments"]
-        if len(segments) <= 1:
+        is_pod = "named_ports" in draft.values
+        if len(segments) <= 1 and not is_pod:
             return next(iter(segments), IMPLICIT_SEGMENT)
         ips = draft.values["ips"] or ()
         fitting = [
@@ -164,6 +174,8 @@ class Assignment:
         ]
         if len(fitting) == 1:
             return fitting[0]
+        if is_pod:
+            return PODS_SEGMENT
         draft.cursor.problem(f"the field segment is missing; which of {', '.join(list(segments)[:5])}?")
         return None
 
@@ -179,9 +191,9 @@ class Assignment:
             self._check_subnets(draft)
         taken = {n for draft in drafts.values() for subnet in draft.values["subnets"] or () for n in _blocks(subnet)}
         segments: dict[str, Segment] = {}
-        unnamed = {"vni": None, "subnets": None, "gateway": None, "tags": ()}
-        for name in sorted(drafts) or ([IMPLICIT_SEGMENT] if IMPLICIT_SEGMENT in used else []):
-            values: dict[str, Any] = drafts[name].values if name in drafts else unnamed
+        implicit = [name for name in (IMPLICIT_SEGMENT, PODS_SEGMENT) if name in used and name not in drafts]
+        for name in (*sorted(drafts), *implicit):
+            values: dict[str, Any] = drafts[name].values if name in drafts else _implicit_segment(name)
             number = values["vni"] or VNI_POOL[_number("vni", name, len(VNI_POOL), lambda n: VNI_POOL[n] in vnis) or 0]
             vnis[number] = name
             subnets = values["subnets"]
@@ -191,7 +203,7 @@ class Assignment:
             gateway = self._known(drafts[name], "gateway", "gateways") if name in drafts else None
             place = drafts[name].cursor.place if name in drafts else None
             segments[name] = Segment(name, number, subnets, gateway, values["tags"], place)
-        return {name: segments[name] for name in drafts} or segments
+        return {name: segments[name] for name in (*drafts, *implicit)}
 
     @staticmethod
     def _check_subnets(draft: Draft) -> None:
@@ -235,6 +247,8 @@ class Assignment:
                 labels=values["labels"],
                 namespace=values["namespace"],
                 external_id=values["external_id"],
+                named_ports=values.get("named_ports", ()),
+                ips_assumed=values["ips"] is None and "named_ports" in values,
                 place=draft.cursor.place,
             )
         return {name: ports[name] for name in self.drafts["ports"] if name in ports}
@@ -262,6 +276,8 @@ class Assignment:
             if owner != name:
                 draft.cursor.problem(f"the address {ip} is already that of port {owner!r} on this segment")
             same_family = [subnet for subnet in segment.subnets if subnet.family is ip.family]
+            if segment.name == PODS_SEGMENT:
+                continue
             if same_family and not any(subnet.contains(ip) for subnet in same_family):
                 message = f"the address {ip} of port {name} lies outside its segment's subnet {same_family[0]}"
                 self.findings.append(Finding("outside-subnet", draft.cursor.place, message))

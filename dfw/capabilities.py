@@ -5,8 +5,14 @@ from __future__ import annotations
 
 from dfw.model import Action, Alg, EffectiveRule, PolicySet, Tier
 
-NATIVE_ACTIONS = {Action.ALLOW: 0, Action.DROP: 1, Action.REJECT: 2}
-"""PAL_ACTION_* by action."""
+NATIVE_ACTIONS = {
+    Action.ALLOW: 0,
+    Action.DROP: 1,
+    Action.REJECT: 2,
+    Action.PASS: 3,
+    Action.JUMP_TO_APPLICATION: 3,
+}
+"""PAL_ACTION_* by action; where a rule that leaves its tier goes on stands in pal_rule.resume."""
 NATIVE_ALGS = {Alg.NONE: 0, Alg.FTP: 1, Alg.TFTP: 2}
 """PAL_ALG_* by ALG."""
 

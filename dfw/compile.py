@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, TypeAlias
 
@@ -43,6 +43,9 @@ from dfw.model import (
     Term,
     Tier,
     Timers,
+    WorkloadMember,
+    ranges_intersect,
+    ranges_subtract,
     rules_for_tap,
 )
 
@@ -65,7 +68,9 @@ PAL_RULE = np.dtype(
         ("family", np.uint8),
         ("flags", np.uint8),
         ("alg", np.uint8),
-        ("reserved", np.uint8, (3,)),
+        ("tier", np.uint8),
+        ("resume", np.uint8),
+        ("reserved", np.uint8),
     ]
 )
 PAL_RANGE = np.dtype([("lo", np.uint8, (16,)), ("hi", np.uint8, (16,)), ("family", np.uint32)])
@@ -96,11 +101,17 @@ class CompiledRule:
 
 @dataclass(frozen=True, slots=True)
 class AddressSet:
-    """A set of addresses that rules refer to by `set_id`. `name`: the group's path, empty for raw addresses."""
+    """A set of addresses that rules refer to by `set_id`. `name`: the group's path, empty for raw addresses.
+
+    `is_fixed`: addresses are members by themselves, whoever has them; `members`: the ports that are members whatever
+    their addresses, by number in the inventory's order.
+    """
 
     set_id: int
     name: str
     ranges: RangeArray
+    is_fixed: bool = True
+    members: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +170,8 @@ class _Compiler:
         self.world = world
         self.membership = Membership(world)
         self.sets: list[AddressSet] = []
-        self.set_ids: dict[tuple[str, tuple[AddressRange, ...]], int] = {}
-        self.group_ids: dict[str, int] = {}
+        self.set_ids: dict[tuple[str, tuple[AddressRange, ...], frozenset[int] | None], int] = {}
+        self.shared_ids: dict[GroupMember | WorkloadMember, int] = {}
 
     def compile(self) -> Compiled:
         for_tap = rules_for_tap(self.world)
@@ -219,13 +230,42 @@ class _Compiler:
                     offsets[ids] = len(refs)
                     refs += ids
                 sides += (offsets[ids], len(ids))
-            if _matches_nobody(rule):
-                continue
-            rows += [(*sides, *row) for entry in _service_entries(item) for row in _rows(number, item, entry)]
+            if not _matches_nobody(rule):
+                rows += self._rule_rows(number, item, sides, offsets, refs)
         entries = np.zeros(len(rows), dtype=PAL_RULE)
         for name, column in zip(_COLUMNS, zip(*rows, strict=True), strict=bool(rows)):
             entries[name] = column
         return _frozen(entries, np.array(refs, dtype=np.uint32))
+
+    def _rule_rows(
+        self, number: int, item: EffectiveRule, sides: list[int], offsets: dict[tuple[int, ...], int], refs: list[int]
+    ) -> Iterable[tuple[int, ...]]:
+        """The entries of one rule. A named port makes one for each number that it stands for, to whoever means that."""
+        for entry in _service_entries(item):
+            if not entry.destination_port_name:
+                yield from ((*sides, *row) for row in _rows(number, item, entry))
+                continue
+            assert entry.protocol is not None, "a named port has a protocol"
+            plain = replace(item, rule=replace(item.rule, destinations_excluded=False))
+            for port, numbers in self.membership.named_ports(entry.destination_port_name, entry.protocol).items():
+                ids = (self._named_set(item.rule, numbers),)
+                if ids not in offsets:
+                    offsets[ids] = len(refs)
+                    refs += ids
+                resolved = replace(entry, destination_port_name="", destination_ports=(PortRange(port, port),))
+                yield from ((*sides[:2], offsets[ids], 1, *row) for row in _rows(number, plain, resolved))
+
+    def _named_set(self, rule: Rule, numbers: frozenset[int]) -> int:
+        """Those of a rule's destinations that have a named port with one number."""
+        ranges = self.membership.addresses_of(numbers)
+        terms = rule.destinations.terms
+        if terms is None:
+            return self._set_of("", ranges, numbers, is_fixed=False)
+        own, members = self.membership.addresses(terms), self.membership.members(rule.destinations)
+        is_fixed = self.membership.is_fixed(terms)
+        if rule.destinations_excluded:
+            return self._set_of("", ranges_subtract(ranges, own), frozenset(), is_fixed)
+        return self._set_of("", ranges_intersect(ranges, own), numbers & members, is_fixed)
 
     def _scopes(self, effective: Sequence[EffectiveRule], excluded: frozenset[int]) -> _Scopes:
         """Distinct Applied-To lists with their member ports, and which one each rule has; the excluded ports last."""
@@ -237,27 +277,31 @@ class _Compiler:
         return _Scopes([*members, excluded], [*of_rule, *(len(members) for _ in _EXCLUDED)])
 
     def _set_ids(self, peers: Peers) -> tuple[int, ...]:
-        """The sets that a side of a rule refers to: one for each group, one for all its raw addresses."""
+        """The sets that a side of a rule refers to: one for each group or label selector, one for raw addresses."""
         if peers.terms is None:
             return ()
-        groups = [term for term in peers.terms if isinstance(term, GroupMember)]
-        others = [term for term in peers.terms if not isinstance(term, GroupMember)]
-        ids = [self._group_set(term) for term in groups]
-        if others or not groups:
+        shared = [term for term in peers.terms if isinstance(term, GroupMember | WorkloadMember)]
+        others = [term for term in peers.terms if not isinstance(term, GroupMember | WorkloadMember)]
+        ids = [self._shared_set(term) for term in shared]
+        if others or not shared:
             ids.append(self._set("", others))
         return tuple(dict.fromkeys(ids))
 
-    def _group_set(self, term: GroupMember) -> int:
-        if term.path not in self.group_ids:
-            self.group_ids[term.path] = self._set(term.path, (term,))
-        return self.group_ids[term.path]
+    def _shared_set(self, term: GroupMember | WorkloadMember) -> int:
+        if term not in self.shared_ids:
+            self.shared_ids[term] = self._set(term.path if isinstance(term, GroupMember) else "", (term,))
+        return self.shared_ids[term]
 
     def _set(self, name: str, terms: Iterable[Term]) -> int:
-        ranges = self.membership.addresses(terms)
-        key = (name, ranges)
+        terms = tuple(terms)
+        members, is_fixed = self.membership.members(Peers(terms)), self.membership.is_fixed(terms)
+        return self._set_of(name, self.membership.addresses(terms), members, is_fixed)
+
+    def _set_of(self, name: str, ranges: tuple[AddressRange, ...], members: frozenset[int], is_fixed: bool) -> int:
+        key = (name, ranges, members if is_fixed else None)
         if key not in self.set_ids:
             self.set_ids[key] = len(self.sets)
-            self.sets.append(AddressSet(len(self.sets), name, ranges_array(ranges)))
+            self.sets.append(AddressSet(len(self.sets), name, ranges_array(ranges), is_fixed, members))
         return self.set_ids[key]
 
 
@@ -281,7 +325,7 @@ def _service_entries(item: EffectiveRule) -> Iterable[ServiceEntry]:
 _COLUMNS = (
     *("src_off", "src_n", "dst_off", "dst_n"),
     *("rule", "sport_lo", "sport_hi", "dport_lo", "dport_hi", "proto", "tcp_mask", "tcp_value"),
-    *("action", "dir", "family", "flags", "alg"),
+    *("action", "dir", "family", "flags", "alg", "tier", "resume"),
 )
 
 
@@ -308,6 +352,7 @@ def _rows(number: int, item: EffectiveRule, entry: ServiceEntry) -> Iterable[tup
         yield (
             *(number, *source, *destination, proto, entry.tcp_mask, entry.tcp_value),
             *(NATIVE_ACTIONS[rule.action], int(rule.direction), family, flags, NATIVE_ALGS[entry.alg]),
+            *(int(item.tier), int(item.resume_tier or 0)),
         )
 
 

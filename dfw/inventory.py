@@ -7,6 +7,7 @@ Only a name is required; dfw/assign.py fills in the rest.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from dfw.assign import Assignment, Draft
@@ -14,7 +15,7 @@ from dfw.documents import Document
 from dfw.errors import Problem
 from dfw.fields import Cursor, Field, identifier, integer, listed, mapping, parsed, reference, text
 from dfw.findings import Finding
-from dfw.model import Address, Inventory, Tag, address_parse, mac_parse, prefix_parse
+from dfw.model import Address, Inventory, Namespace, Tag, address_parse, mac_parse, prefix_parse
 
 API_VERSION = "palisade.internal/v1alpha1"
 _UNUSABLE = tuple(
@@ -22,7 +23,8 @@ _UNUSABLE = tuple(
 )
 
 
-def _workload_address(value: str) -> Address:
+def workload_address(value: str) -> Address:
+    """An address that a workload can have: unicast, not of this host, not unspecified. Raises ValueError."""
     address = address_parse(value)
     if any(item.contains(address) for item in _UNUSABLE):
         raise ValueError(f"{value} is no unicast address that a workload can have")
@@ -53,7 +55,7 @@ tags = listed(_tag, maximum=30)
 
 _HOST = {
     "name": Field(identifier, required=True),
-    "tep": Field(parsed(_workload_address)),
+    "tep": Field(parsed(workload_address)),
     "tags": Field(tags, default=()),
 }
 _GATEWAY = {
@@ -82,7 +84,7 @@ _PORT = {
     "segment": Field(reference),
     "machine": Field(reference),
     "mac": Field(parsed(mac_parse)),
-    "ips": Field(listed(parsed(_workload_address))),
+    "ips": Field(listed(parsed(workload_address))),
     "tags": Field(tags, default=()),
     "labels": Field(labels, default={}),
     "namespace": Field(identifier),
@@ -99,8 +101,17 @@ INVENTORY_KINDS = ("Inventory", *KINDS)
 _ENVELOPE = ("apiVersion", "kind", "metadata", "status")
 
 
-def inventory_load(documents: Iterable[Document], problems: list[Problem], findings: list[Finding]) -> Inventory:
-    """One inventory from all inventory documents. Problems and warnings are added to the lists."""
+def inventory_load(
+    documents: Iterable[Document],
+    problems: list[Problem],
+    findings: list[Finding],
+    pods: Iterable[tuple[str, Draft]] = (),
+    namespaces: Mapping[str, Namespace] | None = None,
+) -> Inventory:
+    """One inventory from all inventory documents, pods (by their vNICs' names) and namespaces.
+
+    Problems and warnings are added to the lists.
+    """
     drafts: dict[str, dict[str, Draft]] = {plural: {} for plural, _ in KINDS.values()}
     for document in documents:
         for plural, draft in _drafts(Cursor(document, document.root, "", problems)):
@@ -110,7 +121,11 @@ def inventory_load(documents: Iterable[Document], problems: list[Problem], findi
             first = drafts[plural].setdefault(name, draft)
             if first is not draft:
                 draft.cursor.problem(f"{plural[:-1]} {name!r} was already given at {first.where}")
-    return Assignment(drafts, findings).inventory()
+    for name, draft in pods:
+        first = drafts["ports"].setdefault(name, draft)
+        if first is not draft:
+            draft.cursor.problem(f"the pod {name} was already given at {first.where}")
+    return replace(Assignment(drafts, findings).inventory(), namespaces=namespaces or {})
 
 
 def _drafts(cursor: Cursor) -> Iterable[tuple[str, Draft]]:

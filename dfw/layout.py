@@ -52,7 +52,9 @@ RULE_DTYPE: Final = np.dtype(
         ("family", "u1"),
         ("flags", "u1"),
         ("alg", "u1"),
-        ("reserved", "u1", (3,)),
+        ("tier", "u1"),
+        ("resume", "u1"),
+        ("reserved", "u1"),
     ]
 )
 RANGE_DTYPE: Final = np.dtype([("lo", "u1", (16,)), ("hi", "u1", (16,)), ("family", "=u4")])

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from dfw.documents import Document, documents_read
+from dfw.documents import Document, Node, documents_read
 from dfw.errors import PolicyError, Problem
 from dfw.fields import Cursor, nearest
 from dfw.findings import Finding
 from dfw.inventory import API_VERSION, INVENTORY_KINDS, inventory_load
+from dfw.kube import KUBE_KINDS, ignored_kind, kube_load
 from dfw.model import Action, Policy, PolicySet, Rule, Timers, default_policy
 from dfw.nsx import RESOURCE_TYPES, nsx_load
 
@@ -46,15 +47,20 @@ def load_documents(documents: Sequence[Document], *, default_action: Action | No
     findings: list[Finding] = []
     nsx: list[Document] = []
     inventories: list[Document] = []
-    for document in _flattened(documents):
-        register = _register(Cursor(document, document.root, "", problems))
+    manifests: list[tuple[str, Cursor]] = []
+    for document, implied in _flattened(documents):
+        cursor = Cursor(document, document.root, "", problems)
+        register = _register(cursor, implied, findings)
         if register == "nsx":
             nsx.append(document)
         elif register == "inventory":
             inventories.append(document)
-    inventory = inventory_load(inventories, problems, findings)
+        elif register is not None:
+            manifests.append((register, cursor))
+    kube = kube_load(manifests, findings)
+    inventory = inventory_load(inventories, problems, findings, kube.pods, kube.namespaces)
     objects = nsx_load(nsx, inventory, problems, findings)
-    policies = _numbered(objects.policies, problems)
+    policies = _numbered((*objects.policies, *kube.policies), problems)
     if problems:
         files = {file: number for number, file in enumerate(dict.fromkeys(document.file for document in documents))}
         raise PolicyError(
@@ -73,46 +79,85 @@ def load_documents(documents: Sequence[Document], *, default_action: Action | No
         objects.excluded,
         objects.timer_bindings,
     )
-    return Loaded(world, tuple(findings), objects.used, bool(inventories))
+    return Loaded(world, tuple(findings), objects.used, bool(inventories or kube.pods))
 
 
-def _flattened(documents: Iterable[Document]) -> Iterator[Document]:
-    """Lists (`kind: List`, as `kubectl get -o yaml` prints them) as their items."""
+class _Implied(NamedTuple):
+    """What a list says of its items, which need not say it themselves (`kind: PodList`)."""
+
+    kind: str = ""
+    version: str = ""
+
+
+def _flattened(documents: Iterable[Document]) -> Iterator[tuple[Document, _Implied]]:
+    """Lists (`kind: List`, as `kubectl get -o yaml` prints them, or `kind: PodList`) as their items."""
     for document in documents:
-        kind, items = document.root.get("kind"), document.root.get("items")
-        if kind is not None and kind.value == "List" and items is not None and isinstance(items.value, list):
-            yield from (Document(document.file, item) for item in items.value)
+        kind, version = (_text_at(document.root, key) for key in ("kind", "apiVersion"))
+        items = document.root.get("items")
+        if kind.endswith("List") and items is not None and isinstance(items.value, list):
+            implied = _Implied(kind.removesuffix("List"), version if kind != "List" else "")
+            yield from ((Document(document.file, item), implied) for item in items.value)
         else:
-            yield document
+            yield document, _Implied()
 
 
-def _register(cursor: Cursor) -> str | None:
-    """Which front end reads this document; None after reporting that none does."""
+def _text_at(node: Node, key: str) -> str:
+    found = node.get(key)
+    return found.value if found is not None and isinstance(found.value, str) else ""
+
+
+def _register(cursor: Cursor, implied: _Implied, findings: list[Finding]) -> str | None:
+    """Which front end reads this document (a Kubernetes kind by its name).
+
+    None after reporting that none does, or where it is passed over, with a warning.
+    """
     if not isinstance(cursor.value, dict):
         cursor.problem("a document is a mapping with resource_type (NSX), or apiVersion and kind")
         return None
-    resource_type, kind, version = (cursor.node.get(key) for key in ("resource_type", "kind", "apiVersion"))
+    resource_type, kind = (cursor.node.get(key) for key in ("resource_type", "kind"))
     if resource_type is not None and kind is None:
         if resource_type.value in RESOURCE_TYPES:
             return "nsx"
         at = cursor.member("resource_type")
         near = nearest(str(resource_type.value), RESOURCE_TYPES, cursor.problems)
         at.problem(f"{at.value!r} is not supported; one of {', '.join(RESOURCE_TYPES)}{near}")
-    elif kind is not None and resource_type is None:
-        if kind.value in INVENTORY_KINDS and (version is None or version.value == API_VERSION):
-            if version is None:
-                cursor.problem(f"the field apiVersion is missing; it is {API_VERSION}")
-            return "inventory"
-        at = cursor.member("kind")
-        shown = f"{version.value}, " if version is not None else ""
-        near = nearest(str(kind.value), INVENTORY_KINDS, cursor.problems)
-        at.problem(
-            f"{shown}kind {at.value!r} is not supported; {', '.join(INVENTORY_KINDS)} of {API_VERSION} are{near}"
-        )
-    elif kind is None:
+    elif resource_type is not None:
+        cursor.problem("resource_type (NSX) and kind exclude each other")
+    elif kind is None and not implied.kind:
         cursor.problem("neither resource_type (NSX) nor apiVersion and kind say what this document is")
     else:
-        cursor.problem("resource_type (NSX) and kind exclude each other")
+        return _kind_register(cursor, implied, findings)
+    return None
+
+
+def _kind_register(cursor: Cursor, implied: _Implied, findings: list[Finding]) -> str | None:
+    kind = _text_at(cursor.node, "kind") or implied.kind
+    version = _text_at(cursor.node, "apiVersion") or implied.version
+    wanted = KUBE_KINDS.get(kind, ())
+    if kind in INVENTORY_KINDS and version in ("", API_VERSION):
+        if not version:
+            cursor.problem(f"the field apiVersion is missing; it is {API_VERSION}")
+        return "inventory"
+    if version in wanted:
+        return kind
+    if wanted and not version:
+        cursor.problem(f"the field apiVersion is missing; it is {' or '.join(wanted)}")
+        return None
+    passed_over = ignored_kind(version, kind) if version and not wanted else None
+    if passed_over is not None:
+        findings.append(Finding("ignored", cursor.place, passed_over))
+        return None
+    at = cursor.member("kind") if cursor.node.get("kind") is not None else cursor
+    shown = f"{version}, " if version else ""
+    if wanted:
+        at.problem(f"{shown}kind {kind!r} is not supported; its apiVersion is {' or '.join(wanted)}")
+    else:
+        known = (*INVENTORY_KINDS, *KUBE_KINDS)
+        near = nearest(kind, known, cursor.problems)
+        at.problem(
+            f"{shown}kind {kind or at.value!r} is not supported; {', '.join(INVENTORY_KINDS)} of {API_VERSION} are, "
+            f"and {', '.join(KUBE_KINDS)}{near}"
+        )
     return None
 
 

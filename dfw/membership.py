@@ -30,10 +30,12 @@ from dfw.model import (
     SegmentMember,
     Tag,
     Term,
+    WorkloadMember,
     range_of_address,
     ranges_merge,
 )
 from dfw.model.selector import POSITIVE, Subject, tag_matches, text_matches
+from dfw.workloads import Workloads
 
 _ATTRIBUTES = {
     ConditionKey.NAME: "name",
@@ -66,6 +68,8 @@ class Membership:
         self._external_ids: dict[ExternalIdType, Mapping[str, frozenset[int]]] = {}
         self._members: dict[str, frozenset[int]] = {}
         self._ranges: dict[str, tuple[AddressRange, ...]] = {}
+        self._workloads: Workloads | None = None
+        self._named: Mapping[tuple[str, int], Mapping[int, frozenset[int]]] | None = None
 
     def members(self, peers: Peers) -> frozenset[int]:
         """Numbers of the ports that are members; all of them for ANY."""
@@ -78,6 +82,28 @@ class Membership:
         for number in self._union(terms):
             ranges += map(range_of_address, self.ports[number].ips)
         return ranges_merge(ranges)
+
+    def is_fixed(self, terms: Iterable[Term]) -> bool:
+        """Do the terms hold addresses by themselves?"""
+        return any(True for term in terms for _ in self._static(term))
+
+    def named_ports(self, name: str, protocol: int) -> Mapping[int, frozenset[int]]:
+        """For a named port: each number that it stands for, with the ports (vNICs) where it does."""
+        if self._named is None:
+            found: dict[tuple[str, int], dict[int, set[int]]] = {}
+            for number, port in enumerate(self.ports):
+                for item in port.named_ports:
+                    numbers = found.setdefault((item.name, item.protocol), {})
+                    numbers.setdefault(item.number, set()).add(number)
+            self._named = {
+                key: {number: frozenset(ports) for number, ports in sorted(numbers.items())}
+                for key, numbers in found.items()
+            }
+        return self._named.get((name, protocol), {})
+
+    def addresses_of(self, numbers: Iterable[int]) -> tuple[AddressRange, ...]:
+        """The addresses of these ports as sorted, disjoint ranges."""
+        return ranges_merge(range_of_address(ip) for number in numbers for ip in self.ports[number].ips)
 
     def _union(self, terms: Iterable[Term]) -> frozenset[int]:
         return frozenset().union(*(self._ports_of(term) for term in terms))
@@ -98,6 +124,10 @@ class Membership:
                 return self._on_segment(name)
             case PortMember(name):
                 return frozenset({self._numbers[name]} if name in self._numbers else ())
+            case WorkloadMember():
+                if self._workloads is None:
+                    self._workloads = Workloads(self.world.inventory, self.ports)
+                return self._workloads.members(term)
             case ExternalIds(member_type, items):
                 found = self._external_ids_of(member_type)
                 return frozenset().union(*(found.get(item, ()) for item in items))

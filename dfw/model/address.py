@@ -122,6 +122,33 @@ def ranges_merge(ranges: Iterable[AddressRange]) -> tuple[AddressRange, ...]:
     return tuple(merged)
 
 
+def ranges_subtract(ranges: Iterable[AddressRange], without: Iterable[AddressRange]) -> tuple[AddressRange, ...]:
+    """The addresses of `ranges` that are in none of `without`, as sorted, disjoint ranges."""
+    holes = ranges_merge(without)
+    left: list[AddressRange] = []
+    at = 0
+    for item in ranges_merge(ranges):
+        while at < len(holes) and (holes[at].family, holes[at].last) < (item.family, item.first):
+            at += 1
+        first = item.first
+        for number in range(at, len(holes)):
+            hole = holes[number]
+            if hole.family is not item.family or hole.first > item.last:
+                break
+            if hole.first > first:
+                left.append(AddressRange(item.family, first, hole.first - 1))
+            first = max(first, hole.last + 1)
+        if first <= item.last:
+            left.append(AddressRange(item.family, first, item.last))
+    return tuple(left)
+
+
+def ranges_intersect(one: Iterable[AddressRange], other: Iterable[AddressRange]) -> tuple[AddressRange, ...]:
+    """The addresses that are in both, as sorted, disjoint ranges."""
+    one = ranges_merge(one)
+    return ranges_subtract(one, ranges_subtract(one, other))
+
+
 def mac_parse(text: str) -> str:
     """A MAC address in lower case with colons. Raises ValueError."""
     lowered = text.lower()

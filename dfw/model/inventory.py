@@ -77,12 +77,33 @@ class Machine:
     place: Place | None = field(default=None, compare=False, repr=False)
 
 
+class NamedPort(NamedTuple):
+    """A port of a pod's container that has a name. `protocol`: IANA number (TCP, UDP or SCTP)."""
+
+    name: str
+    protocol: int
+    number: int
+
+
+NAMESPACE_NAME_LABEL = "kubernetes.io/metadata.name"
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A Kubernetes namespace. `labels` hold its own name too, as the API server sees to."""
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    place: Place | None = field(default=None, compare=False, repr=False)
+
+
 @dataclass(frozen=True, slots=True)
 class Port:
     """A vNIC on a segment port. A Kubernetes pod has one too: `namespace` set, `name` is then `namespace/pod`.
 
     `labels` are Kubernetes labels, matched exactly and only by Kubernetes selectors; `tags` are NSX's. `external_id`:
     the virtual network interface's.
+    `ips_assumed`: nobody said which addresses it has; they were assigned here.
     """
 
     name: str
@@ -95,12 +116,19 @@ class Port:
     labels: Mapping[str, str] = field(default_factory=dict)
     namespace: str | None = None
     external_id: str = ""
+    named_ports: tuple[NamedPort, ...] = ()
+    ips_assumed: bool = False
     place: Place | None = field(default=None, compare=False, repr=False)
 
     @property
     def path(self) -> str:
         """NSX path."""
         return f"/infra/segments/{self.segment}/ports/{self.name}"
+
+    @property
+    def is_pod(self) -> bool:
+        """True for a pod's vNIC; what an inventory lists cannot have a `/` in its name."""
+        return self.namespace is not None and self.name.startswith(f"{self.namespace}/")
 
 
 @dataclass(frozen=True)
@@ -112,6 +140,12 @@ class Inventory:
     segments: Mapping[str, Segment] = field(default_factory=dict)
     machines: Mapping[str, Machine] = field(default_factory=dict)
     ports: Mapping[str, Port] = field(default_factory=dict)
+    namespaces: Mapping[str, Namespace] = field(default_factory=dict)
+
+    def namespace_labels(self, name: str) -> Mapping[str, str]:
+        """The labels of a namespace; one that nobody described has only its name (CONTRACT section 2)."""
+        known = self.namespaces.get(name)
+        return {NAMESPACE_NAME_LABEL: name} if known is None else known.labels
 
     @cached_property
     def _ports_by_address(self) -> Mapping[Address, tuple[Port, ...]]:

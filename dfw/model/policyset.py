@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from dfw.model.address import Address, AddressRange
-from dfw.model.inventory import Inventory, Port
+from dfw.model.inventory import Inventory, NamedPort, Port
 from dfw.model.policy import EXCLUDED_POLICY, Policy, Rule, default_policy
 from dfw.model.schedule import Schedule
 from dfw.model.selector import NOBODY, Group, Peers
@@ -160,6 +160,10 @@ class PolicySet:
             any(item.contains(address) for item in term.ranges(self)) or any(term.matches(port, self) for port in bound)
             for term in peers.terms
         )
+
+    def named_ports(self, address: Address) -> frozenset[NamedPort]:
+        """The named ports of the workloads to which this address is bound."""
+        return frozenset(item for port in self.inventory.ports_at(address) for item in port.named_ports)
 
     def members(self, peers: Peers) -> tuple[Port, ...]:
         """The member ports, in the inventory's order."""

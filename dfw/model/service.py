@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from dfw.model.inventory import NamedPort
 from dfw.model.place import Place
 from dfw.model.words import BOTH_FAMILIES, PROTO_ICMP, PROTO_ICMPV6, PROTOCOLS_WITH_PORTS, Alg, Family
 
@@ -28,6 +30,8 @@ class ServiceEntry:
     `protocol`: IANA number, None for every protocol. `tcp_mask`, `tcp_value`: matches where (flags & mask) == value
     (flag bits as in the TCP header, RFC 9293: FIN 1, SYN 2, RST 4, PSH 8, ACK 16, URG 32, ECE 64, CWR 128).
     `families`: ICMP entries are confined to their own family. `alg`: acts only on connections that this entry matched.
+    `destination_port_name`: the destination port is whichever the packet's receiver calls so, in `protocol`
+    (Kubernetes: named ports are resolved for each destination pod, for ingress and for egress alike).
     """
 
     protocol: int | None = None
@@ -39,13 +43,28 @@ class ServiceEntry:
     tcp_value: int = 0
     alg: Alg = Alg.NONE
     families: frozenset[Family] = BOTH_FAMILIES
+    destination_port_name: str = ""
 
-    def matches(self, family: Family, protocol: int, source: int, destination: int, tcp_flags: int = 0) -> bool:
+    def matches(
+        self,
+        family: Family,
+        protocol: int,
+        source: int,
+        destination: int,
+        tcp_flags: int = 0,
+        named_ports: Collection[NamedPort] = (),
+    ) -> bool:
         """Does a packet's transport header match?
 
         `source`, `destination`: ports; for ICMP and ICMPv6 the type and the code; 0 for protocols that have neither.
+        `named_ports`: those of the workloads that have the packet's destination address.
         """
         if family not in self.families or (self.protocol is not None and protocol != self.protocol):
+            return False
+        if (
+            self.destination_port_name
+            and NamedPort(self.destination_port_name, protocol, destination) not in named_ports
+        ):
             return False
         if protocol in PROTOCOLS_WITH_PORTS:
             if self.source_ports and not any(item.contains(source) for item in self.source_ports):

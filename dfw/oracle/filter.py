@@ -116,6 +116,7 @@ class Filter:
         return Decision("ALLOW", "match", parent.rule, "related")
 
     def _match(self, rules: RuleList, packet: Packet, direction: int) -> MatchedRule | None:
+        matched: list[MatchedRule] = []
         rule = rules.first_match(
             rule_key(
                 packet.ip_version,
@@ -124,10 +125,11 @@ class Filter:
                 (packet.source_port, packet.destination_port),
                 packet.flags,
                 direction,
-            )
+            ),
+            matched,
         )
-        if rule is not None:
-            self.hits[rule] = self.hits.get(rule, 0) + 1
+        for item in (*matched, *([] if rule is None else [rule])):
+            self.hits[item] = self.hits.get(item, 0) + 1
         return rule
 
     def _judge_miss(

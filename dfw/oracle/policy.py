@@ -14,10 +14,12 @@ from dfw.model import (
     PROTO_ICMP,
     PROTO_ICMPV6,
     Action,
+    Address,
     AddressRange,
     Alg,
     EffectiveRule,
     Family,
+    NamedPort,
     Peers,
     PolicySet,
     Port,
@@ -76,6 +78,10 @@ class Membership:
             self._memo.clear()
         return self._numbers[peers]
 
+    def named_ports(self, family: Family, address: int) -> frozenset[NamedPort]:
+        """The named ports of whoever has an address."""
+        return self._world.named_ports(Address(family, address))
+
     def sets_with(self, family: Family, address: int) -> frozenset[int]:
         """The numbers of the sets that contain an address."""
         found = self._memo.get((family, address))
@@ -125,8 +131,8 @@ class RuleList:
             None if destinations.is_any else self._membership.number(destinations),
         )
 
-    def first_match(self, key: RuleKey) -> MatchedRule | None:
-        """The first rule that matches, or None."""
+    def first_match(self, key: RuleKey, passed: list[MatchedRule] | None = None) -> MatchedRule | None:
+        """The first rule that matches and decides, or None. `passed` gets those that matched and left their tier."""
         source_sets = self._membership.sets_with(key.family, key.source)
         destination_sets = self._membership.sets_with(key.family, key.destination)
         resume = 0
@@ -138,13 +144,14 @@ class RuleList:
                 continue
             if item.tier < resume or not item.direction & key.direction or key.family not in rule.families:
                 continue
-            alg = _service_match(item, key)
+            alg = self._service_match(item, key)
             if alg is None:
                 continue
-            if item.resume_tier is not None:
-                resume = item.resume_tier
-                continue
-            return self._result(index, item, alg)
+            if item.resume_tier is None:
+                return self._result(index, item, alg)
+            resume = item.resume_tier
+            if passed is not None:
+                passed.append(self._result(index, item, alg))
         return None
 
     def _result(self, index: int, item: EffectiveRule, alg: Alg) -> MatchedRule:
@@ -156,17 +163,18 @@ class RuleList:
             )
         return known
 
-
-def _service_match(item: EffectiveRule, key: RuleKey) -> Alg | None:
-    """The ALG of the first service entry that matches; None where none does."""
-    services = item.rule.services
-    if not services:
-        return ANY_ENTRY.alg
-    for service in services:
-        for entry in service.entries:
-            if entry.matches(key.family, key.protocol, key.source_port, key.destination_port, key.tcp_flags):
-                return entry.alg
-    return None
+    def _service_match(self, item: EffectiveRule, key: RuleKey) -> Alg | None:
+        """The ALG of the first service entry that matches; None where none does."""
+        services = item.rule.services
+        if not services:
+            return ANY_ENTRY.alg
+        for service in services:
+            for entry in service.entries:
+                named = self._membership.named_ports(key.family, key.destination) if entry.destination_port_name else ()
+                ports = key.source_port, key.destination_port
+                if entry.matches(key.family, key.protocol, *ports, key.tcp_flags, named):
+                    return entry.alg
+        return None
 
 
 def rule_key(

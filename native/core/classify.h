@@ -114,6 +114,7 @@ typedef struct pal_ruleset {
     const uint64_t *const *dport_row, *const *sport_row; /* only where not joined; service[] are meta's rows then */
     uint8_t proto_class[256], flag_class[256];
     cls_ports dport, sport;
+    const struct pal_ruleset *later[PAL_TIERS]; /* without the tiers below t, where an entry resumes at t; else NULL */
 } pal_ruleset;
 
 /* ---- address -> class ------------------------------------------------------------------------------------- */

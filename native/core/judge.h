@@ -143,13 +143,40 @@ PAL_OUTLINE bool judge_expected(judge_case *c)
     return true;
 }
 
-static inline uint32_t judge_first_match(judge_case *c)
+/* The rule that decides, given the first entry that matches: one that leaves its tier (PASS, JUMP_TO_APPLICATION) sends the
+ * search to a later one, at most PAL_TIERS times. NULL: none. hit: such rules count a hit. */
+PAL_OUTLINE const pal_rule *judge_resume(pal_worker *w, const pal_ruleset *rules, uint32_t entry, const pal_key *key, bool hit)
 {
-    if (PAL_LIKELY(c->hint && c->hint->classified))
-        return c->hint->entry;
+    for (uint32_t hop = 0; entry != PAL_NONE && hop <= PAL_TIERS; hop++) {
+        const pal_rule *r = &rules->rules[entry];
+        if (r->action != PAL_ACTION_RESUME)
+            return r;
+        if (hit && r->rule < w->rules)
+            w->rule[r->rule].hits++;
+        rules = rules->later[r->resume];
+        entry = classify_one(w->snap, rules, key);
+    }
+    return NULL;
+}
+
+static inline const pal_rule *judge_first_match(judge_case *c)
+{
+    const pal_ruleset *rules = c->f->rules;
+    uint32_t entry;
     pal_key key;
+    if (PAL_LIKELY(c->hint && c->hint->classified)) {
+        entry = c->hint->entry;
+    } else {
+        rule_key(&key, c->f, c->p, c->dir);
+        entry = classify_one(c->w->snap, rules, &key);
+    }
+    if (entry == PAL_NONE)
+        return NULL;
+    const pal_rule *r = &rules->rules[entry];
+    if (PAL_LIKELY(r->action != PAL_ACTION_RESUME))
+        return r;
     rule_key(&key, c->f, c->p, c->dir);
-    return classify_one(c->w->snap, c->f->rules, &key);
+    return judge_resume(c->w, rules, entry, &key, true);
 }
 
 /* What a stateful ALLOW says to a packet that begins nothing: why not, or PAL_REASON_MATCH when it is picked up. */
@@ -173,13 +200,12 @@ static inline uint8_t judge_misfit(const judge_case *c, uint8_t rule_flags)
 
 PAL_OUTLINE void judge_rules(judge_case *c)
 {
-    uint32_t entry = judge_first_match(c);
+    const pal_rule *r = judge_first_match(c);
     uint8_t refused_ct = c->untracked ? PAL_CT_UNTRACKED : c->misfit ? PAL_CT_INVALID : PAL_CT_NEW;
-    if (entry == PAL_NONE) {
+    if (!r) {
         judge_verdict(c, PAL_DROP, PAL_REASON_NO_RULE, refused_ct);
         return;
     }
-    const pal_rule *r = &c->f->rules->rules[entry];
     c->j->rule = r->rule;
     c->j->first = 1;
     if (r->rule < c->w->rules)

@@ -91,7 +91,7 @@ PAL_OUTLINE enum rejudge rejudge_connection(judge_case *c, uint32_t ref, uint32_
     pal_key key;
     rejudge_key(c, ref, &key);
     uint32_t entry = classify_one(c->w->snap, c->f->rules, &key);
-    const pal_rule *r = entry == PAL_NONE ? NULL : &c->f->rules->rules[entry];
+    const pal_rule *r = judge_resume(c->w, c->f->rules, entry, &key, false);
     if (r && r->action == PAL_ACTION_ALLOW && (r->flags & PAL_RULE_STATEFUL)) {
         rejudge_rule_set(c->w, ref, r->rule);
         h->epoch = c->f->epoch;

@@ -422,11 +422,15 @@ static int changed(pal_cls *c, const pal_ruleset *pub, uint32_t at, bool drop, c
         *out = &same->pub;
         cls_content_free(c, q);
         cls_put(c, q, sizeof *q);
+    } else if ((rc = cls_later_build(c, q)) != PAL_CLS_OK) {
+        cls_content_free(c, q);
+        cls_put(c, q, sizeof *q);
     } else if (version_make(c, r, q, at, drop ? &pub->rules[at] : NULL, rule)) {
         q->refs = 1;
         cls_ruleset_list(c, q);
         *out = &q->pub;
     } else {
+        cls_later_release(c, q);
         if (q->use) { /* begun and given up */
             q->listed = 0;
             cls_ruleset_list(c, q);

@@ -216,6 +216,11 @@ size_t cls_row_bytes(const uint64_t *row, uint32_t supers);
 size_t cls_row_share(const uint64_t *row, uint32_t supers);
 
 /* ---- rule sets ---- */
+/* Where entries with PAL_ACTION_RESUME go on (classifier_later.c). Builds what r->pub.later needs; on an error nothing of it
+ * is left. */
+int cls_later_build(pal_cls *c, cls_rules *r);
+void cls_later_release(pal_cls *c, const cls_rules *r);
+
 /* Services: first the plan, which decides whether one table joins all of them; then, when positions are known, rows. */
 typedef struct cls_plan cls_plan;
 cls_plan *cls_plan_new(pal_cls *c, const pal_rule *rules, uint32_t n);

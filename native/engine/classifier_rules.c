@@ -12,7 +12,8 @@ bool cls_rule_valid(const pal_rule *e, uint32_t n_refs)
 {
     return e->proto <= PAL_PROTO_ANY && e->sport_lo <= e->sport_hi && e->dport_lo <= e->dport_hi && e->src_off <= n_refs &&
            e->src_n <= n_refs - e->src_off && e->dst_off <= n_refs && e->dst_n <= n_refs - e->dst_off &&
-           e->action <= PAL_ACTION_REJECT;
+           e->action <= PAL_ACTION_RESUME && e->tier < PAL_TIERS &&
+           (e->action != PAL_ACTION_RESUME || (e->tier < e->resume && e->resume < PAL_TIERS));
 }
 
 /* Copies the entries with their lists of sets one after the other, so that equal meaning is equal content. */
@@ -27,7 +28,7 @@ void cls_content_copy(pal_cls *c, cls_rules *r, const pal_rule *rules, uint32_t 
     total = 0;
     for (uint32_t i = 0; i < n; i++) {
         to[i] = rules[i];
-        memset(to[i].reserved, 0, sizeof to[i].reserved);
+        to[i].reserved = 0;
         to[i].src_off = total;
         if (rules[i].src_n)
             memcpy(r->set_ref + total, refs + rules[i].src_off, rules[i].src_n * sizeof(uint32_t));
@@ -373,10 +374,16 @@ int pal_cls_ruleset_build(pal_cls *c, const pal_rule *rules, uint32_t n, const u
         *out = &same->pub;
         return PAL_CLS_OK;
     }
+    int rc = cls_later_build(c, r);
+    if (rc != PAL_CLS_OK) {
+        cls_content_free(c, r);
+        cls_put(c, r, sizeof *r);
+        return rc;
+    }
     uint32_t *position = cls_get(c, n * sizeof *position);
     cls_plan *plan = cls_plan_new(c, r->pub.rules, n);
     uint32_t *of = uses_name(c, r);
-    int rc = cls_positions_assign(c, r, cls_plan_joined(plan), of, position);
+    rc = cls_positions_assign(c, r, cls_plan_joined(plan), of, position);
     if (rc == PAL_CLS_OK) {
         cls_plan_rows(plan, r, position);
         uses_list(c, r, of, position);
@@ -390,6 +397,7 @@ int pal_cls_ruleset_build(pal_cls *c, const pal_rule *rules, uint32_t n, const u
         *out = &r->pub;
     } else {
         uses_free(c, r);
+        cls_later_release(c, r);
         cls_content_free(c, r);
     }
     cls_plan_free(plan);
@@ -432,6 +440,7 @@ void pal_cls_ruleset_release(pal_cls *c, pal_ruleset *pub)
         return;
     cls_rules_unlist(c, r); /* still given the rows of new classes until the readers have passed */
     cls_retire(c, &c->limbo, WASTE_RULES, r, 0, 0);
+    cls_later_release(c, r); /* readers that are in r yet may still go on there: retired after it */
     __atomic_store_n(&c->epoch, c->epoch + 1, __ATOMIC_RELEASE);
     pal_cls_reclaim(c);
 }

@@ -19,6 +19,9 @@
 #define PAL_ACTION_ALLOW 0
 #define PAL_ACTION_DROP 1
 #define PAL_ACTION_REJECT 2
+#define PAL_ACTION_RESUME 3 /* decides nothing: the search goes on in the tier `resume` (PASS, JUMP_TO_APPLICATION) */
+
+#define PAL_TIERS 8
 
 #define PAL_DIR_IN 1
 #define PAL_DIR_OUT 2
@@ -40,7 +43,8 @@
 #define PAL_PROTO_ANY 256
 
 /* One classifier entry. A model rule with several services becomes several entries that share `rule`.
- * Entries are in priority order: the first that matches decides. Ranges are inclusive.
+ * Entries are in priority order, so their tiers ascend: the first that matches decides; or, with PAL_ACTION_RESUME, the
+ * first that matches of those in the tier `resume` (a later one than its own) and after. Ranges are inclusive.
  * For ICMP and ICMPv6 the destination port is (type << 8 | code) and the source port is 0; for protocols without
  * ports both are 0. Addresses: the entry matches when the packet's address is a member of any of the sets
  * set_refs[src_off .. src_off + src_n); src_n == 0 means any address; SRC_NEGATED inverts a non-empty list. */
@@ -57,7 +61,9 @@ typedef struct pal_rule {
     uint8_t family;                /* PAL_FAMILY_V4 | PAL_FAMILY_V6 */
     uint8_t flags;                 /* PAL_RULE_* */
     uint8_t alg;                   /* PAL_ALG_* */
-    uint8_t reserved[3];           /* zero */
+    uint8_t tier;                  /* below PAL_TIERS */
+    uint8_t resume;                /* PAL_ACTION_RESUME: a tier above its own; else zero */
+    uint8_t reserved;              /* zero */
 } pal_rule;
 
 /* An inclusive range of addresses in network byte order. IPv4 addresses stand in the first four bytes, the rest zero. */

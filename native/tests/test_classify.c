@@ -12,6 +12,7 @@
 #include "../engine/classifier.c"
 #include "../engine/classifier_class.c"
 #include "../engine/classifier_edit.c"
+#include "../engine/classifier_later.c"
 #include "../engine/classifier_map.c"
 #include "../engine/classifier_memory.c"
 #include "../engine/classifier_place.c"

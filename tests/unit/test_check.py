@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dfw.capabilities import NATIVE_ALGS
 from dfw.check import check_files
 from dfw.cli import run
 from dfw.documents import documents_parse
@@ -22,7 +23,7 @@ from dfw.errors import PolicyError, UnsupportedError
 from dfw.findings import Finding
 from dfw.lint import lint
 from dfw.load import load_documents
-from dfw.model import Direction, Family, address_parse
+from dfw.model import Alg, Direction, Family, address_parse
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 INVENTORY = {
@@ -240,11 +241,14 @@ def test_standard_input() -> None:
     assert done.stderr.startswith("-:1:")
 
 
-def test_what_the_core_cannot_do_is_an_error_with_its_place(files: Callable[..., str]) -> None:
-    found = check_files((files("f.json", policy(rule(action="JUMP_TO_APPLICATION"), category="Environment")),))
+def test_what_the_core_cannot_do_is_an_error_with_its_place(
+    files: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(NATIVE_ALGS, Alg.FTP)
+    found = check_files((files("f.json", policy(rule(services=["FTP"]))),))
     (error,) = found["errors"]
     assert (error["line"], error["path"]) == (1, "rules[0]")
-    assert "JUMP_TO_APPLICATION is not supported by the packet core" in error["message"]
+    assert "the ALG FTP is not supported by the packet core" in error["message"]
 
 
 def test_nothing_heavy_is_imported(files: Callable[..., str]) -> None:

@@ -230,11 +230,6 @@ def test_persist_and_alg() -> None:
 @pytest.mark.parametrize(
     ("policy", "feature"),
     [
-        (
-            Policy("/p", Tier.ENVIRONMENT, 0, rules=(rule("r", action=Action.JUMP_TO_APPLICATION),)),
-            "JUMP_TO_APPLICATION",
-        ),
-        (Policy("/p", Tier.ADMIN, 0, rules=(rule("r", action=Action.PASS),)), "PASS"),
         (Policy("/p", Tier.ETHERNET, 0, rules=(rule("r"),)), "category Ethernet"),
         (
             Policy(
