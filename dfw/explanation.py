@@ -124,7 +124,7 @@ def _obstacles(
         yield "disabled", not rule.disabled
         yield "direction", bool(item.direction & direction)
         yield "family", probe.family in rule.families
-        yield "service", _entry_of(item, probe) is not None
+        yield "service", _entry_of(world, item, probe) is not None
         yield "applied_to", port is None or world.selects(item.applied_to, port)
         for name, peers, peer, excluded in (
             ("source", rule.sources, probe.source, rule.sources_excluded),
@@ -174,7 +174,7 @@ def _match(world: PolicySet, probe: Probe, item: EffectiveRule) -> Match:
         _negated(
             side_reason(world, item.rule.destinations, probe.destination.address), item.rule.destinations_excluded
         ),
-        _service_text(item, probe),
+        _service_text(world, item, probe),
     )
 
 
@@ -219,19 +219,21 @@ def _families(families: frozenset[Family]) -> str:
 # -- services
 
 
-def _entry_of(item: EffectiveRule, probe: Probe) -> tuple[Service | None, ServiceEntry] | None:
+def _entry_of(world: PolicySet, item: EffectiveRule, probe: Probe) -> tuple[Service | None, ServiceEntry] | None:
     """The first service entry that matches, and its service; None where none does."""
     if not item.rule.services:
         return None, ANY_ENTRY
+    named_ports = world.named_ports(probe.destination.address)
     for service in item.rule.services:
         for entry in service.entries:
-            if entry.matches(probe.family, probe.protocol, probe.sport, probe.dport, probe.tcp_flags):
+            ports = probe.sport, probe.dport
+            if entry.matches(probe.family, probe.protocol, *ports, probe.tcp_flags, named_ports):
                 return service, entry
     return None
 
 
-def _service_text(item: EffectiveRule, probe: Probe) -> str:
-    found = _entry_of(item, probe)
+def _service_text(world: PolicySet, item: EffectiveRule, probe: Probe) -> str:
+    found = _entry_of(world, item, probe)
     assert found is not None
     service, entry = found
     if service is None:
@@ -263,6 +265,8 @@ def entry_text(entry: ServiceEntry) -> str:
         parts.append(f"from {_ranges_text(entry.source_ports)}")
     if entry.destination_ports:
         parts.append(("to " if entry.source_ports else "") + _ranges_text(entry.destination_ports))
+    if entry.destination_port_name:
+        parts.append(f"port {entry.destination_port_name}")
     if entry.tcp_mask:
         parts.append(f"flags {entry.tcp_value:#04x}/{entry.tcp_mask:#04x}")
     return " ".join(parts)

@@ -28,6 +28,7 @@ from dfw.model import (
     SegmentMember,
     Tag,
     Term,
+    WorkloadMember,
 )
 from dfw.model.selector import Subject, tag_matches
 
@@ -130,6 +131,8 @@ def _why_port(world: PolicySet, term: Term, port: Port) -> Reason:
             is_machine = member_type is ExternalIdType.VIRTUAL_MACHINE
             owner = world.inventory.machine_of(port) if is_machine else port
             return Reason(True, f"{owner.name} has the external id {owner.external_id}")
+        case WorkloadMember():
+            return Reason(True, f"{port.name} is one of {term}{_labels_instead(world, (port,))}")
         case _:
             return Reason(True, f"{port.name} is selected by {term}")
 
@@ -213,12 +216,26 @@ def _why_not(world: PolicySet, term: Term, address: Address | None, bound: tuple
             return f"port {name}"
         case SegmentMember(name):
             return f"segment {name}"
+        case WorkloadMember():
+            return f"{term}{_labels_instead(world, bound)}"
         case MacAddresses(items):
             return f"{len(items)} MAC addresses, which layer 3 does not look at"
         case ExternalIds(member_type, items):
             return f"{member_type.value} with the external id {', '.join(items[:_SHOWN])}"
         case _:
             return str(term)
+
+
+def _labels_instead(world: PolicySet, bound: tuple[Port, ...]) -> str:
+    """`: x/a has app=a in a namespace with team=b`; nothing where no workload in a namespace is concerned."""
+    port = next((port for port in bound if port.namespace is not None), None)
+    if port is None or port.namespace is None:
+        return ""
+    own = ",".join(f"{key}={value}" for key, value in sorted(port.labels.items())) or "no labels"
+    around = ",".join(
+        f"{key}={value}" for key, value in sorted(world.inventory.namespace_labels(port.namespace).items())
+    )
+    return f": {port.name} has {own}, its namespace {around}"
 
 
 def _has_instead(world: PolicySet, term: Condition, address: Address | None, bound: tuple[Port, ...]) -> str:

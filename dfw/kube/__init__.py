@@ -74,6 +74,7 @@ def _draft(pod: Pod, findings: list[Finding]) -> Draft:
             "name": pod.name,
             "ips": pod.ips,
             "tags": (),
+            "external_id": "",
             "labels": pod.meta.labels,
             "namespace": pod.meta.namespace,
             "named_ports": pod.named_ports,

@@ -59,6 +59,24 @@ class LabelSelector:
         """Does an object with these labels meet all requirements?"""
         return all(item.holds(labels) for item in self.requirements)
 
+    def __str__(self) -> str:
+        """As kubectl writes selectors: `app=web,tier in (a,b),!old`; empty for everything."""
+        return ",".join(map(_requirement_text, self.requirements))
+
+
+def _requirement_text(item: LabelRequirement) -> str:
+    match item.operator:
+        case LabelOperator.EXISTS:
+            return item.key
+        case LabelOperator.DOES_NOT_EXIST:
+            return f"!{item.key}"
+        case LabelOperator.IN if len(item.values) == 1:
+            return f"{item.key}={item.values[0]}"
+        case LabelOperator.IN:
+            return f"{item.key} in ({','.join(item.values)})"
+        case LabelOperator.NOT_IN:
+            return f"{item.key} notin ({','.join(item.values)})"
+
 
 EVERYTHING = LabelSelector()
 
@@ -95,3 +113,13 @@ class WorkloadMember:
     def ranges(self, world: PolicySet) -> Iterable[AddressRange]:
         """None: labels select workloads."""
         return ()
+
+    def __str__(self) -> str:
+        """`pods app=web in namespace shop`, `machines in namespaces team=a`, `all pods in all namespaces`."""
+        what = "machines" if self.machines_only else "pods"
+        who = f"{what} {self.labels}" if self.labels.requirements else f"all {what}"
+        if isinstance(self.namespaces, str):
+            return f"{who} in namespace {self.namespaces}"
+        if not self.namespaces.requirements:
+            return f"{who} in all namespaces"
+        return f"{who} in namespaces {self.namespaces}"
