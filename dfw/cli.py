@@ -1,28 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: a table of verbs, each row naming the one function behind it.
 
-Verbs are entry points of the group `palisade.verbs`; each package brings its own, and a verb's module is imported
-only when the verb is called. Exit status: 0 done, 1 the answer is "no", 2 bad input or usage, 3 the environment lacks
+Verbs are entry points (dfw.verbs); each package brings its own, and a verb's module is imported only when the verb is
+called. Exit status: 0 done, 1 the answer is "no", 2 bad input or usage, 3 the environment lacks
 something.
 """
 
 from __future__ import annotations
 
-import ast
 import errno
-import importlib.util
+import gc
 import os
 import sys
 from collections.abc import Mapping
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
 from dfw import logs
+from dfw.verbs import verb_source, verb_summary, verb_table
 
-VERB_GROUP: Final = "palisade.verbs"
 SYSTEM_SETTINGS: Final = Path("/etc/palisade/palisade.toml")
 LOCAL_SETTINGS: Final = Path("palisade.toml")
 
@@ -31,38 +29,6 @@ NO: Final = 1
 BAD_INPUT: Final = 2
 LACKING: Final = 3
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
-
-
-def verb_table() -> dict[str, EntryPoint]:
-    """All verbs by name, in alphabetical order; nothing is imported."""
-    return {point.name: point for point in sorted(entry_points(group=VERB_GROUP), key=lambda point: point.name)}
-
-
-def verb_source(point: EntryPoint) -> Path | None:
-    """The file of a verb's module, or None where this installation has none. Imports the module's parents only."""
-    try:
-        spec = importlib.util.find_spec(point.module)
-    except ModuleNotFoundError:
-        return None
-    return Path(spec.origin) if spec is not None and spec.origin is not None else None
-
-
-def verb_summary(point: EntryPoint) -> str | None:
-    """The first line of the docstring of a verb's function (or of its module, where the function comes from elsewhere).
-
-    Read without importing it; None where the module is missing.
-    """
-    path = verb_source(point)
-    if path is None:
-        return None
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (OSError, SyntaxError):
-        return None
-    for node in tree.body:
-        if isinstance(node, ast.FunctionDef) and node.name == point.attr:
-            return (ast.get_docstring(node) or "").strip().partition("\n")[0]
-    return (ast.get_docstring(tree) or "").strip().partition("\n")[0]
 
 
 def load_settings(paths: tuple[Path, ...] = (SYSTEM_SETTINGS, LOCAL_SETTINGS)) -> dict[str, Any]:
@@ -226,4 +192,8 @@ def closed_pipe() -> int:
 
 def main() -> None:
     """The console script `palisade`."""
+    # A command lives for a moment and makes thousands of objects that stay: looking for garbage among them is a tenth
+    # of its start-up. numpy's linear algebra, which nothing here calls, would start a thread for each core.
+    gc.set_threshold(50_000, 20, 20)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.exit(run(sys.argv[1:]))

@@ -1,56 +1,98 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flow records as JSON lines, CSV or Parquet: one a connection (CONTRACT §3, `--flows`)."""
+"""Flow records as JSON lines, CSV or Parquet: one a connection (CONTRACT §3, `--flows`).
+
+`start` and `end` are exact decimals in JSON lines and CSV; Parquet has them as doubles, which tell times of today apart
+when they are a quarter of a microsecond apart.
+"""
 
 from __future__ import annotations
 
 import csv
+import io
 import ipaddress
+import json
 import os
-from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from typing import Any, BinaryIO, Final
 
 from dfw.core import Replay, flow_words
 from dfw.enforcer import NativeEnforcer
+from dfw.errors import EnvironmentLacksError
+from dfw.records import json_line
 
-COLUMNS = (
-    *(
-        "file",
-        "vnic",
-        "dir",
-        "proto",
-        "src",
-        "sport",
-        "dst",
-        "dport",
-        "packets",
-        "bytes",
-        "reply_packets",
-        "reply_bytes",
-    ),
-    *("dropped", "state", "history", "start", "end", "end_reason", "rule", "rule_path"),
+COLUMNS: Final = (
+    *("file", "vnic", "dir", "proto", "src", "sport", "dst", "dport"),
+    *("packets", "bytes", "reply_packets", "reply_bytes", "dropped"),
+    *("state", "history", "start", "end", "end_reason", "rule", "rule_path"),
 )
+_NUMBERS: Final = frozenset(
+    ("proto", "sport", "dport", "packets", "bytes", "reply_packets", "reply_bytes", "dropped", "rule")
+)
+_SECONDS: Final = frozenset(("start", "end"))
+
+
+def check_format(path: str | None) -> None:
+    """Raises EnvironmentLacksError where a file of this ending cannot be written here; before the work, not after."""
+    if path is not None and path.endswith(".parquet"):
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError as error:
+            raise EnvironmentLacksError("pyarrow (for --flows F.parquet)", "pip install pyarrow") from error
 
 
 def write_flows(replay: Replay, enforcer: NativeEnforcer, path: str, files: Sequence[str]) -> None:
-    """Write all flow records: .csv, .parquet, or for any other ending JSON lines. Raises OSError."""
+    """Write all flow records of the core: .csv, .parquet, or for any other ending JSON lines. Raises OSError."""
+    if path.endswith((".csv", ".parquet")):
+        names = [_csv_text(name) for name in files]
+        rules = [f"{rule.rule_id},{_csv_text(rule.path)}" for rule in enforcer.rules]
+        filters = [_csv_text(name) for name in enforcer.filters]
+        if path.endswith(".csv"):
+            with open(path, "wb", buffering=0) as file:
+                file.write(_csv_header())
+                replay.write_flows(file.fileno(), names, filters, rules, csv=True)
+        else:
+            with tempfile.TemporaryFile(prefix="palisade-") as file:
+                file.write(_csv_header())
+                file.flush()
+                replay.write_flows(file.fileno(), names, filters, rules, csv=True)
+                _write_parquet(file, path)
+        return
+    names = [json.dumps(name) for name in files]
+    if path == "-":
+        sys.stdout.flush()
+        replay.write_flows(1, names, enforcer.filter_json(), enforcer.rule_json(), csv=False)
+        return
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        replay.write_flows(descriptor, names, enforcer.filter_json(), enforcer.rule_json(), csv=False)
+    finally:
+        os.close(descriptor)
+
+
+def write_rows(rows: Iterable[Sequence[Any]], path: str) -> None:
+    """The same from rows of values in the order of COLUMNS, `start` and `end` being Seconds. Raises OSError."""
     if path.endswith(".csv"):
-        _write_csv(flow_columns(replay, enforcer, files), path)
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            _write_csv(rows, file)
     elif path.endswith(".parquet"):
-        _write_parquet(flow_columns(replay, enforcer, files), path)
-    elif path == "-":
-        replay.write_flows(1)
+        with tempfile.TemporaryFile(prefix="palisade-") as spool:
+            text = io.TextIOWrapper(spool, newline="", encoding="utf-8")
+            _write_csv(rows, text)
+            text.flush()
+            _write_parquet(text.detach(), path)
     else:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
-        try:
-            replay.write_flows(descriptor)
-        finally:
-            os.close(descriptor)
+        lines = (json_line(zip(COLUMNS, row, strict=True)) for row in rows)
+        if path == "-":
+            sys.stdout.writelines(lines)
+        else:
+            with open(path, "w", encoding="utf-8") as file:
+                file.writelines(lines)
 
 
 def flow_columns(replay: Replay, enforcer: NativeEnforcer, files: Sequence[str]) -> dict[str, list[Any]]:
-    """The records by column, in the order of COLUMNS."""
+    """The core's records by column, for those who do not want a file. `start_ns` and `end_ns` instead of seconds."""
     flows = replay.flows()
     states, ends = flow_words(flows)
     directions = {1: "IN", 2: "OUT"} if enforcer.inventory is not None else {1: "IN_OUT", 2: "IN_OUT"}
@@ -63,31 +105,54 @@ def flow_columns(replay: Replay, enforcer: NativeEnforcer, files: Sequence[str])
         "dst": _addresses(flows["dst"], flows["family"]),
         "state": states,
         "history": [text.decode() for text in flows["history"]],
-        "start": [int(value) / 1e9 for value in flows["start_ns"]],
-        "end": [int(value) / 1e9 for value in flows["end_ns"]],
         "end_reason": ends,
         "rule": [rule.rule_id for rule in rules],
         "rule_path": [rule.path for rule in rules],
     }
-    return {name: columns[name] if name in columns else flows[name].tolist() for name in COLUMNS}
+    names = [f"{name}_ns" if name in _SECONDS else name for name in COLUMNS]
+    return {name: columns[name] if name in columns else flows[name].tolist() for name in names}
 
 
-def _addresses(rows: np.ndarray[tuple[int, int], np.dtype[np.uint8]], families: Any) -> list[str]:
+def _addresses(rows: Any, families: Any) -> list[str]:
     return [
         str(ipaddress.ip_address(bytes(row[:4] if family == 1 else row)))
         for row, family in zip(rows, families, strict=True)
     ]
 
 
-def _write_csv(columns: dict[str, list[Any]], path: str) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+def _csv_text(value: str) -> str:
+    """A string as Python's csv module would write it."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow([value, ""])
+    return line.getvalue().removesuffix(",")
 
 
-def _write_parquet(columns: dict[str, list[Any]], path: str) -> None:
+def _csv_header() -> bytes:
+    return f"{','.join(COLUMNS)}\r\n".encode()
+
+
+def _write_csv(rows: Iterable[Sequence[Any]], file: Any) -> None:
+    writer = csv.writer(file)
+    writer.writerow(COLUMNS)
+    writer.writerows(rows)
+
+
+def _write_parquet(source: BinaryIO, path: str) -> None:
+    """A CSV file of ours as Parquet, a piece at a time."""
     import pyarrow
+    import pyarrow.csv
     import pyarrow.parquet
 
-    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    types = {
+        name: pyarrow.int64() if name in _NUMBERS else pyarrow.float64() if name in _SECONDS else pyarrow.string()
+        for name in COLUMNS
+    }
+    source.seek(0)
+    reader = pyarrow.csv.open_csv(
+        source,
+        parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+        convert_options=pyarrow.csv.ConvertOptions(column_types=types, strings_can_be_null=False),
+    )
+    with pyarrow.parquet.ParquetWriter(path, reader.schema) as writer:
+        for batch in reader:
+            writer.write_batch(batch)

@@ -77,7 +77,7 @@ def native_records(replay: Replay, enforcer: NativeEnforcer, files: Sequence[str
 
 
 def native_flows(replay: Replay, enforcer: NativeEnforcer, files: Sequence[str]) -> list[dict[str, Any]]:
-    """The flow records, with the names that flow files have."""
+    """The flow records, with the names that flow files have, and `start_ns`, `end_ns`."""
     columns = flow_columns(replay, enforcer, files)
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
@@ -164,7 +164,7 @@ def _fragment_ports(packet: Packet) -> tuple[int, int]:
 
 def _end_entry(flow: Mapping[str, Any], rule: LoggedRule, reason: str) -> EndEntry:
     return EndEntry(
-        round(flow["end"] * 1e9),
+        flow["end_ns"],
         flow["vnic"],
         rule,
         reason,

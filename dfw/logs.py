@@ -6,20 +6,23 @@ structlog is imported when the first logger is asked for, so that a command that
 
 from __future__ import annotations
 
-import logging
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import structlog
+
+WARNING: Final = 30  # as in logging, which need not be imported to know it
+INFO: Final = 20
+DEBUG: Final = 10
 
 
 @dataclass(slots=True)
 class LogSettings:
     """What the command line asked for: `level` as in logging, `log_format` text or json."""
 
-    level: int = logging.WARNING
+    level: int = WARNING
     log_format: str = "text"
     applied: bool = False
 
@@ -29,7 +32,7 @@ _settings = LogSettings()
 
 def configure(verbosity: int = 0, log_format: str = "text") -> None:
     """Remember how to log: verbosity 0 shows warnings, 1 information, 2 everything."""
-    _settings.level = {0: logging.WARNING, 1: logging.INFO}.get(verbosity, logging.DEBUG)
+    _settings.level = {0: WARNING, 1: INFO}.get(verbosity, DEBUG)
     _settings.log_format = log_format
     _settings.applied = False
 

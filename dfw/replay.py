@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -55,6 +56,7 @@ def replay(output: str, **given: Any) -> int:
     Reads pcap and pcapng, plain, gzip or zstd; `-` is standard input. A capture that cannot be read does not stop the
     others: it is named, and the exit status is 2.
     """
+    started = time.monotonic()
     from dfw.core import CoreError
     from dfw.errors import UnsupportedError
     from dfw.load import load
@@ -90,6 +92,7 @@ def replay(output: str, **given: Any) -> int:
     except (UnsupportedError, CoreError, OSError) as error:
         click.echo(f"palisade replay: {error}", err=True)
         return BAD_INPUT
+    result.seconds = time.monotonic() - started
     for capture in result.captures:
         for text in filter(None, (capture.warning, capture.error)):
             click.echo(f"{capture.file}: {text}", err=True)

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,12 +10,15 @@ from dataclasses import asdict
 from typing import TextIO
 
 from dfw.capture import CaptureError, open_capture
+from dfw.compile import compile_policy
 from dfw.core import Capture, CoreError
+from dfw.flows import COLUMNS, write_rows
 from dfw.model import PolicySet
 from dfw.oracle import Options
 from dfw.oracle import Replay as OracleReplay
 from dfw.oracle.flow import Flow
 from dfw.oracle.replay import AmbiguousVnicError, Judgement
+from dfw.records import json_line, seconds
 from dfw.replay_run import CaptureResult, RunOptions, RunResult
 from dfw.schedule_clock import ScheduleClock, always
 
@@ -32,7 +33,6 @@ def run_oracle(
     """As run_native, packet by packet in Python. Raises OracleRefusal for options that only the core has."""
     if options.allowed or options.dropped or options.generated or options.live_sanity:
         raise OracleRefusal("--backend oracle has no --allowed, --dropped, --generated, --live-sanity")
-    started = time.monotonic()
     result = RunResult()
     judgements: list[Judgement] = []
     flows: list[Flow] = []
@@ -50,13 +50,13 @@ def run_oracle(
             run = None
     if run is not None:
         _end(run, result, judgements, flows)
-    _count(result, judgements, len(flows))
+    _count(result, judgements, flows)
+    _name_rules(result, world)
     with _opened(options.verdicts) as file:
         if file:
-            file.writelines(f"{_line(item)}\n" for item in judgements)
-    with _opened(options.flows) as file:
-        if file:
-            file.writelines(f"{json.dumps(asdict(flow))}\n" for flow in flows)
+            file.writelines(_line(item) for item in judgements)
+    if options.flows is not None:
+        write_rows((_flow_row(flow) for flow in flows), options.flows)
     if options.log:
         from dfw.log_run import LogRecord, log_entries, write_log
 
@@ -67,7 +67,6 @@ def run_oracle(
             options.log_format,
             log_entries(world, records, map(asdict, flows), decap=options.decap),
         )
-    result.seconds = time.monotonic() - started
     return result
 
 
@@ -132,25 +131,40 @@ def _end(run: OracleReplay, result: RunResult, judgements: list[Judgement], flow
     result.generated += len(run.generated)
     known = {row["rule_path"]: row for row in result.rules}
     for item in run.rule_statistics():
-        row = known.setdefault(
-            item.rule_path,
-            {"rule": item.rule, "rule_path": item.rule_path, "action": "", "hits": 0, "packets": 0, "bytes": 0},
-        )
+        row = known.setdefault(item.rule_path, {"rule_path": item.rule_path, "hits": 0, "packets": 0, "bytes": 0})
         for name in ("hits", "packets", "bytes"):
             row[name] += getattr(item, name)
     result.rules = list(known.values())
 
 
-def _count(result: RunResult, judgements: Sequence[Judgement], connections: int) -> None:
+def _count(result: RunResult, judgements: Sequence[Judgement], flows: Sequence[Flow]) -> None:
     result.verdicts = dict(sorted(Counter(item.verdict for item in judgements).items()))
     result.reasons = dict(Counter(item.reason for item in judgements).most_common())
-    result.connections = {"created": connections, "open": 0}
-    result.checksums = {"ip": 0, "transport": 0}
+    result.connections = {"created": len(flows), "open": sum(flow.end_reason == "open" for flow in flows)}
+
+
+def _name_rules(result: RunResult, world: PolicySet) -> None:
+    """All rules of the policy in the core's order, those that no judgement names too."""
+    counted = {row["rule_path"]: row for row in result.rules}
+    result.rules = [
+        {
+            "rule": rule.rule_id,
+            "rule_path": rule.path,
+            "action": rule.action.value,
+            **{name: counted[rule.path][name] if rule.path in counted else 0 for name in ("hits", "packets", "bytes")},
+        }
+        for rule in compile_policy(always(world)).rules
+    ]
 
 
 def _line(item: Judgement) -> str:
-    shown = ("n", "ts", "file", "vnic", "dir", "verdict", "reason", "rule", "rule_path", "ct", "reply")
-    return json.dumps({name: getattr(item, name) for name in shown})
+    shown = ("file", "vnic", "dir", "verdict", "reason", "rule", "rule_path", "ct", "reply")
+    return json_line((("n", item.n), ("ts", seconds(item.ts_ns)), *((name, getattr(item, name)) for name in shown)))
+
+
+def _flow_row(flow: Flow) -> tuple[object, ...]:
+    times = {"start": seconds(flow.start_ns), "end": seconds(flow.end_ns)}
+    return tuple(times[name] if name in times else getattr(flow, name) for name in COLUMNS)
 
 
 @contextmanager

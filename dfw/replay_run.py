@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -67,7 +66,7 @@ class RunResult:
     verdicts: dict[str, int] = field(default_factory=dict)
     reasons: dict[str, int] = field(default_factory=dict)
     connections: dict[str, int] = field(default_factory=dict)
-    checksums: dict[str, int] = field(default_factory=dict)
+    checksums: dict[str, int | None] = field(default_factory=lambda: {"ip": None, "transport": None})
     rules: list[dict[str, Any]] = field(default_factory=list)
     odd_addresses: int = 0
     unfiltered: int = 0
@@ -86,7 +85,7 @@ class RunResult:
             "bytes": self.bytes,
             "seconds": round(self.seconds, 6),
             "mpps": round(self.packets / core * 1000, 4) if core else None,
-            "ns_per_packet": round(core / self.packets, 2) if self.packets else None,
+            "ns_per_packet": round(core / self.packets, 2) if core and self.packets else None,
             "verdicts": self.verdicts,
             "reasons": self.reasons,
             "connections": self.connections,
@@ -108,7 +107,6 @@ def run_native(
 
     An unreadable capture does not stop the others; its error is in the result. `progress` is told of packets judged.
     """
-    started = time.monotonic()
     enforcer = NativeEnforcer(
         world.inventory if options.vnics else None,
         EngineOptions(
@@ -156,7 +154,6 @@ def run_native(
 
             log_native(world, replay, enforcer, options, [item.file for item in result.captures])
         replay.close()
-    result.seconds = time.monotonic() - started
     return result
 
 

@@ -14,7 +14,7 @@ import click
 
 def schema_files() -> dict[str, Traversable]:
     """The schema files by verb, of all packages that bring verbs."""
-    from dfw.cli import verb_table
+    from dfw.verbs import verb_table
 
     found: dict[str, Traversable] = {}
     for package in sorted({point.module.partition(".")[0] for point in verb_table().values()}):

@@ -9,6 +9,7 @@ Sources are found by glob, so a new file in native/engine or native/io needs no 
 from __future__ import annotations
 
 import argparse
+import compileall
 import concurrent.futures
 import contextlib
 import hashlib
@@ -27,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "native"
 HEADER = NATIVE / "include" / "palisade_core.h"
 MODULE = "_palisade_core"
+PACKAGES = ("dfw", "overlay", "supervisor_glue")
 LIBRARIES: list[str] = ["m", "pthread"]
 
 # No -march: one build runs on every machine of its architecture, wide instructions are chosen at run time.
@@ -182,6 +184,13 @@ def build(out: Path, install: Path, extra: list[str]) -> bool:
     return True
 
 
+def compile_packages() -> None:
+    """Python's byte code of our packages, as `pip install` makes it: with PYTHONDONTWRITEBYTECODE set, as in many
+    containers, nobody else would, and every command would begin by compiling its modules."""
+    for name in PACKAGES:
+        compileall.compile_dir(ROOT / name, quiet=2)
+
+
 def main() -> int:
     """`native/build.py [--out DIR] [--install DIR] [extra compiler flags]`: 0 built, 1 the compiler refused."""
     parser = argparse.ArgumentParser(description="Build the packet core into this Python's site-packages.")
@@ -193,6 +202,7 @@ def main() -> int:
     except subprocess.CalledProcessError as error:
         print(f"the packet core did not compile ({error.cmd[0]} ended with {error.returncode})", file=sys.stderr)
         return 1
+    compile_packages()
     return 0
 
 

@@ -101,6 +101,7 @@ class Replay:
         for name in ReplayOptions.__dataclass_fields__:
             setattr(given, name, getattr(options, name))
         given.rule_json, given.filter_json = self._rules, self._filters
+        given.rules, given.filters = len(rule_json), len(filter_json)
         handle = lib.pal_replay_new(
             engine.handle, given, array(bindings, "pal_binding *"), len(bindings), self._error, ERROR_BYTES
         )
@@ -168,10 +169,14 @@ class Replay:
         count = ffi.new("uint64_t *")
         return copied(lib.pal_replay_flows(self.handle, count), int(count[0]), FLOW_DTYPE)
 
-    def write_flows(self, descriptor: int) -> None:
-        """The flow records as JSON lines. Raises OSError."""
-        files = ffi.new("char *[]", self._files or [ffi.NULL])
-        code = int(lib.pal_replay_flows_write(self.handle, descriptor, files))
+    def write_flows(
+        self, descriptor: int, files: Sequence[str], filters: Sequence[str], rules: Sequence[str], *, csv: bool
+    ) -> None:
+        """The flow records as JSON lines or CSV; `files`, `filters`, `rules`: what a line says of each, by number.
+        Raises OSError."""
+        texts = [[ffi.new("char[]", item.encode()) for item in items] for items in (files, filters, rules)]
+        arrays = [ffi.new("char *[]", items or [ffi.NULL]) for items in texts]
+        code = int(lib.pal_replay_flows_write(self.handle, descriptor, csv, *arrays))
         if code != 0:
             raise OSError(-code, "flow records cannot be written")
 

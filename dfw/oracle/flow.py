@@ -14,7 +14,8 @@ from dfw.oracle.tcp import TcpTracker
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """One connection's record; field names are CONTRACT's. `start`, `end`: seconds, of its first and last packet."""
+    """One connection's record; field names are CONTRACT's, but for `start_ns` and `end_ns`: the times of its first and
+    last packet in nanoseconds, which CONTRACT has as seconds."""
 
     file: str | None
     vnic: str | None
@@ -31,8 +32,8 @@ class Flow:
     dropped: int
     state: str
     history: str
-    start: float
-    end: float
+    start_ns: int
+    end_ns: int
     end_reason: str
     rule: int
     rule_path: str

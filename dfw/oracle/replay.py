@@ -37,10 +37,11 @@ class Options:
 
 
 class Judgement(NamedTuple):
-    """One line of `--verdicts` (CONTRACT section 3). `n`: from 1 in each file; `ts`: seconds; `length`: IP bytes."""
+    """One line of `--verdicts` (CONTRACT section 3). `n`: from 1 in each file; `ts_ns`: the capture's time in
+    nanoseconds; `length`: IP bytes."""
 
     n: int
-    ts: float
+    ts_ns: int
     vnic: str | None
     dir: str | None
     verdict: str
@@ -206,7 +207,7 @@ class Replay:
         else:
             nobody = Judgement(
                 arrival.n,
-                arrival.ts_ns / 1e9,
+                arrival.ts_ns,
                 None,
                 None,
                 "ALLOW",
@@ -273,7 +274,7 @@ class Replay:
         rule = decision.rule
         judgement = Judgement(
             arrival.n,
-            arrival.ts_ns / 1e9,
+            arrival.ts_ns,
             hop.at.name,
             _DIRECTION_NAMES[hop.direction],
             decision.verdict,
@@ -333,8 +334,8 @@ def _flow(connection: Connection) -> Flow:
         connection.dropped,
         connection.state_name,
         connection.history,
-        connection.start_ns / 1e9,
-        connection.end_ns / 1e9,
+        connection.start_ns,
+        connection.end_ns,
         connection.ended or "open",
         connection.rule.number,
         connection.rule.path,

@@ -56,7 +56,7 @@ typedef struct pal_packet {
     uint8_t marks;         /* [P] MARK_* */
     uint8_t ip_sum, l4_sum; /* [P] enum pal_sum */
     uint8_t odd;            /* [P] the source address is one that no live workload may send from */
-    uint8_t spare;
+    uint8_t bare;           /* [P] came out of a tunnel as an IP packet, with no Ethernet header; the caller clears it */
     uint64_t cookie;       /* the caller's: names the packet in what comes back */
     uint64_t clock_ns;     /* the caller's: the clock when it is judged */
     uint32_t fragments;    /* how many wire packets this one stands for */

@@ -328,7 +328,7 @@ void pal_engine_free(pal_engine *e)
 pal_engine *pal_engine_new(const pal_engine_options *options, const char *path, char *err, size_t errlen)
 {
     const pal_engine_options *o = options;
-    if (o->filters == 0 || o->filters >= PAL_NO_FILTER || o->workers == 0 || o->workers > 64 || o->rules >= PAL_NO_RULE) {
+    if (o->filters == 0 || o->filters >= PAL_NO_FILTER || o->workers == 0 || o->workers > ENGINE_WORKERS_MAX || o->rules >= PAL_NO_RULE) {
         snprintf(err, errlen, "filters must be 1 to 65534, workers 1 to 64");
         return NULL;
     }

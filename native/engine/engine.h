@@ -33,6 +33,8 @@ typedef struct flow_list {
     bool lost; /* memory ran out: records are missing */
 } flow_list;
 
+#define ENGINE_WORKERS_MAX 64
+
 typedef struct engine_worker {
     pal_worker w;
     pal_region region;

@@ -24,13 +24,15 @@ pal_replay *pal_replay_new(pal_engine *e, const pal_replay_options *options, con
         r->engine = e;
         r->options = *options;
         r->lanes = e->options.workers;
-        r->pending.size = r->kept.size = sizeof(pal_record);
-        r->waiting.size = sizeof(replay_held);
+        r->pending.size = r->group.size = r->kept.size = sizeof(pal_record);
+        r->pending_frame.size = sizeof(pal_frame);
+        r->late.size = sizeof(replay_late);
+        r->late_free = PAL_NONE;
         r->generated.size = sizeof(pal_generated);
         r->generated_bytes.size = 1;
         r->flows.size = sizeof(pal_flow);
         r->file_json.size = sizeof(const char *);
-        r->frame = malloc(REPLAY_CHUNK * sizeof *r->frame);
+        r->frame = malloc(REPLAY_CHUNK_MAX * sizeof *r->frame);
         r->lane = calloc(r->lanes, sizeof *r->lane);
     }
     if (!r || !r->frame || !r->lane || binding_table_make(&r->binding, bindings, n, e->options.seed[5]) < 0) {
@@ -57,7 +59,9 @@ int pal_replay_close(pal_replay *r)
     binding_table_free(&r->binding);
     free(r->pending.item);
     free(r->kept.item);
-    free(r->waiting.item);
+    free(r->pending_frame.item);
+    free(r->late.item);
+    free(r->group.item);
     free(r->generated.item);
     free(r->generated_bytes.item);
     free(r->flows.item);
@@ -74,15 +78,17 @@ static void *lane_thread(void *lane)
     return NULL;
 }
 
-static int chunk_problem(struct pal_replay *r, char *err, size_t errlen)
+/* Why a lane stopped in the chunk, which then ends before that frame. NULL: none did. */
+static const char *chunk_problem(struct pal_replay *r)
 {
+    const char *problem = NULL;
     for (uint32_t i = 0; i < r->lanes; i++) {
-        if (r->lane[i].failed) {
-            snprintf(err, errlen, "%s", r->lane[i].problem);
-            return -1;
+        if (r->lane[i].failed && (!problem || r->lane[i].stopped_at < r->frames)) {
+            problem = r->lane[i].problem;
+            r->frames = r->lane[i].stopped_at;
         }
     }
-    return 0;
+    return problem;
 }
 
 /* Waits until the capture's clock has come to this frame. */
@@ -101,33 +107,67 @@ static void chunk_wait(struct pal_replay *r, const pal_frame *f)
     }
 }
 
-/* The chunk in r->frame. */
-static int chunk_run(struct pal_replay *r, char *err, size_t errlen)
+static void lanes_run(struct pal_replay *r)
 {
-    for (uint32_t i = 0; i < r->frames; i++) {
-        r->total.bytes += r->frame[i].wirelen;
-        if (!linktype_is_known(r->frame[i].linktype)) {
-            snprintf(err, errlen, "packet %llu: link type %u (%s) is not one that we read", (unsigned long long)r->frame[i].number,
-                     r->frame[i].linktype, pal_linktype_name(r->frame[i].linktype));
-            return -1;
-        }
-    }
-    r->total.packets += r->frames;
-    uint64_t start = clock_now(CLOCK_MONOTONIC);
     uint32_t started = 0;
+    for (uint32_t i = 0; i < r->lanes; i++) {
+        r->lane[i].failed = false;
+        r->lane[i].stopped_at = 0;
+    }
     for (uint32_t i = 1; i < r->lanes; i++, started = i - 1)
         if (pthread_create(&r->lane[i].thread, NULL, lane_thread, &r->lane[i]) != 0) {
             snprintf(r->lane[i].problem, sizeof r->lane[i].problem, "cannot start worker %u", i);
             r->lane[i].failed = true;
+            r->lane[i].stopped_at = 0;
             break;
         }
     lane_run(&r->lane[0]);
     for (uint32_t i = 1; i <= started; i++)
         pthread_join(r->lane[i].thread, NULL);
+}
+
+/* The chunk in r->frame. What comes before a frame that cannot be judged is judged, and written. */
+static int chunk_run(struct pal_replay *r, char *err, size_t errlen)
+{
+    char unknown[128] = "";
+    for (uint32_t i = 0; i < r->frames; i++) {
+        const pal_frame *f = &r->frame[i];
+        if (PAL_UNLIKELY(!linktype_is_known(f->linktype))) {
+            snprintf(unknown, sizeof unknown, "packet %llu: link type %u (%s) is not one that we read",
+                     (unsigned long long)f->number, f->linktype, pal_linktype_name(f->linktype));
+            r->frames = i;
+        }
+    }
+    uint64_t start = clock_now(CLOCK_MONOTONIC);
+    lanes_run(r);
     r->total.core_ns += clock_now(CLOCK_MONOTONIC) - start;
-    if (chunk_problem(r, err, errlen) < 0)
+    const char *problem = chunk_problem(r);
+    if (!problem && unknown[0])
+        problem = unknown;
+    r->total.packets += r->frames;
+    r->chunk_bytes = 0;
+    for (uint32_t i = 0; i < r->frames; i++) {
+        r->total.bytes += r->frame[i].wirelen;
+        r->chunk_bytes += r->frame[i].caplen;
+    }
+    r->cut |= problem != NULL;
+    if (order_chunk(r, err, errlen) < 0)
         return -1;
-    return output_chunk(r, false, err, errlen);
+    if (problem)
+        snprintf(err, errlen, "%s", problem);
+    return problem ? -1 : 0;
+}
+
+/* How many frames the next chunk should have; see REPLAY_CHUNK_MAX. */
+static uint32_t chunk_size(const struct pal_replay *r)
+{
+    if (r->options.realtime)
+        return 1;
+    if (r->lanes > 1)
+        return REPLAY_CHUNK_MAX;
+    const uint64_t mean = r->frames ? r->chunk_bytes / r->frames + 1 : 1024;
+    const uint64_t fitting = REPLAY_CHUNK_BYTES / mean;
+    return fitting < REPLAY_CHUNK_MIN ? REPLAY_CHUNK_MIN : fitting > 4 * REPLAY_CHUNK_MIN ? 4 * REPLAY_CHUNK_MIN : (uint32_t)fitting;
 }
 
 /* Frames that follow are of this file. */
@@ -151,7 +191,8 @@ int pal_replay_frames(pal_replay *r, const pal_frame *frames, uint64_t n, uint32
     if (file_begin(r, file, file_json, err, errlen) < 0)
         return -1;
     for (uint64_t at = 0; at < n;) {
-        r->frames = (uint32_t)(n - at < REPLAY_CHUNK ? n - at : REPLAY_CHUNK);
+        const uint32_t most = chunk_size(r);
+        r->frames = (uint32_t)(n - at < most ? n - at : most);
         memcpy(r->frame, frames + at, r->frames * sizeof *frames);
         if (chunk_run(r, err, errlen) < 0)
             return -1;
@@ -167,8 +208,8 @@ int pal_replay_capture(pal_replay *r, pal_capture *capture, uint64_t max, uint32
         return -1;
     *done = 0;
     for (uint64_t at = 0; at < max; at += r->frames) {
-        uint64_t want = r->options.realtime ? 1 : max - at < REPLAY_CHUNK ? max - at : REPLAY_CHUNK;
-        r->frames = pal_capture_next(capture, r->frame, (uint32_t)want);
+        const uint32_t most = chunk_size(r);
+        r->frames = pal_capture_next(capture, r->frame, (uint32_t)(max - at < most ? max - at : most));
         if (r->frames == 0) {
             *done = 1;
             break;
@@ -186,6 +227,10 @@ static void replay_flush(ct_table *t)
 {
     for (enum ct_end why = CT_END_TIMEOUT;; why = why == CT_END_TIMEOUT ? CT_END_PARENT : CT_END_OPEN) {
         for (uint32_t ref = 0; ref < t->cap4 + t->cap6; ref++) {
+            if (ref == t->s->fresh[0]) /* entries from here on were never used */
+                ref = t->cap4;
+            if (ref >= t->cap4 + t->s->fresh[1])
+                break;
             const ct_hot *h = &t->hot[ref];
             if (h->state == CT_FREE || (why == CT_END_TIMEOUT && !wheel_is_past(t, h->deadline)) ||
                 (why == CT_END_PARENT && !((h->marks & CT_CHILD) && child_parent(t, ref) == PAL_NONE)))
@@ -202,7 +247,7 @@ int pal_replay_finish(pal_replay *r, int flush, char *err, size_t errlen)
     r->frames = 0;
     for (uint32_t i = 0; i < r->lanes; i++)
         lane_finish(&r->lane[i]);
-    int result = output_chunk(r, true, err, errlen);
+    int result = order_chunk(r, err, errlen);
     for (uint32_t i = 0; flush && i < r->lanes; i++)
         if (r->lane[i].ew->w.table.flow)
             replay_flush(&r->lane[i].ew->w.table);
@@ -245,11 +290,8 @@ static void flows_gather(struct pal_replay *r)
 {
     for (uint32_t i = 0; i < r->lanes; i++) {
         flow_list *l = &r->lane[i].ew->flows;
-        for (size_t k = 0; k < l->count; k++) {
-            pal_flow *to = replay_list_add(&r->flows);
-            if (to)
-                *to = l->flow[k];
-        }
+        if (!replay_list_append(&r->flows, l->flow, l->count))
+            continue;
         l->count = 0;
     }
 }
@@ -260,10 +302,10 @@ void pal_replay_restart(pal_replay *r)
     pal_engine_clear(r->engine);
     for (uint32_t i = 0; i < r->lanes; i++) {
         r->lane[i].clock_ns = 0;
-        r->lane[i].held.count = r->lane[i].records.count = 0;
+        r->lane[i].records.count = 0;
     }
-    r->pending.count = r->waiting.count = 0;
-    r->timed = false;
+    order_forget(r);
+    r->cut = r->timed = false;
 }
 
 /* ---- flow records --------------------------------------------------------------------------------------------- */

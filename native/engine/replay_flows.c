@@ -44,62 +44,58 @@ static void text_address(pal_text *t, const uint8_t *a, uint8_t family)
 {
     char s[INET6_ADDRSTRLEN];
     inet_ntop(family == PAL_FAMILY_V4 ? AF_INET : AF_INET6, a, s, sizeof s);
-    pal_text_literal(t, "\"");
     text_string(t, s);
-    pal_text_literal(t, "\"");
 }
 
-static void flow_write(const struct pal_replay *r, pal_text *t, const pal_flow *f, const char *const *file_json)
-{
-    pal_text_literal(t, "{\"file\": ");
-    text_string(t, file_json[f->file]);
-    pal_text_literal(t, ", ");
-    text_string(t, r->options.filter_json[f->filter]);
-    pal_text_literal(t, ", \"dir\": \"");
-    text_string(t, !r->options.vnics ? "IN_OUT" : f->dir == PAL_DIR_OUT ? "OUT" : "IN");
-    pal_text_literal(t, "\", \"proto\": ");
-    pal_text_u64(t, f->proto);
-    pal_text_literal(t, ", \"src\": ");
-    text_address(t, f->src, f->family);
-    pal_text_literal(t, ", \"sport\": ");
-    pal_text_u64(t, f->sport);
-    pal_text_literal(t, ", \"dst\": ");
-    text_address(t, f->dst, f->family);
-    pal_text_literal(t, ", \"dport\": ");
-    pal_text_u64(t, f->dport);
-    pal_text_literal(t, ", \"packets\": ");
-    pal_text_u64(t, f->packets);
-    pal_text_literal(t, ", \"bytes\": ");
-    pal_text_u64(t, f->bytes);
-    pal_text_literal(t, ", \"reply_packets\": ");
-    pal_text_u64(t, f->reply_packets);
-    pal_text_literal(t, ", \"reply_bytes\": ");
-    pal_text_u64(t, f->reply_bytes);
-    pal_text_literal(t, ", \"dropped\": ");
-    pal_text_u64(t, f->dropped);
-    pal_text_literal(t, ", \"state\": \"");
-    text_string(t, pal_word_state(f->kind, f->state));
-    pal_text_literal(t, "\", \"history\": \"");
-    pal_text_bytes(t, f->history, strnlen(f->history, sizeof f->history));
-    pal_text_literal(t, "\", \"start\": ");
-    pal_text_seconds(t, f->start_ns);
-    pal_text_literal(t, ", \"end\": ");
-    pal_text_seconds(t, f->end_ns);
-    pal_text_literal(t, ", \"end_reason\": \"");
-    text_string(t, pal_word_end(f));
-    pal_text_literal(t, "\", ");
-    text_string(t, r->options.rule_json[f->rule]);
-    pal_text_literal(t, "}\n");
-}
+/* What stands before each value. Our own values need no quoting in CSV; the caller's have it already. */
+static const struct {
+    const char *file, *filter, *dir, *proto, *src, *sport, *dst, *dport, *packets, *bytes, *reply_packets, *reply_bytes;
+    const char *dropped, *state, *history, *start, *end, *end_reason, *rule, *last;
+} between[2] = {
+    {"{\"file\": ", ", ", ", \"dir\": \"", "\", \"proto\": ", ", \"src\": \"", "\", \"sport\": ", ", \"dst\": \"",
+     "\", \"dport\": ", ", \"packets\": ", ", \"bytes\": ", ", \"reply_packets\": ", ", \"reply_bytes\": ", ", \"dropped\": ",
+     ", \"state\": \"", "\", \"history\": \"", "\", \"start\": ", ", \"end\": ", ", \"end_reason\": \"", "\", ", "}\n"},
+    {"", ",", ",", ",", ",", ",", ",", ",", ",", ",", ",", ",", ",", ",", ",", ",", ",", ",", ",", "\r\n"},
+};
 
-int pal_replay_flows_write(pal_replay *r, int fd, const char *const *file_json)
+#define FLOW_TEXT(name, value) (text_string(t, between[csv].name), text_string(t, (value)))
+#define FLOW_NUMBER(name) (text_string(t, between[csv].name), pal_text_u64(t, f->name))
+
+int pal_replay_flows_write(pal_replay *r, int fd, int csv, const char *const *file, const char *const *filter,
+                           const char *const *rule)
 {
     uint64_t n;
     const pal_flow *f = pal_replay_flows(r, &n);
     pal_text *t = pal_text_open(fd);
     if (!t)
         return -ENOMEM;
-    for (uint64_t i = 0; i < n; i++)
-        flow_write(r, t, &f[i], file_json);
+    csv = csv != 0;
+    for (; n > 0; n--, f++) {
+        FLOW_TEXT(file, file[f->file]);
+        FLOW_TEXT(filter, filter[f->filter]);
+        FLOW_TEXT(dir, replay_word_dir(r->options.vnics ? f->dir : PAL_DIR_IN | PAL_DIR_OUT));
+        FLOW_NUMBER(proto);
+        text_string(t, between[csv].src);
+        text_address(t, f->src, f->family);
+        FLOW_NUMBER(sport);
+        text_string(t, between[csv].dst);
+        text_address(t, f->dst, f->family);
+        FLOW_NUMBER(dport);
+        FLOW_NUMBER(packets);
+        FLOW_NUMBER(bytes);
+        FLOW_NUMBER(reply_packets);
+        FLOW_NUMBER(reply_bytes);
+        FLOW_NUMBER(dropped);
+        FLOW_TEXT(state, pal_word_state(f->kind, f->state));
+        text_string(t, between[csv].history);
+        pal_text_bytes(t, f->history, strnlen(f->history, sizeof f->history));
+        text_string(t, between[csv].start);
+        pal_text_seconds(t, f->start_ns);
+        text_string(t, between[csv].end);
+        pal_text_seconds(t, f->end_ns);
+        FLOW_TEXT(end_reason, pal_word_end(f));
+        FLOW_TEXT(rule, rule[f->rule]);
+        text_string(t, between[csv].last);
+    }
     return pal_text_close(t);
 }

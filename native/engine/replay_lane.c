@@ -10,17 +10,35 @@
 #define LANE_BATCH_MAX 256
 #define PREFETCH_AHEAD 6
 
+bool replay_list_reserve(replay_list *l, size_t n)
+{
+    if (PAL_LIKELY(l->room - l->count >= n))
+        return true;
+    size_t room = l->room ? l->room : 256;
+    while (room - l->count < n)
+        room *= 2;
+    void *bigger = realloc(l->item, room * l->size);
+    if (!bigger)
+        return false;
+    l->item = bigger;
+    l->room = room;
+    return true;
+}
+
 void *replay_list_add(replay_list *l)
 {
-    if (l->count == l->room) {
-        size_t room = l->room ? l->room * 2 : 256;
-        void *bigger = realloc(l->item, room * l->size);
-        if (!bigger)
-            return NULL;
-        l->item = bigger;
-        l->room = room;
-    }
-    return (char *)l->item + l->size * l->count++;
+    return replay_list_reserve(l, 1) ? (char *)l->item + l->size * l->count++ : NULL;
+}
+
+bool replay_list_append(replay_list *l, const void *items, size_t n)
+{
+    if (n == 0)
+        return true;
+    if (!replay_list_reserve(l, n))
+        return false;
+    memcpy((char *)l->item + l->size * l->count, items, n * l->size);
+    l->count += n;
+    return true;
 }
 
 static void lane_fail(replay_lane *lane, const char *problem)
@@ -32,55 +50,27 @@ static void lane_fail(replay_lane *lane, const char *problem)
 
 /* ---- what the worker says ---------------------------------------------------------------------------------- */
 
-static uint64_t lane_time_of(const replay_lane *lane, uint64_t cookie)
-{
-    const struct pal_replay *r = lane->replay;
-    uint64_t number = cookie & COOKIE_NUMBER;
-    if (cookie >> COOKIE_FILE_SHIFT == r->file && r->frames && number >= r->frame[0].number) {
-        /* Numbers may skip, so the frame is at its offset or before. */
-        uint64_t i = min_u32((uint32_t)(number - r->frame[0].number), r->frames - 1);
-        while (r->frame[i].number > number)
-            i--;
-        return r->frame[i].ts_ns;
-    }
-    const replay_held *h = lane->held.item;
-    size_t low = 0, high = lane->held.count;
-    while (low < high) {
-        size_t mid = (low + high) / 2;
-        if (h[mid].cookie < cookie)
-            low = mid + 1;
-        else
-            high = mid;
-    }
-    return low < lane->held.count ? h[low].frame.ts_ns : 0;
-}
-
-static void lane_record(replay_lane *lane, const pal_judgement *j, uint64_t ts_ns)
+/* Its time is filled in when its frame is met again, in replay_order.c. */
+static void lane_record(replay_lane *lane, const pal_judgement *j)
 {
     pal_record *r = replay_list_add(&lane->records);
     if (!r) {
         lane_fail(lane, "no memory for verdicts");
         return;
     }
-    *r = (pal_record){.number = j->cookie & COOKIE_NUMBER, .ts_ns = ts_ns, .file = (uint32_t)(j->cookie >> COOKIE_FILE_SHIFT),
-                      .rule = j->rule, .filter = j->filter, .dir = j->dir, .verdict = j->verdict, .reason = j->reason,
+    *r = (pal_record){.number = j->cookie & COOKIE_NUMBER, .file = (uint32_t)(j->cookie >> COOKIE_FILE_SHIFT), .rule = j->rule,
+                      .filter = j->filter, .dir = j->dir, .verdict = j->verdict, .reason = j->reason,
                       .ct = j->ct, .reply = j->reply};
     if (!lane->replay->options.vnics)
         r->dir = PAL_DIR_IN | PAL_DIR_OUT;
 }
 
-static bool lane_wants_records(const replay_lane *lane)
-{
-    const pal_replay_options *o = &lane->replay->options;
-    return o->collect || o->verdict_fd >= 0 || o->allowed_fd >= 0 || o->dropped_fd >= 0;
-}
-
 static void lane_flush(pal_worker *w)
 {
     replay_lane *lane = w->context;
-    if (lane_wants_records(lane))
+    if (order_is_wanted(&lane->replay->options))
         for (uint32_t i = 0; i < w->out_count; i++)
-            lane_record(lane, &w->out[i], lane_time_of(lane, w->out[i].cookie));
+            lane_record(lane, &w->out[i]);
     w->out_count = 0;
 }
 
@@ -98,40 +88,36 @@ static void lane_generated(pal_worker *w, const uint8_t *ip, uint32_t len, const
     *g = (pal_generated){.number = cause->cookie & COOKIE_NUMBER, .file = (uint32_t)(cause->cookie >> COOKIE_FILE_SHIFT),
                          .ts_ns = cause->ts_ns, .len = len, .at = lane->bytes.count, .filter = filter,
                          .dir = lane->replay->options.vnics ? dir : PAL_DIR_IN | PAL_DIR_OUT};
-    for (uint32_t i = 0; i < len; i++) {
-        uint8_t *b = replay_list_add(&lane->bytes);
-        if (!b) {
-            lane_fail(lane, "no memory for generated packets");
-            return;
-        }
-        *b = ip[i];
-    }
+    if (!replay_list_append(&lane->bytes, ip, len))
+        lane_fail(lane, "no memory for generated packets");
 }
 
 /* ---- which filters, which lane -------------------------------------------------------------------------------- */
 
-static const pal_filter *lane_filter(replay_lane *lane, const engine_config *config, const pal_packet *p, bool sender, bool ethernet)
+static const pal_filter *lane_filter(replay_lane *lane, const engine_config *config, const pal_packet *p, bool sender, bool macs)
 {
     const binding_table *t = &lane->replay->binding;
     uint32_t found = BINDING_UNKNOWN;
-    if (ethernet && p->cap >= 12)
+    if (macs && p->cap >= 12)
         found = binding_find(t, p->data + (sender ? 6 : 0), 0, p->vrf);
     if ((found == BINDING_UNKNOWN || found == PAL_NO_FILTER) && p->family)
         found = binding_find(t, sender ? packet_src(p) : packet_dst(p), p->family, p->vrf);
-    if (found == PAL_NO_FILTER && !lane->failed) {
-        snprintf(lane->problem, sizeof lane->problem,
-                 "packet %llu: its %s is the address of several vNICs, and its MAC address is none's alone",
+    if (PAL_UNLIKELY(found == PAL_NO_FILTER)) {
+        char problem[sizeof lane->problem];
+        snprintf(problem, sizeof problem, "packet %llu: its %s is the address of several vNICs, and its MAC address is none's alone",
                  (unsigned long long)(p->cookie & COOKIE_NUMBER), sender ? "source" : "destination");
-        lane->failed = true;
+        lane_fail(lane, problem);
     }
     return found < config->filters ? &config->filter[found] : NULL;
 }
 
-static pal_route lane_route(replay_lane *lane, const engine_config *config, pal_packet *p, bool ethernet)
+static pal_route lane_route(replay_lane *lane, const engine_config *config, pal_packet *p, uint32_t linktype)
 {
     if (!lane->replay->options.vnics)
         return (pal_route){.first = &config->filter[0], .dir = PAL_DIR_OUT};
-    const pal_filter *out = lane_filter(lane, config, p, true, ethernet), *in = lane_filter(lane, config, p, false, ethernet);
+    /* What was inside a tunnel has its own MAC addresses, or none, whatever the link outside. */
+    const bool macs = p->vrf ? !p->bare : linktype == LINKTYPE_ETHERNET;
+    const pal_filter *out = lane_filter(lane, config, p, true, macs), *in = lane_filter(lane, config, p, false, macs);
     if (in == out) /* to itself: it leaves and does not come back through the filter */
         in = NULL;
     p->vrf = 0; /* the filter stands for the domain */
@@ -165,17 +151,8 @@ static void lane_unfiltered(replay_lane *lane, const pal_packet *p)
     pal_judgement j = {.cookie = p->cookie, .rule = PAL_NONE, .filter = PAL_NO_FILTER, .verdict = PAL_ALLOW,
                        .reason = PAL_REASON_NO_FILTER, .ct = PAL_CT_UNTRACKED};
     lane->unfiltered++;
-    if (lane_wants_records(lane))
-        lane_record(lane, &j, p->ts_ns);
-}
-
-static void lane_hold(replay_lane *lane, const pal_packet *p, const pal_frame *f)
-{
-    replay_held *h = lane_wants_records(lane) ? replay_list_add(&lane->held) : NULL;
-    if (h)
-        *h = (replay_held){.cookie = p->cookie, .frame = *f};
-    else if (lane_wants_records(lane))
-        lane_fail(lane, "no memory for held fragments");
+    if (order_is_wanted(&lane->replay->options))
+        lane_record(lane, &j);
 }
 
 void lane_run(replay_lane *lane)
@@ -202,17 +179,20 @@ void lane_run(replay_lane *lane)
             if (!r->options.stopped && f->ts_ns > lane->clock_ns)
                 lane->clock_ns = f->ts_ns;
             p->clock_ns = lane->clock_ns;
+            p->bare = 0;
             p->cookie = f->number | (uint64_t)r->file << COOKIE_FILE_SHIFT;
             parse_frame(p, f->linktype, &w->parse);
             if (lane_owner(r, p) != me)
                 continue;
-            route[n] = lane_route(lane, config, p, f->linktype == LINKTYPE_ETHERNET);
+            route[n] = lane_route(lane, config, p, f->linktype);
+            if (PAL_UNLIKELY(lane->failed)) {
+                lane->stopped_at = i;
+                break;
+            }
             if (!route[n].first) {
                 lane_unfiltered(lane, p);
                 continue;
             }
-            if (PAL_UNLIKELY(p->marks & MARK_FRAGMENT) && !p->reason)
-                lane_hold(lane, p, f);
             n++;
         }
         for (uint32_t at = 0; at < n; at += WORKER_BURST)
@@ -235,7 +215,7 @@ void lane_finish(replay_lane *lane)
 int lane_open(replay_lane *lane, struct pal_replay *r, uint32_t number)
 {
     *lane = (replay_lane){.replay = r, .ew = &r->engine->worker[number],
-                          .records = {.size = sizeof(pal_record)}, .held = {.size = sizeof(replay_held)},
+                          .records = {.size = sizeof(pal_record)},
                           .generated = {.size = sizeof(pal_generated)}, .bytes = {.size = 1}};
     lane->ew->w.context = lane;
     lane->ew->w.flush = lane_flush;
@@ -246,7 +226,6 @@ int lane_open(replay_lane *lane, struct pal_replay *r, uint32_t number)
 void lane_close(replay_lane *lane)
 {
     free(lane->records.item);
-    free(lane->held.item);
     free(lane->generated.item);
     free(lane->bytes.item);
 }

@@ -252,6 +252,7 @@ typedef struct pal_replay_options {
     int verdict_fd, allowed_fd, dropped_fd, generated_fd; /* -1: not wanted */
     const char *const *rule_json;  /* by rule number: '"rule": 1000, "rule_path": "..."' */
     const char *const *filter_json; /* by filter number: '"vnic": "web-1"' */
+    uint32_t rules, filters;       /* how many of them */
 } pal_replay_options;
 
 typedef struct pal_generated {
@@ -297,8 +298,10 @@ void pal_replay_restart(pal_replay *r);
 const pal_flow *pal_replay_flows(pal_replay *r, uint64_t *n);
 const char *pal_word_state(uint32_t kind, uint32_t state);
 const char *pal_word_end(const pal_flow *flow);
-/* The same as JSON lines. 0 or a negative errno. */
-int pal_replay_flows_write(pal_replay *r, int fd, const char *const *file_json);
+/* The same as lines of JSON, or of CSV (RFC 4180): `file`, `filter` and `rule` are what a line says of each, by number, as
+ * in pal_replay_options, or values with commas between them. 0 or a negative errno. */
+int pal_replay_flows_write(pal_replay *r, int fd, int csv, const char *const *file, const char *const *filter,
+                           const char *const *rule);
 
 /* ---- benchmarks (native/engine/bench_*.c) --------------------------------------------------------------------- */
 

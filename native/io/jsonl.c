@@ -4,6 +4,7 @@
  */
 #include <stdlib.h>
 
+#include "decimal.h"
 #include "jsonl.h"
 #include "sink.h"
 
@@ -11,8 +12,7 @@ struct pal_text {
     sink out;
 };
 
-#define DIGITS_MAX 20u /* of a uint64_t */
-#define ESCAPE_MAX 6u  /* \u001f */
+#define ESCAPE_MAX 6u /* \u001f */
 
 pal_text *pal_text_open(int fd)
 {
@@ -39,34 +39,10 @@ int pal_text_error(const pal_text *t) { return t->out.error; }
 
 void pal_text_bytes(pal_text *t, const char *bytes, size_t len) { sink_append(&t->out, bytes, len); }
 
-/* Writes v's digits and returns how many. Two at a time: half the divisions. */
-static size_t digits(char *to, uint64_t v)
-{
-    static const char pairs[] = "00010203040506070809101112131415161718192021222324252627282930313233343536373839"
-                                "40414243444546474849505152535455565758596061626364656667686970717273747576777879"
-                                "8081828384858687888990919293949596979899";
-    char reversed[DIGITS_MAX];
-    char *p = reversed + DIGITS_MAX;
-    while (v >= 100) {
-        p -= 2;
-        memcpy(p, pairs + v % 100 * 2, 2);
-        v /= 100;
-    }
-    if (v >= 10) {
-        p -= 2;
-        memcpy(p, pairs + v * 2, 2);
-    } else {
-        *--p = (char)('0' + v);
-    }
-    const size_t n = (size_t)(reversed + DIGITS_MAX - p);
-    memcpy(to, p, n);
-    return n;
-}
-
 void pal_text_u64(pal_text *t, uint64_t v)
 {
-    char *to = sink_room(&t->out, DIGITS_MAX);
-    t->out.used += digits(to, v);
+    char *to = sink_room(&t->out, DECIMAL_U64_MAX);
+    t->out.used += decimal_u64(to, v);
 }
 
 void pal_text_i64(pal_text *t, int64_t v)
@@ -78,20 +54,8 @@ void pal_text_i64(pal_text *t, int64_t v)
 
 void pal_text_seconds(pal_text *t, uint64_t ns)
 {
-    char *to = sink_room(&t->out, DIGITS_MAX + 10);
-    size_t n = digits(to, ns / 1000000000u);
-    uint32_t fraction = (uint32_t)(ns % 1000000000u);
-    size_t places = 9;
-    while (places > 1 && fraction % 10 == 0) {
-        fraction /= 10;
-        places--;
-    }
-    to[n] = '.';
-    for (size_t i = places; i > 0; i--) {
-        to[n + i] = (char)('0' + fraction % 10);
-        fraction /= 10;
-    }
-    t->out.used += n + 1 + places;
+    char *to = sink_room(&t->out, DECIMAL_SECONDS_MAX);
+    t->out.used += decimal_seconds(to, ns);
 }
 
 void pal_text_bool(pal_text *t, bool v)

@@ -84,8 +84,8 @@ def oracle_answers(events: Iterable[Event], worlds: Sequence[PolicySet], scenari
                 f.dropped,
                 f.state,
                 f.history,
-                round(f.start, 6),
-                round(f.end, 6),
+                f.start_ns,
+                f.end_ns,
                 f.end_reason,
                 f.rule_path,
             )
@@ -180,7 +180,7 @@ class NativeTwin:
                 )
                 + (int(flow["sport"]), target, int(flow["dport"]), int(flow["packets"]), int(flow["bytes"]))
                 + (int(flow["reply_packets"]), int(flow["reply_bytes"]), int(flow["dropped"]), state)
-                + (flow["history"].decode(), round(int(flow["start_ns"]) / 1e9, 6), round(int(flow["end_ns"]) / 1e9, 6))
+                + (flow["history"].decode(), int(flow["start_ns"]), int(flow["end_ns"]))
                 + (end, rules[flow["rule"]].path)
             )
         self._replay.close()

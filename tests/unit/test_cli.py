@@ -3,12 +3,13 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
-from importlib.metadata import EntryPoint
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import click
@@ -16,10 +17,11 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 
-from dfw import cli, doctor, errors, logs, output
+from dfw import cli, doctor, errors, logs, output, verbs
 from dfw.schema import schema_files
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def loaded_by(*arguments: str) -> set[str]:
@@ -45,6 +47,39 @@ def test_help_imports_no_verb() -> None:
     verbs = {point.module for point in cli.verb_table().values()}
     assert not loaded & verbs
     assert not loaded & {"numpy", "numba", "pyarrow", "pydantic", "rich", "structlog", "yaml", "_palisade_core"}
+    assert not loaded & {"importlib.metadata", "logging", "email.message", "zipfile"}  # slower than all the rest
+
+
+def test_check_imports_no_core() -> None:
+    loaded = loaded_by("check", str(ROOT / "examples" / "shop" / "policy.yaml"))
+    assert "yaml" in loaded
+    assert not loaded & {"importlib.metadata", "numpy", "pyarrow", "pydantic", "rich", "structlog", "_palisade_core"}
+
+
+def test_verb_table_is_what_the_installed_packages_say() -> None:
+    found = {point.name: point.value for point in entry_points(group=verbs.VERB_GROUP)}
+    assert {name: verb.value for name, verb in verbs.verb_table().items()} == found
+
+
+def test_verb_table_reads_entry_points(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place, text in (
+        ("a/one-1.0.dist-info", "[console_scripts]\nx = y:z\n\n[palisade.verbs]\nlab = lab.cmd:lab\n# no = no:no\n"),
+        ("b/two.egg-info", "[palisade.verbs]\nlab = other:lab\nagent = agent:run [extra]\n[other]\nx = y:z\n"),
+        ("b/three-2.dist-info", "[other]\nx = y:z\n"),
+    ):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "entry_points.txt").write_text(text)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "none"), str(tmp_path / "a"), str(tmp_path / "b")])
+    table = verbs.verb_table.__wrapped__()
+    assert [tuple(verb) for verb in table.values()] == [("agent", "agent:run"), ("lab", "lab.cmd:lab")]
+
+
+def test_verb_summaries_are_docstrings() -> None:
+    for verb in verbs.verb_table().values():
+        tree = ast.parse(Path(verbs.verb_source(verb) or "").read_text())
+        own = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == verb.attr]
+        expected = (ast.get_docstring(own[0] if own else tree) or "").splitlines()[0]
+        assert verbs.verb_summary(verb) == expected
 
 
 def test_version_imports_nothing_heavy() -> None:
@@ -61,8 +96,8 @@ def test_verb_has_help_with_an_example(palisade: Run, verb: str) -> None:
 
 def test_verb_without_its_module_breaks_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     table = {
-        "gone": EntryPoint("gone", "dfw.no_such_module:gone", cli.VERB_GROUP),
-        "far": EntryPoint("far", "no_such_package.far:far", cli.VERB_GROUP),
+        "gone": verbs.Verb("gone", "dfw.no_such_module:gone"),
+        "far": verbs.Verb("far", "no_such_package.far:far"),
         "version": cli.verb_table()["version"],
     }
     monkeypatch.setattr(cli, "verb_table", lambda: table)

@@ -81,7 +81,7 @@ def test_udp_states_and_timers() -> None:
         (2, 1, "Dd"),
         (1, 0, "D"),
     ]
-    assert (flows[1].start, flows[1].end) == (90.01, 160.0)
+    assert (flows[1].start_ns, flows[1].end_ns) == (90_010_000_000, 160_000_000_000)
 
 
 def test_time_never_goes_back() -> None:
@@ -259,7 +259,7 @@ def test_icmp_errors_belong_to_what_they_quote() -> None:
     assert tap.send(error(udp(A, B, (1, 2)))) == "DROP icmp-unrelated invalid"
     assert tap.send(error(QUERY), 61) == "DROP icmp-unrelated invalid"
     (flow,) = tap.run.flows()
-    assert (flow.packets, flow.reply_packets, flow.dropped, flow.end) == (1, 0, 0, 0.0)
+    assert (flow.packets, flow.reply_packets, flow.dropped, flow.end_ns) == (1, 0, 0, 0)
 
 
 def test_icmp_errors_that_cannot_be_read() -> None:
@@ -337,7 +337,8 @@ def test_flow_records() -> None:
     assert (flow.file, flow.vnic, flow.dir, flow.proto) == ("one.pcap", "tap", "IN_OUT", TCP)
     assert (flow.src, flow.sport, flow.dst, flow.dport) == (A, 1000, B, 80)
     assert (flow.packets, flow.bytes, flow.reply_packets, flow.reply_bytes) == (3, 125, 2, 83)
-    assert (flow.state, flow.history, flow.start, flow.end, flow.end_reason) == ("FIN_WAIT", "ShADdf", 1.5, 3.0, "open")
+    assert (flow.state, flow.history, flow.end_reason) == ("FIN_WAIT", "ShADdf", "open")
+    assert (flow.start_ns, flow.end_ns) == (1_500_000_000, 3_000_000_000)
     assert (flow.rule, flow.rule_path) == (1, "/p/rules/any")
 
 
