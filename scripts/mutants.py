@@ -1,28 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small changes to the packet core, one at a time, to see whether the tests notice: `mutants.py --count 200 --seed 1`.
+"""Small changes to the packet core, one at a time, to see whether the tests notice.
+
+`python -m scripts.mutants --count 200 --seed 1`
 
 Each mutant is one token of one header of native/core: a comparison, an operator, a constant, a condition, or a whole
-statement left out. It is compiled into the C tests, in a copy of native/, and killed when one of them does not compile,
-fails, crashes or does not end. Prints every survivor with its line, then the share killed; status 1 below --floor.
+statement left out. Two stages look for it, in copies of native/:
+
+1. the C tests, compiled with it, those that killed most in its header first; the first that fails, crashes or does not
+   end has found it;
+2. for those that survive: the core is built with it. The same object code as without it: the mutant is equivalent and
+   does not count. Else tests.support.mutant_trial judges generated traffic and captures, which the oracle has judged.
+
+Results go to a file, one line each; a second run repeats only what survived, and all when native/core changed. Prints
+every survivor with its line, then the share found; status 1 below --floor.
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
+import hashlib
+import json
+import os
+import queue
 import random
 import re
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from scripts.mutants_core import CoreBuild
+
 ROOT = Path(__file__).resolve().parent.parent
-TESTS = ("test_parse", "test_tcp", "test_pipeline", "test_fragment", "test_table_file")
-FLAGS = ["-std=gnu11", "-O1", "-w", "-fno-wrapv", "-Inative/include", "-Inative"]
-SECONDS = 60
-SKIPPED = {"classify.h", "base.h", "reasons.h"}  # the classifier has test_classify; the others say nothing of their own
+SLOWER = 10  # times its usual time, of the processor: then a C test does not end
+SECONDS = 900  # by the clock
+ANSWERS = ROOT / "build" / "mutants"  # the oracle's
+SKIPPED = {"reasons.h"}  # makes names of reasons.def
+CLASSIFIER = {"classify.h", "base.h"}  # what the classifier includes: it must be compiled with the mutant
 
 TOKEN = re.compile(
     r"//.*|/\*.*?\*/|\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|\b0x[0-9a-fA-F]+u?l*\b|\b\d+u?l*\b"
@@ -30,6 +52,7 @@ TOKEN = re.compile(
 )
 NO_CODE = ("/*", "*", "#", "_Static_assert", "typedef", "PAL_INLINE", "PAL_OUTLINE", "static")
 DECLARATION = re.compile(r"\s+(return|uint\w+|const|bool|\w+ \*?\w+ =|\w+ \*?\w+;)")
+EQUIVALENT = ROOT / "native" / "tests" / "equivalent_mutants.txt"
 SWAPS = {
     "<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "==", "&&": "||", "||": "&&",
     "+": "-", "-": "+", "|": "&", "&": "|", "+=": "-=", "-=": "+=", "|=": "&=", "!": "",
@@ -46,15 +69,26 @@ class Mutant(NamedTuple):
     old: str
     new: str
 
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}: {self.old!r} -> {self.new!r}"
+
 
 def mutants_of(path: Path) -> list[Mutant]:
     """All mutants of one header, outside comments, preprocessor lines, declarations of types and static assertions."""
     found: list[Mutant] = []
-    comment = False
+    dead = ""  # what ends the text that is no code
     for number, text in enumerate(path.read_text().splitlines(), 1):
         bare = text.strip()
-        if comment or bare.startswith(NO_CODE):
-            comment = (comment or "/*" in bare) and "*/" not in bare
+        if dead:
+            dead = "" if dead in bare else dead
+            continue
+        if bare.startswith(NO_CODE):
+            if "/*" in bare and "*/" not in bare:
+                dead = "*/"
+            elif bare.startswith("_Static_assert") and not bare.endswith(";"):
+                dead = ";"
+            continue
+        if "prefetch_" in bare:  # a hint to the processor: no result depends on it
             continue
         if re.fullmatch(r"\s+[^{}]*;", text) and not DECLARATION.match(text):
             found.append(Mutant(path.name, number, len(text) - len(text.lstrip()), bare, ";"))
@@ -69,29 +103,199 @@ def mutants_of(path: Path) -> list[Mutant]:
     return found
 
 
-def is_killed(mutant: Mutant, folder: Path) -> str | None:
-    """What noticed the mutant, or None."""
-    target = folder / "native" / "core" / mutant.file
+def equivalents_read() -> dict[tuple[str, str, str, str], str]:
+    """Mutants that change no result, by (header, line's text, old, new), and why not."""
+    found = {}
+    for line in EQUIVALENT.read_text(encoding="utf-8").splitlines():
+        if line and not line.startswith("#"):
+            header, text, change, reason = (part.strip() for part in line.split(" ¦ "))
+            old, new = change.split(" → ")
+            found[header, text, old, new] = reason
+    return found
+
+
+def mutants_drawn(count: int, seed: int) -> list[Mutant]:
+    """The first `count` of all mutants in the order of this seed."""
+    headers = sorted(path for path in (ROOT / "native" / "core").glob("*.h") if path.name not in SKIPPED)
+    drawn = [mutant for path in headers for mutant in mutants_of(path)]
+    random.Random(seed).shuffle(drawn)
+    return drawn[:count]
+
+
+def digest_of(*folders: str) -> str:
+    """A name for what these folders of native/ hold."""
+    digest = hashlib.sha256()
+    for folder in folders:
+        for path in sorted((ROOT / "native" / folder).rglob("*.[chd]*")):
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def mutated(mutant: Mutant, native: Path) -> Iterator[None]:
+    """A copy of native/ with the mutant in it."""
+    target = native / "core" / mutant.file
     original = target.read_text()
     lines = original.splitlines()
     line = lines[mutant.line - 1]
+    assert line[mutant.column :].startswith(mutant.old)
     lines[mutant.line - 1] = line[: mutant.column] + mutant.new + line[mutant.column + len(mutant.old) :]
     target.write_text("\n".join(lines) + "\n")
     try:
-        for test in TESTS:
-            program = folder / test
-            command = ["gcc", *FLAGS, f"native/tests/{test}.c", "-o", str(program), "-lm", "-lpthread"]
-            if subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode != 0:
-                return "compiler"
-            try:
-                done = subprocess.run([program], capture_output=True, check=False, timeout=SECONDS)
-            except subprocess.TimeoutExpired:
-                return f"{test} (does not end)"
-            if done.returncode != 0:
-                return test
-        return None
+        yield
     finally:
         target.write_text(original)
+
+
+def _seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+class Tests:
+    """The C tests: how each is compiled, which headers it includes, and what it has killed."""
+
+    FLAGS = ("-std=gnu11", "-O0", "-w", "-fno-wrapv", "-Inative/include", "-Inative")
+
+    def __init__(self, folder: Path) -> None:
+        self.names = sorted(path.stem for path in (ROOT / "native" / "tests").glob("test_*.c"))
+        self.kills: Counter[tuple[str, str]] = Counter()
+        self._compiler = "clang" if shutil.which("clang") else "gcc"  # clang takes half the time without optimising
+        self._headers: dict[str, str] = {}
+        self._links: dict[str, list[str]] = {}
+        self._seconds: dict[str, int] = {}
+        self._objects: list[str] = []
+        self._prepare(folder)
+
+    def _prepare(self, folder: Path) -> None:
+        for source in sorted((folder / "native" / "engine").glob("classifier*.c")):
+            target = source.with_suffix(".o")
+            self._run([self._compiler, *self.FLAGS, "-O1", "-c", str(source), "-o", str(target)], folder)
+            self._objects.append(str(target))
+        for name in self.names:
+            source = f"native/tests/{name}.c"
+            rig = "support/rig.h" in (folder / source).read_text()
+            self._links[name] = ["-DRIG_LINKED_CLASSIFIER", *self._objects] if rig else []
+            self._headers[name] = self._run([self._compiler, *self.FLAGS, "-MM", source], folder)
+            begun = _seconds_of_children()
+            if self.noticed(name, "", folder) is not None:
+                raise SystemExit(f"{name} fails without any mutant")
+            self._seconds[name] = SLOWER * int(_seconds_of_children() - begun + 1)
+
+    @staticmethod
+    def _run(command: list[str], folder: Path) -> str:
+        return subprocess.run(command, cwd=folder, capture_output=True, check=True, text=True).stdout
+
+    def ordered(self, header: str) -> list[str]:
+        """The tests that include a header, the likeliest to notice first."""
+        known = [name for name in self.names if f"core/{header} " in self._headers[name].replace("\n", " \n")]
+        return sorted(known, key=lambda name: -self.kills[header, name])
+
+    def noticed(self, name: str, header: str, folder: Path) -> str | None:
+        """Compile one test with what is in `folder` and run it: what happened, None when it passed."""
+        program = folder / name
+        links = [] if header in CLASSIFIER else self._links[name]
+        command = [self._compiler, *self.FLAGS, f"native/tests/{name}.c", *links, "-o", str(program)]
+        if subprocess.run([*command, "-lm", "-lpthread"], cwd=folder, capture_output=True, check=False).returncode != 0:
+            return "compiler"
+        limit = self._seconds.get(name, SECONDS)
+        try:
+            done = subprocess.run(
+                ["sh", "-c", f"ulimit -t {limit}; exec {program}"], capture_output=True, check=False, timeout=SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            return f"{name} (does not end)"
+        return None if done.returncode == 0 else name
+
+
+def first_stage(mutant: Mutant, tests: Tests, folder: Path) -> str | None:
+    """Which C test notices the mutant, or "compiler"; None when none does."""
+    with mutated(mutant, folder / "native"):
+        for name in tests.ordered(mutant.file):
+            by = tests.noticed(name, mutant.file, folder)
+            if by is not None:
+                tests.kills[mutant.file, name] += 1
+                return by
+    return None
+
+
+def second_stage(mutant: Mutant, core: CoreBuild) -> str | None:
+    """ "equivalent", or what of the differential tests notices the mutant; None when nothing does."""
+    with mutated(mutant, core.native):
+        module = core.build(mutant.file)
+    if module is None:
+        return "equivalent"
+    command = [sys.executable, "-m", "tests.support.mutant_trial", str(ANSWERS)]
+    environment = os.environ | {"PYTHONPATH": f"{module.parent}{os.pathsep}{ROOT}"}
+    try:
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return "trial (does not end)"
+    if done.returncode == 0:
+        return None
+    return (done.stdout.strip().splitlines() or [f"trial (status {done.returncode})"])[-1]
+
+
+class Report:
+    """The results on disk: a line for each mutant, for one state of native/core."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._core = digest_of("core", "engine", "include")
+        self._lock = threading.Lock()
+        self.known: dict[Mutant, str | None] = {}
+        if path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                row = json.loads(line)
+                if row["core"] == self._core:
+                    self.known[Mutant(*row["mutant"])] = row["by"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def add(self, mutant: Mutant, by: str | None) -> None:
+        """Keep and say what came of a mutant."""
+        with self._lock:
+            self.known[mutant] = by
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"core": self._core, "mutant": list(mutant), "by": by}) + "\n")
+            print(f"{mutant}: {by or 'SURVIVED'}", flush=True)
+
+
+def try_all(mutants: list[Mutant], report: Report, workers: int, *, trial: bool) -> None:
+    """Every mutant of which nothing is known, or that survived before."""
+    left = [mutant for mutant in mutants if report.known.get(mutant) is None]
+    left.sort(key=lambda mutant: mutant not in report.known)  # survivors first: somebody has written tests for them
+    if not left:
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folders: queue.SimpleQueue[tuple[Path, CoreBuild | None]] = queue.SimpleQueue()
+        for number in range(workers):
+            folder = Path(name) / str(number)
+            shutil.copytree(ROOT / "native", folder / "native")
+            base = folder / "native" / "core" / "base.h"
+            core = CoreBuild(Path(name) / f"core-{number}") if trial else None
+            # Inlining by force makes what is compiled without optimising four times as long.
+            base.write_text(base.read_text().replace("__attribute__((always_inline))", "__attribute__((unused))"))
+            folders.put((folder, core))
+        tests = Tests(folder)
+        if trial:
+            prepare = [sys.executable, "-m", "tests.support.mutant_trial", "--prepare", str(ANSWERS)]
+            subprocess.run(prepare, cwd=ROOT, check=True)
+
+        def one(mutant: Mutant) -> None:
+            folder, core = folders.get()
+            try:
+                by = first_stage(mutant, tests, folder)
+                if by is None and core is not None:
+                    core.prepare()
+                    by = second_stage(mutant, core)
+                report.add(mutant, by)
+            finally:
+                folders.put((folder, core))
+
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            list(pool.map(one, left))
 
 
 def main() -> int:
@@ -100,24 +304,34 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--floor", type=float, default=0.95)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--report", type=Path, default=ROOT / "build" / "mutants.jsonl")
+    parser.add_argument("--no-trial", dest="trial", action="store_false", help="C tests only")
     given = parser.parse_args()
-    headers = sorted(path for path in (ROOT / "native" / "core").glob("*.h") if path.name not in SKIPPED)
-    drawn = [mutant for path in headers for mutant in mutants_of(path)]
-    random.Random(given.seed).shuffle(drawn)
-    killed = tried = 0
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        shutil.copytree(ROOT / "native", folder / "native")
-        for mutant in drawn[: given.count]:
-            by = is_killed(mutant, folder)
-            if by == "compiler":  # no program, no mutant
-                continue
-            tried += 1
-            killed += by is not None
-            what = f"{mutant.file}:{mutant.line}: {mutant.old!r} -> {mutant.new!r}"
-            print(f"{what}: {'killed by ' + by if by else 'SURVIVED'}", flush=True)
-    print(f"{killed} of {tried} killed")
-    return 0 if tried and killed >= given.floor * tried else 1
+    drawn = mutants_drawn(given.count, given.seed)
+    report = Report(given.report)
+    try_all(drawn, report, given.workers, trial=given.trial)
+    lines = {path.name: path.read_text().splitlines() for path in (ROOT / "native" / "core").glob("*.h")}
+    equivalents = equivalents_read()
+    results, survivors = {}, []
+    for mutant in drawn:
+        by, text = report.known[mutant], lines[mutant.file][mutant.line - 1].strip()
+        reason = equivalents.get((mutant.file, text, mutant.old, mutant.new))
+        if by is None and reason is not None:
+            print(f"equivalent {mutant}: {reason}")
+            by = "named"
+        elif by is None:
+            print(f"SURVIVED {mutant}\n    {text}")
+            survivors.append(mutant)
+        results[mutant] = by
+    counted = {mutant: by for mutant, by in results.items() if by not in ("compiler", "equivalent", "named")}
+    found = len(counted) - len(survivors)
+    by_trial = sum(by is not None and not by.startswith("test_") for by in counted.values())
+    out = Counter(results.values())
+    print(f"{found} of {len(counted)} found: {found - by_trial} by C tests, {by_trial} by the differential trial")
+    print(f"not counted: {out['equivalent']} with the same object code, {out['named']} equivalent for a reason that")
+    print(f"{EQUIVALENT.name} gives, {out['compiler']} that do not compile")
+    return 0 if counted and found >= given.floor * len(counted) else 1
 
 
 if __name__ == "__main__":

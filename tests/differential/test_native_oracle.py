@@ -7,9 +7,6 @@ reaching a reason, a cell of a state table or a side of a timer is a failure too
 
 from __future__ import annotations
 
-import concurrent.futures
-import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,16 +16,14 @@ import pytest
 pytest.importorskip("dfw.core", reason="the packet core is not built")
 
 from dfw.core import CoreError
-from dfw.model import PolicySet
-from tests.support import coverage
+from tests.support.agreement import Agreement, events_of, seed_agrees, seeds_agree, worlds_of
+from tests.support.coverage import reasons_known
 from tests.support.pcap import pcap_read
-from tests.support.traffic import Commit, Event, Packet, Scenario, Traffic, scenario_draw
-from tests.support.traffic_policies import policies_load
+from tests.support.traffic import Commit, Event, Packet, Scenario, scenario_draw
 from tests.support.twins import explain_difference, find_difference, native_answers, oracle_answers
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
-REASONS = re.findall(r'^REASON\(\w+,\s+"([\w-]+)"', (ROOT / "native/core/reasons.def").read_text("utf-8"), re.MULTILINE)
 SEEDS = 32
 PACKETS = 8_000
 LONG_SEEDS = range(1000, 1200)
@@ -36,62 +31,26 @@ LONG_PACKETS = 51_000
 LONG_CAPTURE = 3_000  # packets; longer captures wait for `make test-long`
 
 
-def worlds_of(scenario: Scenario) -> list[PolicySet]:
-    with tempfile.TemporaryDirectory() as folder:
-        return policies_load(Path(folder), short_timers=scenario.short_timers, no_default=scenario.no_default)
-
-
-def events_of(scenario: Scenario, packets: int) -> list[Event]:
-    return [event for batch in Traffic(scenario).batches(packets, 1024) for event in batch]
-
-
-def run_seed(seed: int, packets: int) -> tuple[coverage.Coverage, int, int]:
-    """Both engines on one scenario. Returns what was covered, packets, commits. Fails where the engines differ."""
-    scenario = scenario_draw(seed)
-    worlds = worlds_of(scenario)
-    events = events_of(scenario, packets)
-    with coverage.watch() as seen:
-        oracle = oracle_answers(events, worlds, scenario)
-    native = native_answers(events, worlds, scenario)
-    if find_difference(oracle, native) is not None:
-        raise AssertionError(explain_difference(events, worlds, scenario))
-    seen.reasons.update(str(row[4]) for row in native.judgements)
-    seen.judgements += len(native.judgements)
-    commits = sum(len(event) == 1 for event in events)
-    return seen, len(events) - commits, commits
-
-
-def assert_covered(total: coverage.Coverage, wrapped: int) -> None:
-    missing = total.missing(REASONS)
+def assert_covered(total: Agreement) -> None:
+    missing = total.covered.missing(reasons_known())
     assert not missing, f"the traffic no longer covers {missing}"
-    assert total.hit_share >= 0.6, f"only {total.hit_share:.1%} of the judgements hit a connection"
-    assert wrapped > 3, "no run of commits goes through the wrap of the 32-bit epoch"
+    assert total.covered.hit_share >= 0.6, f"only {total.covered.hit_share:.1%} of the judgements hit a connection"
+    assert total.wrapped > 3, "no run of commits goes through the wrap of the 32-bit epoch"
 
 
 def test_engines_agree_on_generated_traffic() -> None:
-    total = coverage.Coverage()
-    wrapped = 0
+    total = Agreement()
     for seed in range(SEEDS):
-        seen, _, commits = run_seed(seed, PACKETS)
-        total.add(seen)
-        if scenario_draw(seed).epoch > 1:
-            wrapped = max(wrapped, commits)
-    assert_covered(total, wrapped)
+        total.add(seed_agrees(seed, PACKETS))
+    assert_covered(total)
 
 
 @pytest.mark.long
 def test_engines_agree_on_ten_million_packets() -> None:
-    total = coverage.Coverage()
-    count = wrapped = 0
-    with concurrent.futures.ProcessPoolExecutor(2) as pool:
-        runs = pool.map(run_seed, LONG_SEEDS, [LONG_PACKETS] * len(LONG_SEEDS))
-        for seed, (seen, packets, commits) in zip(LONG_SEEDS, runs, strict=True):
-            total.add(seen)
-            count += packets
-            if scenario_draw(seed).epoch > 1:
-                wrapped = max(wrapped, commits)
-    assert count >= 10_000_000
-    assert_covered(total, wrapped)
+    """Hours of Python: what was stopped goes on where it was, as long as the code is the same."""
+    total = seeds_agree(LONG_SEEDS, LONG_PACKETS, ROOT / "build" / "agreement.jsonl")
+    assert total.packets >= 10_000_000
+    assert_covered(total)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 4, 7, 13])

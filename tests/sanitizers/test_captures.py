@@ -2,11 +2,13 @@
 """The packet core under ASan and UBSan over the captures beside the checkout, and over mutations of them.
 
 The program is native/tests/replay_main.c, built by scripts/sanitize.sh: taps and vNICs, tunnels, sums, one and two
-workers, policies changing every 97 packets. Bounded here: small captures; `make test-long`: all, and more mutations.
+workers, policies changing every 97 packets. Bounded here: a sample of small captures; `make test-long`: all of them in
+full, compressed ones unpacked, and more mutations of each.
 """
 
 from __future__ import annotations
 
+import gzip
 import os
 import random
 import subprocess
@@ -36,10 +38,18 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return PROGRAM
 
 
-def _captures() -> list[Path]:
-    fitting = [p for p in capture_paths(SHARED_DATA) if p.suffix != ".gz" and p.stat().st_size <= BYTES]
+def _captures(folder: Path) -> list[Path]:
+    """All captures, or a sample; those compressed are unpacked into `folder`."""
+    fitting = [path for path in capture_paths(SHARED_DATA) if path.stat().st_size <= BYTES]
     random.Random(5).shuffle(fitting)
-    return fitting[:CAPTURES]
+    return [_plain(path, folder / str(number)) for number, path in enumerate(fitting[:CAPTURES])]
+
+
+def _plain(path: Path, unpacked: Path) -> Path:
+    if path.suffix != ".gz":
+        return path
+    unpacked.write_bytes(gzip.decompress(path.read_bytes()))
+    return unpacked
 
 
 def _judge(program: Path, files: Iterable[Path]) -> int:
@@ -58,9 +68,9 @@ def _portions(files: list[Path], size: int = 20) -> Iterator[list[Path]]:
         yield files[at : at + size]
 
 
-def test_captures(program: Path) -> None:
+def test_captures(program: Path, tmp_path: Path) -> None:
     """Every capture as it is."""
-    captures = _captures()
+    captures = _captures(tmp_path)
     packets = sum(_judge(program, portion) for portion in _portions(captures))
     assert packets > 100 * len(captures)
 
@@ -68,7 +78,7 @@ def test_captures(program: Path) -> None:
 def test_mutations(program: Path, tmp_path: Path) -> None:
     """Bit flips, cut files, lying lengths, packets doubled and out of order."""
     files = []
-    for index, path in enumerate(_captures()):
+    for index, path in enumerate(_captures(tmp_path)):
         for name, data in mutations(path, 1, EACH):
             target = tmp_path / f"{index}-{name}"
             target.write_bytes(data)

@@ -7,10 +7,12 @@ watched while it runs: it is the slow twin that can be looked into.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 import dfw.oracle.conntrack as conntrack
@@ -19,6 +21,8 @@ from dfw.oracle import sctp, tcp
 
 _PROBE = Timers(*range(1, len(fields(Timers)) + 1))
 _NAMES = [item.name for item in fields(Timers)]
+_COUNTERS = ("reasons", "cells", "sctp", "timers", "outcomes")
+_REASONS = Path(__file__).resolve().parents[2] / "native" / "core" / "reasons.def"
 # Budgets and guards of live vNICs, off in a replay; and the word for a fragment that no line was written of yet.
 UNREACHABLE_REASONS = frozenset({"miss-budget", "half-open", "bad-address", "held"})
 SCTP_EVENTS = {0: "DATA", 1: "INIT", 2: "INIT_ACK", 6: "ABORT", 7: "SHUTDOWN", 8: "SHUTDOWN_ACK"} | {
@@ -26,6 +30,11 @@ SCTP_EVENTS = {0: "DATA", 1: "INIT", 2: "INIT_ACK", 6: "ABORT", 7: "SHUTDOWN", 8
     11: "COOKIE_ACK",
     14: "SHUTDOWN_COMPLETE",
 }
+
+
+def reasons_known() -> list[str]:
+    """The log words of native/core/reasons.def."""
+    return re.findall(r'^REASON\(\w+,\s+"([\w-]+)"', _REASONS.read_text("utf-8"), re.MULTILINE)
 
 
 def tcp_cells() -> set[tuple[str, str, int]]:
@@ -60,10 +69,25 @@ class Coverage:
 
     def add(self, other: Coverage) -> None:
         """Take over another run's counts."""
-        for name in ("reasons", "cells", "sctp", "timers", "outcomes"):
+        for name in _COUNTERS:
             getattr(self, name).update(getattr(other, name))
         self.hits += other.hits
         self.judgements += other.judgements
+
+    def as_json(self) -> dict[str, Any]:
+        """For a file; `from_json` reads it."""
+        found: dict[str, Any] = {"hits": self.hits, "judgements": self.judgements}
+        for name in _COUNTERS:
+            found[name] = [[key, count] for key, count in getattr(self, name).items()]
+        return found
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> Coverage:
+        """What `as_json` wrote."""
+        found = cls(hits=row["hits"], judgements=row["judgements"])
+        for name in _COUNTERS:
+            getattr(found, name).update({_key(key): count for key, count in row[name]})
+        return found
 
     @property
     def hit_share(self) -> float:
@@ -80,6 +104,10 @@ class Coverage:
             "outcomes": {"sequence wrap", "takeover", "child", "reopened", "evicted", "one-way"} - set(self.outcomes),
         }
         return {name: sorted(items, key=str) for name, items in wanted.items() if items}
+
+
+def _key(key: Any) -> Any:
+    return tuple(key) if isinstance(key, list) else key
 
 
 def timer_of(connection: Any) -> str:

@@ -10,7 +10,7 @@
 
 #define HOLDS(x) do { if (!(x)) return #x; } while (0)
 
-static const char *invariant_index(const ct_table *t)
+static inline const char *invariant_index(const ct_table *t)
 {
     uint32_t live = t->s->used[0] + t->s->used[1], stands = 0;
     for (uint32_t b = 0; b < t->buckets; b++) {
@@ -44,7 +44,7 @@ static const char *invariant_index(const ct_table *t)
     return NULL;
 }
 
-static const char *invariant_wheel(const ct_table *t)
+static inline const char *invariant_wheel(const ct_table *t)
 {
     const ct_state_block *s = t->s;
     uint32_t stands = 0, total = t->cap4 + t->cap6;
@@ -65,7 +65,7 @@ static const char *invariant_wheel(const ct_table *t)
     return NULL;
 }
 
-static const char *invariant_lists(const ct_table *t)
+static inline const char *invariant_lists(const ct_table *t)
 {
     const ct_state_block *s = t->s;
     for (uint32_t w = 0; w < CT_WAYS; w++) {
@@ -92,7 +92,7 @@ static const char *invariant_lists(const ct_table *t)
     return NULL;
 }
 
-static const char *invariant_fragments(const frag_table *f, const uint64_t *seed)
+static inline const char *invariant_fragments(const frag_table *f, const uint64_t *seed)
 {
     uint32_t n = 0, blocks = 0;
     uint16_t prev = FRAG_NONE;
@@ -116,7 +116,7 @@ static const char *invariant_fragments(const frag_table *f, const uint64_t *seed
     return NULL;
 }
 
-static const char *invariant_expected(const expect_table *x, const ct_table *t)
+static inline const char *invariant_expected(const expect_table *x, const ct_table *t)
 {
     uint32_t n = 0;
     uint16_t prev = EXPECT_NONE;
@@ -135,7 +135,7 @@ static const char *invariant_expected(const expect_table *x, const ct_table *t)
 }
 
 /* passed + consumed + dropped by reason + held = received */
-static const char *invariant_counts(const pal_worker *w)
+static inline const char *invariant_counts(const pal_worker *w)
 {
     uint64_t decided = 0, waiting = 0;
     for (uint32_t v = 0; v < PAL_VERDICT_COUNT; v++)
@@ -148,7 +148,7 @@ static const char *invariant_counts(const pal_worker *w)
     return NULL;
 }
 
-static const char *invariant_broken(const pal_worker *w)
+static inline const char *invariant_broken(const pal_worker *w)
 {
     const char *broken = invariant_lists(&w->table);
     broken = broken ? broken : invariant_wheel(&w->table);

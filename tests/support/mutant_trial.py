@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A changed packet core on what the oracle has judged before: `python -m tests.support.mutant_trial FOLDER`.
+
+The core is the `_palisade_core` that PYTHONPATH finds first. The events are those of test_native_oracle.py (generated
+traffic, captures, limits). Status 1 and a last line that says where, at the first difference; 0 when there is none.
+`--prepare`: the oracle's answers are written into FOLDER, which takes a minute; once for each state of the oracle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.agreement import code_state, events_of, worlds_of
+from tests.support.pcap import pcap_read
+from tests.support.traffic import Commit, Event, Packet, Scenario, scenario_draw
+from tests.support.twins import find_difference, native_answers, oracle_answers
+
+ROOT = Path(__file__).resolve().parents[2]
+CAPTURES = ROOT.parent / "shared" / "data"
+SEEDS = range(32)
+PACKETS = 8_000
+BATCHES = (32, 7, 1, 256)
+SMALL = 300_000  # bytes; captures above it take the oracle too long
+PORTION = 40  # captures in one file of answers
+OPEN = 2  # the policy that allows everything
+LIMITS = "tests/differential/test_native_oracle_limits.py"
+
+
+def _portions() -> Iterator[tuple[str, list[tuple[list[Event], Scenario]]]]:
+    """Names, and what is judged under them: events and their scenarios."""
+    for seed in SEEDS:
+        scenario = scenario_draw(seed)
+        yield f"seed-{seed}", [(events_of(scenario, PACKETS), scenario)]
+    some: list[tuple[list[Event], Scenario]] = []
+    for number, path in enumerate(sorted(CAPTURES.rglob("*.pcap*")) if CAPTURES.is_dir() else []):
+        try:
+            frames = [Packet(*frame) for frame in pcap_read(path)] if path.stat().st_size <= SMALL else []
+        except ValueError:
+            continue
+        if frames:
+            odd = number % 2 == 1
+            some.append(([Commit(OPEN), *frames], Scenario(0, stopped=odd, verify=odd, decap=odd)))
+        if len(some) == PORTION:
+            yield f"captures-{number}", some
+            some = []
+    if some:
+        yield "captures-last", some
+
+
+def _prepare(folder: Path) -> None:
+    """Write what the oracle says."""
+    for name, cases in _portions():
+        answered = []
+        for events, scenario in cases:
+            try:
+                answered.append((events, scenario, oracle_answers(events, worlds_of(scenario), scenario)))
+            except ValueError:  # a link type that is not read
+                continue
+        (folder / f"{name}.pickle").write_bytes(pickle.dumps(answered))
+    (folder / "state").write_text(code_state(core=False))
+
+
+def _trial(folder: Path) -> str | None:
+    """Where the core differs from the oracle, or None."""
+    number = 0
+    for path in sorted(folder.glob("*.pickle"), key=lambda path: (path.name[0] != "s", path.stat().st_size)):
+        for events, scenario, oracle in pickle.loads(path.read_bytes()):
+            native = native_answers(events, worlds_of(scenario), scenario, batch=BATCHES[number % 4])
+            if find_difference(oracle, native) is not None:
+                return path.stem
+            number += 1
+    return "limits" if pytest.main(["-x", "-q", "-p", "no:cacheprovider", LIMITS]) != 0 else None
+
+
+def main() -> int:
+    """The status to exit with."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--prepare", action="store_true")
+    given = parser.parse_args()
+    state = given.folder / "state"
+    if given.prepare:
+        if not state.exists() or state.read_text() != code_state(core=False):
+            given.folder.mkdir(parents=True, exist_ok=True)
+            _prepare(given.folder)
+        return 0
+    where = _trial(given.folder)
+    if where is not None:
+        print(f"trial ({where})")
+    return 0 if where is None else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
