@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.agreement import code_state, events_of, worlds_of
+from tests.support.capture_mutations import capture_paths
 from tests.support.pcap import pcap_read
 from tests.support.traffic import Commit, Event, Packet, Scenario, scenario_draw
 from tests.support.twins import find_difference, native_answers, oracle_answers
@@ -38,7 +39,7 @@ def _portions() -> Iterator[tuple[str, list[tuple[list[Event], Scenario]]]]:
         scenario = scenario_draw(seed)
         yield f"seed-{seed}", [(events_of(scenario, PACKETS), scenario)]
     some: list[tuple[list[Event], Scenario]] = []
-    for number, path in enumerate(sorted(CAPTURES.rglob("*.pcap*")) if CAPTURES.is_dir() else []):
+    for number, path in enumerate(capture_paths(CAPTURES) if CAPTURES.is_dir() else []):
         try:
             frames = [Packet(*frame) for frame in pcap_read(path)] if path.stat().st_size <= SMALL else []
         except ValueError:
@@ -63,7 +64,6 @@ def _prepare(folder: Path) -> None:
             except ValueError:  # a link type that is not read
                 continue
         (folder / f"{name}.pickle").write_bytes(pickle.dumps(answered))
-    (folder / "state").write_text(code_state(core=False))
 
 
 def _trial(folder: Path) -> str | None:
@@ -88,7 +88,9 @@ def main() -> int:
     if given.prepare:
         if not state.exists() or state.read_text() != code_state(core=False):
             given.folder.mkdir(parents=True, exist_ok=True)
+            now = code_state(core=False)
             _prepare(given.folder)
+            state.write_text(now)
         return 0
     where = _trial(given.folder)
     if where is not None:
