@@ -186,7 +186,8 @@ class Tests:
     def ordered(self, header: str) -> list[str]:
         """The tests that include a header, the likeliest to notice first."""
         known = [name for name in self.names if f"core/{header} " in self._headers[name].replace("\n", " \n")]
-        return sorted(known, key=lambda name: -self.kills[header, name])
+        own = f"test_{Path(header).stem}"
+        return sorted(known, key=lambda name: (-self.kills[header, name], name != own, bool(self._links[name])))
 
     def must_pass(self, name: str) -> None:
         """What fails without any mutant would find them all."""
@@ -224,23 +225,45 @@ def first_stage(mutant: Mutant, tests: Tests, folder: Path) -> str | None:
     return None
 
 
-def second_stage(mutant: Mutant, core: CoreBuild) -> str | None:
-    """ "equivalent", or what of the differential tests notices the mutant; None when nothing does."""
-    with mutated(mutant, core.native):
-        module = core.build(mutant.file)
-    if module is None:
-        return "equivalent"
-    command = [sys.executable, "-m", "tests.support.mutant_trial", str(ANSWERS)]
-    environment = os.environ | {"PYTHONPATH": f"{module.parent}{os.pathsep}{ROOT}"}
-    try:
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS
-        )
-    except subprocess.TimeoutExpired:
-        return "trial (does not end)"
-    if done.returncode == 0:
-        return None
-    return (done.stdout.strip().splitlines() or [f"trial (status {done.returncode})"])[-1]
+class Trial:
+    """The second stage: one core, built aside with one mutant after the other."""
+
+    def __init__(self, folder: Path) -> None:
+        self._core = CoreBuild(folder)
+        self._lock = threading.Lock()
+        self._begun = False
+
+    def _begin(self) -> None:
+        prepare = [sys.executable, "-m", "tests.support.mutant_trial", "--prepare", str(ANSWERS)]
+        subprocess.run(prepare, cwd=ROOT, check=True)
+        self._core.prepare()
+        found = self._run(self._core.unchanged())
+        if found is not None:
+            raise SystemExit(f"the core differs from the oracle without any mutant: {found}")
+        self._begun = True
+
+    def noticed(self, mutant: Mutant) -> str | None:
+        """ "equivalent", or what of the differential tests notices the mutant; None when nothing does."""
+        with self._lock:
+            if not self._begun:
+                self._begin()
+            with mutated(mutant, self._core.native):
+                module = self._core.build(mutant.file)
+            return "equivalent" if module is None else self._run(module)
+
+    @staticmethod
+    def _run(module: Path) -> str | None:
+        command = [sys.executable, "-m", "tests.support.mutant_trial", str(ANSWERS)]
+        environment = os.environ | {"PYTHONPATH": f"{module.parent}{os.pathsep}{ROOT}"}
+        try:
+            done = subprocess.run(
+                command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=SECONDS
+            )
+        except subprocess.TimeoutExpired:
+            return "trial (does not end)"
+        if done.returncode == 0:
+            return None
+        return (done.stdout.strip().splitlines() or [f"trial (status {done.returncode})"])[-1]
 
 
 class Report:
@@ -274,32 +297,27 @@ def try_all(mutants: list[Mutant], report: Report, workers: int, *, trial: bool)
     if not left:
         return
     with tempfile.TemporaryDirectory() as name:
-        folders: queue.SimpleQueue[tuple[Path, CoreBuild | None]] = queue.SimpleQueue()
-        for number in range(workers):
-            folder = Path(name) / str(number)
+        folders: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        pristine = Path(name) / "pristine"
+        for folder in [pristine, *(Path(name) / str(number) for number in range(workers))]:
             shutil.copytree(ROOT / "native", folder / "native")
             base = folder / "native" / "core" / "base.h"
-            core = CoreBuild(Path(name) / f"core-{number}") if trial else None
             # Inlining by force makes what is compiled without optimising four times as long.
             base.write_text(base.read_text().replace("__attribute__((always_inline))", "__attribute__((unused))"))
-            folders.put((folder, core))
-        pristine = Path(name) / "pristine"
-        shutil.copytree(folder / "native", pristine / "native")
+            if folder != pristine:
+                folders.put(folder)
         tests = Tests(pristine)
-        if trial:
-            prepare = [sys.executable, "-m", "tests.support.mutant_trial", "--prepare", str(ANSWERS)]
-            subprocess.run(prepare, cwd=ROOT, check=True)
+        second = Trial(Path(name) / "core") if trial else None
 
         def one(mutant: Mutant) -> None:
-            folder, core = folders.get()
+            folder = folders.get()
             try:
                 by = first_stage(mutant, tests, folder)
-                if by is None and core is not None:
-                    core.prepare()
-                    by = second_stage(mutant, core)
+                if by is None and second is not None:
+                    by = second.noticed(mutant)
                 report.add(mutant, by)
             finally:
-                folders.put((folder, core))
+                folders.put(folder)
 
         with concurrent.futures.ThreadPoolExecutor(workers) as pool:
             list(pool.map(one, left))

@@ -11,7 +11,7 @@ failed=
 part() { scripts/part.sh "$@" || failed="$failed $1"; }
 part build .venv/bin/python native/build.py
 part lint scripts/lint.sh
-part native-tests "$MAKE" --no-print-directory native-tests
-part fuzz "$MAKE" --no-print-directory fuzz FUZZ_SECONDS="$FUZZ_SECONDS"
+part native-tests "$MAKE" --no-print-directory -j "$PYTEST_WORKERS" native-tests
+part fuzz "$MAKE" --no-print-directory -j "$PYTEST_WORKERS" fuzz FUZZ_SECONDS="$FUZZ_SECONDS"
 .venv/bin/python -m pytest -q -n "$PYTEST_WORKERS" tests || failed="$failed pytest"
 [ -z "$failed" ] || { echo "make test: failed:$failed" >&2; exit 1; }

@@ -74,11 +74,12 @@ def seed_agrees(seed: int, packets: int) -> Agreement:
 
 
 def code_state(*, core: bool = True) -> str:
-    """A name for what judges and what is judged: the compiled core (or without it), the oracle, the generator."""
+    """A name for what judges and what is judged: the oracle, its model, the generator, the core (or not)."""
     digest = hashlib.sha256()
     spec = importlib.util.find_spec("_palisade_core") if core else None
     module = [] if spec is None or spec.origin is None else [Path(spec.origin)]
-    for path in sorted([*module, *(ROOT / "dfw").rglob("*.py"), *(ROOT / "tests" / "support").glob("*.py")]):
+    folders = [ROOT / "dfw" / "oracle", ROOT / "dfw" / "model", ROOT / "tests" / "support"]
+    for path in sorted([*module, *(path for folder in folders for path in folder.glob("*.py"))]):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
