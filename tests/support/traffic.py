@@ -2,10 +2,10 @@
 """A seeded generator of traffic for differential tests: many conversations at once, on a clock of their own.
 
 `Traffic(Scenario(seed)).batches(count)` yields lists of events: packets with their times, and commits of policies
-between them (traffic_policies.POLICIES by number). Conversations (talk_tcp.py, talk.py) are simulated ends, so that
-most packets are legal; on the way packets are doubled, delayed, cut, changed, wrapped and fragmented, and hostile ones
-(hostile.py) are mixed in. Sleeping conversations come back on the last tick on which they are remembered, or on the
-first on which they are not; every so often the clock jumps to the next of them.
+between them (traffic_policies.POLICIES by number). Conversations (talk_tcp.py, talk.py, talk_alg.py) are simulated
+ends, so that most packets are legal; on the way packets are doubled, delayed, cut, changed, wrapped and fragmented,
+and hostile ones (hostile.py) are mixed in. Sleeping conversations come back on the last tick on which they are
+remembered, or on the first on which they are not; every so often the clock jumps to the next of them.
 
 The same scenario gives the same events. Nothing is kept but what is alive: memory is bounded.
 """
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from dfw.model import Timers
-from tests.support import hostile, talk
+from tests.support import hostile, talk, talk_alg
 from tests.support.talk_tcp import Said, Talk, tcp_life
 from tests.support.wire import End, Path, arp, ethernet, fragments
 
@@ -103,8 +103,8 @@ TALKS: tuple[tuple[Callable[[World], Talk], int], ...] = (
     (talk.icmp_talk, 8),
     (talk.icmp_error_talk, 8),
     (talk.sctp_talk, 8),
-    (talk.ftp_talk, 4),
-    (talk.tftp_talk, 2),
+    (talk_alg.ftp_talk, 4),
+    (talk_alg.tftp_talk, 2),
     (talk.fragment_talk, 5),
     (talk.protocol_talk, 3),
     (talk.multicast_talk, 2),
