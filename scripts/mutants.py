@@ -102,6 +102,22 @@ def mutants_of(path: Path) -> list[Mutant]:
     return found
 
 
+def lines_compiled(path: Path) -> set[int]:
+    """The lines of a header that this machine's preprocessor lets through: not those for another byte order."""
+    command = ["gcc", "-E", "-Inative/include", "-Inative", str(path)]
+    text = subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout
+    found, here, number = set(), False, 0
+    for line in text.splitlines():
+        marker = re.match(r'# (\d+) "(.*?)"', line)
+        if marker:
+            number, here = int(marker[1]), marker[2] == str(path)
+            continue
+        if here and line.strip():
+            found.add(number)
+        number += 1
+    return found
+
+
 def equivalents_read() -> dict[tuple[str, str, str, str], str]:
     """Mutants that change no result, by (header, line's text, old, new), and why not."""
     found = {}
@@ -118,7 +134,8 @@ def mutants_drawn(count: int, seed: int) -> list[Mutant]:
     headers = sorted(path for path in (ROOT / "native" / "core").glob("*.h") if path.name not in SKIPPED)
     drawn = [mutant for path in headers for mutant in mutants_of(path)]
     random.Random(seed).shuffle(drawn)
-    return drawn[:count]
+    alive = {path.name: lines_compiled(path) for path in headers}
+    return [mutant for mutant in drawn if mutant.line in alive[mutant.file]][:count]
 
 
 def digest_of(*folders: str) -> str:

@@ -336,8 +336,38 @@ static void test_counts(void)
     rig_close(&r);
 }
 
+/* Wrong sums and odd addresses are counted, once a packet, whatever becomes of it. */
+static void test_sums(void)
+{
+    check_where = "sums";
+    begin();
+    r.w->parse.sum_mode = SUM_MODE_COUNT;
+    r.w->parse.sanity = 1;
+    for (uint32_t i = 0; i < 8; i++) {
+        frame_udp(&f, PAL_FAMILY_V4, 1, 2, 1000, 53, "x", 1);
+        if (i & 1)
+            f.b[f.l3 + 8] ^= 1;
+        if (i & 2)
+            f.b[f.len - 1] ^= 1;
+        if (i & 4) { /* from itself: the sums stay what they are */
+            memcpy(f.b + f.l3 + 16, f.b + f.l3 + 12, 4);
+            f.b[f.l3 + 15] = f.b[f.l3 + 19] = (uint8_t)(f.b[f.l3 + 15] + 1);
+            frame_l4_sum(&f, PAL_FAMILY_V4, PROTO_UDP, 6);
+            frame_ip_sum(&f);
+            f.b[f.l3 + 8] ^= i & 1;
+            f.b[f.len - 1] ^= i & 2;
+        }
+        CHECK_U64(rig_judge(&r, &f).verdict, PAL_ALLOW);
+        CHECK_U64(r.w->bad_ip_sum, (i + 1) / 2);
+        CHECK_U64(r.w->bad_l4_sum, i / 4 * 2 + (i % 4 > 1 ? i % 4 - 1 : 0));
+        CHECK_U64(r.w->odd, i < 4 ? 0 : i - 3);
+    }
+    rig_close(&r);
+}
+
 int main(void)
 {
+    test_sums();
     test_first_packets();
     test_pseudo();
     test_groups();
