@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -82,7 +83,7 @@ class Reachability:
             direction: (np.full(shape, DENIED, np.uint8), np.full(shape, NO_RULE, np.uint32))
             for direction in (Direction.OUT, Direction.IN)
         }
-        family_of = self._family_of_pairs()
+        family_of = self.families
         for family in Family:
             pairs = family_of == family
             if not pairs.any():
@@ -98,7 +99,8 @@ class Reachability:
         (egress, egress_rule), (ingress, ingress_rule) = sides[Direction.OUT], sides[Direction.IN]
         return Reach(egress, ingress, egress_rule, ingress_rule)
 
-    def _family_of_pairs(self) -> npt.NDArray[np.uint8]:
+    @cached_property
+    def families(self) -> npt.NDArray[np.uint8]:
         """The family in which a pair talks: the sender's first, else its other; 0 for none in common."""
         both = {family: self._has[family][:, None] & self._has[family][None, :] for family in Family}
         first = self._primary[:, None]

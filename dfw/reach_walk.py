@@ -20,7 +20,7 @@ MAYBE: Final = 1
 YES: Final = 2
 """Membership; of several sets together it is the greatest, negated 2 minus it."""
 
-EPHEMERAL_PORT: Final = 40000
+EPHEMERAL_PORT: Final = 49152  # RFC 6335 section 6: the first of the dynamic ports
 _SYN: Final = 2
 _MAY_ALLOW, _MAY_DENY = 1, 2
 _ALLOW, _RESUME = 0, 3

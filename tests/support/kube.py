@@ -9,7 +9,7 @@ from typing import Any
 
 from dfw.documents import documents_parse
 from dfw.load import Loaded, load_documents
-from dfw.model import PolicySet
+from dfw.model import Family, PolicySet
 from dfw.reach import Reach, Reachability, Service
 
 PROTOCOLS = {"TCP": 6, "UDP": 17, "SCTP": 132}
@@ -95,6 +95,11 @@ class Pairs:
         at = self._number[sender], self._number[receiver]
         values = (False, True, None)
         return values[reach.allowed[at]], values[reach.egress[at]], values[reach.ingress[at]]
+
+    def family(self, sender: str, receiver: str) -> Family | None:
+        """The family in which a pair is judged."""
+        found = int(self.reachability.families[self._number[sender], self._number[receiver]])
+        return Family(found) if found else None
 
     def by(self, sender: str, receiver: str, protocol: str, port: int) -> str | None:
         """Path of the rule that decided."""
