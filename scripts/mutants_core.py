@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import shutil
 import subprocess
 import sys
@@ -32,7 +34,8 @@ class CoreBuild:
         self._build = _build_module()
         shutil.copytree(ROOT / "native", self.native)
         self._generated = folder / f"{self._build.MODULE}.c"
-        self._build.make_ffi([]).emit_c_code(str(self._generated))
+        with contextlib.redirect_stdout(io.StringIO()):  # cffi says what it writes
+            self._build.make_ffi([]).emit_c_code(str(self._generated))
         self._good: dict[Path, Path] | None = None  # source -> object, of the unchanged core
 
     # The same code at -O1 is the same program, however it is compiled.

@@ -130,6 +130,20 @@ static void test_types(void)
     }
 }
 
+/* The numbers of IANA's registries that other tests write by name. */
+static void test_numbers(void)
+{
+    check_where = "numbers";
+    CHECK(PROTO_IP6_HOPOPTS == 0 && PROTO_ICMP == 1 && PROTO_IGMP == 2 && PROTO_TCP == 6 && PROTO_UDP == 17);
+    CHECK(PROTO_IP6_ROUTING == 43 && PROTO_IP6_FRAGMENT == 44 && PROTO_AH == 51 && PROTO_ICMP6 == 58 && PROTO_NONE == 59);
+    CHECK(PROTO_IP6_DSTOPTS == 60 && PROTO_SCTP == 132);
+    CHECK(TCP_FIN == 1 && TCP_SYN == 2 && TCP_RST == 4 && TCP_PSH == 8 && TCP_ACK == 16 && TCP_URG == 32);
+    CHECK(LINKTYPE_NULL == 0 && LINKTYPE_ETHERNET == 1 && LINKTYPE_RAW_BSD == 12 && LINKTYPE_RAW_OPENBSD == 14 && LINKTYPE_RAW == 101);
+    CHECK(LINKTYPE_LOOP == 108 && LINKTYPE_LINUX_SLL == 113 && LINKTYPE_IPV4 == 228 && LINKTYPE_IPV6 == 229 && LINKTYPE_LINUX_SLL2 == 276);
+    CHECK(SCTP_INIT == 1 && SCTP_INIT_ACK == 2 && SCTP_ABORT == 6 && SCTP_SHUTDOWN == 7 && SCTP_SHUTDOWN_ACK == 8);
+    CHECK(SCTP_COOKIE_ECHO == 10 && SCTP_COOKIE_ACK == 11 && SCTP_SHUTDOWN_COMPLETE == 14);
+}
+
 /* Geneve and VXLAN around an Ethernet frame, and Geneve around IP; `options` words of them. */
 static pal_packet tunnel_parsed(uint16_t port, uint32_t first, uint32_t type, uint32_t options, uint8_t option2, uint8_t option3, bool ethernet, uint32_t inner_cut)
 {
@@ -200,6 +214,7 @@ static void test_tunnels(void)
 
 int main(void)
 {
+    test_numbers();
     test_transport();
     test_chunks();
     test_types();
