@@ -25,9 +25,7 @@ def unsupported_features(world: PolicySet) -> list[tuple[EffectiveRule, str]]:
             effective = EffectiveRule(policy, rule, rule.direction)
             if rule.disabled:
                 continue
-            if policy.tier is Tier.ETHERNET:
-                found.append((effective, "category Ethernet"))
-            elif rule.action not in NATIVE_ACTIONS:
+            if rule.action not in NATIVE_ACTIONS or (policy.tier is Tier.ETHERNET and rule.action is Action.REJECT):
                 found.append((effective, f"the action {rule.action.value}"))
             entries = [entry for service in rule.services for entry in service.entries]
             found += [(effective, f"the ALG {entry.alg.value}") for entry in entries if entry.alg not in NATIVE_ALGS]

@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dfw.capabilities import NATIVE_ACTIONS, NATIVE_ALGS, unsupported_features
+from dfw.compile_ether import EtherCompiled, ether_compile
 from dfw.errors import UnsupportedError
 from dfw.membership import Membership
 from dfw.model import (
@@ -44,6 +45,7 @@ from dfw.model import (
     Tier,
     Timers,
     WorkloadMember,
+    ether_rules_for_tap,
     ranges_intersect,
     ranges_subtract,
     rules_for_tap,
@@ -137,6 +139,7 @@ class Compiled:
     tap: RuleTable
     timers: Timers
     timers_of: Mapping[str, Timers]
+    ether: EtherCompiled
 
 
 def compile_policy(world: PolicySet) -> Compiled:
@@ -177,7 +180,8 @@ class _Compiler:
         for_tap = rules_for_tap(self.world)
         excluded = self.membership.members(self.world.excluded)
         effective = [*for_tap, *_EXCLUDED] if excluded else for_tap
-        rules = tuple(_described(number, item) for number, item in enumerate(effective))
+        layer2 = ether_rules_for_tap(self.world)
+        rules = tuple(_described(number, item) for number, item in enumerate((*effective, *layer2)))
         everything = self._everything(effective)
         scopes = self._scopes(for_tap, excluded)
         selected: list[list[int]] = [[] for _ in self.membership.ports]
@@ -206,6 +210,7 @@ class _Compiler:
             _frozen(tap, everything.set_refs),
             self.world.timers,
             self._timers_of(),
+            ether_compile(self.world, self.membership, layer2, len(effective)),
         )
 
     def _timers_of(self) -> Mapping[str, Timers]:

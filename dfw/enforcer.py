@@ -15,7 +15,7 @@ import numpy as np
 
 from dfw.compile import Compiled, CompiledRule, RuleTable, compile_policy
 from dfw.core import NO_FILTER, Engine, EngineOptions
-from dfw.layout import BINDING_DTYPE
+from dfw.layout import BINDING_DTYPE, ETHER_DTYPE
 from dfw.model import Inventory, PolicySet, Port, Timers, mac_packed
 
 TAP = "tap"
@@ -52,6 +52,7 @@ class NativeEnforcer:
         self.rules: list[CompiledRule] = []
         self._rules = _Numbers({})
         self._sets = _Numbers({})
+        self._ether: set[int] = set()
 
     def commit(self, world: PolicySet) -> Compiled:
         """Compile and put in force, for all filters at once. Raises UnsupportedError, CoreError: nothing changes."""
@@ -63,8 +64,26 @@ class NativeEnforcer:
             ruleset = self.engine.classifier.build_staged(*_renumbered(table, numbers, sets))
             timers = timer_seconds(compiled.timers_of.get(name, compiled.timers))
             self.engine.stage(number, ruleset, timers, tap=self.inventory is None)
+            self._stage_ether(number, name, compiled, numbers)
         self.engine.commit()
         return compiled
+
+    def _stage_ether(
+        self, number: int, name: str, compiled: Compiled, numbers: np.ndarray[tuple[int], np.dtype[np.uint32]]
+    ) -> None:
+        """The layer-2 rules of one filter; none where it has none, and had none."""
+        ether = compiled.ether
+        at = ether.table_of.get(name)
+        table = ether.tap if self.inventory is None else None if at is None else ether.tables[at]
+        if table is None or not len(table.entries):
+            if number in self._ether:
+                self.engine.stage_ether(number, np.zeros(0, dtype=ETHER_DTYPE), np.zeros(0, dtype=np.uint64))
+                self._ether.discard(number)
+            return
+        entries = table.entries.copy()
+        entries["rule"] = numbers[entries["rule"]]
+        self.engine.stage_ether(number, entries, table.macs)
+        self._ether.add(number)
 
     def _rule(self, rule: CompiledRule) -> int:
         number = self._rules.number(rule.path)

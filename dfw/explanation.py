@@ -17,9 +17,11 @@ from dfw.model import (
     EXCLUDED_POLICY,
     PROTO_ICMP,
     PROTO_ICMPV6,
+    Action,
     Direction,
     EffectiveRule,
     Family,
+    Peers,
     PolicyKind,
     PolicySet,
     Port,
@@ -27,6 +29,8 @@ from dfw.model import (
     Service,
     ServiceEntry,
     Tier,
+    ether_rules_for,
+    ether_rules_for_tap,
 )
 from dfw.probe import Probe
 
@@ -77,6 +81,9 @@ def explain_at(world: PolicySet, port: Port | None, direction: Direction, probe:
     `above`: how many of the rules just above the deciding one are explained; those that failed by one field only are
     explained wherever they stand, as many again.
     """
+    refused = _layer2(world, port, direction, probe)
+    if refused is not None:
+        return Explanation(refused)
     passed: list[Match] = []
     others: list[EffectiveRule] = []
     decided: Match | None = None
@@ -98,6 +105,34 @@ def explain_at(world: PolicySet, port: Port | None, direction: Direction, probe:
         others.append(item)
     chosen = _chosen(world, port, direction, probe, others, orders, above)
     return Explanation(decided, tuple(passed), chosen)
+
+
+def _layer2(world: PolicySet, port: Port | None, direction: Direction, probe: Probe) -> Match | None:
+    """The layer-2 rule that drops the frame; None where it goes on to layer 3."""
+    for item in ether_rules_for_tap(world) if port is None else ether_rules_for(world, port):
+        rule = item.rule
+        source, destination = probe.macs
+        sides = [
+            _mac_reason(world, peers, mac, excluded)
+            for peers, mac, excluded in (
+                (rule.sources, source, rule.sources_excluded),
+                (rule.destinations, destination, rule.destinations_excluded),
+            )
+        ]
+        types = [entry.ether_type for service in rule.services for entry in service.entries]
+        if not item.direction & direction or (types and probe.ether_type not in types):
+            continue
+        if all(side.member for side in sides):
+            service = f"EtherType {probe.ether_type:#06x}" if types else "any"
+            return None if rule.action is Action.ALLOW else Match(item, sides[0], sides[1], service)
+    return None
+
+
+def _mac_reason(world: PolicySet, peers: Peers, mac: str, excluded: bool) -> Reason:
+    if peers.terms is None:
+        return Reason(True, "any")
+    inside = mac in world.macs(peers)
+    return _negated(Reason(inside, f"MAC {mac} is {'' if inside else 'not '}a member"), excluded)
 
 
 def _candidates(world: PolicySet, port: Port | None) -> Iterator[EffectiveRule]:

@@ -57,6 +57,21 @@ RULE_DTYPE: Final = np.dtype(
         ("reserved", "u1"),
     ]
 )
+ETHER_DTYPE: Final = np.dtype(
+    [
+        ("rule", "=u4"),
+        ("src_off", "=u4"),
+        ("src_n", "=u4"),
+        ("dst_off", "=u4"),
+        ("dst_n", "=u4"),
+        ("ether_type", "=u2"),
+        ("action", "u1"),
+        ("dir", "u1"),
+        ("flags", "u1"),
+        ("reserved", "u1", (3,)),
+    ]
+)
+MAXIMUM_ETHER_RULES: Final = 128  # of one filter (native/core/ether.h)
 RANGE_DTYPE: Final = np.dtype([("lo", "u1", (16,)), ("hi", "u1", (16,)), ("family", "=u4")])
 KEY_DTYPE: Final = np.dtype(
     [
@@ -144,6 +159,7 @@ BINDING_DTYPE: Final = np.dtype([("addr", "u1", (16,)), ("family", "=u4"), ("vrf
 RULE_COUNT_DTYPE: Final = np.dtype([("hits", "=u8"), ("packets", "=u8"), ("bytes", "=u8")])
 assert FRAME_DTYPE.itemsize == 48 and RECORD_DTYPE.itemsize == 32 and GENERATED_DTYPE.itemsize == 40
 assert BENCH_FRAME_DTYPE.itemsize == 24 and FLOW_DTYPE.itemsize == 128 and BINDING_DTYPE.itemsize == 28
+assert ETHER_DTYPE.itemsize == 28
 assert RULE_DTYPE.itemsize == 40 and RANGE_DTYPE.itemsize == 36 and KEY_DTYPE.itemsize == 40
 
 RuleArray = npt.NDArray[np.void]

@@ -24,6 +24,7 @@ from dfw.model import (
     Family,
     PolicySet,
     address_parse,
+    ether_rules_for_tap,
     rules_for_tap,
 )
 from dfw.model.policy import EXCLUDED_POLICY
@@ -53,7 +54,7 @@ class LogRecord(NamedTuple):
 
 def logged_rules(world: PolicySet) -> dict[str, LoggedRule]:
     """The rules whose flows are logged, by path."""
-    items: list[EffectiveRule] = rules_for_tap(world)
+    items: list[EffectiveRule] = [*ether_rules_for_tap(world), *rules_for_tap(world)]
     rules = [*(item.rule for item in items), *EXCLUDED_POLICY.rules]
     return {rule.path: LoggedRule(rule.number, rule.path, rule.tag) for rule in rules if rule.logged}
 

@@ -72,6 +72,18 @@ class Probe:
         return self.protocol == (PROTO_ICMP if self.family is Family.IPV4 else PROTO_ICMPV6)
 
     @property
+    def macs(self) -> tuple[str, str]:
+        """Of source and destination; ends that are no vNIC have one of their own."""
+        ends = self.source.port, self.destination.port
+        source, destination = (end.mac if end else mac for end, mac in zip(ends, _STRANGERS, strict=True))
+        return source, destination
+
+    @property
+    def ether_type(self) -> int:
+        """IPv4 or IPv6."""
+        return 0x0800 if self.family is Family.IPV4 else 0x86DD
+
+    @property
     def service(self) -> str:
         """`tcp/443`, `icmp 8/0`, `gre`."""
         name = protocol_name(self.protocol)
@@ -93,10 +105,8 @@ class Verdict(NamedTuple):
 
 def frame_of(probe: Probe) -> bytes:
     """The probe as an Ethernet frame."""
-    ports = probe.source.port, probe.destination.port
-    macs = [mac_packed(port.mac if port else mac) for port, mac in zip(ports, _STRANGERS, strict=True)]
-    ether_type = b"\x08\x00" if probe.family is Family.IPV4 else b"\x86\xdd"
-    return macs[1] + macs[0] + ether_type + packet_of(probe)
+    source, destination = map(mac_packed, probe.macs)
+    return destination + source + probe.ether_type.to_bytes(2, "big") + packet_of(probe)
 
 
 def packet_of(probe: Probe) -> bytes:

@@ -80,6 +80,12 @@ class Engine:
         if lib.pal_engine_stage(self.handle, number, handle, ffi.new("uint32_t[]", list(timers)), tap) != 0:
             raise CoreError(f"filter {number}: out of bounds, or no memory")
 
+    def stage_ether(self, number: int, rules: npt.NDArray[np.void], macs: npt.NDArray[np.uint64]) -> None:
+        """Stage a filter's layer-2 rules (ETHER_DTYPE) over these MAC addresses; no rules: every frame passes."""
+        rows, numbers = array(rules, "pal_ether_rule *"), array(macs, "uint64_t *")
+        if lib.pal_engine_stage_ether(self.handle, number, rows, len(rules), numbers, len(macs)) != 0:
+            raise CoreError(f"filter {number}: more layer-2 rules than one filter may have, or no memory")
+
     def remove(self, number: int) -> None:
         """Stage the end of filter `number` and of all its connections."""
         if lib.pal_engine_remove(self.handle, number) != 0:

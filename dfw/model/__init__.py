@@ -40,7 +40,16 @@ from dfw.model.labels import (
 )
 from dfw.model.place import Place
 from dfw.model.policy import DEFAULT_RULE_IDS, EXCLUDED_POLICY, Policy, Rule, default_policy
-from dfw.model.policyset import EffectiveRule, PolicySet, TimerBinding, applied_to, rules_for, rules_for_tap
+from dfw.model.policyset import (
+    EffectiveRule,
+    PolicySet,
+    TimerBinding,
+    applied_to,
+    ether_rules_for,
+    ether_rules_for_tap,
+    rules_for,
+    rules_for_tap,
+)
 from dfw.model.schedule import DAY_MINUTES, DAYS, WHOLE_DAY, Interval, Schedule, next_change
 from dfw.model.selector import (
     ANY_PEERS,
@@ -155,6 +164,8 @@ __all__ = [
     "applied_to",
     "default_policy",
     "label_selector",
+    "ether_rules_for",
+    "ether_rules_for_tap",
     "mac_packed",
     "mac_parse",
     "next_change",

@@ -15,7 +15,7 @@ from dfw.model.address import Address, AddressRange
 from dfw.model.inventory import Inventory, NamedPort, Port
 from dfw.model.policy import EXCLUDED_POLICY, Policy, Rule, default_policy
 from dfw.model.schedule import Schedule
-from dfw.model.selector import NOBODY, Group, Peers
+from dfw.model.selector import NOBODY, Group, Peers, member_macs
 from dfw.model.service import Service
 from dfw.model.timers import Timers
 from dfw.model.words import Action, Direction, Tier
@@ -165,6 +165,13 @@ class PolicySet:
         """The named ports of the workloads to which this address is bound."""
         return frozenset(item for port in self.inventory.ports_at(address) for item in port.named_ports)
 
+    def macs(self, peers: Peers) -> frozenset[str]:
+        """All member MAC addresses: by themselves, and of member vNICs. Not defined for ANY (ValueError)."""
+        if peers.terms is None:
+            raise ValueError("ANY has no list of MAC addresses")
+        by_themselves = frozenset().union(*(member_macs(term, self) for term in peers.terms))
+        return by_themselves | {port.mac for port in self.members(peers)}
+
     def members(self, peers: Peers) -> tuple[Port, ...]:
         """The member ports, in the inventory's order."""
         return tuple(port for port in self.inventory if self.selects(peers, port))
@@ -191,6 +198,30 @@ def rules_for(world: PolicySet, port: Port) -> list[EffectiveRule]:
         if policy.tier is not Tier.ETHERNET
         for rule in policy.rules
         if not rule.disabled and world.selects(applied_to(policy, rule), port)
+    ]
+
+
+def ether_rules_for(world: PolicySet, port: Port) -> list[EffectiveRule]:
+    """The layer-2 rules programmed on a vNIC, in order of judgement. None at a port of the exclusion list."""
+    if world.selects(world.excluded, port):
+        return []
+    return [
+        EffectiveRule(policy, rule, rule.direction)
+        for policy in world.ordered
+        if policy.tier is Tier.ETHERNET
+        for rule in policy.rules
+        if not rule.disabled and world.selects(applied_to(policy, rule), port)
+    ]
+
+
+def ether_rules_for_tap(world: PolicySet) -> list[EffectiveRule]:
+    """The layer-2 rules of a filter on a wire: all enabled ones."""
+    return [
+        EffectiveRule(policy, rule, Direction.IN_OUT)
+        for policy in world.ordered
+        if policy.tier is Tier.ETHERNET
+        for rule in policy.rules
+        if not rule.disabled
     ]
 
 

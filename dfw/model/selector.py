@@ -317,6 +317,19 @@ class AllOf:
         return ()
 
 
+def member_macs(term: Term, world: PolicySet) -> frozenset[str]:
+    """The MAC addresses that are members by themselves; those of member vNICs are the caller's to add."""
+    match term:
+        case MacAddresses(items):
+            return frozenset(items)
+        case GroupMember(path):
+            return member_macs(world.groups[path].expression, world)
+        case AnyOf(terms):
+            return frozenset().union(*(member_macs(item, world) for item in terms))
+        case _:
+            return frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """A named selector. `path` is its NSX path."""

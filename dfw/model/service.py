@@ -32,6 +32,7 @@ class ServiceEntry:
     `families`: ICMP entries are confined to their own family. `alg`: acts only on connections that this entry matched.
     `destination_port_name`: the destination port is whichever the packet's receiver calls so, in `protocol`
     (Kubernetes: named ports are resolved for each destination pod, for ingress and for egress alike).
+    `ether_type`: for layer-2 rules, which look at nothing else of a service; layer 3 matches nothing by such an entry.
     """
 
     protocol: int | None = None
@@ -44,6 +45,7 @@ class ServiceEntry:
     alg: Alg = Alg.NONE
     families: frozenset[Family] = BOTH_FAMILIES
     destination_port_name: str = ""
+    ether_type: int | None = None
 
     def matches(
         self,
@@ -59,7 +61,11 @@ class ServiceEntry:
         `source`, `destination`: ports; for ICMP and ICMPv6 the type and the code; 0 for protocols that have neither.
         `named_ports`: those of the workloads that have the packet's destination address.
         """
-        if family not in self.families or (self.protocol is not None and protocol != self.protocol):
+        if (
+            self.ether_type is not None
+            or family not in self.families
+            or (self.protocol is not None and protocol != self.protocol)
+        ):
             return False
         if (
             self.destination_port_name

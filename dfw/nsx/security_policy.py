@@ -150,8 +150,12 @@ class PolicyReader:
             return None
         tier = values["category"]
         if tier is Tier.ETHERNET:
-            cursor.member("category").problem("Ethernet is not supported: there are no layer-2 rules")
-        if values["tcp_strict"] and not values["stateful"]:
+            for name in ("stateful", "tcp_strict"):
+                if cursor.node.get(name) is not None and values[name]:
+                    message = f"{name} has no effect: layer-2 rules are stateless"
+                    self.context.warn("no-effect", cursor.member(name), message)
+            values["stateful"] = False
+        elif values["tcp_strict"] and not values["stateful"]:
             message = "tcp_strict has no effect: the policy is stateless"
             self.context.warn("no-effect", cursor.member("tcp_strict"), message)
         applied_to = self._scope(values["scope"])
@@ -265,6 +269,8 @@ class PolicyReader:
 
     def _rule(self, path: str, rule_id: str, tier: Tier | None, cursor: Cursor, values: dict[str, Any]) -> Rule:
         action = values["action"] or Action.DROP
+        if tier is Tier.ETHERNET:
+            self._check_layer2(cursor, values)
         if action is Action.JUMP_TO_APPLICATION and tier is not Tier.ENVIRONMENT:
             cursor.member("action").problem("JUMP_TO_APPLICATION is for category Environment only")
         if values["path"] is not None and values["path"] != f"{path}/rules/{rule_id}":
@@ -282,7 +288,7 @@ class PolicyReader:
             destinations=destinations,
             sources_excluded=values["sources_excluded"],
             destinations_excluded=values["destinations_excluded"],
-            services=self._services(values, cursor),
+            services=self._services(values, cursor, tier is Tier.ETHERNET),
             direction=values["direction"],
             families=values["ip_protocol"],
             logged=values["logged"],
@@ -331,11 +337,38 @@ class PolicyReader:
                 terms.append(GroupMember(path))
         return Peers(tuple(terms))
 
-    def _services(self, values: dict[str, Any], cursor: Cursor) -> tuple[Service, ...]:
+    def _check_layer2(self, cursor: Cursor, values: dict[str, Any]) -> None:
+        """A layer-2 rule sees MAC addresses and EtherTypes only, and answers nothing."""
+        if values["action"] is Action.REJECT:
+            cursor.member("action").problem("a layer-2 rule cannot REJECT: ALLOW or DROP")
+        if cursor.node.get("ip_protocol") is not None:
+            cursor.member("ip_protocol").problem("a layer-2 rule has no ip_protocol; name EtherTypes in a service")
+        for side in ("source_groups", "destination_groups"):
+            for item in values[side] or ():
+                if _ADDRESS.fullmatch(item.text):
+                    self.context.problem(
+                        item, f"{item.text} is an address: layer 2 looks at MAC addresses; use a group"
+                    )
+
+    def _services(self, values: dict[str, Any], cursor: Cursor, layer2: bool) -> tuple[Service, ...]:
         """Named services and inline entries together. `services: [ANY]` beside entries means the entries (NSX)."""
         found: list[Service] = []
-        if not self._alone(values["services"], "ANY"):
-            found += [item for item in map(self.services.find, values["services"]) if item is not None]
+        for written in () if self._alone(values["services"], "ANY") else values["services"]:
+            service = self.services.find(written)
+            if service is not None:
+                self._check_layer(service, written, layer2)
+                found.append(service)
         if values["service_entries"]:
-            found.append(Service("", self.services.entries(values["service_entries"]), cursor.place))
+            inline = Service("", self.services.entries(values["service_entries"]), cursor.place)
+            self._check_layer(inline, Written("service_entries", cursor.member("service_entries").place), layer2)
+            found.append(inline)
         return tuple(found)
+
+    def _check_layer(self, service: Service, written: Written, layer2: bool) -> None:
+        """EtherTypes are for category Ethernet, everything else for the others."""
+        strangers = [entry for entry in service.entries if (entry.ether_type is not None) is not layer2]
+        if strangers and layer2:
+            message = f"{written.text} has more than EtherTypes; category Ethernet looks at nothing else"
+            self.context.problem(written, message)
+        elif strangers:
+            self.context.problem(written, f"{written.text} has EtherTypes, which are for category Ethernet only")

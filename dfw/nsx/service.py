@@ -35,6 +35,7 @@ from dfw.model import (
 )
 from dfw.nsx.common import COMMON, Context, is_read_only
 
+ETHER_TYPE_LEAST = 0x0600  # below, the field is a length (IEEE 802.3 section 3.2.6)
 MAXIMUM_PORTS = 15  # of one side of an L4PortSetServiceEntry; a range counts two
 _PORTS = re.compile(r"([0-9]{1,10})(?:\s*-\s*([0-9]{1,10}))?", re.ASCII)
 _ALG_PROTOCOLS = {Alg.FTP: PROTO_TCP, Alg.TFTP: PROTO_UDP}
@@ -86,6 +87,10 @@ TABLES: Mapping[str, Mapping[str, Field]] = {
         **_ENTRY,
         "alg": Field(choice({alg.value: alg for alg in Alg if alg is not Alg.NONE}), required=True),
         **_PORT_FIELDS,
+    },
+    "EtherTypeServiceEntry": {
+        **_ENTRY,
+        "ether_type": Field(integer(ETHER_TYPE_LEAST, 0xFFFF, "an EtherType"), required=True),
     },
     "NestedServiceServiceEntry": {**_ENTRY, "nested_service_path": Field(reference, required=True)},
 }
@@ -149,9 +154,6 @@ class Services:
     def _entry(self, cursor: Cursor) -> tuple[ServiceEntry, ...]:
         node = cursor.node.get("resource_type")
         kind = node.value if node else None
-        if kind == "EtherTypeServiceEntry":
-            cursor.problem("EtherTypeServiceEntry is not supported: there are no layer-2 rules")
-            return ()
         if not isinstance(kind, str) or kind not in TABLES:
             what = "the field resource_type is missing" if node is None else f"{kind!r} is not a service entry"
             near = nearest(kind, TABLES, cursor.problems) if isinstance(kind, str) else ""
@@ -198,6 +200,10 @@ class Services:
 
     def _make_IGMPTypeServiceEntry(self, cursor: Cursor, values: dict[str, Any]) -> tuple[ServiceEntry, ...]:
         return (ServiceEntry(protocol=PROTO_IGMP),)
+
+    def _make_EtherTypeServiceEntry(self, cursor: Cursor, values: dict[str, Any]) -> tuple[ServiceEntry, ...]:
+        kind = values["ether_type"]
+        return () if kind is None else (ServiceEntry(ether_type=kind),)
 
     def _make_ALGTypeServiceEntry(self, cursor: Cursor, values: dict[str, Any]) -> tuple[ServiceEntry, ...]:
         alg, ports = values["alg"], values["destination_ports"]

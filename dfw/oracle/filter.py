@@ -10,7 +10,7 @@ from dfw.oracle import alg, icmp, sctp, tcp
 from dfw.oracle.conntrack import ConnectionTable, key_of, timeout_ticks
 from dfw.oracle.flow import Connection
 from dfw.oracle.packet import ICMP, ICMPV6, IPV4, SCTP, SYN, TCP, Packet
-from dfw.oracle.policy import MatchedRule, RuleList, rule_key
+from dfw.oracle.policy import EtherList, MatchedRule, RuleList, rule_key
 from dfw.oracle.reject import RejectBudget, answer, answer_connection, is_answered, is_group_address
 from dfw.oracle.verdict import ACCEPTED, PASSED_OVER, REOPENED
 
@@ -50,17 +50,34 @@ class Filter:
     def __init__(self, name: str, worker: Worker) -> None:
         self.name = name
         self.rules: RuleList | None = None
+        self.ether: EtherList | None = None
         self.epoch = 0
         self.timers = Timers()
         self.hits: dict[MatchedRule, int] = {}
         self._worker = worker
         self._budget = RejectBudget()
 
-    def commit(self, rules: RuleList | None, timers: Timers) -> None:
-        """Put rules and session timers in force. The epoch rises."""
+    def commit(self, rules: RuleList | None, ether: EtherList | None, timers: Timers) -> None:
+        """Put rules of both layers and session timers in force. The epoch rises."""
         self.rules = rules
+        self.ether = ether
         self.timers = timers
         self.epoch += 1
+
+    def refuse_frame(self, frame: Packet, direction: int) -> Decision | None:
+        """What the layer-2 rules say of a frame: None where it may go on to layer 3.
+
+        Not asked: frames that the parser refused, and packets without an Ethernet header.
+        """
+        macs = frame.source_mac, frame.destination_mac
+        if self.rules is None or self.ether is None or frame.refusal is not None or frame.ether_type is None:
+            return None
+        source, destination = (mac.hex(":") if mac is not None else "" for mac in macs)
+        rule = self.ether.first_match(source, destination, frame.ether_type, direction)
+        if rule is None or rule.action is Action.ALLOW:
+            return None
+        self.hits[rule] = self.hits.get(rule, 0) + 1
+        return Decision("DROP", "match", rule, "untracked")
 
     def judge(self, packet: Packet, direction: int, vrf: int, timestamp_ns: int) -> Decision:
         """Judge one packet that is no fragment, or a datagram put together from fragments.

@@ -39,6 +39,7 @@ class Packet:
     refusal: str | None = None
     source_mac: bytes | None = None
     destination_mac: bytes | None = None
+    ether_type: int | None = None  # with both MACs: of the Ethernet header, behind its tags; None: it has none
     vni: int | None = None
     ip_version: int = 0  # 0: not IP, or refused before that was known
     l3: int = 0

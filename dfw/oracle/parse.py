@@ -112,6 +112,7 @@ def _parse_ethernet(packet: Packet, at: int) -> tuple[int, int]:
         _require(data, at + 4)
         ethertype = int.from_bytes(data[at + 2 : at + 4], "big")
         at += 4
+    packet.ether_type = ethertype
     return ethertype, at
 
 

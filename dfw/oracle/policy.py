@@ -23,6 +23,8 @@ from dfw.model import (
     Peers,
     PolicySet,
     Port,
+    ether_rules_for,
+    ether_rules_for_tap,
     ranges_merge,
     rules_for,
     rules_for_tap,
@@ -192,6 +194,36 @@ def rule_key(
     return RuleKey(family, protocol, *addresses, *ports, tcp_flags, direction)
 
 
+class EtherList:
+    """The layer-2 rules of one filter in order of judgement: a scan of every frame."""
+
+    def __init__(self, effective: list[EffectiveRule], world: PolicySet) -> None:
+        self._rows = [
+            (item, self._side(item.rule.sources, world), self._side(item.rule.destinations, world))
+            for item in effective
+        ]
+
+    @staticmethod
+    def _side(peers: Peers, world: PolicySet) -> frozenset[str] | None:
+        return None if peers.is_any else world.macs(peers)
+
+    def first_match(self, source: str, destination: str, ether_type: int, direction: int) -> MatchedRule | None:
+        """The first rule that matches, or None. MAC addresses in lower case with colons."""
+        for item, sources, destinations in self._rows:
+            rule = item.rule
+            if not item.direction & direction:
+                continue
+            if sources is not None and (source in sources) is rule.sources_excluded:
+                continue
+            if destinations is not None and (destination in destinations) is rule.destinations_excluded:
+                continue
+            types = [entry.ether_type for service in rule.services for entry in service.entries]
+            if rule.services and ether_type not in types:
+                continue
+            return MatchedRule(rule.number, rule.path, rule.action, False, False, Alg.NONE, False)
+        return None
+
+
 class Rules:
     """The rule lists of a policy set, resolved once for each port (None: the tap)."""
 
@@ -199,6 +231,15 @@ class Rules:
         self.world = world
         self._membership = Membership(world)
         self._lists: dict[str | None, RuleList] = {}
+        self._ether: dict[str | None, EtherList] = {}
+
+    def ether_for_port(self, port: Port | None) -> EtherList:
+        """The layer-2 rules of a vNIC's filter, or of the tap's."""
+        name = None if port is None else port.name
+        if name not in self._ether:
+            effective = ether_rules_for_tap(self.world) if port is None else ether_rules_for(self.world, port)
+            self._ether[name] = EtherList(effective, self.world)
+        return self._ether[name]
 
     def for_port(self, port: Port | None) -> RuleList:
         """The rules of a vNIC's filter, or of the tap's."""

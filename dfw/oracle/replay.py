@@ -128,9 +128,14 @@ class Replay:
     def commit(self, policyset: PolicySet) -> None:
         """Put another policy in force, for all filters at once; connections are judged again on their next packet."""
         self._rules = Rules(policyset)
-        self._tap.commit(self._rules.for_port(None) if self._inventory is None else None, policyset.timers)
+        if self._inventory is None:
+            self._tap.commit(self._rules.for_port(None), self._rules.ether_for_port(None), policyset.timers)
         for name, item in self._filters.items():
-            item.commit(self._rules.for_port(self._ports[name]), policyset.timers_for(self._ports[name]))
+            self._commit_port(item, self._ports[name], self._rules)
+
+    @staticmethod
+    def _commit_port(item: Filter, port: Port, rules: Rules) -> None:
+        item.commit(rules.for_port(port), rules.ether_for_port(port), rules.world.timers_for(port))
 
     def begin_file(self, name: str) -> None:
         """The packets that follow are another file's; connections and clock stay."""
@@ -192,7 +197,7 @@ class Replay:
         if port.name not in self._filters:
             fresh = self._filters[port.name] = Filter(port.name, self._worker)
             if self._rules is not None:
-                fresh.commit(self._rules.for_port(port), self._rules.world.timers_for(port))
+                self._commit_port(fresh, port, self._rules)
         return self._filters[port.name]
 
     def _judge_ends(self, inventory: Inventory, packet: Packet, arrival: _Arrival, lines: list[_Line]) -> None:
@@ -242,24 +247,49 @@ class Replay:
 
     def _judge(self, hop: _Hop, packet: Packet, lines: list[_Line]) -> None:
         """Judge what arrived; a fragment waits at the first filter until its datagram is whole."""
+        refused = hop.at.refuse_frame(packet, hop.direction)
+        if refused is not None:
+            self._write(hop.arrival, hop, packet, refused, lines)
+            return
         if not packet.is_fragment or packet.refusal is not None or hop.at.rules is None:
-            self._judge_whole(hop, packet, [(hop.arrival, packet)], lines)
+            self._judge_whole(hop, packet, packet, [(hop.arrival, packet)], lines)
             return
         outcome = self._fragments.add(hop.at.name, self._vrf(packet), packet, hop, self._worker.now)
         self._refuse_fragments(outcome.refused, lines)
         if outcome.whole is not None:
             parts = [(piece.ticket.arrival, piece.packet) for piece in outcome.pieces]
-            self._judge_whole(hop, outcome.whole, parts, lines)
+            self._judge_whole(hop, outcome.whole, packet, parts, lines)
 
-    def _judge_whole(self, hop: _Hop, packet: Packet, parts: list[tuple[_Arrival, Packet]], lines: list[_Line]) -> None:
-        """Judge a packet or whole datagram: a line for each part that it came in; then on to the receiver's filter."""
+    def _judge_whole(
+        self, hop: _Hop, packet: Packet, frame: Packet, parts: list[tuple[_Arrival, Packet]], lines: list[_Line]
+    ) -> None:
+        """Judge a packet or whole datagram: a line for each part that it came in; then on to the receiver's filter.
+
+        `frame`: the one that completed a datagram stands for all of its frames.
+        """
         decision = hop.at.judge(packet, hop.direction, self._vrf(packet), hop.arrival.ts_ns)
+        self._finish(hop, packet, frame, parts, lines, decision)
+
+    def _finish(
+        self,
+        hop: _Hop,
+        packet: Packet,
+        frame: Packet,
+        parts: list[tuple[_Arrival, Packet]],
+        lines: list[_Line],
+        decision: Decision,
+    ) -> None:
         for data in decision.answers:
             self.generated.append(Generated(hop.arrival.n, hop.arrival.ts_ns, hop.at.name, data))
         for arrival, part in parts:
             self._write(arrival, hop, part, decision, lines)
         if decision.verdict == "ALLOW" and hop.then is not None:
-            self._judge_whole(_Hop(hop.arrival, hop.then, Direction.IN), packet, parts, lines)
+            on = _Hop(hop.arrival, hop.then, Direction.IN)
+            refused = on.at.refuse_frame(frame, on.direction)
+            if refused is not None:
+                self._finish(on, packet, frame, parts, lines, refused)
+            else:
+                self._judge_whole(on, packet, frame, parts, lines)
 
     def _vrf(self, packet: Packet) -> int:
         """A vNIC is in one routing domain, so its filter tells them apart; on a tap the VNI does."""

@@ -75,7 +75,9 @@ PAL_OUTLINE void datagram_judge(pal_worker *w, const pal_route *route, const fra
     datagram_emit(w, d, &j);
     if (route->second && j.verdict == PAL_ALLOW) {
         w->received += d->count;
-        pipeline_judge_whole(w, route->second, PAL_DIR_IN, &whole, NULL, &j);
+        /* The frame that completed the datagram stands for all of its frames. */
+        if (!route->second->ether || !pipeline_refused(w, route->second, PAL_DIR_IN, last, &whole, &j))
+            pipeline_judge_whole(w, route->second, PAL_DIR_IN, &whole, NULL, &j);
         datagram_emit(w, d, &j);
     }
 }
@@ -89,6 +91,10 @@ PAL_OUTLINE void datagram_take(pal_worker *w, const pal_route *route, const pal_
     uint8_t reason = PAL_REASON_NO_RULESET;
     uint32_t zone = filter_zone(w, f, p->vrf);
     w->received++;
+    if (PAL_UNLIKELY(f->ether != NULL) && pipeline_refused(w, f, dir, p, p, worker_next(w))) {
+        worker_emit(w, worker_next(w));
+        return;
+    }
     if (zone == PAL_NONE) {
         reason = PAL_REASON_CT_FULL;
     } else if (f->rules) {

@@ -7,6 +7,7 @@
 
 #include "alg.h"
 #include "classify.h"
+#include "ether.h"
 #include "fragment.h"
 #include "parse.h"
 #include "pseudo.h"
@@ -16,6 +17,7 @@
 /* One filter under one configuration. [C] replaced whole by a commit; a burst works with one snapshot. */
 typedef struct pal_filter {
     const struct pal_ruleset *rules; /* NULL: nothing committed, nothing passes */
+    const ether_rules *ether;        /* NULL: every frame passes layer 2 */
     uint32_t epoch;                  /* grows with every change of its rules and of the groups that they use */
     uint32_t zone;                   /* incarnation << ZONE_VRF_BITS */
     uint32_t timeout[TIMER_COUNT];   /* ticks */
@@ -24,7 +26,7 @@ typedef struct pal_filter {
     uint8_t reserved[5];
 } pal_filter;
 
-_Static_assert(sizeof(pal_filter) == 72, "eight filters in nine lines");
+_Static_assert(sizeof(pal_filter) == 80, "four filters in five lines");
 
 /* One verdict. */
 typedef struct pal_judgement {

@@ -30,6 +30,8 @@ enum { /* pal_packet.marks */
     MARK_WHOLE = 128,     /* put together from fragments */
 };
 
+#define L2_BARE 255 /* pal_packet.l2_len: it came out of a tunnel as an IP packet, with no Ethernet header */
+
 /* Whoever hands in packets names them: the number within its file, and the file. */
 #define COOKIE_FILE_SHIFT 40
 #define COOKIE_NUMBER ((1ull << COOKIE_FILE_SHIFT) - 1)
@@ -56,7 +58,7 @@ typedef struct pal_packet {
     uint8_t marks;         /* [P] MARK_* */
     uint8_t ip_sum, l4_sum; /* [P] enum pal_sum */
     uint8_t odd;            /* [P] the source address is one that no live workload may send from */
-    uint8_t bare;           /* [P] came out of a tunnel as an IP packet, with no Ethernet header; the caller clears it */
+    uint8_t l2_len;         /* [P] bytes of the Ethernet header and its tags, which begin the frame; 0: none, or L2_BARE */
     uint64_t cookie;       /* the caller's: names the packet in what comes back */
     uint64_t clock_ns;     /* the caller's: the clock when it is judged */
     uint32_t fragments;    /* how many wire packets this one stands for */

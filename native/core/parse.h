@@ -191,7 +191,7 @@ PAL_INLINE uint8_t parse_network(pal_packet *p, enum link_payload link, const pa
 /* A frame of the given link type; data, cap, wire, ts_ns and cookie are set by the caller. */
 PAL_INLINE void parse_frame(pal_packet *p, uint32_t linktype, const parse_options *o)
 {
-    p->family = p->proto = p->tcp_flags = p->marks = p->ip_sum = p->l4_sum = p->l4_hdr = p->odd = 0;
+    p->family = p->proto = p->tcp_flags = p->marks = p->ip_sum = p->l4_sum = p->l4_hdr = p->odd = p->l2_len = 0;
     p->sport = p->dport = p->window = 0;
     p->l3 = p->l4 = p->ip_len = p->l4_len = p->payload_len = p->seq = p->ack = p->vrf = 0;
     p->fragments = 1;

@@ -54,6 +54,7 @@ PAL_INLINE uint8_t parse_ethernet(pal_packet *p, uint32_t at, enum link_payload 
         l3 += 4;
     }
     p->l3 = l3;
+    p->l2_len = (uint8_t)(l3 - at);
     if (PAL_LIKELY(type == ETHERTYPE_IP4)) {
         *link = LINK_IP4;
         return PAL_REASON_MATCH;

@@ -7,6 +7,7 @@
  *     look up           pipeline_prefetch  keys, hashes, index lines, connection lines: hints, nothing is decided
  *     classify          pipeline_classify  packets that seem to have no connection: first matching rule, in one go
  *     judge             pipeline_judge     in the packets' order, one after the other:
+ *         layer-2 rules     pipeline_refused   every frame, before anything else       (ether.h)
  *         fragments         pipeline_fragment  held until whole                        (fragment.h)
  *         ICMP errors       judge_icmp_error   by the packet that they quote           (icmp_error.h)
  *         the common case   fast_judge         established TCP, nothing special        (fast.h)
@@ -174,6 +175,24 @@ PAL_OUTLINE void pipeline_judge_whole(pal_worker *w, const pal_filter *f, uint8_
     judge_miss(&c);
 }
 
+/* Do the filter's layer-2 rules drop this frame? Then *j says so. `counted`: what the rule's counters grow by. */
+PAL_OUTLINE bool pipeline_refused(pal_worker *w, const pal_filter *f, uint8_t dir, const pal_packet *frame,
+                                  const pal_packet *counted, pal_judgement *j)
+{
+    if (!f->rules || frame->reason || frame->l2_len == 0 || frame->l2_len == L2_BARE)
+        return false;
+    const pal_ether_rule *r = ether_match(f->ether, frame, f->both ? PAL_DIR_IN | PAL_DIR_OUT : dir);
+    if (!r || r->action == PAL_ACTION_ALLOW)
+        return false;
+    *j = (pal_judgement){.cookie = frame->cookie, .rule = r->rule, .ref = PAL_NONE, .filter = f->number, .dir = dir,
+                         .bytes = frame->ip_len, .verdict = PAL_DROP, .reason = PAL_REASON_MATCH, .ct = PAL_CT_UNTRACKED,
+                         .first = 1};
+    if (r->rule < w->rules)
+        w->rule[r->rule].hits++;
+    rule_count_direct(w, j, counted);
+    return true;
+}
+
 #include "datagram.h"
 
 /* One packet at one filter, and the verdict counted; true when it passes. */
@@ -181,6 +200,10 @@ PAL_INLINE bool pipeline_judge_at(pal_worker *w, const pal_filter *f, uint8_t di
 {
     pal_judgement *j = worker_next(w);
     w->received++;
+    if (PAL_UNLIKELY(f->ether != NULL) && pipeline_refused(w, f, dir, p, p, j)) {
+        worker_emit(w, j);
+        return false;
+    }
 #ifndef PAL_NO_FAST
     if (PAL_LIKELY(fast_judge(w, f, dir, p, hint, j))) {
         w->out_count++;

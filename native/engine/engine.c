@@ -21,6 +21,27 @@ static engine_config *config_new(uint32_t filters)
     return c;
 }
 
+/* Layer-2 rules belong to the configurations that refer to them; the last one to go takes them along. */
+static void ether_hold(const ether_rules *rules)
+{
+    if (rules)
+        ((ether_rules *)(uintptr_t)rules)->holds++;
+}
+
+static void ether_drop(const ether_rules *rules)
+{
+    ether_rules *r = (ether_rules *)(uintptr_t)rules;
+    if (r && --r->holds == 0)
+        free(r);
+}
+
+static void config_free(engine_config *c)
+{
+    for (uint32_t i = 0; c && i < c->filters; i++)
+        ether_drop(c->filter[i].ether);
+    free(c);
+}
+
 /* The copy that the next commit will publish. */
 static engine_config *config_staged(pal_engine *e)
 {
@@ -28,6 +49,8 @@ static engine_config *config_staged(pal_engine *e)
         e->staged = config_new(e->options.filters);
         if (e->staged)
             memcpy(e->staged->filter, e->current->filter, e->options.filters * sizeof(pal_filter));
+        for (uint32_t i = 0; e->staged && i < e->options.filters; i++)
+            ether_hold(e->staged->filter[i].ether);
     }
     return e->staged;
 }
@@ -48,7 +71,7 @@ static void config_reclaim(pal_engine *e)
             continue;
         }
         *at = c->older;
-        free(c);
+        config_free(c);
     }
 }
 
@@ -104,7 +127,45 @@ int pal_engine_stage(pal_engine *e, uint32_t number, pal_ruleset *rules, const u
     return filter_stage(e, number, rules, timeouts, both, false);
 }
 
-int pal_engine_remove(pal_engine *e, uint32_t number) { return filter_stage(e, number, NULL, NULL, 0, true); }
+static bool ether_is_sound(const pal_ether_rule *r, uint32_t macs)
+{
+    return r->dir >= PAL_DIR_IN && r->dir <= (PAL_DIR_IN | PAL_DIR_OUT) && r->action <= PAL_ACTION_DROP && r->src_off <= macs &&
+           r->src_n <= macs - r->src_off && r->dst_off <= macs && r->dst_n <= macs - r->dst_off;
+}
+
+int pal_engine_stage_ether(pal_engine *e, uint32_t number, const pal_ether_rule *rules, uint32_t n, const uint64_t *macs,
+                           uint32_t n_macs)
+{
+    if (number >= e->options.filters || n > ETHER_RULES_MAX || !config_staged(e))
+        return -1;
+    ether_rules *made = NULL;
+    if (n != 0) {
+        for (uint32_t i = 0; i < n; i++)
+            if (!ether_is_sound(&rules[i], n_macs))
+                return -1;
+        size_t head = (sizeof *made + n * sizeof *rules + 7) & ~(size_t)7;
+        made = malloc(head + n_macs * sizeof *macs);
+        if (!made)
+            return -1;
+        uint64_t *mac = (uint64_t *)(void *)((uint8_t *)made + head);
+        *made = (ether_rules){.holds = 1, .n = n, .macs = n_macs, .mac = mac};
+        memcpy(made->rule, rules, n * sizeof *rules);
+        if (n_macs)
+            memcpy(mac, macs, n_macs * sizeof *macs);
+    }
+    pal_filter *f = &e->staged->filter[number];
+    ether_drop(f->ether);
+    f->ether = made;
+    f->epoch = 0;
+    return 0;
+}
+
+int pal_engine_remove(pal_engine *e, uint32_t number)
+{
+    if (pal_engine_stage_ether(e, number, NULL, 0, NULL, 0) != 0)
+        return -1;
+    return filter_stage(e, number, NULL, NULL, 0, true);
+}
 
 uint64_t pal_engine_commit(pal_engine *e, int all)
 {
@@ -312,10 +373,10 @@ void pal_engine_free(pal_engine *e)
     }
     while (e->current) {
         engine_config *older = e->current->older;
-        free(e->current);
+        config_free(e->current);
         e->current = older;
     }
-    free(e->staged);
+    config_free(e->staged);
     free(e->held);
     free(e->staged_rules);
     free(e->seat);

@@ -116,7 +116,7 @@ static pal_route lane_route(replay_lane *lane, const engine_config *config, pal_
     if (!lane->replay->options.vnics)
         return (pal_route){.first = &config->filter[0], .dir = PAL_DIR_OUT};
     /* What was inside a tunnel has its own MAC addresses, or none, whatever the link outside. */
-    const bool macs = p->vrf ? !p->bare : linktype == LINKTYPE_ETHERNET;
+    const bool macs = p->vrf ? p->l2_len != L2_BARE : linktype == LINKTYPE_ETHERNET;
     const pal_filter *out = lane_filter(lane, config, p, true, macs), *in = lane_filter(lane, config, p, false, macs);
     if (in == out) /* to itself: it leaves and does not come back through the filter */
         in = NULL;
@@ -179,7 +179,6 @@ void lane_run(replay_lane *lane)
             if (!r->options.stopped && f->ts_ns > lane->clock_ns)
                 lane->clock_ns = f->ts_ns;
             p->clock_ns = lane->clock_ns;
-            p->bare = 0;
             p->cookie = f->number | (uint64_t)r->file << COOKIE_FILE_SHIFT;
             parse_frame(p, f->linktype, &w->parse);
             if (lane_owner(r, p) != me)

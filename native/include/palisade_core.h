@@ -66,6 +66,19 @@ typedef struct pal_rule {
     uint8_t reserved;              /* zero */
 } pal_rule;
 
+/* One layer-2 rule. MAC addresses are 48-bit numbers in sorted arrays: the entry matches when the frame's is one of
+ * macs[src_off .. src_off + src_n); src_n == 0 means any; SRC_NEGATED inverts a non-empty array. */
+typedef struct pal_ether_rule {
+    uint32_t rule;                 /* number of the model's rule */
+    uint32_t src_off, src_n;
+    uint32_t dst_off, dst_n;
+    uint16_t ether_type;           /* 0: any */
+    uint8_t action;                /* PAL_ACTION_ALLOW or PAL_ACTION_DROP */
+    uint8_t dir;                   /* PAL_DIR_IN | PAL_DIR_OUT */
+    uint8_t flags;                 /* PAL_RULE_SRC_NEGATED, PAL_RULE_DST_NEGATED */
+    uint8_t reserved[3];           /* zero */
+} pal_ether_rule;
+
 /* An inclusive range of addresses in network byte order. IPv4 addresses stand in the first four bytes, the rest zero. */
 typedef struct pal_range {
     uint8_t lo[16], hi[16];
@@ -212,6 +225,10 @@ pal_cls *pal_engine_classifier(pal_engine *e);
  * caller's reference to the rule set is the engine's. Nothing is in force before pal_engine_commit. -1: a number out of
  * bounds, or no memory. */
 int pal_engine_stage(pal_engine *e, uint32_t number, pal_ruleset *rules, const uint32_t *timeouts, int both);
+/* Stages a filter's layer-2 rules, at most 128, in order; both arrays are copied. n 0: every frame passes. They stay until
+ * staged again. -1: a number out of bounds, or no memory. */
+int pal_engine_stage_ether(pal_engine *e, uint32_t number, const pal_ether_rule *rules, uint32_t n, const uint64_t *macs,
+                           uint32_t n_macs);
 /* Forgets a filter and with it, at once, all of its connections. */
 int pal_engine_remove(pal_engine *e, uint32_t number);
 /* Puts what is staged, and the address sets' changes, in force: one step for every packet. Every filter that was staged
@@ -361,6 +378,7 @@ void pal_bench_state_free(pal_bench_state *state);
 /* cffi: end */
 
 _Static_assert(sizeof(pal_rule) == 40, "pal_rule is part of the contract with dfw/layout.py");
+_Static_assert(sizeof(pal_ether_rule) == 28, "pal_ether_rule is part of the contract with dfw/layout.py");
 _Static_assert(sizeof(pal_range) == 36, "pal_range is part of the contract with dfw/layout.py");
 _Static_assert(sizeof(pal_key) == 40, "pal_key is part of the contract with dfw/layout.py");
 _Static_assert(sizeof(pal_bench_frame) == 24, "pal_bench_frame is part of the contract with dfw/layout.py");

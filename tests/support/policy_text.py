@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 from dfw.compile import PAL_PROTO_ANY, Compiled, RuleTable
+from dfw.compile_ether import EtherTable
 from dfw.load import FIRST_NUMBER, Loaded
 from dfw.model import (
     Addresses,
@@ -65,11 +66,33 @@ def compiled_text(compiled: Compiled, loaded: Loaded) -> str:
         lines += [f"[table {number}]", *table_lines(table, compiled)]
     lines += ["[tap]", *table_lines(compiled.tap, compiled)]
     changed = [name for name in compiled.timers.__slots__ if getattr(compiled.timers, name) != default_timer(name)]
+    for number, layer2 in enumerate(compiled.ether.tables):
+        ports = " ".join(name for name, at in compiled.ether.table_of.items() if at == number)
+        lines += [f"[layer 2: {ports}]", *ether_lines(layer2, compiled)]
+    if len(compiled.ether.tap.entries):
+        lines += ["[layer 2: tap]", *ether_lines(compiled.ether.tap, compiled)]
     lines += [f"timer {name} {getattr(compiled.timers, name)}" for name in changed]
     for port, timers in sorted(compiled.timers_of.items()):
         own = [name for name in timers.__slots__ if getattr(timers, name) != default_timer(name)]
         lines.append(f"timers of {port}: " + " ".join(f"{name} {getattr(timers, name)}" for name in own))
     return "\n".join(lines) + "\n"
+
+
+def ether_lines(table: EtherTable, compiled: Compiled) -> list[str]:
+    """One line a pal_ether_rule."""
+    lines = []
+    for row in table.entries:
+        assert not row["reserved"].any()
+        sides = []
+        for side, flag in (("src", 8), ("dst", 16)):
+            macs = table.macs[row[f"{side}_off"] : row[f"{side}_off"] + row[f"{side}_n"]]
+            shown = "+".join(int(mac).to_bytes(6, "big").hex(":") for mac in macs)
+            sides.append(("not " if row["flags"] & flag else "") + (shown or "any"))
+        rule = compiled.rules[row["rule"]]
+        kind = f"type {row['ether_type']:#06x}" if row["ether_type"] else "any type"
+        match = f"{Direction(int(row['dir'])).name} from {sides[0]} to {sides[1]} {kind}"
+        lines.append(f"{'/'.join(rule.path.split('/')[-3::2])}: {ACTIONS[int(row['action'])]} {match}")
+    return lines
 
 
 def default_timer(name: str) -> int:
@@ -167,11 +190,11 @@ def policy_document(policy: Policy) -> dict[str, Any]:
         "stateful": policy.stateful,
         "tcp_strict": policy.tcp_strict,
         "scope": peers(policy.applied_to),
-        "rules": [rule_document(rule) for rule in policy.rules],
+        "rules": [rule_document(rule, layer2=policy.tier is Tier.ETHERNET) for rule in policy.rules],
     }
 
 
-def rule_document(rule: Rule) -> dict[str, Any]:
+def rule_document(rule: Rule, *, layer2: bool = False) -> dict[str, Any]:
     """One rule; its position is its order."""
     families = {1: "IPV4", 2: "IPV6", 3: "IPV4_IPV6"}[sum(rule.families)]
     named = [service.path for service in rule.services if service.path]
@@ -193,6 +216,8 @@ def rule_document(rule: Rule) -> dict[str, Any]:
         "tag": rule.tag,
         "persist": rule.persist,
     }
+    if layer2:
+        del document["ip_protocol"]
     return document | ({"rule_id": rule.number} if rule.number >= FIRST_NUMBER else {})
 
 
@@ -266,6 +291,8 @@ def criterion(term: Term) -> list[dict[str, Any]]:
 
 def entry_document(entry: ServiceEntry) -> dict[str, Any]:
     """One service entry."""
+    if entry.ether_type is not None:
+        return {"resource_type": "EtherTypeServiceEntry", "ether_type": entry.ether_type}
     ports = {
         "source_ports": [f"{item.first}-{item.last}" for item in entry.source_ports],
         "destination_ports": [f"{item.first}-{item.last}" for item in entry.destination_ports],

@@ -230,7 +230,7 @@ def test_persist_and_alg() -> None:
 @pytest.mark.parametrize(
     ("policy", "feature"),
     [
-        (Policy("/p", Tier.ETHERNET, 0, rules=(rule("r"),)), "category Ethernet"),
+        (Policy("/p", Tier.ETHERNET, 0, rules=(rule("r", action=Action.REJECT),)), "the action REJECT"),
         (
             Policy(
                 "/p",

@@ -151,6 +151,33 @@ def test_a_disagreement_is_loud(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the model and the packet core disagree" in done.output
 
 
+def test_layer_2_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "l2.yaml").write_text(
+        """
+resource_type: SecurityPolicy
+id: l2
+category: Ethernet
+rules:
+  - {id: v6, service_entries: [{resource_type: EtherTypeServiceEntry, ether_type: 0x86dd}], action: DROP}
+  - {id: to-db, destination_groups: [db], direction: IN, action: DROP}
+"""
+    )
+    files = [*FILES, "--policy", str(tmp_path / "l2.yaml")]
+    (out, beyond) = run("--from", "app-1", "--to", "db-1", "--dport", "3306", files=files)["steps"]
+    assert (out["verdict"], out["tier"], beyond["verdict"], beyond["tier"]) == (
+        "ALLOW",
+        "Application",
+        "DROP",
+        "Ethernet",
+    )
+    assert beyond["matched"]["destination"]["because"] == "MAC 02:00:00:00:03:11 is a member"
+    (out, _) = run("--from", "app-1", "--to", "db-1", "--dport", "3306", "--family", "6", files=files)["steps"]
+    assert (out["verdict"], out["rule_path"], out["matched"]["service"]) == (
+        *("DROP", POLICIES + "l2/rules/v6"),
+        "EtherType 0x86dd",
+    )
+
+
 PROBES = st.builds(
     lambda packet: Probe(
         Peer(None, packet.source),

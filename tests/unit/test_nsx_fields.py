@@ -110,6 +110,7 @@ _ENTRIES: dict[str, dict[str, Any]] = {
     "ICMPTypeServiceEntry": {"protocol": "ICMPv4", "icmp_type": 8},
     "IPProtocolServiceEntry": {"protocol_number": 47},
     "IGMPTypeServiceEntry": {},
+    "EtherTypeServiceEntry": {"ether_type": 0x0806},
     "ALGTypeServiceEntry": {"alg": "FTP", "destination_ports": ["21"]},
     "NestedServiceServiceEntry": {"nested_service_path": "HTTP"},
 }
