@@ -43,7 +43,7 @@ PROCESSOR_SECONDS = 20  # a C test that takes longer does not end: they take one
 SECONDS = 900  # by the clock, which others on the machine slow down
 ANSWERS = ROOT / "build" / "mutants"  # the oracle's
 SKIPPED = {"reasons.h"}  # makes names of reasons.def
-CLASSIFIER = {"classify.h", "base.h"}  # what the classifier includes: it must be compiled with the mutant
+CLASSIFIER = {"classify.h", "classify_map.h", "classify_wide.h", "base.h"}  # what the classifier must be compiled with
 
 TOKEN = re.compile(
     r"//.*|/\*.*?\*/|\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|\b0x[0-9a-fA-F]+u?l*\b|\b\d+u?l*\b"

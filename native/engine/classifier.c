@@ -31,33 +31,27 @@ pal_cls *pal_cls_new(void)
     memset(c, 0, sizeof *c);
     secrets_draw(c->secret, sizeof c->secret);
     c->txn = 1;
-    c->dense_max = CLS_DENSE * 64;
+    c->dense_max = CLS_DENSE * CLS_BLOCK;
     c->epoch = 1;
     c->free_set = c->free_cls = PAL_NONE;
     c->set_mask = c->cls_mask = c->rules_mask = 0;
-    c->row_mask = 255;
-    c->row_hash = cls_get(c, 256 * sizeof *c->row_hash);
-    c->bits = cls_get(c, (size_t)CLS_SUPERS_MAX * 64 * 8);
+    c->bits = cls_get(c, CLS_BITS_WORDS * 8);
+    cls_arena_init(c);
+    cls_units_get(c, CLS_ONES + 1); /* the units that exist always */
+    memset(cls_lines_at(c, CLS_ONES), 0xff, CLS_UNIT);
+    c->stage.base = c->arena.base;
 #if CLS_X86
     c->stage.wide = __builtin_cpu_supports("popcnt") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
                     __builtin_cpu_supports("avx2");
 #endif
-    cls_lines_get(c, 1); /* line 0 exists always: look-ups may load from it without using what they find */
     uint32_t none = cls_class_change(c, PAL_NONE, 0, false); /* the class of no set: number 0, never freed */
     c->cls[none].refs = 256 + 2;
+    c->loose = 0;
     for (uint32_t i = 0; i < 256; i++)
         c->stage.root4[i] = none;
     c->stage.root6 = none;
     pal_cls_commit(c);
     return c;
-}
-
-static void oldtab_free(pal_cls *c, cls_oldtab *o)
-{
-    cls_tab_unref(c, o->tab, o->base, o->supers);
-    cls_row_unref(c, o->base[0], o->supers);
-    cls_row_unref(c, o->base[1], o->supers);
-    cls_put(c, o, sizeof *o);
 }
 
 static void waste_free(pal_cls *c, const cls_waste *w)
@@ -79,7 +73,7 @@ static void waste_free(pal_cls *c, const cls_waste *w)
         cls_rules_free(c, w->p);
         break;
     case WASTE_TAB:
-        oldtab_free(c, w->p);
+        cls_tab_unref(c, w->ref, (uint32_t)w->n);
         break;
     }
 }
@@ -118,7 +112,6 @@ void pal_cls_commit(pal_cls *c)
             cls_rules_class(c, c->ruleset[j], k);
     }
     c->fresh.n = 0;
-    c->stage.chunk = c->arena.chunk;
     pal_snap *s = cls_get(c, sizeof *s);
     *s = c->stage;
     pal_snap *old = c->now;
@@ -154,7 +147,7 @@ void pal_cls_free(pal_cls *c)
             if (h->v[i].kind == WASTE_BLOCK)
                 cls_put(c, h->v[i].p, h->v[i].n);
             else if (h->v[i].kind == WASTE_TAB)
-                oldtab_free(c, h->v[i].p);
+                cls_tab_unref(c, h->v[i].ref, (uint32_t)h->v[i].n);
         cls_put(c, h->v, h->cap * sizeof *h->v);
         if (h == &c->limbo)
             break;
@@ -168,10 +161,10 @@ void pal_cls_free(pal_cls *c)
     }
     cls_put(c, c->set, c->cap_set * sizeof *c->set);
     cls_put(c, c->set_hash, (c->set_mask + 1ull) * sizeof(uint32_t));
-    cls_put(c, c->row_hash, (c->row_mask + 1ull) * sizeof *c->row_hash);
+    cls_pools_free(c);
     cls_put(c, c->ruleset, c->cap_ruleset * sizeof *c->ruleset);
     cls_put(c, c->rules_hash, (c->rules_mask + 1ull) * sizeof(uint32_t));
-    cls_put(c, c->bits, (size_t)CLS_SUPERS_MAX * 64 * 8);
+    cls_put(c, c->bits, CLS_BITS_WORDS * 8);
     cls_put(c, c->now, sizeof *c->now);
     cls_arena_free(c);
     cls_slabs_free(c);

@@ -97,6 +97,7 @@ uint32_t cls_class_change(pal_cls *c, uint32_t cls, uint32_t set, bool add)
     else
         i = c->n_cls++;
     c->live_cls++;
+    c->loose++;
     cls_class *k = &c->cls[i];
     *k = (cls_class){.h = {h[0], h[1]}, .born = c->txn, .fresh = 1};
     cls_push(c, &c->fresh, i);
@@ -123,12 +124,15 @@ uint32_t cls_class_change(pal_cls *c, uint32_t cls, uint32_t set, bool add)
     return i;
 }
 
-void cls_class_ref(pal_cls *c, uint32_t cls) { c->cls[cls].refs++; }
+void cls_class_ref(pal_cls *c, uint32_t cls) { c->loose -= c->cls[cls].refs++ == 0; }
 
 void cls_class_unref(pal_cls *c, uint32_t cls)
 {
     cls_class *k = &c->cls[cls];
-    if (--k->refs == 0 && !k->idle) {
+    if (--k->refs)
+        return;
+    c->loose++;
+    if (!k->idle) {
         k->idle = 1;
         cls_push(c, &c->idle, cls);
     }
@@ -172,6 +176,7 @@ void cls_class_free(pal_cls *c, uint32_t cls)
     uint8_t fresh = k->fresh; /* its number is not given out again while the list of fresh ones names it */
     *k = (cls_class){.fresh = fresh};
     c->live_cls--;
+    c->loose--;
     if (!fresh) {
         k->next = c->free_cls;
         c->free_cls = cls;

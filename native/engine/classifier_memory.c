@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * classifier_memory.c - memory that is counted, the arena of the address maps, and what waits for readers.
+ * classifier_memory.c - memory that is counted, and what waits for readers.
  */
 #include "classifier_internal.h"
 
@@ -145,88 +145,6 @@ void cls_retire(pal_cls *c, cls_heap *h, uint32_t kind, void *p, size_t n, uint3
         }
     }
     h->v[h->n++] = (cls_waste){.epoch = c->epoch + 1, .p = p, .n = n, .kind = kind, .ref = ref};
-}
-
-/* ---- arena ---- */
-
-static cls_u32s *free_list(cls_arena *a, uint32_t lines) { return lines == 1 ? &a->free1 : lines == 4 ? &a->free4 : &a->free16; }
-
-static void add_chunk(pal_cls *c)
-{
-    cls_arena *a = &c->arena;
-    if (a->n == a->cap) {
-        uint32_t cap = a->cap ? 2 * a->cap : 64;
-        uint8_t **chunk = cls_get(c, cap * sizeof *chunk);
-        if (a->chunk) {
-            memcpy(chunk, a->chunk, a->n * sizeof *chunk);
-            /* The published snapshot still points at the old directory. */
-            cls_retire(c, &c->pending, WASTE_BLOCK, a->chunk, a->cap * sizeof *chunk, 0);
-        }
-        a->chunk = chunk;
-        a->born = cls_grow(c, a->born, a->cap * sizeof *a->born, cap * sizeof *a->born);
-        a->cap = cap;
-        c->stage.chunk = a->chunk;
-    }
-    a->chunk[a->n] = cls_get(c, (size_t)CLS_CHUNK_LINES * 64);
-    a->born[a->n] = cls_get(c, CLS_CHUNK_LINES * sizeof(uint32_t));
-    a->n++;
-    a->used = 0;
-}
-
-uint32_t cls_lines_get(pal_cls *c, uint32_t lines)
-{
-    cls_arena *a = &c->arena;
-    cls_u32s *l = free_list(a, lines);
-    uint32_t ref;
-    if (l->n) {
-        ref = l->v[--l->n];
-    } else {
-        if (a->n == 0 || a->used + lines > CLS_CHUNK_LINES) {
-            for (; a->n && a->used < CLS_CHUNK_LINES; a->used++) /* the tail goes to the single lines */
-                cls_push(c, &a->free1, (a->n - 1) * CLS_CHUNK_LINES + a->used);
-            add_chunk(c);
-        }
-        ref = (a->n - 1) * CLS_CHUNK_LINES + a->used;
-        a->used += lines;
-    }
-    a->born[ref >> CLS_CHUNK_SHIFT][ref & (CLS_CHUNK_LINES - 1)] = c->txn;
-    return ref;
-}
-
-void *cls_lines_at(const pal_cls *c, uint32_t ref)
-{
-    ref &= CLS_REF;
-    return c->arena.chunk[ref >> CLS_CHUNK_SHIFT] + (size_t)(ref & (CLS_CHUNK_LINES - 1)) * 64;
-}
-
-bool cls_lines_own(const pal_cls *c, uint32_t ref)
-{
-    ref &= CLS_REF;
-    return c->arena.born[ref >> CLS_CHUNK_SHIFT][ref & (CLS_CHUNK_LINES - 1)] == c->txn;
-}
-
-void cls_lines_free(pal_cls *c, uint32_t ref, uint32_t lines) { cls_push(c, free_list(&c->arena, lines), ref & CLS_REF); }
-
-void cls_lines_drop(pal_cls *c, uint32_t ref, uint32_t lines)
-{
-    if (cls_lines_own(c, ref))
-        cls_lines_free(c, ref, lines);
-    else
-        cls_retire(c, &c->pending, WASTE_LINES, NULL, lines, ref & CLS_REF);
-}
-
-void cls_arena_free(pal_cls *c)
-{
-    cls_arena *a = &c->arena;
-    for (uint32_t i = 0; i < a->n; i++) {
-        cls_put(c, a->chunk[i], (size_t)CLS_CHUNK_LINES * 64);
-        cls_put(c, a->born[i], CLS_CHUNK_LINES * sizeof(uint32_t));
-    }
-    cls_put(c, a->chunk, a->cap * sizeof *a->chunk);
-    cls_put(c, a->born, a->cap * sizeof *a->born);
-    cls_u32s_free(c, &a->free1);
-    cls_u32s_free(c, &a->free4);
-    cls_u32s_free(c, &a->free16);
 }
 
 /* ---- hashing: secret, so that nobody can choose contents that collide ---- */

@@ -59,24 +59,28 @@ static uint64_t place_of(const pal_rule *e, const uint32_t *ref, const uint32_t 
     return (uint64_t)(coarse * 2 + side) << 32 | at;
 }
 
-/* Gives each entry a bit. A word holds entries of one kind only, ascending. ref[i]: index in `use` of set_ref[i]. */
-int cls_positions_assign(pal_cls *c, cls_rules *r, bool joined, const uint32_t *ref, uint32_t *position)
+/* Bits in the order of the entries, every kind beside every other. */
+static void dense_assign(pal_cls *c, cls_rules *r, uint32_t *position)
 {
     pal_ruleset *pub = &r->pub;
-    if (joined && pub->n <= c->dense_max) { /* in order, every kind beside every other */
-        r->words = r->packed = CLS_DENSE;
-        uint32_t *entry_of = cls_get(c, CLS_DENSE * 64 * sizeof *entry_of);
-        memset(entry_of, 0xff, CLS_DENSE * 64 * sizeof *entry_of);
-        for (uint32_t i = 0; i < pub->n; i++) {
-            position[i] = cls_looks_of(&pub->rules[i]) == CLS_LOOKS_NEITHER ? PAL_NONE : i;
-            entry_of[i] = position[i];
-        }
-        pub->entry_at = entry_of;
-        pub->any_src = cls_get(c, 0);
-        pub->any_dst = cls_get(c, 0);
+    r->n_cells = 0;
+    pub->blocks = pub->n <= CLS_BLOCK ? 1 : pub->n <= 2 * CLS_BLOCK ? 2 : CLS_DENSE;
+    r->packed = pub->blocks;
+    for (uint32_t i = 0; i < pub->n; i++)
+        position[i] = i;
+    pub->any_src = cls_get(c, 0);
+    pub->any_dst = cls_get(c, 0);
+    pub->entry_at = cls_get(c, (size_t)pub->blocks * CLS_BLOCK * sizeof(uint32_t)); /* not looked at */
+}
+
+int cls_positions_assign(pal_cls *c, cls_rules *r, const uint32_t *ref, uint32_t *position)
+{
+    pal_ruleset *pub = &r->pub;
+    if (pub->n <= c->dense_max) {
+        dense_assign(c, r, position);
         return PAL_CLS_OK;
     }
-    uint32_t next = 0, from[CLS_LOOKS + 1], total = 0;
+    uint32_t next = 0, from[CLS_LOOKS + 1], total = 0, cells = 0;
     uint32_t *narrow = cls_get(c, r->n_use * sizeof *narrow), *first = cls_get(c, r->n_use * sizeof *first);
     for (uint32_t u = 0; u < r->n_use; u++)
         set_place(&c->set[r->use[u].set], &narrow[u], &first[u]);
@@ -84,17 +88,21 @@ int cls_positions_assign(pal_cls *c, cls_rules *r, bool joined, const uint32_t *
     for (uint32_t i = 0; i < pub->n; i++) {
         enum cls_looks k = cls_looks_of(&pub->rules[i]);
         position[i] = PAL_NONE;
-        if (k != CLS_LOOKS_NEITHER || !joined)
+        if (k == CLS_LOOKS_NEITHER && r->n_cells)
+            cells++;
+        else
             p[total++] = (place){(uint64_t)k << 60 | place_of(&pub->rules[i], ref, narrow, first), i};
     }
+    if (!cells)
+        r->n_cells = 0; /* nothing to say with them */
     qsort(p, total, sizeof *p, place_order);
     for (uint32_t k = 0, i = 0; k < CLS_LOOKS; k++) {
-        next = (next + 63) & ~63u;
+        next = (next + CLS_BLOCK - 1) / CLS_BLOCK * CLS_BLOCK;
         from[k] = next;
         while (i < total && p[i].order >> 60 == k) {
             uint32_t m = 0;
-            while (m < 64 && i + m < total && p[i + m].order >> 60 == k) {
-                p[i + m].order = 0; /* within a word by entry */
+            while (m < CLS_BLOCK && i + m < total && p[i + m].order >> 60 == k) {
+                p[i + m].order = 0; /* within a block by entry */
                 m++;
             }
             qsort(p + i, m, sizeof *p, place_order);
@@ -107,25 +115,25 @@ int cls_positions_assign(pal_cls *c, cls_rules *r, bool joined, const uint32_t *
     cls_put(c, p, pub->n * sizeof *p);
     cls_put(c, narrow, r->n_use * sizeof *narrow);
     cls_put(c, first, r->n_use * sizeof *first);
-    next = (next + 63) & ~63u;
-    from[CLS_LOOKS] = next;
-    r->words = next ? next / 64 : 1;
-    r->packed = r->words;
-    pub->supers = (r->words + 63) / 64;
+    from[CLS_LOOKS] = (next + CLS_BLOCK - 1) / CLS_BLOCK * CLS_BLOCK;
+    pub->blocks = max_u32(from[CLS_LOOKS] / CLS_BLOCK, 1);
+    r->packed = pub->blocks;
+    pub->supers = (pub->blocks + CLS_SUPER - 1) / CLS_SUPER;
     if (pub->supers > CLS_SUPERS_MAX)
         return PAL_CLS_TOO_LARGE;
-    uint32_t *entry_at = cls_get(c, r->words * 64 * sizeof *entry_at);
+    size_t bits = (size_t)pub->blocks * CLS_BLOCK;
+    uint32_t *entry_at = cls_get(c, bits * sizeof *entry_at);
     uint64_t *any_src = cls_get(c, pub->supers * 8), *any_dst = cls_get(c, pub->supers * 8);
-    memset(entry_at, 0xff, r->words * 64 * sizeof *entry_at);
+    memset(entry_at, 0xff, bits * sizeof *entry_at);
     for (uint32_t i = 0; i < pub->n; i++)
         if (position[i] != PAL_NONE)
             entry_at[position[i]] = i;
     for (uint32_t k = 0; k < CLS_LOOKS; k++)
-        for (uint32_t w = from[k] / 64; w < from[k + 1] / 64; w++) {
+        for (uint32_t b = from[k] / CLS_BLOCK; b < from[k + 1] / CLS_BLOCK; b++) {
             if (k == CLS_LOOKS_DST || k == CLS_LOOKS_NEITHER)
-                cls_bit_set(any_src, w);
+                cls_bit_set(any_src, b);
             if (k == CLS_LOOKS_SRC || k == CLS_LOOKS_NEITHER)
-                cls_bit_set(any_dst, w);
+                cls_bit_set(any_dst, b);
         }
     pub->entry_at = entry_at;
     pub->any_src = any_src;

@@ -3,17 +3,16 @@
  * classifier_service.c - everything that an entry says beside addresses: protocol, ports, flags, family, direction.
  *
  * Entries that say the same form one spec. Each value of a field has a bit vector over the specs that accept it; values
- * with equal vectors form a class. Where the classes of all fields can be multiplied out within a bound, one table gives
- * a service class and that one row; otherwise the fields keep rows of their own. Where even a field has too many classes
+ * with equal vectors form a class, and a class has a row: three fields, three rows. Where a field has too many classes
  * for its memory bound, its classes become coarser (a superset of the specs) and the look-up asks the entry itself.
+ * Entries that look at no address stand in no row where the classes of all fields can be multiplied out within a bound: a
+ * table of cells says which is the first of them.
  */
 #include "classifier_internal.h"
 
 #include <stdlib.h>
 
-#define FIELD_WORDS_MAX (4u << 20) /* words of vectors or rows that one field may have: 32 MiB */
-#define CELLS_MAX (1u << 19)       /* of the joined table */
-#define JOIN_WORDS_MAX (16u << 20) /* words looked at while joining */
+#define CELL_WORDS_MAX (16u << 20) /* words looked at while it is made */
 
 typedef struct spec {
     uint16_t sport_lo, sport_hi, dport_lo, dport_hi;
@@ -36,14 +35,12 @@ struct cls_plan {
     uint32_t n, n_spec, ns;
     spec *s;
     uint32_t *spec_of; /* entry -> spec */
-    pool meta, dport, sport, joined;
+    pool meta, dport, sport;
     uint32_t n_proto, n_flags;
     uint8_t proto_class[256], flag_class[256];
     uint32_t *meta_at;           /* index as in cls_meta -> meta class */
     uint16_t *dport_at, *sport_at; /* 65,536 classes each */
-    uint32_t *cell;
-    uint32_t n_cells;
-    bool verify, join;
+    bool verify;
 };
 
 static void pool_init(pal_cls *c, pool *p, uint32_t words)
@@ -165,7 +162,7 @@ static void ports_classes(cls_plan *p, bool source, pool *out, uint16_t *at)
 {
     pal_cls *c = p->c;
     uint32_t words = p->ns > (p->n + 63) / 64 ? p->ns : (p->n + 63) / 64;
-    uint32_t most = FIELD_WORDS_MAX / words < 16 ? 16 : FIELD_WORDS_MAX / words;
+    uint32_t most = CLS_FIELD_WORDS_MAX / words < 16 ? 16 : CLS_FIELD_WORDS_MAX / words;
     uint16_t *cut = cls_get(c, 65536 * sizeof *cut);
     bool coarse = false;
     uint32_t n = ports_cut(p, source, most, cut, &coarse), a = 0, b = 0;
@@ -220,7 +217,7 @@ static void meta_classes(cls_plan *p)
     }
     p->n_proto = proto.n;
     p->n_flags = flags.n;
-    if ((uint64_t)proto.n * flags.n * 6 * p->ns > FIELD_WORDS_MAX) { /* flags are left to the entry */
+    if ((uint64_t)proto.n * flags.n * 6 * p->ns > CLS_FIELD_WORDS_MAX) { /* flags are left to the entry */
         p->verify = true;
         p->n_flags = 1;
         memset(p->flag_class, 0, sizeof p->flag_class);
@@ -247,30 +244,10 @@ static void meta_classes(cls_plan *p)
     cls_put(c, side, 16 * (size_t)p->ns * 8);
 }
 
-static void join(cls_plan *p)
+uint32_t cls_plan_cells(const cls_plan *p)
 {
     uint64_t cells = (uint64_t)p->meta.n * p->dport.n * p->sport.n;
-    if (p->verify || cells > CELLS_MAX || cells * p->ns > JOIN_WORDS_MAX)
-        return;
-    pal_cls *c = p->c;
-    uint32_t words = (p->n + 63) / 64;
-    uint64_t *bits = cls_get(c, p->ns * 8);
-    p->n_cells = (uint32_t)cells;
-    p->cell = cls_get(c, cells * sizeof *p->cell);
-    pool_init(c, &p->joined, p->ns);
-    uint32_t k = 0;
-    p->join = true;
-    for (uint32_t m = 0; m < p->meta.n && p->join; m++)
-        for (uint32_t d = 0; d < p->dport.n && p->join; d++)
-            for (uint32_t s = 0; s < p->sport.n; s++) {
-                const uint64_t *x = pool_at(&p->meta, m), *y = pool_at(&p->dport, d), *z = pool_at(&p->sport, s);
-                for (uint32_t w = 0; w < p->ns; w++)
-                    bits[w] = x[w] & y[w] & z[w];
-                p->cell[k++] = pool_add(&p->joined, bits);
-            }
-    if ((uint64_t)p->joined.n * words > FIELD_WORDS_MAX)
-        p->join = false;
-    cls_put(c, bits, p->ns * 8);
+    return p->verify || cells > CLS_CELLS_MAX || cells * p->ns > CELL_WORDS_MAX ? 0 : (uint32_t)cells;
 }
 
 cls_plan *cls_plan_new(pal_cls *c, const pal_rule *rules, uint32_t n)
@@ -285,11 +262,8 @@ cls_plan *cls_plan_new(pal_cls *c, const pal_rule *rules, uint32_t n)
     p->sport_at = cls_get(c, 65536 * sizeof *p->sport_at);
     ports_classes(p, false, &p->dport, p->dport_at);
     ports_classes(p, true, &p->sport, p->sport_at);
-    join(p);
     return p;
 }
-
-bool cls_plan_joined(const cls_plan *p) { return p->join; }
 
 void cls_plan_free(cls_plan *p)
 {
@@ -297,14 +271,11 @@ void cls_plan_free(cls_plan *p)
     pool_free(&p->meta);
     pool_free(&p->dport);
     pool_free(&p->sport);
-    pool_free(&p->joined);
     cls_put(c, p->s, p->n * sizeof *p->s);
     cls_put(c, p->spec_of, p->n * sizeof *p->spec_of);
     cls_put(c, p->meta_at, (size_t)p->n_proto * p->n_flags * 16 * sizeof *p->meta_at);
     cls_put(c, p->dport_at, 65536 * sizeof *p->dport_at);
     cls_put(c, p->sport_at, 65536 * sizeof *p->sport_at);
-    if (p->cell)
-        cls_put(c, p->cell, p->n_cells * sizeof *p->cell);
     cls_put(c, p, sizeof *p);
 }
 
@@ -315,121 +286,144 @@ typedef struct spec_list {
     uint32_t *at, *pos, *first;
 } spec_list;
 
-static const uint64_t *row_of(cls_rules *r, pal_cls *c, const spec_list *l, const uint64_t *specs, uint32_t ns, uint32_t *first)
+static void list_make(const cls_plan *p, spec_list *l, const uint32_t *position)
 {
-    uint32_t best = PAL_NONE;
-    for (uint32_t w = 0; w < ns; w++)
-        for (uint64_t left = specs[w]; left; left &= left - 1) {
-            uint32_t s = w * 64 + (uint32_t)__builtin_ctzll(left);
-            for (uint32_t i = l->at[s]; i < l->at[s + 1]; i++)
-                cls_bit_set(c->bits, l->pos[i]);
-            best = min_u32(best, l->first[s]);
-        }
-    if (first)
-        *first = best;
-    return cls_row_make(c, r->words, r->pub.supers);
-}
-
-static const uint64_t *const *rows_of(cls_rules *r, pal_cls *c, const spec_list *l, const pool *p)
-{
-    const uint64_t **row = cls_get(c, p->n * sizeof *row);
+    pal_cls *c = p->c;
+    *l = (spec_list){.at = cls_get(c, (p->n_spec + 1) * sizeof(uint32_t)), .pos = cls_get(c, p->n * sizeof(uint32_t)),
+                     .first = cls_get(c, (p->n_spec + 1) * sizeof(uint32_t))};
+    memset(l->first, 0xff, (p->n_spec + 1) * sizeof(uint32_t));
     for (uint32_t i = 0; i < p->n; i++)
-        row[i] = row_of(r, c, l, pool_at(p, i), p->words, NULL);
-    return row;
+        if (position[i] != PAL_NONE)
+            l->at[p->spec_of[i] + 1]++;
+        else
+            l->first[p->spec_of[i]] = min_u32(l->first[p->spec_of[i]], i);
+    for (uint32_t s = 0; s < p->n_spec; s++)
+        l->at[s + 1] += l->at[s];
+    uint32_t total = l->at[p->n_spec];
+    for (uint32_t i = p->n; i-- > 0;) /* fills each list from its end, leaving at[s + 1] at the start of list s */
+        if (position[i] != PAL_NONE)
+            l->pos[--l->at[p->spec_of[i] + 1]] = position[i];
+    for (uint32_t s = 0; s < p->n_spec; s++)
+        l->at[s] = l->at[s + 1];
+    l->at[p->n_spec] = total;
 }
 
-/* Two levels; equal pages once. */
-static uint32_t ports_table(pal_cls *c, cls_ports *t, const uint16_t *at)
+static void list_free(const cls_plan *p, spec_list *l)
 {
-    uint16_t *cls = cls_get(c, 65536 * sizeof *cls);
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < 256; i++) {
-        const uint16_t *page = at + 256 * i;
-        uint32_t k = 0;
-        while (k < n && memcmp(cls + 256 * k, page, 512))
-            k++;
-        if (k == n)
-            memcpy(cls + 256 * n++, page, 512);
-        t->page[i] = (uint16_t)k;
-    }
-    uint16_t *kept = cls_get(c, n * 512);
-    memcpy(kept, cls, n * 512);
-    cls_put(c, cls, 65536 * sizeof *cls);
-    t->cls = kept;
-    return n;
+    cls_put(p->c, l->at, (p->n_spec + 1) * sizeof(uint32_t));
+    cls_put(p->c, l->pos, p->n * sizeof(uint32_t));
+    cls_put(p->c, l->first, (p->n_spec + 1) * sizeof(uint32_t));
 }
+
+/* The rows of a field's classes and their masks. */
+static void field_rows(pal_cls *c, const cls_rules *r, cls_field *f, const pool *p, const spec_list *l)
+{
+    uint32_t words = r->pub.blocks * CLS_BLOCK_WORDS, supers = r->pub.supers;
+    uint64_t *row = cls_get(c, (size_t)p->n * words * 8), *mask = cls_get(c, (size_t)p->n * supers * 8);
+    *f = (cls_field){p->n, row, mask};
+    for (uint32_t i = 0; i < p->n; i++, row += words, mask += supers) {
+        const uint64_t *specs = pool_at(p, i);
+        for (uint32_t w = 0; w < p->words; w++)
+            for (uint64_t left = specs[w]; left; left &= left - 1) {
+                uint32_t s = w * 64 + (uint32_t)__builtin_ctzll(left);
+                for (uint32_t k = l->at[s]; k < l->at[s + 1]; k++)
+                    cls_bit_set(row, l->pos[k]);
+            }
+        for (uint32_t w = 0; supers && w < words; w++)
+            if (row[w])
+                cls_bit_set(mask, w / CLS_BLOCK_WORDS);
+    }
+}
+
+static const uint32_t *cells_make(const cls_plan *p, const spec_list *l)
+{
+    pal_cls *c = p->c;
+    uint32_t *first = cls_get(c, cls_plan_cells(p) * sizeof *first), k = 0;
+    uint64_t *some = cls_get(c, p->ns * 8); /* specs that have such an entry */
+    for (uint32_t s = 0; s < p->n_spec; s++)
+        if (l->first[s] != PAL_NONE)
+            cls_bit_set(some, s);
+    for (uint32_t m = 0; m < p->meta.n; m++)
+        for (uint32_t d = 0; d < p->dport.n; d++)
+            for (uint32_t s = 0; s < p->sport.n; s++, k++) {
+                const uint64_t *x = pool_at(&p->meta, m), *y = pool_at(&p->dport, d), *z = pool_at(&p->sport, s);
+                first[k] = PAL_NONE;
+                for (uint32_t w = 0; w < p->ns; w++)
+                    for (uint64_t left = x[w] & y[w] & z[w] & some[w]; left; left &= left - 1)
+                        first[k] = min_u32(first[k], l->first[w * 64 + (uint32_t)__builtin_ctzll(left)]);
+            }
+    cls_put(c, some, p->ns * 8);
+    return first;
+}
+
+/* ---- samples ---- */
+
+static cls_sample *ports_sample(const cls_plan *p, const pool *o, const uint16_t *at)
+{
+    cls_sample *s = cls_get(p->c, o->n * sizeof *s);
+    for (uint32_t v = 65536; v-- > 0;)
+        s[at[v]].port = (uint16_t)v;
+    return s;
+}
+
+static cls_sample *meta_sample(const cls_plan *p)
+{
+    cls_sample *s = cls_get(p->c, p->meta.n * sizeof *s);
+    uint8_t proto[256], flags[256];
+    for (uint32_t v = 256; v-- > 0;) {
+        proto[p->proto_class[v]] = (uint8_t)v;
+        flags[p->flag_class[v]] = (uint8_t)v;
+    }
+    for (uint32_t i = 0; i < p->n_proto * p->n_flags * 16; i++)
+        s[p->meta_at[i]] = (cls_sample){0, proto[i / 16 / p->n_flags], flags[i / 16 % p->n_flags], i >> 2 & 3, i & 3};
+    return s;
+}
+
+/* ---- everything ---- */
 
 void cls_plan_rows(cls_plan *p, cls_rules *r, const uint32_t *position)
 {
     pal_cls *c = p->c;
     pal_ruleset *pub = &r->pub;
-    spec_list l = {.at = cls_get(c, (p->n_spec + 1) * sizeof(uint32_t)), .pos = cls_get(c, p->n * sizeof(uint32_t)),
-                   .first = cls_get(c, (p->n_spec + 1) * sizeof(uint32_t))};
-    memset(l.first, 0xff, (p->n_spec + 1) * sizeof(uint32_t));
-    for (uint32_t i = 0; i < p->n; i++)
-        if (position[i] != PAL_NONE)
-            l.at[p->spec_of[i] + 1]++;
-        else
-            l.first[p->spec_of[i]] = min_u32(l.first[p->spec_of[i]], i);
-    for (uint32_t s = 0; s < p->n_spec; s++)
-        l.at[s + 1] += l.at[s];
-    for (uint32_t i = p->n; i-- > 0;) /* fills each list from its end, leaving at[s + 1] at the start of list s */
-        if (position[i] != PAL_NONE)
-            l.pos[--l.at[p->spec_of[i] + 1]] = position[i];
-    for (uint32_t s = 0; s < p->n_spec; s++)
-        l.at[s] = l.at[s + 1];
-    l.at[p->n_spec] = 0;
-    for (uint32_t i = 0; i < p->n; i++)
-        l.at[p->n_spec] += position[i] != PAL_NONE;
-
-    pub->joined = p->join;
+    spec_list l;
+    list_make(p, &l, position);
     pub->verify = p->verify;
     pub->n_flags = p->n_flags;
-    pub->n_dport = p->dport.n;
-    pub->n_sport = p->sport.n;
     memcpy(pub->proto_class, p->proto_class, 256);
     memcpy(pub->flag_class, p->flag_class, 256);
     r->n_meta_index = p->n_proto * p->n_flags * 16;
-    pub->meta = p->meta_at;
+    r->sample[0] = meta_sample(p);
+    r->sample[1] = ports_sample(p, &p->dport, p->dport_at);
+    r->sample[2] = ports_sample(p, &p->sport, p->sport_at);
+    pub->meta_at = p->meta_at;
     p->meta_at = NULL;
-    r->n_dport_pages = ports_table(c, &pub->dport, p->dport_at);
-    r->n_sport_pages = ports_table(c, &pub->sport, p->sport_at);
-    const pool *o = p->join ? &p->joined : &p->meta;
-    cls_service *v = cls_get(c, o->n * sizeof *v);
-    for (uint32_t i = 0; i < o->n; i++)
-        v[i].row = row_of(r, c, &l, pool_at(o, i), o->words, &v[i].first);
-    pub->service = v;
-    r->n_service = o->n;
-    if (p->join) {
-        r->n_cells = p->n_cells;
-        pub->service_of = p->cell;
-        p->cell = NULL;
-    } else {
-        pub->dport_row = rows_of(r, c, &l, &p->dport);
-        pub->sport_row = rows_of(r, c, &l, &p->sport);
-    }
-    cls_put(c, l.at, (p->n_spec + 1) * sizeof(uint32_t));
-    cls_put(c, l.pos, p->n * sizeof(uint32_t));
-    cls_put(c, l.first, (p->n_spec + 1) * sizeof(uint32_t));
+    r->n_dport_pages = cls_ports_table(c, &pub->dport_at, p->dport_at);
+    r->n_sport_pages = cls_ports_table(c, &pub->sport_at, p->sport_at);
+    field_rows(c, r, &pub->meta, &p->meta, &l);
+    field_rows(c, r, &pub->dport, &p->dport, &l);
+    field_rows(c, r, &pub->sport, &p->sport, &l);
+    if (r->n_cells)
+        pub->first = cells_make(p, &l);
+    list_free(p, &l);
+}
+
+static void field_free(pal_cls *c, const cls_rules *r, const cls_field *f)
+{
+    cls_put(c, (void *)(uintptr_t)f->row, (size_t)f->n * r->pub.blocks * CLS_UNIT);
+    cls_put(c, (void *)(uintptr_t)f->mask, (size_t)f->n * r->pub.supers * 8);
 }
 
 void cls_service_free(pal_cls *c, cls_rules *r)
 {
     pal_ruleset *pub = &r->pub;
-    for (uint32_t i = 0; i < r->n_service; i++)
-        cls_row_unref(c, pub->service[i].row, pub->supers);
-    cls_put(c, (void *)(uintptr_t)pub->service, r->n_service * sizeof(cls_service));
-    if (!pub->joined) {
-        for (uint32_t i = 0; i < pub->n_dport; i++)
-            cls_row_unref(c, pub->dport_row[i], pub->supers);
-        for (uint32_t i = 0; i < pub->n_sport; i++)
-            cls_row_unref(c, pub->sport_row[i], pub->supers);
-        cls_put(c, (void *)(uintptr_t)pub->dport_row, pub->n_dport * sizeof(void *));
-        cls_put(c, (void *)(uintptr_t)pub->sport_row, pub->n_sport * sizeof(void *));
-    } else {
-        cls_put(c, (void *)(uintptr_t)pub->service_of, r->n_cells * sizeof(uint32_t));
+    const cls_field *f[3] = {&pub->meta, &pub->dport, &pub->sport};
+    for (uint32_t i = 0; i < 3; i++) {
+        cls_put(c, r->sample[i], f[i]->n * sizeof *r->sample[i]);
+        field_free(c, r, f[i]);
     }
-    cls_put(c, (void *)(uintptr_t)pub->meta, r->n_meta_index * sizeof(uint32_t));
-    cls_put(c, (void *)(uintptr_t)pub->dport.cls, r->n_dport_pages * 512);
-    cls_put(c, (void *)(uintptr_t)pub->sport.cls, r->n_sport_pages * 512);
+    if (pub->first)
+        cls_put(c, (void *)(uintptr_t)pub->first, r->n_cells * sizeof(uint32_t));
+    cls_put(c, (void *)(uintptr_t)pub->meta_at, r->n_meta_index * sizeof(uint32_t));
+    cls_put(c, (void *)(uintptr_t)pub->dport_at.cls, CLS_PORTS_BYTES(r->n_dport_pages));
+    cls_put(c, (void *)(uintptr_t)pub->sport_at.cls, CLS_PORTS_BYTES(r->n_sport_pages));
 }

@@ -6,16 +6,22 @@
 #include <stdlib.h>
 
 #include "../engine/classifier.c"
+#include "../engine/classifier_arena.c"
+#include "../engine/classifier_change.c"
 #include "../engine/classifier_class.c"
 #include "../engine/classifier_edit.c"
 #include "../engine/classifier_later.c"
 #include "../engine/classifier_map.c"
 #include "../engine/classifier_memory.c"
 #include "../engine/classifier_place.c"
+#include "../engine/classifier_ports.c"
 #include "../engine/classifier_rows.c"
 #include "../engine/classifier_rules.c"
 #include "../engine/classifier_service.c"
 #include "../engine/classifier_sets.c"
+#include "../engine/classifier_tabs.c"
+#include "../engine/classifier_tree.c"
+#include "../engine/classifier_uses.c"
 
 #define SETS 8
 #define MEMBERS 32

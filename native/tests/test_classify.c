@@ -10,16 +10,22 @@
 #include <stdlib.h>
 
 #include "../engine/classifier.c"
+#include "../engine/classifier_arena.c"
+#include "../engine/classifier_change.c"
 #include "../engine/classifier_class.c"
 #include "../engine/classifier_edit.c"
 #include "../engine/classifier_later.c"
 #include "../engine/classifier_map.c"
 #include "../engine/classifier_memory.c"
 #include "../engine/classifier_place.c"
+#include "../engine/classifier_ports.c"
 #include "../engine/classifier_rows.c"
 #include "../engine/classifier_rules.c"
 #include "../engine/classifier_service.c"
 #include "../engine/classifier_sets.c"
+#include "../engine/classifier_tabs.c"
+#include "../engine/classifier_tree.c"
+#include "../engine/classifier_uses.c"
 
 static uint64_t rng_state;
 static uint32_t rng(uint32_t below)
@@ -402,8 +408,8 @@ static void round_random(void)
     for (uint32_t i = 0; i < SETS; i++)
         pal_cls_set_put(c, i, NULL, 0);
     pal_cls_commit(c);
-    CHECK(pal_cls_classes(c) == 1 && c->live_sets == 0 && c->n_row == 0 && c->n_ruleset == 0, "left over: %u classes, %u sets, %u rows",
-          pal_cls_classes(c), c->live_sets, c->n_row);
+    CHECK(pal_cls_classes(c) == 1 && c->live_sets == 0 && cls_rows_live(c) == 0 && c->n_ruleset == 0, "left over: %u classes, %u sets, %u rows",
+          pal_cls_classes(c), c->live_sets, cls_rows_live(c));
     pal_cls_free(c);
     pal_cls_free(fresh);
 }

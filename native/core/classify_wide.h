@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * classify_wide.h - the look-ups of classify.h with AVX2: eight keys at a time through the tables by gathers, a block of a
+ * row in one register. Chosen at run time; equal to the plain variant on every key (native/tests/test_classify.c).
+ */
+#ifndef PAL_CORE_CLASSIFY_WIDE_H
+#define PAL_CORE_CLASSIFY_WIDE_H
+
+#include "classify.h"
+
+#define CLS_TARGET __attribute__((target("popcnt,bmi,bmi2,avx2")))
+#define CLS_WIDE static inline __attribute__((always_inline)) CLS_TARGET
+
+/* Of one sub-burst, in the order of the keys. */
+typedef struct cls_wide {
+    uint32_t src[CLS_BURST], dst[CLS_BURST]; /* classes */
+    uint32_t meta[CLS_BURST], dport[CLS_BURST], sport[CLS_BURST];
+} cls_wide;
+
+CLS_WIDE __m256i cls_gather(const void *base, __m256i index) { return _mm256_i32gather_epi32((const int *)base, index, 4); }
+
+/* Words of the nodes v at word i of each. */
+CLS_WIDE __m256i cls_gather_ref(const uint8_t *base, __m256i v, __m256i i, __m256i mask)
+{
+    __m256i at = _mm256_add_epi32(_mm256_slli_epi32(_mm256_and_si256(v, _mm256_set1_epi32((int)CLS_REF)), 3), i);
+    return _mm256_mask_i32gather_epi32(v, (const int *)(const void *)base, at, mask, 4);
+}
+
+/* Appends the numbers of the lanes of a mask. The list has room for eight more than it holds. */
+CLS_WIDE uint32_t cls_lanes(uint8_t *list, uint32_t n, uint32_t mask, uint32_t from)
+{
+    uint64_t bytes = _pdep_u64(mask, 0x0101010101010101ull) * 255u;
+    uint64_t lanes = _pext_u64(0x0706050403020100ull + 0x0101010101010101ull * from, bytes);
+    memcpy(list + n, &lanes, 8);
+    return n + (uint32_t)_mm_popcnt_u32(mask);
+}
+
+CLS_WIDE uint32_t cls_lane_mask(__m256i v) { return (uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(v)); }
+
+/* IPv4 classes of the addresses at `field` of the keys (0: source, 16: destination). */
+CLS_WIDE void cls_wide_classes(const pal_snap *s, const uint8_t *keys, const __m256i *lane, uint32_t n, uint32_t *out)
+{
+    const __m256i swap = _mm256_setr_epi8(3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12, 3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9,
+                                          8, 15, 14, 13, 12);
+    const __m256i byte = _mm256_set1_epi32(255);
+    uint8_t leaf16[CLS_BURST + 8], leaf8[CLS_BURST + 8];
+    uint32_t addr[CLS_BURST], n16 = 0, n8 = 0;
+    __m256i slot[CLS_BURST / 8];
+    for (uint32_t g = 0; g < n; g++) {
+        __m256i a = _mm256_shuffle_epi8(cls_gather(keys, lane[g]), swap);
+        _mm256_storeu_si256((__m256i *)(void *)(addr + 8 * g), a);
+        __m256i v = cls_gather(s->root4, _mm256_srli_epi32(a, 24));
+        slot[g] = cls_gather_ref(s->base, v, _mm256_and_si256(_mm256_srli_epi32(a, 16), byte), v);
+    }
+    for (uint32_t g = 0; g < n; g++) {
+        __m256i a = _mm256_loadu_si256((const __m256i *)(const void *)(addr + 8 * g)), v = slot[g];
+        uint32_t node = cls_lane_mask(v), page = cls_lane_mask(_mm256_slli_epi32(v, 1));
+        n16 = cls_lanes(leaf16, n16, node & ~page, 8 * g);
+        __m256i is_page = _mm256_srai_epi32(_mm256_and_si256(v, _mm256_slli_epi32(v, 1)), 31);
+        v = cls_gather_ref(s->base, v, _mm256_and_si256(_mm256_srli_epi32(a, 8), byte), is_page);
+        uint32_t node8 = cls_lane_mask(v), page8 = cls_lane_mask(_mm256_slli_epi32(v, 1));
+        n8 = cls_lanes(leaf8, n8, node8 & ~page8 & page, 8 * g);
+        is_page = _mm256_srai_epi32(_mm256_and_si256(v, _mm256_slli_epi32(v, 1)), 31);
+        v = cls_gather_ref(s->base, v, _mm256_and_si256(a, byte), is_page);
+        _mm256_storeu_si256((__m256i *)(void *)(out + 8 * g), v);
+    }
+    for (uint32_t j = 0; j < n16; j++) {
+        uint32_t i = leaf16[j];
+        const cls_leaf16 *l = cls_at(s->base, out[i]);
+        out[i] = l->cls[cls_rank16(l->key, addr[i] & 0xffff)];
+    }
+    for (uint32_t j = 0; j < n8; j++) {
+        uint32_t i = leaf8[j];
+        const cls_leaf8 *l = cls_at(s->base, out[i]);
+        out[i] = l->cls[cls_rank8(l->key, addr[i] & 0xff)];
+    }
+}
+
+CLS_WIDE __m256i cls_wide_ports(const cls_ports *t, __m256i port)
+{
+    const __m256i low = _mm256_set1_epi32(0xffff), byte = _mm256_set1_epi32(255);
+    __m256i page = _mm256_i32gather_epi32((const int *)(const void *)t->page, _mm256_srli_epi32(port, 8), 2);
+    __m256i at = _mm256_or_si256(_mm256_slli_epi32(_mm256_and_si256(page, low), 8), _mm256_and_si256(port, byte));
+    return _mm256_and_si256(_mm256_i32gather_epi32((const int *)(const void *)t->cls, at, 2), low);
+}
+
+CLS_WIDE __m256i cls_gather_byte(const uint8_t *t, __m256i at)
+{
+    return _mm256_and_si256(_mm256_i32gather_epi32((const int *)(const void *)t, at, 1), _mm256_set1_epi32(255));
+}
+
+/* The classes of everything that a key says beside addresses; which families there are. */
+CLS_WIDE uint32_t cls_wide_services(const pal_ruleset *r, const uint8_t *keys, const __m256i *lane, uint32_t n, cls_wide *x)
+{
+    const __m256i low = _mm256_set1_epi32(0xffff), byte = _mm256_set1_epi32(255), three = _mm256_set1_epi32(3);
+    const __m256i v4 = _mm256_set1_epi32(PAL_FAMILY_V4 << 16);
+    uint32_t not4 = 0;
+    for (uint32_t g = 0; g < n; g++) {
+        __m256i ports = cls_gather(keys + 32, lane[g]), more = cls_gather(keys + 36, lane[g]);
+        not4 |= 0xffu ^ cls_lane_mask(_mm256_cmpeq_epi32(_mm256_and_si256(more, _mm256_slli_epi32(byte, 16)), v4));
+        __m256i at = cls_gather_byte(r->proto_class, _mm256_and_si256(more, byte));
+        if (r->n_flags > 1)
+            at = _mm256_add_epi32(_mm256_mullo_epi32(at, _mm256_set1_epi32((int)r->n_flags)),
+                                  cls_gather_byte(r->flag_class, _mm256_and_si256(_mm256_srli_epi32(more, 8), byte)));
+        __m256i side = _mm256_or_si256(_mm256_slli_epi32(_mm256_and_si256(_mm256_srli_epi32(more, 16), three), 2),
+                                       _mm256_and_si256(_mm256_srli_epi32(more, 24), three));
+        at = cls_gather(r->meta_at, _mm256_or_si256(_mm256_slli_epi32(at, 4), side));
+        _mm256_storeu_si256((__m256i *)(void *)(x->meta + 8 * g), at);
+        __m256i zero = _mm256_setzero_si256();
+        __m256i d = r->dport.n > 1 ? cls_wide_ports(&r->dport_at, _mm256_srli_epi32(ports, 16)) : zero;
+        __m256i s = r->sport.n > 1 ? cls_wide_ports(&r->sport_at, _mm256_and_si256(ports, low)) : zero;
+        _mm256_storeu_si256((__m256i *)(void *)(x->dport + 8 * g), d);
+        _mm256_storeu_si256((__m256i *)(void *)(x->sport + 8 * g), s);
+    }
+    return not4;
+}
+
+/* From classes to rows, in place. */
+CLS_WIDE void cls_wide_rows(const uint8_t *base, const uint32_t *tab, uint32_t supers, uint32_t super, uint32_t n,
+                            const cls_wide *x, uint32_t *src, uint32_t *dst)
+{
+    const __m256i byte = _mm256_set1_epi32(255), all = _mm256_set1_epi32(-1);
+    for (uint32_t g = 0; g < n; g++) {
+        __m256i s = _mm256_loadu_si256((const __m256i *)(const void *)(x->src + 8 * g));
+        __m256i d = _mm256_loadu_si256((const __m256i *)(const void *)(x->dst + 8 * g));
+        __m256i ps = _mm256_srli_epi32(s, 8), pd = _mm256_srli_epi32(d, 8);
+        if (supers > 1) {
+            ps = _mm256_mullo_epi32(ps, _mm256_set1_epi32((int)supers));
+            pd = _mm256_mullo_epi32(pd, _mm256_set1_epi32((int)supers));
+        }
+        ps = cls_gather(tab + super, ps);
+        pd = cls_gather(tab + super, pd);
+        s = cls_gather_ref(base, ps, _mm256_and_si256(s, byte), all);
+        d = cls_gather_ref(base, pd, _mm256_or_si256(_mm256_and_si256(d, byte), _mm256_set1_epi32(CLS_TAB)), all);
+        _mm256_storeu_si256((__m256i *)(void *)(src + 8 * g), s);
+        _mm256_storeu_si256((__m256i *)(void *)(dst + 8 * g), d);
+    }
+    for (uint32_t i = 0; i < 8 * n; i++) {
+        prefetch_read(cls_unit(base, src[i]));
+        prefetch_read(cls_unit(base, dst[i]));
+    }
+}
+
+/* ---- dense rows --------------------------------------------------------------------------------------------- */
+
+CLS_WIDE __m256i cls_load(const void *p) { return _mm256_load_si256((const __m256i *)p); }
+
+/* The numbers of the words that are not zero, as bits. */
+CLS_WIDE uint32_t cls_words(__m256i v)
+{
+    __m256i zero = _mm256_cmpeq_epi64(v, _mm256_setzero_si256());
+    return 15u ^ (uint32_t)_mm256_movemask_pd(_mm256_castsi256_pd(zero));
+}
+
+/* blocks, dports and sports are constants at each call. */
+CLS_WIDE void cls_wide_dense(const uint8_t *base, const pal_ruleset *r, const cls_wide *x, const uint32_t *src, const uint32_t *dst,
+                             uint32_t n, uint32_t *entry, uint32_t blocks, bool dports, bool sports)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        const uint64_t *s = cls_unit(base, src[i]), *d = cls_unit(base, dst[i]);
+        const uint64_t *m = r->meta.row + x->meta[i] * 4 * blocks;
+        const uint64_t *dp = r->dport.row + x->dport[i] * 4 * blocks, *sp = r->sport.row + x->sport[i] * 4 * blocks;
+        uint32_t words = 0;
+        for (uint32_t b = 0; b < blocks; b++) {
+            __m256i v = _mm256_and_si256(_mm256_and_si256(cls_load(s + 4 * b), cls_load(d + 4 * b)), cls_load(m + 4 * b));
+            if (dports)
+                v = _mm256_and_si256(v, cls_load(dp + 4 * b));
+            if (sports)
+                v = _mm256_and_si256(v, cls_load(sp + 4 * b));
+            words |= cls_words(v) << (4 * b);
+        }
+        uint32_t w = (uint32_t)_tzcnt_u32(words) & 15u;
+        uint64_t bits = s[w] & d[w] & m[w];
+        if (dports)
+            bits &= dp[w];
+        if (sports)
+            bits &= sp[w];
+        entry[i] = (w * 64 + (uint32_t)_tzcnt_u64(bits)) | (0u - (words == 0));
+    }
+}
+
+CLS_WIDE void cls_wide_dense_any(const uint8_t *base, const pal_ruleset *r, const cls_wide *x, const uint32_t *src, const uint32_t *dst,
+                                 uint32_t n, uint32_t *entry, uint32_t blocks)
+{
+    if (r->dport.n == 1 && r->sport.n == 1)
+        cls_wide_dense(base, r, x, src, dst, n, entry, blocks, false, false);
+    else if (r->sport.n == 1)
+        cls_wide_dense(base, r, x, src, dst, n, entry, blocks, true, false);
+    else if (r->dport.n == 1)
+        cls_wide_dense(base, r, x, src, dst, n, entry, blocks, false, true);
+    else
+        cls_wide_dense(base, r, x, src, dst, n, entry, blocks, true, true);
+}
+
+/* ---- sparse rows -------------------------------------------------------------------------------------------- */
+
+/* What is left of a key in one superblock. */
+typedef struct cls_left {
+    uint64_t left; /* blocks that may have a bit in every row */
+    const cls_node *s, *d;
+    const uint8_t *m, *dp, *sp; /* service rows, at the superblock's first block */
+    uint64_t pad[2];
+} cls_left;
+
+/* Which blocks of the superblock each key has to look at, and where its rows are. */
+CLS_WIDE void cls_wide_left(const uint8_t *base, const pal_ruleset *r, const cls_wide *x, const uint32_t *src, const uint32_t *dst,
+                            uint32_t n, uint32_t super, cls_left *key, bool dports, bool sports)
+{
+    uint32_t supers = r->supers;
+    size_t stride = (size_t)r->blocks * CLS_UNIT, from = (size_t)super * CLS_SUPER * CLS_UNIT;
+    uint64_t any_s = r->any_src[super], any_d = r->any_dst[super];
+    for (uint32_t i = 0; i < n; i++) {
+        cls_left *l = &key[i];
+        l->s = cls_unit(base, src[i]);
+        l->d = cls_unit(base, dst[i]);
+        uint64_t left = (l->s->mask | any_s) & (l->d->mask | any_d) & r->meta.mask[x->meta[i] * supers + super];
+        l->m = (const uint8_t *)r->meta.row + x->meta[i] * stride + from;
+        if (dports) {
+            left &= r->dport.mask[x->dport[i] * supers + super];
+            l->dp = (const uint8_t *)r->dport.row + x->dport[i] * stride + from;
+        }
+        if (sports) {
+            left &= r->sport.mask[x->sport[i] * supers + super];
+            l->sp = (const uint8_t *)r->sport.row + x->sport[i] * stride + from;
+        }
+        l->left = left;
+    }
+}
+
+/* One superblock of all keys. How many blocks a key has left is known long before they arrive, so that the loads of the
+ * keys behind it are under way when the loop's end is mispredicted. */
+CLS_WIDE void cls_wide_sparse(const uint8_t *base, const pal_ruleset *r, const cls_wide *x, const uint32_t *src, const uint32_t *dst,
+                              uint32_t n, uint32_t super, uint32_t *entry, bool dports, bool sports)
+{
+    cls_left key[CLS_BURST];
+    cls_wide_left(base, r, x, src, dst, n, super, key, dports, sports);
+    uint64_t any_s = r->any_src[super], any_d = r->any_dst[super];
+    const uint32_t *entry_at = r->entry_at + super * CLS_SUPER * CLS_BLOCK;
+    for (uint32_t i = 0; i < n; i++) {
+        const cls_left l = key[i];
+        uint64_t s_mask = l.s->mask, d_mask = l.d->mask;
+        uint32_t best = entry[i];
+        for (uint64_t left = l.left; left; left &= left - 1) {
+            uint32_t b = (uint32_t)_tzcnt_u64(left);
+            uint32_t at_s = l.s->block[_mm_popcnt_u64(_bzhi_u64(s_mask, b))], at_d = l.d->block[_mm_popcnt_u64(_bzhi_u64(d_mask, b))];
+            at_s = any_s >> b & 1 ? CLS_ONES : at_s;
+            at_d = any_d >> b & 1 ? CLS_ONES : at_d;
+            size_t at = (size_t)b * CLS_UNIT;
+            __m256i v = _mm256_and_si256(_mm256_and_si256(cls_load(cls_unit(base, at_s)), cls_load(l.m + at)), cls_load(cls_unit(base, at_d)));
+            if (dports)
+                v = _mm256_and_si256(v, cls_load(l.dp + at));
+            if (sports)
+                v = _mm256_and_si256(v, cls_load(l.sp + at));
+            uint64_t word[CLS_BLOCK_WORDS] PAL_ALIGNED(32);
+            _mm256_store_si256((__m256i *)(void *)word, v);
+            uint32_t words = cls_words(v), w = (uint32_t)_tzcnt_u32(words) & 3u;
+            uint32_t e = entry_at[b * CLS_BLOCK + w * 64 + ((uint32_t)_tzcnt_u64(word[w]) & 63u)] | (0u - (words == 0));
+            best = min_u32(best, e);
+        }
+        entry[i] = best;
+    }
+}
+
+/* ---- a sub-burst -------------------------------------------------------------------------------------------- */
+
+CLS_WIDE void cls_wide_sub_burst(const pal_snap *snap, const pal_ruleset *r, const pal_key *keys, uint32_t n, uint32_t *entry)
+{
+    _Static_assert(sizeof(pal_key) == 40 && offsetof(pal_key, sport) == 32 && offsetof(pal_key, proto) == 36, "as gathered");
+    cls_wide x;
+    uint32_t src[CLS_BURST], dst[CLS_BURST], groups = (n + 7) / 8;
+    __m256i lane[CLS_BURST / 8]; /* where each key begins, in words; beyond the last key: it again */
+    for (uint32_t g = 0; g < groups; g++) {
+        __m256i i = _mm256_add_epi32(_mm256_set1_epi32((int)(8 * g)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        lane[g] = _mm256_mullo_epi32(_mm256_min_epi32(i, _mm256_set1_epi32((int)n - 1)), _mm256_set1_epi32(10));
+    }
+    const uint8_t *k = (const uint8_t *)(const void *)keys;
+    cls_wide_classes(snap, k, lane, groups, x.src);
+    cls_wide_classes(snap, k + 16, lane, groups, x.dst);
+    uint32_t not4 = cls_wide_services(r, k, lane, groups, &x);
+    if (PAL_UNLIKELY(not4))
+        cls_keys6(snap, keys, n, x.src, x.dst);
+    const uint32_t *tab = __atomic_load_n(&r->tab, __ATOMIC_ACQUIRE);
+    if (PAL_UNLIKELY(r->verify)) {
+        for (uint32_t i = 0; i < n; i++) {
+            cls_rows v = {x.src[i], x.dst[i], x.meta[i], x.dport[i], x.sport[i]};
+            entry[i] = cls_match(snap->base, r, tab, &v, &keys[i]);
+        }
+        return;
+    }
+    if (r->supers == 0) {
+        cls_wide_rows(snap->base, tab, 1, 0, groups, &x, src, dst);
+        if (r->blocks == 1)
+            cls_wide_dense_any(snap->base, r, &x, src, dst, n, entry, 1);
+        else if (r->blocks == 2)
+            cls_wide_dense_any(snap->base, r, &x, src, dst, n, entry, 2);
+        else
+            cls_wide_dense_any(snap->base, r, &x, src, dst, n, entry, 4);
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        entry[i] = PAL_NONE;
+    if (r->first)
+        for (uint32_t i = 0; i < n; i++)
+            entry[i] = r->first[(x.meta[i] * r->dport.n + x.dport[i]) * r->sport.n + x.sport[i]];
+    for (uint32_t u = 0; u < r->supers; u++) {
+        cls_wide_rows(snap->base, tab, r->supers, u, groups, &x, src, dst);
+        if (r->dport.n == 1 && r->sport.n == 1)
+            cls_wide_sparse(snap->base, r, &x, src, dst, n, u, entry, false, false);
+        else if (r->sport.n == 1)
+            cls_wide_sparse(snap->base, r, &x, src, dst, n, u, entry, true, false);
+        else if (r->dport.n == 1)
+            cls_wide_sparse(snap->base, r, &x, src, dst, n, u, entry, false, true);
+        else
+            cls_wide_sparse(snap->base, r, &x, src, dst, n, u, entry, true, true);
+    }
+}
+
+#define CLS_WIDE_MIN 3 /* fewer keys: eight lanes would be more work than they save */
+
+static __attribute__((noinline, unused)) CLS_TARGET void classify_burst_wide(const pal_snap *snap, const pal_ruleset *r,
+                                                                             const pal_key *keys, uint32_t n, uint32_t *entry)
+{
+    for (uint32_t i = 0; i < n; i += CLS_BURST) {
+        uint32_t m = min_u32(n - i, CLS_BURST);
+        const uint8_t *next = (const uint8_t *)(const void *)(keys + i + m), *end = (const uint8_t *)(const void *)(keys + n);
+        for (uint32_t l = 0; l < CLS_BURST * sizeof *keys && next + l < end; l += PAL_CACHE_LINE)
+            prefetch_read(next + l);
+        if (m < CLS_WIDE_MIN)
+            cls_sub_burst(snap, r, keys + i, m, entry + i);
+        else
+            cls_wide_sub_burst(snap, r, keys + i, m, entry + i);
+    }
+}
+
+#endif
