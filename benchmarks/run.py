@@ -33,6 +33,31 @@ def plan_benchmarks(quick: bool) -> Iterator[tuple[str, list[str]]]:
             yield f"classify-{family}-{count}", ["classify", "--synthetic", family, "--count", str(count), *runs]
 
 
+def plan_peers(quick: bool) -> Iterator[tuple[str, list[str]]]:
+    """Name and command of each comparison with somebody else's program, which may be absent: then it is skipped."""
+    program = [sys.executable, str(Path(__file__).resolve().parent / "peers" / "rte_acl.py")]
+    cases = subprocess.run([*program, "--list"], capture_output=True, text=True, check=True).stdout.split()
+    for case in cases:
+        if not quick or case in ("acl-1000", "fw-1000", "ipc-1000"):
+            yield f"rte_acl-{case}", [*program, "--case", case, "--runs", "1" if quick else "5", "-o", "json"]
+
+
+def run_peer(name: str, command: list[str], out: Path) -> bool:
+    """Run one comparison, keep its result, print a line. False when it did not verify or the peer gave no figure."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if not done.stdout:
+        print(f"{name:36} {done.stderr.strip()}", flush=True)
+        return False
+    (out / f"{name}.json").write_text(done.stdout, encoding="utf-8")
+    result = json.loads(done.stdout)
+    said = result.get("reason", "")
+    if result["status"] == "measured":
+        peer = result["peer_ns"][result["peer_best"]]["median"]
+        said = f"{result['ours_ns']['median']} ns to {peer} ns: {result['ratio']}, at most {result['required_ratio']}"
+    print(f"{name:36} {result['status']}: {said}", flush=True)
+    return done.returncode == 0
+
+
 def run_benchmark(name: str, arguments: list[str], out: Path) -> bool:
     """Run one, keep its result, print a line. False when it failed or did not verify."""
     command = [sys.executable, "-m", "dfw", "bench", *arguments, "-o", "json"]
@@ -58,6 +83,8 @@ def main() -> int:
     given.out.mkdir(parents=True, exist_ok=True)
     chosen = [item for item in plan_benchmarks(given.quick) if not given.names or item[0] in given.names]
     verified = [run_benchmark(name, arguments, given.out) for name, arguments in chosen]
+    peers = [item for item in plan_peers(given.quick) if not given.names or item[0] in given.names]
+    verified += [run_peer(name, command, given.out) for name, command in peers]
     return 0 if all(verified) else 1
 
 

@@ -39,7 +39,7 @@ def bench_classify(
     build_seconds = time.perf_counter() - begun
     per_lookup: dict[str, list[float]] = {"32": [], "256": []}
     expected = ruleset.lookup(keys)
-    verified = _agrees(table, keys, expected, np.random.default_rng(seed))
+    verified = first_matches_agree(table, keys, expected, seed)
     for _ in range(runs):
         for batch, spent in per_lookup.items():
             found, nanoseconds = ruleset.lookup_timed(keys, int(batch))
@@ -60,11 +60,11 @@ def bench_classify(
     )
 
 
-def _agrees(table: RuleTable, keys: KeyArray, found: npt.NDArray[np.uint32], random: np.random.Generator) -> bool:
+def first_matches_agree(table: RuleTable, keys: KeyArray, found: npt.NDArray[np.uint32], seed: int) -> bool:
     """Is a sample of the answers what going through the rules one by one gives?"""
     from dfw.bench.linear import first_match_linear
 
-    sample = random.choice(len(keys), min(_CHECKED, len(keys)), replace=False)
+    sample = np.random.default_rng(seed).choice(len(keys), min(_CHECKED, len(keys)), replace=False)
     return bool(np.array_equal(first_match_linear(table, keys[sample]), found[sample]))
 
 

@@ -152,10 +152,11 @@ CLS_WIDE uint32_t cls_words(__m256i v)
     return 15u ^ (uint32_t)_mm256_movemask_pd(_mm256_castsi256_pd(zero));
 }
 
-/* blocks, dports and sports are constants at each call. */
+/* dports and sports are constants at each call. */
 CLS_WIDE void cls_wide_dense(const uint8_t *base, const pal_ruleset *r, const cls_wide *x, const uint32_t *src, const uint32_t *dst,
-                             uint32_t n, uint32_t *entry, uint32_t blocks, bool dports, bool sports)
+                             uint32_t n, uint32_t *entry, bool dports, bool sports)
 {
+    uint32_t blocks = r->blocks;
     for (uint32_t i = 0; i < n; i++) {
         const uint64_t *s = cls_unit(base, src[i]), *d = cls_unit(base, dst[i]);
         const uint64_t *m = r->meta.row + x->meta[i] * 4 * blocks;
@@ -177,19 +178,6 @@ CLS_WIDE void cls_wide_dense(const uint8_t *base, const pal_ruleset *r, const cl
             bits &= sp[w];
         entry[i] = (w * 64 + (uint32_t)_tzcnt_u64(bits)) | (0u - (words == 0));
     }
-}
-
-CLS_WIDE void cls_wide_dense_any(const uint8_t *base, const pal_ruleset *r, const cls_wide *x, const uint32_t *src, const uint32_t *dst,
-                                 uint32_t n, uint32_t *entry, uint32_t blocks)
-{
-    if (r->dport.n == 1 && r->sport.n == 1)
-        cls_wide_dense(base, r, x, src, dst, n, entry, blocks, false, false);
-    else if (r->sport.n == 1)
-        cls_wide_dense(base, r, x, src, dst, n, entry, blocks, true, false);
-    else if (r->dport.n == 1)
-        cls_wide_dense(base, r, x, src, dst, n, entry, blocks, false, true);
-    else
-        cls_wide_dense(base, r, x, src, dst, n, entry, blocks, true, true);
 }
 
 /* ---- sparse rows -------------------------------------------------------------------------------------------- */
@@ -289,12 +277,19 @@ CLS_WIDE void cls_wide_sub_burst(const pal_snap *snap, const pal_ruleset *r, con
     }
     if (r->supers == 0) {
         cls_wide_rows(snap->base, tab, 1, 0, groups, &x, src, dst);
-        if (r->blocks == 1)
-            cls_wide_dense_any(snap->base, r, &x, src, dst, n, entry, 1);
-        else if (r->blocks == 2)
-            cls_wide_dense_any(snap->base, r, &x, src, dst, n, entry, 2);
+        if (r->blocks > 2) /* rows of two lines */
+            for (uint32_t i = 0; i < n; i++) {
+                prefetch_read((const uint8_t *)cls_unit(snap->base, src[i]) + PAL_CACHE_LINE);
+                prefetch_read((const uint8_t *)cls_unit(snap->base, dst[i]) + PAL_CACHE_LINE);
+            }
+        if (r->dport.n == 1 && r->sport.n == 1)
+            cls_wide_dense(snap->base, r, &x, src, dst, n, entry, false, false);
+        else if (r->sport.n == 1)
+            cls_wide_dense(snap->base, r, &x, src, dst, n, entry, true, false);
+        else if (r->dport.n == 1)
+            cls_wide_dense(snap->base, r, &x, src, dst, n, entry, false, true);
         else
-            cls_wide_dense_any(snap->base, r, &x, src, dst, n, entry, 4);
+            cls_wide_dense(snap->base, r, &x, src, dst, n, entry, true, true);
         return;
     }
     for (uint32_t i = 0; i < n; i++)
