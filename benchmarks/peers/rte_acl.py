@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """First match beside DPDK's rte_acl (Debian's `dpdk-test-acl`, package dpdk-dev): same rules, same headers, in turn.
 
-Run as a program: `python benchmarks/peers/rte_acl.py --case acl-1000 -o json` (`--list` names the cases). Both run on one
-core, the peer in each of its variants first and then in the two best ones, interleaved with ours. `status` is `measured`,
-`skipped` (the package or the data is absent: `reason`) or `missing` (the peer printed no figure: nothing is won by that).
+Run as a program: `python benchmarks/peers/rte_acl.py --case acl-1000 -o json` (`--list` names the cases). Both run on
+one core, the peer in each of its variants first and then in the two best ones, interleaved with ours. `status` is
+`measured`, `skipped` (the package or the data is absent: `reason`) or `missing` (the peer printed no figure: nothing
+is won by that).
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ def required_ratio(case: str) -> float:
 
 
 def read_rules(case: str) -> tuple[RuleTable, FiveTupleRules]:
-    """Our rules and the peer's, which for groups are one for each pair of members. Raises FileNotFoundError without data."""
+    """Our rules and the peer's: for groups one for each pair of members. Raises FileNotFoundError without data."""
     kind, _, count = case.rpartition("-")
     if kind == "groups":
         table = datacenter_generate(int(count), 1, members=4)
