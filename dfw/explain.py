@@ -46,10 +46,11 @@ def explain(output: str, **given: Any) -> int:
     """
     from dfw.core import CoreError
     from dfw.endpoint import EndpointError
-    from dfw.explain_run import PACKET_OPTIONS, explain_pairs, probes_of, world_at
+    from dfw.explain_run import PACKET_OPTIONS, explain_pairs, probes_of
     from dfw.explain_text import render_explanation
     from dfw.load import load
     from dfw.model import Action
+    from dfw.moment import world_at
     from dfw.oracle import AmbiguousVnicError
     from dfw.probe import DisagreementError
 

@@ -3,9 +3,6 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 from dfw.endpoint import EndpointError, Peer, endpoint_parse, port_parse, protocol_parse
@@ -23,19 +20,6 @@ from dfw.probe import EPHEMERAL_PORT, DisagreementError, Probe, Verdict, invento
 
 MAXIMUM_PAIRS = 3000
 PACKET_OPTIONS = ("source", "destination", "proto", "dport", "sport", "icmp_type", "icmp_code", "family")
-
-
-def world_at(world: PolicySet, text: str | None) -> PolicySet:
-    """The policy as it stands at a time (ISO 8601, UTC where no offset is given), else now. Raises EndpointError."""
-    if not world.schedules:
-        return world
-    if text is None:
-        return replace(world, at=time.time())
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise EndpointError(f"--at: {text!r} is not a time such as 2026-03-31T09:30") from None
-    return replace(world, at=(moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
 
 
 def probes_of(

@@ -72,10 +72,16 @@ Examples:
 )
 @click.option("--inventory", "inventories", multiple=True, metavar="F", help="Inventory file; may be given again.")
 @click.option("--ports", default=DEFAULT_PORTS, show_default=True, help="tcp/80,udp/53,sctp/80 or ports' names.")
+@click.option("--at", metavar="TIME", help="For schedules: 2026-03-31T09:30 (UTC), or with an offset. Default: now.")
 @click.option("--default-action", type=click.Choice(["ALLOW", "DROP", "REJECT"]), help="Of the default section.")
 @output_option
 def matrix(
-    policies: tuple[str, ...], inventories: tuple[str, ...], ports: str, default_action: str | None, output: str
+    policies: tuple[str, ...],
+    inventories: tuple[str, ...],
+    ports: str,
+    at: str | None,
+    default_action: str | None,
+    output: str,
 ) -> None:
     """Who reaches whom by policy: every pair of workloads, for each port.
 
@@ -83,8 +89,10 @@ def matrix(
     nobody needs to listen. Unknown (?, null): a rule looks at the address of a workload whose manifest has none. A
     port's name gives a row only for receivers that have it.
     """
+    from dfw.endpoint import EndpointError
     from dfw.load import load
     from dfw.model import Action
+    from dfw.moment import world_at
 
     asked = ports_parse(ports)
     loaded = load((*policies, *inventories), default_action=Action(default_action) if default_action else None)
@@ -92,7 +100,11 @@ def matrix(
         raise click.UsageError("there are no workloads: give Pods, or an inventory with ports")
     from dfw.reach import Reachability
 
-    answer = Matrix(Reachability(loaded.world), asked)
+    try:
+        world = world_at(loaded.world, at)
+    except EndpointError as error:
+        raise click.UsageError(str(error)) from None
+    answer = Matrix(Reachability(world), asked)
     if output == "json":
         answer.write_json(sys.stdout)
     elif output == "yaml":

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from dfw.compile import Compiled, RangeArray, compile_policy
 from dfw.model import Address, Direction, Family, PolicySet, Port
+from dfw.reach_ether import ether_refused
 from dfw.reach_walk import ALLOWED, DENIED, MAYBE, NO, NO_RULE, UNKNOWN, YES, Codes, RuleNumbers, Walk, candidates
 
 __all__ = ["ALLOWED", "DENIED", "NO_RULE", "UNKNOWN", "Reach", "Reachability", "Service"]
@@ -90,6 +91,9 @@ class Reachability:
                 continue
             for direction, (codes, rules) in sides.items():
                 found, by = self._direction(family, direction, service)
+                if self.compiled.ether.tables:
+                    refused, ether_by = ether_refused(self.compiled.ether, self.ports, direction, family)
+                    found, by = np.where(refused, DENIED, found).astype(np.uint8), np.where(refused, ether_by, by)
                 np.copyto(codes, found, where=pairs)
                 np.copyto(rules, by, where=pairs)
         nowhere = self._primary == 0

@@ -16,6 +16,7 @@ pytest.importorskip("dfw.core", reason="the packet core is not built")
 
 from dfw.compile import compile_policy
 from dfw.documents import documents_parse
+from dfw.endpoint import Peer
 from dfw.errors import UnsupportedError
 from dfw.load import load_documents
 from dfw.model import (
@@ -31,6 +32,9 @@ from dfw.model import (
     ServiceEntry,
     Tier,
 )
+from dfw.probe import Probe, judge_both
+from dfw.reach import ALLOWED, Reachability
+from dfw.reach import Service as ServiceAsked
 from tests.support.traffic import Commit, Event, Packet, Traffic, scenario_draw
 from tests.support.traffic_policies import policies_load
 from tests.support.twins import explain_difference, find_difference, native_answers, oracle_answers
@@ -84,6 +88,22 @@ def test_engines_agree_on_random_layer_2_rules(seed: int, tmp_path: Path) -> Non
     events = [event for batch in Traffic(scenario).batches(PACKETS, 1024) for event in batch]
     oracle, native = (answers(events, worlds, scenario) for answers in (oracle_answers, native_answers))
     assert find_difference(oracle, native) is None, explain_difference(events, worlds, scenario)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_all_pairs_at_once_say_what_both_engines_say(seed: int, tmp_path: Path) -> None:
+    """`matrix` judges layer 2 for all pairs in its own way."""
+    rng = random.Random(seed)
+    (world, *_) = policies_load(tmp_path)
+    world = replace(world, policies=(*world.policies, random_layer2(rng)))
+    reach = Reachability(world).judge(ServiceAsked(6, 80))
+    ports = tuple(world.inventory)
+    asked = [(s, r) for s in range(len(ports)) for r in range(len(ports)) if s != r]
+    probes = [Probe(Peer(ports[s], ports[s].ips[0]), Peer(ports[r], ports[r].ips[0]), 6, 49152, 80) for s, r in asked]
+    for (s, r), verdicts in zip(asked, judge_both(world, probes, world.inventory), strict=True):
+        assert bool(reach.egress[s, r] == ALLOWED) is (verdicts[0].verdict == "ALLOW")
+        if len(verdicts) == 2:
+            assert bool(reach.ingress[s, r] == ALLOWED) is (verdicts[1].verdict == "ALLOW")
 
 
 # -- what it means

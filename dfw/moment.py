@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`--at`: a policy as it stands at a time, for verbs that have no packets' clock to go by."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from dfw.endpoint import EndpointError
+from dfw.model import PolicySet
+
+
+def world_at(world: PolicySet, text: str | None) -> PolicySet:
+    """The policy as it stands at a time (ISO 8601, UTC where no offset is given), else now. Raises EndpointError."""
+    if not world.schedules:
+        return world
+    if text is None:
+        return replace(world, at=time.time())
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise EndpointError(f"--at: {text!r} is not a time such as 2026-03-31T09:30") from None
+    return replace(world, at=(moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
