@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
 from collections.abc import Iterator
@@ -59,10 +60,12 @@ def replay(output: str, **given: Any) -> int:
     started = time.monotonic()
     from dfw.core import CoreError
     from dfw.errors import UnsupportedError
+    from dfw.flows import check_format
     from dfw.load import load
     from dfw.model import Action
     from dfw.replay_run import RunOptions, run_native
 
+    check_format(given["flows"])
     action = given["default_action"]
     loaded = load((*given["policies"], *given["inventories"]), default_action=Action(action) if action else None)
     has_inventory = loaded.has_inventory
@@ -89,7 +92,13 @@ def replay(output: str, **given: Any) -> int:
                 result = run_oracle(loaded.world, given["captures"], options, told)
             else:
                 raise UnsupportedError("nftables", "replay")
-    except (UnsupportedError, CoreError, OSError) as error:
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        place = "" if error.filename is None else f"{error.filename}: "
+        click.echo(f"palisade replay: {place}{error.strerror or error}", err=True)
+        return BAD_INPUT
+    except (UnsupportedError, CoreError) as error:
         click.echo(f"palisade replay: {error}", err=True)
         return BAD_INPUT
     result.seconds = time.monotonic() - started

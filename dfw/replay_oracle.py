@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import TextIO
+from typing import Any, TextIO
 
 from dfw.capture import CaptureError, open_capture
 from dfw.compile import compile_policy
-from dfw.core import Capture, CoreError
+from dfw.core import Capture, CoreError, linktype_name
 from dfw.flows import COLUMNS, write_rows
 from dfw.model import PolicySet
 from dfw.oracle import Options
@@ -103,13 +103,11 @@ def _feed(
                             clock.step(1)
                         at, length = int(frame["data"]) - base, int(frame["caplen"])
                         data = bytes(source.view[at : at + length])
-                        run.feed(
-                            int(frame["number"]),
-                            int(frame["ts_ns"]),
-                            data,
-                            int(frame["wirelen"]),
-                            int(frame["linktype"]),
-                        )
+                        try:
+                            _feed_one(run, frame, data)
+                        except CoreError as error:
+                            entry.error = str(error)
+                            return
                         entry.packets += 1
                         result.bytes += int(frame["wirelen"])
                     progress(entry.packets)
@@ -120,9 +118,22 @@ def _feed(
                     clock.end_file()
     except CaptureError as error:
         entry.error = error.message
-    except (CoreError, AmbiguousVnicError, ValueError) as error:
+    except CoreError as error:
         entry.error = str(error)
-    result.packets += entry.packets
+    finally:
+        result.packets += entry.packets
+
+
+def _feed_one(run: OracleReplay, frame: Any, data: bytes) -> None:
+    """Raises CoreError where a frame cannot be judged, in the core's words where they are the same."""
+    number, linktype = int(frame["number"]), int(frame["linktype"])
+    try:
+        run.feed(number, int(frame["ts_ns"]), data, int(frame["wirelen"]), linktype)
+    except AmbiguousVnicError as error:
+        raise CoreError(f"packet {number}: {error}") from error
+    except ValueError as error:
+        name = linktype_name(linktype)
+        raise CoreError(f"packet {number}: link type {linktype} ({name}) is not one that we read") from error
 
 
 def _end(run: OracleReplay, result: RunResult, judgements: list[Judgement], flows: list[Flow]) -> None:

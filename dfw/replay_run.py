@@ -145,14 +145,15 @@ def run_native(
             enforcer.filter_json(),
         )
         _run(replay, enforcer, paths, options, result, progress, clock)
+        files = [*paths] * options.repeat  # by the number that begin_file gave
         if options.flows is not None:
             from dfw.flows import write_flows
 
-            write_flows(replay, enforcer, options.flows, [item.file for item in result.captures])
+            write_flows(replay, enforcer, options.flows, files)
         if options.log is not None:
             from dfw.log_run import log_native
 
-            log_native(world, replay, enforcer, options, [item.file for item in result.captures])
+            log_native(world, replay, enforcer, options, files)
         replay.close()
     return result
 
@@ -179,6 +180,7 @@ def _run(
     keep_open = options.allowed is not None or options.dropped is not None
     for repetition in range(options.repeat):
         if repetition:
+            replay.mute()
             replay.restart()
             replay.forget()
             if clock is not None:

@@ -21,7 +21,7 @@ from dfw.core.binding import (
 )
 from dfw.core.classifier import Classifier, Ruleset
 from dfw.core.engine import Engine, EngineOptions, EngineStats
-from dfw.core.replay import Capture, Replay, ReplayOptions, ReplayTotals, flow_words
+from dfw.core.replay import Capture, Replay, ReplayOptions, ReplayTotals, flow_words, linktype_name
 
 __all__ = [
     "CTS",
@@ -47,6 +47,7 @@ __all__ = [
     "ffi",
     "flow_words",
     "lib",
+    "linktype_name",
     "play_frames",
     "run_conntrack",
     "run_setup",

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,6 +111,8 @@ class Replay:
         self.handle = handle
 
     def _checked(self, code: int) -> None:
+        if code < 0:
+            raise OSError(-code, text(self._error))
         if code != 0:
             raise CoreError(text(self._error))
 
@@ -119,7 +122,8 @@ class Replay:
         return len(self._files) - 1
 
     def capture(self, capture: Capture, file: int, most: int) -> bool:
-        """Judge the next `most` frames of a capture. True when it is at its end. Raises CoreError."""
+        """Judge the next `most` frames of a capture. True when it is at its end. Raises CoreError when a frame cannot
+        be judged, OSError when an output cannot be written."""
         done = ffi.new("int *")
         self._checked(
             lib.pal_replay_capture(
@@ -129,7 +133,7 @@ class Replay:
         return bool(done[0])
 
     def frames(self, frames: npt.NDArray[np.void], file: int) -> None:
-        """Judge frames whose `data` are addresses of bytes that stay until `finish`. Raises CoreError."""
+        """Judge frames whose `data` are addresses of bytes that stay until `finish`. Raises as `capture`."""
         self._checked(
             lib.pal_replay_frames(
                 self.handle,
@@ -145,6 +149,10 @@ class Replay:
     def finish(self, *, flush: bool = True) -> None:
         """The input has ended: fragments still held are decided; with `flush` open connections become flow records."""
         self._checked(lib.pal_replay_finish(self.handle, flush, self._error, ERROR_BYTES))
+
+    def mute(self) -> None:
+        """Write nothing from here on: for repetitions."""
+        lib.pal_replay_mute(self.handle)
 
     def totals(self) -> ReplayTotals:
         """Sums since the replay was made."""
@@ -174,11 +182,15 @@ class Replay:
     ) -> None:
         """The flow records as JSON lines or CSV; `files`, `filters`, `rules`: what a line says of each, by number.
         Raises OSError."""
-        texts = [[ffi.new("char[]", item.encode()) for item in items] for items in (files, filters, rules)]
+        assert len(files) == len(self._files)
+        texts = [
+            [ffi.new("char[]", item.encode("utf-8", "surrogateescape")) for item in items]
+            for items in (files, filters, rules)
+        ]
         arrays = [ffi.new("char *[]", items or [ffi.NULL]) for items in texts]
         code = int(lib.pal_replay_flows_write(self.handle, descriptor, csv, *arrays))
         if code != 0:
-            raise OSError(-code, "flow records cannot be written")
+            raise OSError(-code, f"flow records cannot be written: {os.strerror(-code)}")
 
     def forget(self) -> None:
         """Drop what was collected and the totals."""
@@ -195,7 +207,7 @@ class Replay:
         code = int(lib.pal_replay_close(self.handle))
         self.handle = None
         if code != 0:
-            raise OSError(-code, "an output file cannot be written")
+            raise OSError(-code, f"cannot write the output: {os.strerror(-code)}")
 
 
 def flow_words(flows: npt.NDArray[np.void]) -> tuple[list[str], list[str]]:
@@ -203,3 +215,8 @@ def flow_words(flows: npt.NDArray[np.void]) -> tuple[list[str], list[str]]:
     raw = array(np.ascontiguousarray(flows), "pal_flow *")
     states = [text(lib.pal_word_state(raw[i].kind, raw[i].state)) for i in range(len(flows))]
     return states, [text(lib.pal_word_end(raw + i)) for i in range(len(flows))]
+
+
+def linktype_name(linktype: int) -> str:
+    """The name of a link type in the registry of tcpdump.org, without LINKTYPE_."""
+    return text(lib.pal_linktype_name(linktype))

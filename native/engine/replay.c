@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "replay.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
@@ -151,11 +152,10 @@ static int chunk_run(struct pal_replay *r, char *err, size_t errlen)
         r->chunk_bytes += r->frame[i].caplen;
     }
     r->cut |= problem != NULL;
-    if (order_chunk(r, err, errlen) < 0)
-        return -1;
-    if (problem)
+    int error = order_chunk(r, err, errlen);
+    if (error == 0 && problem)
         snprintf(err, errlen, "%s", problem);
-    return problem ? -1 : 0;
+    return error ? error : problem != NULL;
 }
 
 /* How many frames the next chunk should have; see REPLAY_CHUNK_MAX. */
@@ -178,7 +178,7 @@ static int file_begin(struct pal_replay *r, uint32_t file, const char *json, cha
         const char **to = replay_list_add(&r->file_json);
         if (!to) {
             snprintf(err, errlen, "no memory for file names");
-            return -1;
+            return -ENOMEM;
         }
         *to = json;
     }
@@ -188,26 +188,24 @@ static int file_begin(struct pal_replay *r, uint32_t file, const char *json, cha
 int pal_replay_frames(pal_replay *r, const pal_frame *frames, uint64_t n, uint32_t file, const char *file_json, char *err,
                       size_t errlen)
 {
-    if (file_begin(r, file, file_json, err, errlen) < 0)
-        return -1;
-    for (uint64_t at = 0; at < n;) {
+    int error = file_begin(r, file, file_json, err, errlen);
+    for (uint64_t at = 0; at < n && error == 0;) {
         const uint32_t most = chunk_size(r);
         r->frames = (uint32_t)(n - at < most ? n - at : most);
         memcpy(r->frame, frames + at, r->frames * sizeof *frames);
-        if (chunk_run(r, err, errlen) < 0)
-            return -1;
-        at += r->frames;
+        const uint32_t taken = r->frames;
+        error = chunk_run(r, err, errlen);
+        at += taken;
     }
-    return 0;
+    return error;
 }
 
 int pal_replay_capture(pal_replay *r, pal_capture *capture, uint64_t max, uint32_t file, const char *file_json, int *done,
                        char *err, size_t errlen)
 {
-    if (file_begin(r, file, file_json, err, errlen) < 0)
-        return -1;
+    int error = file_begin(r, file, file_json, err, errlen);
     *done = 0;
-    for (uint64_t at = 0; at < max; at += r->frames) {
+    for (uint64_t at = 0; at < max && error == 0; at += r->frames) {
         const uint32_t most = chunk_size(r);
         r->frames = pal_capture_next(capture, r->frame, (uint32_t)(max - at < most ? max - at : most));
         if (r->frames == 0) {
@@ -216,10 +214,9 @@ int pal_replay_capture(pal_replay *r, pal_capture *capture, uint64_t max, uint32
         }
         if (r->options.realtime)
             chunk_wait(r, &r->frame[0]);
-        if (chunk_run(r, err, errlen) < 0)
-            return -1;
+        error = chunk_run(r, err, errlen);
     }
-    return 0;
+    return error;
 }
 
 /* All connections end: those past their time, then children that have outlived their parents, then the rest. */
@@ -252,6 +249,11 @@ int pal_replay_finish(pal_replay *r, int flush, char *err, size_t errlen)
         if (r->lane[i].ew->w.table.flow)
             replay_flush(&r->lane[i].ew->w.table);
     return result;
+}
+
+void pal_replay_mute(pal_replay *r)
+{
+    r->options.verdict_fd = r->options.allowed_fd = r->options.dropped_fd = r->options.generated_fd = -1;
 }
 
 void pal_replay_totals_read(const pal_replay *r, pal_replay_totals *out)

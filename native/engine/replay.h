@@ -111,7 +111,7 @@ void lane_finish(replay_lane *lane);
 /* replay_order.c */
 /* Whether anybody wants the records. */
 bool order_is_wanted(const pal_replay_options *o);
-/* Takes the lanes' records of the chunk, and writes those before which nothing is held. 0, or -1 with a sentence. */
+/* Takes the lanes' records of the chunk, and writes those before which nothing is held. 0, or -errno with a sentence. */
 int order_chunk(struct pal_replay *r, char *err, size_t errlen);
 void order_forget(struct pal_replay *r);
 
@@ -125,7 +125,7 @@ int output_checked(const struct pal_replay *r, char *err, size_t errlen);
 
 /* replay_packets.c */
 int packet_write(struct pal_replay *r, const pal_record *v, size_t n, const pal_frame *frame);
-/* Takes the lanes' generated packets of the chunk. 0, or -1 with a sentence. */
+/* Takes the lanes' generated packets of the chunk. 0, or -errno with a sentence. */
 int generated_collect(struct pal_replay *r, char *err, size_t errlen);
 
 /* replay_lines.c */

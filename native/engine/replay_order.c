@@ -6,6 +6,7 @@
  * a place that waits. What is decided later fills it, found by its number. So nothing is ever sorted or moved that has its
  * place, however much waits and for however long.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -182,7 +183,7 @@ static int pending_write(struct pal_replay *r, char *err, size_t errlen)
         }
         if (!v) {
             snprintf(err, errlen, "no memory for verdicts");
-            result = -1;
+            result = -ENOMEM;
         } else {
             result = output_frame(r, v, n, frame, err, errlen);
         }
@@ -212,7 +213,7 @@ int order_chunk(struct pal_replay *r, char *err, size_t errlen)
     if (order_is_wanted(&r->options)) {
         if (!chunk_take(r)) {
             snprintf(err, errlen, "no memory for verdicts");
-            result = -1;
+            result = -ENOMEM;
         }
         for (uint32_t l = 0; l < r->lanes; l++)
             r->lane[l].records.count = 0;

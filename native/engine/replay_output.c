@@ -2,6 +2,7 @@
  *
  * replay_output.c - what is written of a frame's records: verdict lines, packets with comments, and what a caller collects.
  */
+#include <errno.h>
 #include <stdio.h>
 
 #include "replay.h"
@@ -42,7 +43,7 @@ static int output_failed(int error, char *err, size_t errlen)
 {
     if (error)
         snprintf(err, errlen, "cannot write the output: %s", strerror(-error));
-    return error ? -1 : 0;
+    return error;
 }
 
 int output_frame(struct pal_replay *r, const pal_record *v, size_t n, const pal_frame *frame, char *err, size_t errlen)
@@ -53,7 +54,7 @@ int output_frame(struct pal_replay *r, const pal_record *v, size_t n, const pal_
             room = lines_write(r->verdicts, &v[i], r->file_json.item);
     if (PAL_UNLIKELY(!room)) {
         snprintf(err, errlen, "no memory for verdicts");
-        return -1;
+        return -ENOMEM;
     }
     return frame ? output_failed(packet_write(r, v, n, frame), err, errlen) : 0;
 }

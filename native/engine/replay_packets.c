@@ -2,6 +2,7 @@
  *
  * replay_packets.c - packets as pcapng: judged ones with their verdicts as a comment, and those that we would have sent.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -67,7 +68,7 @@ int generated_collect(struct pal_replay *r, char *err, size_t errlen)
     for (uint32_t l = 0; l < r->lanes; l++) {
         if (r->lane[l].generated.count && !generated_take(r, &r->lane[l])) {
             snprintf(err, errlen, "no memory for generated packets");
-            return -1;
+            return -ENOMEM;
         }
     }
     const size_t n = r->generated.count - begin;
@@ -87,5 +88,5 @@ int generated_collect(struct pal_replay *r, char *err, size_t errlen)
         r->generated.count = r->generated_bytes.count = 0;
     if (error)
         snprintf(err, errlen, "cannot write the output: %s", strerror(-error));
-    return error ? -1 : 0;
+    return error;
 }

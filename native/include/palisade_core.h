@@ -295,13 +295,15 @@ pal_replay *pal_replay_new(pal_engine *e, const pal_replay_options *options, con
                            size_t errlen);
 /* 0, or a negative errno of an output file. */
 int pal_replay_close(pal_replay *r);
-/* Judges a burst or more of frames of input file `file`. 0, or -1 with a sentence in err (an ambiguous address, an unknown
- * link type, an output that cannot be written). */
+/* Judges a burst or more of frames of input file `file`. 0; or, with a sentence in err, 1: the next frame cannot be judged
+ * (an ambiguous address, an unknown link type), those before it are; or -errno: an output cannot be written, no memory. */
 int pal_replay_frames(pal_replay *r, const pal_frame *frames, uint64_t n, uint32_t file, const char *file_json, char *err,
                       size_t errlen);
 /* Judges the next `max` frames of an open capture; *done is set at its end. */
 int pal_replay_capture(pal_replay *r, pal_capture *capture, uint64_t max, uint32_t file, const char *file_json, int *done,
                        char *err, size_t errlen);
+/* From here on nothing is written: for repetitions. */
+void pal_replay_mute(pal_replay *r);
 /* The input has ended: fragments still held are decided. flush: connections still open become flow records, once. */
 int pal_replay_finish(pal_replay *r, int flush, char *err, size_t errlen);
 void pal_replay_totals_read(const pal_replay *r, pal_replay_totals *out);
