@@ -138,3 +138,20 @@ def adversary(output: str, kinds: tuple[str, ...], **given: Any) -> int:
     except (CoreError, MemoryError) as error:
         click.echo(f"palisade bench: {error}", err=True)
         return LACKING
+
+
+@bench.command
+@click.option("--packets", type=click.IntRange(1000, 100_000_000), default=4_000_000, show_default=True)
+@click.option(
+    "--bytes", "size", type=click.IntRange(96, 9000), default=128, show_default=True, help="Frames with data."
+)
+@click.option("--outputs", is_flag=True, help="With --verdicts and --flows.")
+@click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True)
+@click.option("--seed", type=int, default=1, show_default=True)
+@_RUNS
+@output_option
+def replay(output: str, **given: Any) -> int:
+    """The whole command `palisade replay` over a large generated capture from warm disk, beside reading the file."""
+    from dfw.bench.replays import ReplayBench, bench_replay
+
+    return _shown(bench_replay(ReplayBench(**given)), output)
