@@ -173,38 +173,46 @@ class Tests:
         self.kills: Counter[tuple[str, str]] = Counter()
         self._compiler = "clang" if shutil.which("clang") else "gcc"  # clang takes half the time without optimising
         self._headers: dict[str, str] = {}
-        self._links: dict[str, list[str]] = {}
+        self._rigs: set[str] = set()  # tests with a whole engine in them
         self._sound: set[str] = set()
         self._lock = threading.Lock()
+        self._objects_lock = threading.Lock()
         self._pristine = folder
         self._objects: list[str] = []
         self._prepare(folder)
 
     def _prepare(self, folder: Path) -> None:
-        kept = ROOT / "build" / f"classifier-{digest_of('core', 'engine', 'include')}"  # the same from run to run
-        kept.mkdir(parents=True, exist_ok=True)
-        for source in sorted((folder / "native" / "engine").glob("classifier*.c")):
-            target = kept / f"{source.stem}.o"
-            if not target.exists():
-                fresh = target.with_suffix(f".{os.getpid()}")
-                self._run([self._compiler, *self.FLAGS, "-O1", "-c", str(source), "-o", str(fresh)], folder)
-                fresh.replace(target)
-            self._objects.append(str(target))
         for name in self.names:
             source = f"native/tests/{name}.c"
-            rig = "support/rig.h" in (folder / source).read_text()
-            self._links[name] = ["-DRIG_LINKED_CLASSIFIER", *self._objects] if rig else []
+            if "support/rig.h" in (folder / source).read_text():
+                self._rigs.add(name)
             self._headers[name] = self._run([self._compiler, *self.FLAGS, "-MM", source], folder)
 
     @staticmethod
     def _run(command: list[str], folder: Path) -> str:
         return subprocess.run(command, cwd=folder, capture_output=True, check=True, text=True).stdout
 
+    def _classifier(self) -> list[str]:
+        """The classifier's objects, made once: the same from run to run while the core is the same."""
+        with self._objects_lock:
+            if not self._objects:
+                kept = ROOT / "build" / f"classifier-{digest_of('core', 'engine', 'include')}"
+                kept.mkdir(parents=True, exist_ok=True)
+                for source in sorted((self._pristine / "native" / "engine").glob("classifier*.c")):
+                    target = kept / f"{source.stem}.o"
+                    if not target.exists():
+                        fresh = target.with_suffix(f".{os.getpid()}")
+                        command = [self._compiler, *self.FLAGS, "-O1", "-c", str(source), "-o", str(fresh)]
+                        self._run(command, self._pristine)
+                        fresh.replace(target)
+                    self._objects.append(str(target))
+            return self._objects
+
     def ordered(self, header: str) -> list[str]:
         """The tests that include a header, the likeliest to notice first."""
         known = [name for name in self.names if f"core/{header} " in self._headers[name].replace("\n", " \n")]
         own = f"test_{Path(header).stem}"
-        return sorted(known, key=lambda name: (-self.kills[header, name], name != own, bool(self._links[name])))
+        return sorted(known, key=lambda name: (-self.kills[header, name], name != own, name in self._rigs))
 
     def must_pass(self, name: str) -> None:
         """What fails without any mutant would find them all."""
@@ -216,7 +224,8 @@ class Tests:
     def noticed(self, name: str, header: str, folder: Path) -> str | None:
         """Compile one test with what is in `folder` and run it: what happened, None when it passed."""
         program = folder / name
-        links = [] if header in CLASSIFIER else self._links[name]
+        linked = name in self._rigs and header not in CLASSIFIER
+        links = ["-DRIG_LINKED_CLASSIFIER", *self._classifier()] if linked else []
         # The classifier's test needs a minute without optimising.
         flags = [*self.FLAGS, "-O1"] if name == "test_classify" else self.FLAGS
         command = [self._compiler, *flags, f"native/tests/{name}.c", *links, "-o", str(program)]

@@ -365,8 +365,42 @@ static void test_sums(void)
     rig_close(&r);
 }
 
+/* What passes at the sender's filter goes on to the receiver's, in the other direction; what does not, does not. */
+static void test_two_filters(void)
+{
+    for (uint32_t first = 0; first < 3; first++) {
+        check_where = "two filters";
+        pal_rule rules[3] = {rig_rule(1, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL), rig_rule(2, PAL_ACTION_DROP, 0), rig_rule(3, PAL_ACTION_REJECT, 0)};
+        pal_rule inward = rig_rule(4, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+        inward.dir = PAL_DIR_IN;
+        begin_with(&rules[first]);
+        rig_commit(&r, 1, &inward, 1, false);
+        frame_udp(&f, PAL_FAMILY_V4, 1, 2, 1000, 53, "x", 1);
+        for (uint32_t again = 0; again < 2; again++) {
+            pal_packet p;
+            rig_forget(&r);
+            rig_parse(&r, &p, f.b, f.len, f.len, LINKTYPE_ETHERNET);
+            rig_burst(&r, &p, 1, 0, 1);
+            CHECK_U64(r.outs, first ? 1 : 2);
+            CHECK_U64(r.out[0].filter, 0);
+            CHECK_U64(r.out[0].dir, PAL_DIR_OUT);
+            CHECK_U64(r.out[0].rule, 1 + first);
+            if (first)
+                continue;
+            CHECK_U64(r.out[1].filter, 1);
+            CHECK_U64(r.out[1].dir, PAL_DIR_IN);
+            CHECK_U64(r.out[1].rule, 4);
+            CHECK_U64(r.out[1].reason, again ? PAL_REASON_STATE : PAL_REASON_MATCH);
+        }
+        CHECK_U64(r.w->received, first ? 2 : 4);
+        CHECK(invariant_broken(r.w) == NULL);
+        rig_close(&r);
+    }
+}
+
 int main(void)
 {
+    test_two_filters();
     test_sums();
     test_first_packets();
     test_pseudo();

@@ -240,6 +240,14 @@ static void test_simultaneous(void)
     CHECK_U64(segment(C, TCP_SYN | TCP_ACK, 0, 1, 1000, 4, 0).reason, PAL_REASON_STATE);
     CHECK_U64(state(), CT_SYN_RECEIVED);
     CHECK_U64(hot()->scale, 0x43);
+    /* Said again it is a packet like others: tested, and learned from. */
+    half_is(C, 1, 1, 125, 125);
+    CHECK_U64(segment(C, TCP_SYN | TCP_ACK, 0, 1, 1601, 4, 0).reason, PAL_REASON_STATE);
+    half_is(C, 1, 1, 201, 201);
+    CHECK_U64(segment(C, TCP_SYN | TCP_ACK, 0, 2, 4000, 4, 0).reason, PAL_REASON_TCP_ACK);
+    CHECK_U64(segment(C, TCP_SYN | TCP_ACK, 99000, 1, 4000, 4, 0).reason, PAL_REASON_TCP_WINDOW);
+    half_is(C, 1, 1, 201, 201);
+    CHECK_U64(state(), CT_SYN_RECEIVED);
     CHECK_U64(segment(S, TCP_ACK, 1, 1, 200, 0, 0).reason, PAL_REASON_STATE);
     CHECK_U64(state(), CT_ESTABLISHED);
     rig_close(&r);
