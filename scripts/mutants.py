@@ -333,6 +333,9 @@ def try_all(mutants: list[Mutant], report: Report, workers: int, *, trial: bool)
             if folder != pristine:
                 folders.put(folder)
         tests = Tests(pristine)
+        for mutant, by in report.known.items():  # what found mutants before will again
+            if by is not None:
+                tests.kills[mutant.file, by.split()[0]] += 1
         second = Trial(Path(name) / "core") if trial else None
 
         def one(mutant: Mutant) -> None:
