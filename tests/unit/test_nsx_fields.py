@@ -7,9 +7,8 @@ tested here.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -17,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dfw.check import check
-from dfw.documents import Node, documents_parse
+from dfw.documents import documents_parse
 from dfw.errors import PolicyError
-from dfw.fields import Field, Read, shape_of
+from dfw.fields import Field, shape_of
 from dfw.inventory import KINDS as INVENTORY_KINDS
 from dfw.load import load_documents
 from dfw.nsx import RESOURCE_TYPES
@@ -31,30 +30,8 @@ from dfw.nsx.security_policy import RULE, SECURITY_POLICY
 from dfw.nsx.service import SERVICE
 from dfw.nsx.service import TABLES as ENTRIES
 from dfw.nsx.timer_profile import TIMER_BINDING, TIMER_PROFILE
-
-FILE = "f.json"
-
-
-class Kind(NamedTuple):
-    """A kind of object: its table, one that is right, the document around it, and where in that it stands."""
-
-    table: Mapping[str, Field]
-    valid: Mapping[str, Any]
-    document: Mapping[str, Any]
-    at: tuple[str | int, ...] = ()
-
-    def wrapped(self, item: Any) -> Any:
-        """The document with `item` in its place."""
-        return _put(self.document, self.at, item) if self.at else {**self.document, **item}
-
-
-def _put(value: Any, at: tuple[str | int, ...], item: Any) -> Any:
-    if not at:
-        return item
-    if isinstance(at[0], int):
-        return [_put(None, at[1:], item)]
-    return {**(value or {}), at[0]: _put(None, at[1:], item)}
-
+from tests.support import wrong_fields
+from tests.support.wrong_fields import FILE, Kind, documents, lines_of, text_of, wrong_values
 
 CONDITION = {
     "resource_type": "Condition",
@@ -135,79 +112,12 @@ for name, fields in _INVENTORY.items():
 IGNORED = {"children", "service_type", "resource_type"}
 NAMES = ("id", "path", "display_name", "parent_path")  # they say which object it is; complaints stand at the object
 CASES = [(name, key) for name, kind in KINDS.items() for key in kind.table if key not in IGNORED]
-LONG = "x" * 5000
-ANYTHING: list[Any] = [{"a": {"b": 1}}, [[1]], 1.5, True]
-
-
-def wrong_values(read: Read) -> Iterator[Any]:
-    """Values of other types, and out of range, for a reader."""
-    shape = shape_of(read)
-    if shape is None:
-        yield from ANYTHING
-        return
-    yield {"a": 1}
-    match shape.kind:
-        case "integer":
-            assert shape.most is not None
-            yield from ([], ["1"], "1", "", 1.5, True, shape.least - 1, shape.most + 1, 10**30, -(10**30))
-        case "text":
-            yield from ([], ["x"], 1, 1.5, True, LONG, *([""] if shape.least else []))
-        case "boolean":
-            yield from ([], [True], "true", 1, 0, "")
-        case "choice":
-            yield from ([], [shape.words[0]], 1, True, "nonsense", shape.words[0] + "x", LONG)
-            yield from ([] if "" in shape.words else [""])
-        case "parsed":
-            yield from ([], 1, 1.5, True, "", "?!", LONG, "\u0661", "-1", "1/2/3/4")
-        case "reference":
-            yield from ([], ["x"], 1.5, True, "", -1, "nowhere/to/be/found")
-        case "identifier":
-            yield from ([], ["x"], 1.5, True, "", -1, "a/b", " a", "a\u0001", LONG)
-        case "list":
-            assert shape.item is not None
-            yield from ("x", 1, True)
-            if shape.least:
-                yield []
-            if shape.most is not None:
-                yield [{}] * (shape.most + 1)
-            yield from ([item] for item in wrong_values(shape.item))
-
-
-def documents(*items: Any) -> bytes:
-    return "\n".join(json.dumps(item, indent=1) for item in items).encode()
 
 
 def problems_of(*items: Any) -> list[tuple[str, int, str]]:
-    """Path, line and message of each problem; none where they load."""
-    try:
-        bound = any(isinstance(item, dict) and item.get("resource_type") == MAP for item in items)
-        load_documents(documents_parse(documents(*items, OTHER, *([PROFILE] if bound else [])), FILE))
-    except PolicyError as error:
-        assert all(problem.place.file == FILE for problem in error.problems)
-        return [(problem.place.path, problem.place.line, problem.message) for problem in error.problems]
-    return []
-
-
-def text_of(at: tuple[str | int, ...]) -> str:
-    """As paths are written: rules[0].action."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at).lstrip(".")
-
-
-def lines_of(document: Any, at: tuple[str | int, ...]) -> range:
-    """The lines that a value and its key take in the text."""
-    (read,) = documents_parse(documents(document), FILE)
-    node, first = read.root, 1
-    for part in at:
-        assert isinstance(node.value, dict | list)
-        if isinstance(part, str):
-            first = node.keys[part][0]
-        node = node.value[part]  # type: ignore[index, call-overload]
-    return range(first, _last_line(node) + 1)
-
-
-def _last_line(node: Node) -> int:
-    inner = node.value.values() if isinstance(node.value, dict) else node.value if isinstance(node.value, list) else ()
-    return max([node.line, *map(_last_line, inner)])
+    """With what they may refer to."""
+    bound = any(isinstance(item, dict) and item.get("resource_type") == MAP for item in items)
+    return wrong_fields.problems_of(*items, OTHER, *([PROFILE] if bound else []))
 
 
 def test_every_kind_is_here() -> None:
