@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -38,26 +38,35 @@ def emit(data: Any, output: str, table: Callable[[Any], str] | None = None) -> N
         click.echo(table(data))
 
 
-def render_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table as text: drawn with rich on a terminal, columns separated by two blanks or more when piped."""
+def render_table(columns: Sequence[str], rows: Iterable[Sequence[object]], numbers: Collection[int] = ()) -> str:
+    """A table as text: drawn with rich on a terminal, columns separated by two blanks or more when piped.
+
+    `numbers`: columns that are numbers, and stand right.
+    """
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
-        return draw_table(columns, cells)
+        return draw_table(columns, cells, numbers)
     widths = [max([len(name), *(len(row[i]) for row in cells)]) for i, name in enumerate(columns)]
     lines = [[name.upper() for name in columns], *cells]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+        "  ".join(
+            cell.rjust(width) if i in numbers else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
     )
 
 
-def draw_table(columns: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
+def draw_table(columns: Sequence[str], cells: Iterable[Sequence[str]], numbers: Collection[int] = ()) -> str:
     """A table with rich, as wide as the terminal."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(columns):
+        table.add_column(name, justify="right" if i in numbers else "left", overflow="fold")
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
     console = Console(no_color=bool(os.environ.get("NO_COLOR")) or None)

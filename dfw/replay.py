@@ -12,7 +12,8 @@ from typing import Any
 
 import click
 
-from dfw.output import emit, output_option, render_table
+from dfw.output import emit, output_option
+from dfw.replay_summary import render_summary
 
 DONE, BAD_INPUT, LACKING = 0, 2, 3
 
@@ -124,50 +125,3 @@ def _progress(shown: bool) -> Iterator[Any]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("replay", total=None)
         yield lambda count: progress.update(task, completed=count)
-
-
-def render_summary(data: dict[str, Any]) -> str:
-    """The summary for people: what was judged, by which rules, what was dropped and why, how fast."""
-    parts = [_headline(data)]
-    rules = [row for row in data["rules"] if row["packets"] or row["hits"]]
-    rules.sort(key=lambda row: -row["packets"])
-    if rules:
-        columns = ("rule", "action", "hits", "packets", "bytes")
-        rows = [(row["rule_path"], row["action"], row["hits"], row["packets"], row["bytes"]) for row in rules]
-        parts.append(render_table(columns, rows))
-    parts.append(render_table(("reason", "judgements", "meaning"), list(_reason_rows(data["reasons"]))))
-    bad = [row for row in data["captures"] if row["error"]]
-    if bad:
-        parts.append(render_table(("not read", "why"), [(row["file"], row["error"]) for row in bad]))
-    return "\n\n".join(parts)
-
-
-def _headline(data: dict[str, Any]) -> str:
-    verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in data["verdicts"].items()) or "nothing judged"
-    speed = ""
-    if data["ns_per_packet"]:
-        speed = f"; {data['ns_per_packet']} ns a packet in the core ({data['mpps']} million a second)"
-    sums = data["bad_checksums"]
-    notes = [
-        f"{count:,} {text}"
-        for count, text in (
-            (sums["ip"], "bad IPv4 header checksums"),
-            (sums["transport"], "bad transport checksums"),
-            (data["odd_addresses"], "source addresses that no live workload may have"),
-            (data["generated"], "answers that REJECT would have sent"),
-        )
-        if count
-    ]
-    lines = [
-        f"{data['packets']:,} packets, {data['bytes']:,} bytes in {len(data['captures'])} captures{speed}",
-        f"{verdicts}; {data['connections']['created']:,} connections",
-    ]
-    return "\n".join([*lines, *(f"noticed: {note}" for note in notes)])
-
-
-def _reason_rows(reasons: dict[str, int]) -> Iterator[tuple[str, int, str]]:
-    from dfw.core import REASON_TEXTS, REASONS
-
-    texts = dict(zip(REASONS, REASON_TEXTS, strict=True))
-    for reason, count in reasons.items():
-        yield reason, count, texts.get(reason, "")

@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from dfw.capture import CaptureError, CaptureFile, open_capture
@@ -294,8 +293,3 @@ class _Sums:
             }
             for rule, (hits, packets, size) in zip(enforcer.rules, self.rules, strict=True)
         ]
-
-
-def capture_sizes(paths: Sequence[str]) -> int:
-    """Bytes of all captures together, as far as they can be told before reading: for a progress bar."""
-    return sum(Path(path).stat().st_size for path in paths if path != "-" and Path(path).is_file())

@@ -68,4 +68,4 @@ def test_first_policy(tmp_path: Path) -> None:
     told = run([*PALISADE, "replay", "shop.pcap", "--policy", "first.yaml"], tmp_path)
     shown = find_block("", "REASON ")
     assert without_speed(told) == without_speed(shown)
-    assert without_speed(shown)[0].endswith("captures")
+    assert without_speed(shown)[0].endswith("1 capture")

@@ -264,7 +264,7 @@ def test_the_summary_says_everything(run: Run) -> None:
     hits = {row["rule_path"].rpartition("/")[2]: (row["hits"], row["packets"]) for row in data["rules"]}
     assert (hits["web"], hits["mysql"], hits["names"], hits["rest"]) == ((1, 8), (1, 1), (1, 1), (1, 1))
     table = run("cap.pcap").out
-    for word in ("12 packets", "rules/web", "rules/rest", "REJECT", "state", "non-ip", "1 bad transport"):
+    for word in ("12 packets", "1 capture", "rules/web", "rules/rest", "REJECT", "state", "non-ip", "1 bad transport"):
         assert word in table
 
 

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The summary of a replay for people: what was judged, by which rules, what was dropped and why, how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from dfw.output import render_table
+
+RULES_SHOWN: Final = 20
+
+
+def render_summary(data: dict[str, Any]) -> str:
+    """`replay -o json` as text: a headline, rules, reasons, and captures where there is more than one or an error."""
+    parts = [_headline(data), *_rules(data["rules"])]
+    parts.append(render_table(("reason", "judgements", "meaning"), list(_reason_rows(data["reasons"])), numbers=(1,)))
+    captures = data["captures"]
+    if len(captures) > 1 or any(row["error"] for row in captures):
+        rows = [(row["file"], f"{row['packets']:,}", row["error"] or row["warning"] or "") for row in captures]
+        parts.append(render_table(("capture", "packets", "note"), rows, numbers=(1,)))
+    return "\n\n".join(parts)
+
+
+def _headline(data: dict[str, Any]) -> str:
+    verdicts = ", ".join(f"{count:,} {verdict}" for verdict, count in data["verdicts"].items()) or "nothing judged"
+    speed = ""
+    if data["ns_per_packet"]:
+        core = f"{data['ns_per_packet']} ns a packet in the core ({data['mpps']} million a second)"
+        speed = f"; {data['seconds']:.2f} s in all, {core}"
+    sums = data["bad_checksums"]
+    notes = [
+        f"{count:,} {text}"
+        for count, text in (
+            (sums["ip"], "bad IPv4 header checksums"),
+            (sums["transport"], "bad transport checksums"),
+            (data["odd_addresses"], "source addresses that no live workload may have"),
+            (data["generated"], "answers that REJECT would have sent"),
+        )
+        if count
+    ]
+    captures = f"{len(data['captures'])} capture{'' if len(data['captures']) == 1 else 's'}"
+    connections = data["connections"]
+    lines = [
+        f"{data['packets']:,} packets, {data['bytes']:,} bytes in {captures}{speed}",
+        f"{verdicts}; {connections['created']:,} connections, {connections['open']:,} of them open at the end",
+    ]
+    return "\n".join([*lines, *(f"noticed: {note}" for note in notes)])
+
+
+def _rules(rules: list[dict[str, Any]]) -> Iterator[str]:
+    """Rules that decided something, the busiest first; how many did not."""
+    used = sorted((row for row in rules if row["packets"] or row["hits"]), key=lambda row: -row["packets"])
+    if not used:
+        return
+    rows = [
+        (row["rule_path"], row["action"], *(f"{row[name]:,}" for name in ("hits", "packets", "bytes")))
+        for row in used[:RULES_SHOWN]
+    ]
+    table = render_table(("rule", "action", "hits", "packets", "bytes"), rows, numbers=(2, 3, 4))
+    rest = used[RULES_SHOWN:]
+    more = [f"{len(rest):,} more with {sum(row['packets'] for row in rest):,} packets (-o json)"] if rest else []
+    if unused := len(rules) - len(used):
+        more.append(f"{unused:,} rules matched nothing")
+    yield table + (f"\n{'; '.join(more)}" if more else "")
+
+
+def _reason_rows(reasons: dict[str, int]) -> Iterator[tuple[str, str, str]]:
+    from dfw.core import REASON_TEXTS, REASONS
+
+    texts = dict(zip(REASONS, REASON_TEXTS, strict=True))
+    for reason, count in reasons.items():
+        yield reason, f"{count:,}", texts.get(reason, "")
