@@ -31,7 +31,7 @@ from dfw.model import (
     Tier,
 )
 
-ACTIONS = {0: "ALLOW", 1: "DROP", 2: "REJECT"}
+ACTIONS = {0: "ALLOW", 1: "DROP", 2: "REJECT", 3: "RESUME"}
 FLAGS = {1: "stateful", 2: "strict", 4: "logged", 8: "not-src", 16: "not-dst", 32: "persist"}
 
 
@@ -135,7 +135,10 @@ def entry_text(row: Any, table: RuleTable) -> str:
     tcp = f"tcp {row['tcp_mask']}/{row['tcp_value']}" if row["tcp_mask"] else ""
     family = {1: "v4", 2: "v6", 3: "v4+v6"}[int(row["family"])]
     match = f"{Direction(int(row['dir'])).name} {family} from {sides[0]} to {sides[1]} proto {proto}"
-    return " ".join(filter(None, [ACTIONS[int(row["action"])], match, ports, tcp, alg, flags]))
+    action = ACTIONS[int(row["action"])]
+    if action == "RESUME":
+        action += f" in {Tier(int(row['resume'])).name}"
+    return " ".join(filter(None, [action, match, ports, tcp, alg, flags]))
 
 
 def nsx_documents(world: PolicySet) -> list[dict[str, Any]]:

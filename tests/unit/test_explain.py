@@ -151,6 +151,27 @@ def test_a_disagreement_is_loud(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "the model and the packet core disagree" in done.output
 
 
+def test_rules_that_hand_on_and_those_they_pass_over(tmp_path: Path) -> None:
+    (tmp_path / "jump.yaml").write_text(
+        """
+resource_type: SecurityPolicy
+id: zones
+category: Environment
+rules:
+  - {id: inside, services: [HTTP], action: JUMP_TO_APPLICATION}
+  - {id: nobody, action: DROP}
+"""
+    )
+    files = [*FILES, "--policy", str(tmp_path / "jump.yaml")]
+    (out, _) = run("--from", "app-1", "--to", "web-1", "--dport", "80", files=files)["steps"]
+    assert (out["verdict"], out["tier"]) == ("ALLOW", "Application")
+    assert [item["rule_path"] for item in out["passed"]] == [POLICIES + "zones/rules/inside"]
+    skipped = {item["rule_path"].removeprefix(POLICIES): item["why"] for item in out["skipped"]}
+    assert skipped["zones/rules/nobody"] == {"order": "inside (JUMP_TO_APPLICATION) goes on in Application"}
+    (out, _) = run("--from", "app-1", "--to", "web-1", "--dport", "443", files=files)["steps"]
+    assert (out["verdict"], out["tier"]) == ("DROP", "Environment")
+
+
 def test_layer_2_comes_first(tmp_path: Path) -> None:
     (tmp_path / "l2.yaml").write_text(
         """
