@@ -118,14 +118,14 @@ def lines_compiled(path: Path) -> set[int]:
     return found
 
 
-def equivalents_read() -> dict[tuple[str, str, str, str], str]:
-    """Mutants that change no result, by (header, line's text, old, new), and why not."""
+def equivalents_read() -> dict[tuple[str, str, int, str, str], str]:
+    """Mutants that change no result, by (header, line's text, column in it, old, new), and why not."""
     found = {}
     for line in EQUIVALENT.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
-            header, text, change, reason = (part.strip() for part in line.split(" ¦ "))
+            header, text, column, change, reason = (part.strip() for part in line.split(" ¦ "))
             old, new = change.split(" → ")
-            found[header, text, old, new] = reason
+            found[header, text, int(column), old, new] = reason
     return found
 
 
@@ -369,8 +369,9 @@ def main() -> int:
     equivalents = equivalents_read()
     results, survivors = {}, []
     for mutant in drawn:
-        by, text = report.known[mutant], lines[mutant.file][mutant.line - 1].strip()
-        reason = equivalents.get((mutant.file, text, mutant.old, mutant.new))
+        by, line = report.known[mutant], lines[mutant.file][mutant.line - 1]
+        text, indent = line.strip(), len(line) - len(line.lstrip())
+        reason = equivalents.get((mutant.file, text, mutant.column - indent, mutant.old, mutant.new))
         if by is None and reason is not None:
             print(f"equivalent {mutant}: {reason}")
             by = "named"

@@ -70,6 +70,26 @@ static void test_keys(void)
     rig_close(&r);
 }
 
+/* Many at a time, so that different ones meet in a bucket: each is completed by its own last piece. */
+static void test_many(void)
+{
+    for (uint32_t round = 0; round < 4; round++) {
+        check_where = "many";
+        begin();
+        for (uint32_t half = 0; half < 2; half++)
+            for (uint32_t i = 0; i < 180; i++) {
+                uint32_t n = half ? 179 - i : i, filter = n % 3, kind = n / 3 % 3, id = n / 9 + round * 1000;
+                uint32_t family = kind == 2 ? PAL_FAMILY_V6 : PAL_FAMILY_V4;
+                frame_fragment(&f, family, 1, 2, kind == 1 ? 200 : PROTO_UDP, id, half * 40, !half, body + half * 40, 40);
+                CHECK_U64(judged_at(filter, 4), half ? 2 : 0);
+                if (half)
+                    CHECK_U64(last(0)->verdict, PAL_ALLOW);
+                CHECK_U64(r.w->fragments->datagrams, half ? n : n + 1);
+            }
+        rig_close(&r);
+    }
+}
+
 /* On a tap inside an underlay the VNI tells them apart too. */
 static void test_domains(void)
 {
@@ -218,6 +238,7 @@ int main(void)
 {
     test_keys();
     test_domains();
+    test_many();
     test_two_filters();
     test_sums();
     test_too_long();
