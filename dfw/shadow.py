@@ -149,6 +149,8 @@ def shadows(boxes: Sequence[Box], *, resolved: bool) -> Iterator[Shadow]:
     nearest = max(1, MAXIMUM_PAIRS // max(1, len(boxes)))
     for number, below in enumerate(boxes):
         families = below.families()
+        if all(entry.destination_port_name for entry in below.entries):
+            continue  # what it matches depends on who receives: no one packet shows it
         if not families or (resolved and not below.scope):
             continue
         first = families[0]
@@ -197,6 +199,8 @@ def _entry_covers(wide: ServiceEntry, entry: ServiceEntry, family: Family) -> bo
         return False
     if wide.tcp_mask and (wide.tcp_mask & ~entry.tcp_mask or entry.tcp_value & wide.tcp_mask != wide.tcp_value):
         return False
+    if wide.destination_port_name not in ("", entry.destination_port_name):
+        return False  # which numbers it stands for depends on the receiver
     if wide.icmp_type not in (None, entry.icmp_type) or wide.icmp_code not in (None, entry.icmp_code):
         return False
     sides = ((wide.source_ports, entry.source_ports), (wide.destination_ports, entry.destination_ports))
@@ -208,7 +212,8 @@ def _ports_cover(outer: Sequence[PortRange], inner: Sequence[PortRange]) -> bool
 
 
 def _witness(box: Box, family: Family) -> str:
-    entry = next((entry for entry in box.entries if family in entry.families), ANY_ENTRY)
+    own = (entry for entry in box.entries if family in entry.families and not entry.destination_port_name)
+    entry = next(own, ANY_ENTRY)
     protocol = PROTO_TCP if entry.protocol is None else entry.protocol
     source = str(Address(family, _example(box.sources[family])))
     destination = str(Address(family, _example(box.destinations[family])))
