@@ -15,6 +15,7 @@ from dfw.classbench import RuleTable, rule_table, rules_read, trace_read
 from dfw.core import Classifier, Ruleset
 from dfw.layout import RANGE_DTYPE, KeyArray, addresses_v4
 
+_VNICS = 200  # filters of one host with the same rules
 _CHECKED = 2000  # headers whose first match is worked out by going through the rules
 
 
@@ -55,6 +56,7 @@ def bench_classify(
         headers=len(keys),
         bytes=size,
         build_seconds=round(build_seconds, 4),
+        same_rules_vnics=_same_rules(classifier, table, size, build_seconds),
         one_rule_seconds=_one_rule(classifier, ruleset, table),
         one_member_seconds=_one_member(classifier),
     )
@@ -66,6 +68,21 @@ def first_matches_agree(table: RuleTable, keys: KeyArray, found: npt.NDArray[np.
 
     sample = np.random.default_rng(seed).choice(len(keys), min(_CHECKED, len(keys)), replace=False)
     return bool(np.array_equal(first_match_linear(table, keys[sample]), found[sample]))
+
+
+def _same_rules(classifier: Classifier, table: RuleTable, size: int, build_seconds: float) -> dict[str, Any]:
+    """What the rule sets of further vNICs with the same rules add, beside the first one's memory and build."""
+    begun = time.perf_counter()
+    others = [classifier.build(table.rules, table.refs) for _ in range(_VNICS - 1)]
+    spent = time.perf_counter() - begun
+    result = {
+        "vnics": _VNICS,
+        "bytes_ratio": round(classifier.bytes / size, 4),
+        "build_ratio": round((build_seconds + spent) / build_seconds, 2),
+    }
+    for ruleset in others:
+        ruleset.release()
+    return result
 
 
 def _one_rule(classifier: Classifier, ruleset: Ruleset, table: RuleTable) -> float:

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole host's rule sets: many vNICs with the same rules, NSX's maxima, memory given back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from dfw.bench.groupgen import datacenter_generate
+from dfw.bench.rulegen import trace_generate
+from dfw.classbench import RuleTable
+from dfw.layout import NO_MATCH
+from tests.support.brute import first_matches as brute_matches
+
+core = pytest.importorskip("dfw.core", reason="the packet core is not built")
+
+VNICS, RULES_A_VNIC, RULES_A_HOST = 200, 4000, 120_000  # NSX's configuration maxima: rules a vNIC, rules a host
+
+
+def put_sets(classifier: core.Classifier, table: RuleTable, first: int) -> np.ndarray:
+    """The table's sets under numbers from `first` on; its references to them."""
+    for number, ranges in enumerate(table.sets):
+        classifier.put_set(first + number, ranges)
+    return (table.refs + np.uint32(first)).astype(np.uint32)
+
+
+def test_vnics_with_the_same_rules_cost_what_one_costs() -> None:
+    table = datacenter_generate(RULES_A_VNIC, 3)
+    classifier = core.Classifier()
+    refs = put_sets(classifier, table, 0)
+    first = classifier.build(table.rules, refs)
+    one = classifier.bytes
+    others = [classifier.build(table.rules, refs) for _ in range(VNICS - 1)]
+    assert classifier.bytes <= 1.2 * one
+    assert {ruleset.handle for ruleset in others} == {first.handle}
+    changed = table.rules[7:8].copy()
+    changed["dport_lo"], changed["dport_hi"] = 12345, 12346
+    of_its_own = others[0].replace(7, changed, refs)
+    assert of_its_own.handle != first.handle
+    assert classifier.bytes <= 1.5 * one, "a vNIC that differs in one rule shares the rest"
+    keys = trace_generate(table, 2000, 4)
+    assert np.array_equal(others[5].lookup(keys), first.lookup(keys))
+
+
+def test_a_host_with_as_many_rules_as_nsx_allows() -> None:
+    """120,000 rules in rule sets of 4,000, half of IPv6, each with groups of its own."""
+    classifier = core.Classifier()
+    tables, rulesets, at = [], [], 0
+    for number in range(RULES_A_HOST // RULES_A_VNIC):
+        table = datacenter_generate(RULES_A_VNIC, number, family=1 + number % 2)
+        tables.append(table)
+        rulesets.append(classifier.build(table.rules, put_sets(classifier, table, at)))
+        at += len(table.sets)
+    assert sum(len(table.rules) for table in tables) == RULES_A_HOST
+    assert classifier.bytes < 256 * 2**20
+    for number in (0, 1, len(tables) - 1):
+        keys = trace_generate(tables[number], 600, number)
+        wanted = brute_matches(tables[number], keys)
+        found = rulesets[number].lookup(keys).astype(np.int64)
+        assert (wanted >= 0).any()
+        assert np.array_equal(np.where(found == NO_MATCH, -1, found), wanted)
