@@ -103,11 +103,8 @@ void pal_cls_commit(pal_cls *c)
     for (uint32_t i = 0; i < c->fresh.n; i++) {
         uint32_t k = c->fresh.v[i];
         c->cls[k].fresh = 0;
-        if (!c->cls[k].born) { /* came and went within this transaction */
-            c->cls[k].next = c->free_cls;
-            c->free_cls = k;
+        if (!c->cls[k].born) /* came and went within this transaction */
             continue;
-        }
         for (uint32_t j = 0; j < c->n_ruleset; j++)
             cls_rules_class(c, c->ruleset[j], k);
     }

@@ -99,8 +99,9 @@ uint32_t cls_class_change(pal_cls *c, uint32_t cls, uint32_t set, bool add)
     c->live_cls++;
     c->loose++;
     cls_class *k = &c->cls[i];
+    if (!k->fresh) /* else a number that came and went within this transaction, which the list still names */
+        cls_push(c, &c->fresh, i);
     *k = (cls_class){.h = {h[0], h[1]}, .born = c->txn, .fresh = 1};
-    cls_push(c, &c->fresh, i);
     if (cls != PAL_NONE) {
         const cls_class *o = &c->cls[cls];
         uint32_t at = mid_find(o, set >> MID_SHIFT);
@@ -173,14 +174,10 @@ void cls_class_free(pal_cls *c, uint32_t cls)
     for (uint32_t j = 0; j < k->n_mid; j++)
         mid_unref(c, k->mid[j]);
     cls_put(c, k->mid, k->n_mid * sizeof *k->mid);
-    uint8_t fresh = k->fresh; /* its number is not given out again while the list of fresh ones names it */
-    *k = (cls_class){.fresh = fresh};
+    *k = (cls_class){.fresh = k->fresh, .next = c->free_cls};
+    c->free_cls = cls;
     c->live_cls--;
     c->loose--;
-    if (!fresh) {
-        k->next = c->free_cls;
-        c->free_cls = cls;
-    }
 }
 
 void cls_classes_free(pal_cls *c)

@@ -9,7 +9,7 @@ import pytest
 from dfw.bench.groupgen import datacenter_generate
 from dfw.bench.rulegen import trace_generate
 from dfw.classbench import RuleTable
-from dfw.layout import NO_MATCH
+from dfw.layout import NO_MATCH, RANGE_DTYPE, addresses_v4
 from tests.support.brute import first_matches as brute_matches
 
 core = pytest.importorskip("dfw.core", reason="the packet core is not built")
@@ -59,3 +59,17 @@ def test_a_host_with_as_many_rules_as_nsx_allows() -> None:
         found = rulesets[number].lookup(keys).astype(np.int64)
         assert (wanted >= 0).any()
         assert np.array_equal(np.where(found == NO_MATCH, -1, found), wanted)
+
+
+def test_nested_sets_put_at_once_leave_nothing_of_the_way_there() -> None:
+    """Each set changes the class of every interval inside: the classes in between are used again, not kept."""
+    classifier = core.Classifier()
+    empty = classifier.bytes
+    for number in range(1200):
+        ranges = np.zeros(1, RANGE_DTYPE)
+        ranges["lo"] = addresses_v4(np.array([0x0A000000 + number], np.uint64))
+        ranges["hi"] = addresses_v4(np.array([0x0AFFFFFF - number], np.uint64))
+        ranges["family"] = 1
+        classifier.put_set(number, ranges)
+    classifier.commit()
+    assert classifier.bytes - empty < 16 * 2**20
