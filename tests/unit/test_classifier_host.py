@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -17,7 +19,7 @@ core = pytest.importorskip("dfw.core", reason="the packet core is not built")
 VNICS, RULES_A_VNIC, RULES_A_HOST = 200, 4000, 120_000  # NSX's configuration maxima: rules a vNIC, rules a host
 
 
-def put_sets(classifier: core.Classifier, table: RuleTable, first: int) -> np.ndarray:
+def put_sets(classifier: Any, table: RuleTable, first: int) -> np.ndarray:
     """The table's sets under numbers from `first` on; its references to them."""
     for number, ranges in enumerate(table.sets):
         classifier.put_set(first + number, ranges)
