@@ -371,10 +371,12 @@ static void test_two_filters(void)
     for (uint32_t first = 0; first < 3; first++) {
         check_where = "two filters";
         pal_rule rules[3] = {rig_rule(1, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL), rig_rule(2, PAL_ACTION_DROP, 0), rig_rule(3, PAL_ACTION_REJECT, 0)};
-        pal_rule inward = rig_rule(4, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
-        inward.dir = PAL_DIR_IN;
+        /* The rule that matches stands elsewhere in each list, and only inward. */
+        pal_rule inward[2] = {rig_rule(5, PAL_ACTION_DROP, 0), rig_rule(4, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL)};
+        inward[0].dir = PAL_DIR_OUT;
+        inward[1].dir = PAL_DIR_IN;
         begin_with(&rules[first]);
-        rig_commit(&r, 1, &inward, 1, false);
+        rig_commit(&r, 1, inward, 2, false);
         frame_udp(&f, PAL_FAMILY_V4, 1, 2, 1000, 53, "x", 1);
         for (uint32_t again = 0; again < 2; again++) {
             pal_packet p;
