@@ -48,15 +48,17 @@ static int output_failed(int error, char *err, size_t errlen)
 
 int output_frame(struct pal_replay *r, const pal_record *v, size_t n, const pal_frame *frame, char *err, size_t errlen)
 {
-    bool room = !r->options.collect || replay_list_append(&r->kept, v, n);
-    if (r->verdicts)
+    const pal_replay_options *o = &r->options; /* pal_replay_mute has taken the descriptors out of them */
+    bool room = !o->collect || replay_list_append(&r->kept, v, n);
+    if (r->verdicts && o->verdict_fd >= 0)
         for (size_t i = 0; i < n && room; i++)
             room = lines_write(r->verdicts, &v[i], r->file_json.item);
     if (PAL_UNLIKELY(!room)) {
         snprintf(err, errlen, "no memory for verdicts");
         return -ENOMEM;
     }
-    return frame ? output_failed(packet_write(r, v, n, frame), err, errlen) : 0;
+    const bool packets = frame && (o->allowed_fd >= 0 || o->dropped_fd >= 0);
+    return packets ? output_failed(packet_write(r, v, n, frame), err, errlen) : 0;
 }
 
 int output_checked(const struct pal_replay *r, char *err, size_t errlen)

@@ -77,7 +77,7 @@ int generated_collect(struct pal_replay *r, char *err, size_t errlen)
     pal_generated *g = (pal_generated *)r->generated.item + begin;
     qsort(g, n, sizeof *g, generated_order);
     int error = 0;
-    for (size_t i = 0; r->answers && i < n && !error; i++) {
+    for (size_t i = 0; r->answers && r->options.generated_fd >= 0 && i < n && !error; i++) {
         char comment[128];
         int len = snprintf(comment, sizeof comment, "answers packet %llu", (unsigned long long)g[i].number);
         pal_frame f = {.data = (uint8_t *)r->generated_bytes.item + g[i].at, .caplen = g[i].len, .wirelen = g[i].len,

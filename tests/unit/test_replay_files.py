@@ -16,6 +16,7 @@ from tests.support.replaying import (
     ETHERNET,
     INVENTORY,
     NOW,
+    POLICY,
     WLAN,
     Run,
     capture,
@@ -113,7 +114,8 @@ def test_an_ambiguous_vnic_is_exit_2(run: Run, arguments: list[str]) -> None:
 
 def test_outputs_are_written_once_however_often_it_is_repeated(run: Run) -> None:
     capture("cap.pcap", [*conversation(), *refused()])
-    names = ("verdicts", "flows", "allowed", "dropped", "generated")
+    Path("p.yaml").write_text(POLICY.replace("action: DROP", "logged: true, action: DROP"))
+    names = ("verdicts", "flows", "allowed", "dropped", "generated", "log")
     written = []
     for repeat in ("1", "3"):
         done = run("cap.pcap", "--repeat", repeat, "-o", "json", *(f"--{name}={name}" for name in names))
