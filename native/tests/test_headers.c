@@ -58,6 +58,8 @@ static void test_links(void)
             is_udp(p, cases[i].len, 99);
         else
             CHECK_U64((p.marks & MARK_NON_IP) != 0, cases[i].reason == PAL_REASON_MATCH);
+        CHECK(p.wire_bytes == (cases[i].ip ? 29 : 0) && p.ip_len == p.wire_bytes && p.vrf == 0 && p.fragments == 1 && p.odd == 0);
+        CHECK(p.l4_sum == SUM_UNVERIFIED && (cases[i].ip || (p.family == 0 && p.l4_len == 0 && p.payload_len == 0 && p.ip_sum == 0)));
         for (uint32_t cap = 0; cap < cases[i].len; cap++) {
             p = parsed_with(cases[i].link, (parse_options){.sum_mode = SUM_MODE_OFF}, cap, n);
             CHECK(p.reason == PAL_REASON_SHORT || (p.reason == PAL_REASON_VLAN_DEPTH && cap >= 22));

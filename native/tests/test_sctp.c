@@ -156,8 +156,19 @@ static void test_timers(void)
     }
 }
 
+/* States are numbers in flow records and in mapped tables: Python and older files read them. */
+static void test_numbers(void)
+{
+    check_where = "numbers";
+    CHECK(CT_FREE == 0 && CT_COOKIE_WAIT == 1 && CT_COOKIE_ECHOED == 2 && CT_SCTP_ESTABLISHED == 3 && CT_SHUTDOWN == 4);
+    CHECK(CT_SHUTDOWN_ACK == 5 && CT_SCTP_CLOSED == 6 && CT_FIRST == 1 && CT_SINGLE == 2 && CT_MULTIPLE == 3);
+    CHECK(CT_SYN_SENT == 1 && CT_SYN_SENT2 == 2 && CT_SYN_RECEIVED == 3 && CT_ESTABLISHED == 4 && CT_FIN_WAIT == 5);
+    CHECK(CT_CLOSING == 6 && CT_TIME_WAIT == 7 && CT_CLOSED == 8);
+}
+
 int main(void)
 {
+    test_numbers();
     test_cells();
     test_tags();
     test_timers();

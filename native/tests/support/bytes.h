@@ -12,7 +12,9 @@ static uint32_t n; /* bytes in b */
 
 static inline pal_packet parsed_with(uint32_t link, parse_options o, uint32_t cap, uint32_t wire)
 {
-    pal_packet p = {.data = b, .cap = cap, .wire = wire};
+    /* What the parser leaves is its own: it begins with rubbish. */
+    pal_packet p = {.data = b, .cap = cap, .wire = wire, .wire_bytes = 99, .vrf = 99, .fragments = 99, .ip_len = 99, .l4_len = 99,
+                    .payload_len = 99, .marks = 0xff, .ip_sum = 9, .l4_sum = 9, .odd = 9, .family = 9};
     parse_frame(&p, link, &o);
     return p;
 }
