@@ -309,8 +309,30 @@ static void test_picked_up(void)
     }
 }
 
+/* Without an answer tcp_first_packet, however it began; closed: tcp_closed. */
+static void test_unanswered(void)
+{
+    for (uint32_t late = 0; late < 2; late++)
+        for (uint32_t what = 0; what < 3; what++) {
+            check_where = "unanswered";
+            begin();
+            segment(C, what == 1 ? TCP_ACK : TCP_SYN, 0, 0, 1000, 0, 0);
+            if (what == 2)
+                segment(C, TCP_RST, 1, 0, 0, 0, 0);
+            CHECK_U64(state(), what == 1 ? CT_ESTABLISHED : what == 2 ? CT_CLOSED : CT_SYN_SENT);
+            r.now += (what == 2 ? 20 : 120) * RIG_S + late * 10 * RIG_MS;
+            pal_judgement j = segment(C, TCP_ACK, 1, 0, 1000, 0, 0);
+            if (late)
+                CHECK_U64(j.reason, PAL_REASON_MATCH); /* picked up anew */
+            else
+                CHECK_U64(j.reason, what == 0 ? PAL_REASON_TCP_STATE : PAL_REASON_STATE);
+            rig_close(&r);
+        }
+}
+
 int main(void)
 {
+    test_unanswered();
     test_options();
     test_settling();
     test_edges();
