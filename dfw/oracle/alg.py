@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 EXPECTATION_TICKS = 6_000
 _PER_PARENT = 8
 _PER_WORKER = 1_024
-_EXAMINED = 512
+_EXAMINED = 128
+_PARENTHESES = 8
 
 # filter, VRF, IP version, protocol, source, destination, destination port
 ExpectationKey = tuple[str, int, int, int, int, int, int]
@@ -125,8 +126,10 @@ def _passive_port(line: bytes, ip_version: int, own: int) -> int | None:
     if code == b"227 ":
         return _port_of_six(_SIX_NUMBERS.search(text), ip_version, own)
     if code == b"229 ":
-        passive = _EXTENDED_PASSIVE.search(text)
-        return _port(int(passive[2])) if passive else None
+        for opening in [place for place, byte in enumerate(text) if byte == ord("(")][:_PARENTHESES]:
+            passive = _EXTENDED_PASSIVE.match(text, opening)
+            if passive is not None and int(passive[2]) <= 65_535:
+                return _port(int(passive[2]))
     return None
 
 

@@ -15,7 +15,8 @@
 #define EXPECT_TICKS 6000 /* 60 s */
 #define EXPECT_BUCKETS 512
 #define EXPECT_NONE 0xffffu
-#define ALG_LINE 512
+#define ALG_LINE 128      /* no command of RFC 959 or 2428 is longer than 60; an attacker can make us read no more */
+#define ALG_PARENTHESES 8 /* that are tried in a reply 229 */
 
 typedef struct expectation {
     uint8_t src[16], dst[16];
@@ -24,13 +25,14 @@ typedef struct expectation {
     uint8_t kind, family;
     uint64_t deadline;
     uint16_t next, older, newer; /* bucket chain or free list; all by age */
-    uint16_t reserved;
+    uint16_t brother;            /* chain of its parent's bucket, the newest first */
 } expectation;
 
 _Static_assert(sizeof(expectation) == 64, "one line");
 
+/* Two indexes: by tuple, and by parent, so that neither a new one nor a connection's end looks through all of them. */
 typedef struct expect_table {
-    uint16_t bucket[EXPECT_BUCKETS];
+    uint16_t bucket[EXPECT_BUCKETS], of_parent[EXPECT_BUCKETS];
     uint16_t free, oldest, newest, count;
     expectation e[EXPECT_MAX];
 } expect_table;
@@ -38,6 +40,7 @@ typedef struct expect_table {
 static inline void expect_init(expect_table *x)
 {
     memset(x->bucket, 0xff, sizeof x->bucket);
+    memset(x->of_parent, 0xff, sizeof x->of_parent);
     for (uint32_t i = 0; i < EXPECT_MAX; i++)
         x->e[i].next = (uint16_t)(i + 1 < EXPECT_MAX ? i + 1 : EXPECT_NONE);
     x->free = 0;
@@ -52,6 +55,11 @@ static inline uint32_t expect_bucket(const expectation *e, const uint64_t seed[H
     return (uint32_t)(hash_words6(m, seed) % EXPECT_BUCKETS);
 }
 
+static inline uint32_t expect_parent_bucket(uint32_t parent, const uint64_t seed[HASH_KEY_WORDS])
+{
+    return (uint32_t)(hash_finish((unsigned __int128)(parent + seed[0]) * (seed[1] | 1)) % EXPECT_BUCKETS);
+}
+
 static inline void expect_remove(expect_table *x, uint16_t i, const uint64_t seed[HASH_KEY_WORDS])
 {
     expectation *e = &x->e[i];
@@ -59,6 +67,10 @@ static inline void expect_remove(expect_table *x, uint16_t i, const uint64_t see
     while (*at != i)
         at = &x->e[*at].next;
     *at = e->next;
+    at = &x->of_parent[expect_parent_bucket(e->parent, seed)];
+    while (*at != i)
+        at = &x->e[*at].brother;
+    *at = e->brother;
     if (e->older == EXPECT_NONE)
         x->oldest = e->newer;
     else
@@ -92,8 +104,8 @@ static inline uint16_t expect_find(const expect_table *x, const expectation *wan
 /* Every expectation of a connection that ends goes with it. */
 static inline void expect_forget(expect_table *x, uint32_t parent, const uint64_t seed[HASH_KEY_WORDS])
 {
-    for (uint16_t i = x->oldest, newer; i != EXPECT_NONE; i = newer) {
-        newer = x->e[i].newer;
+    for (uint16_t i = x->of_parent[expect_parent_bucket(parent, seed)], next; i != EXPECT_NONE; i = next) {
+        next = x->e[i].brother;
         if (x->e[i].parent == parent)
             expect_remove(x, i, seed);
     }
@@ -105,16 +117,16 @@ static inline void expect_add(expect_table *x, const expectation *want, uint64_t
     uint16_t same = expect_find(x, want, seed);
     if (same != EXPECT_NONE)
         expect_remove(x, same, seed);
-    uint32_t of_parent = 0;
-    uint16_t first = EXPECT_NONE;
-    for (uint16_t i = x->oldest; i != EXPECT_NONE; i = x->e[i].newer) {
+    uint32_t of_parent = 0, brothers = expect_parent_bucket(want->parent, seed);
+    uint16_t oldest = EXPECT_NONE;
+    for (uint16_t i = x->of_parent[brothers]; i != EXPECT_NONE; i = x->e[i].brother) {
         if (x->e[i].parent != want->parent)
             continue;
-        if (of_parent++ == 0)
-            first = i;
+        of_parent++;
+        oldest = i;
     }
     if (of_parent >= EXPECT_PER_PARENT)
-        expect_remove(x, first, seed);
+        expect_remove(x, oldest, seed);
     if (x->free == EXPECT_NONE)
         return;
     uint16_t i = x->free;
@@ -125,6 +137,8 @@ static inline void expect_add(expect_table *x, const expectation *want, uint64_t
     e->deadline = now + EXPECT_TICKS;
     e->next = x->bucket[b];
     x->bucket[b] = i;
+    e->brother = x->of_parent[brothers];
+    x->of_parent[brothers] = i;
     e->older = x->newest;
     e->newer = EXPECT_NONE;
     if (x->newest == EXPECT_NONE)
@@ -159,17 +173,27 @@ static inline int32_t ftp_number(const uint8_t *s, uint32_t len, uint32_t *at, u
     return n == 0 || v > limit ? -1 : v;
 }
 
-/* h1,h2,h3,h4,p1,p2 exactly at `at`, not followed by a digit. */
-static inline bool ftp_six(const uint8_t *s, uint32_t len, uint32_t at, ftp_target *out)
+/* The first h1,h2,h3,h4,p1,p2 from `at` on, not behind or before another digit; only exactly there unless `search`. One
+ * pass over the numbers, whatever they are. */
+static inline bool ftp_six(const uint8_t *s, uint32_t len, uint32_t at, bool search, ftp_target *out)
 {
     uint8_t six[6];
-    for (uint32_t i = 0; i < 6; i++) {
-        int32_t v = ftp_number(s, len, &at, 3, 255);
-        if (v < 0)
+    uint32_t run = 0; /* numbers so far, one comma between each two */
+    while (run < 6) {
+        bool digit = at < len && is_digit(s[at]);
+        int32_t v = digit ? ftp_number(s, len, &at, 3, 255) : -1;
+        bool goes_on = v >= 0 && (run == 5 || (at < len && s[at] == ','));
+        if (goes_on) {
+            six[run++] = (uint8_t)v;
+            at++;
+            continue;
+        }
+        if (!search || at >= len)
             return false;
-        six[i] = (uint8_t)v;
-        if (i < 5 && (at >= len || s[at++] != ','))
-            return false;
+        run = 0;
+        at += !digit;
+        while (digit && at < len && is_digit(s[at])) /* the rest of one that is too long */
+            at++;
     }
     memset(out->addr, 0, 16);
     memcpy(out->addr, six, 4);
@@ -235,24 +259,26 @@ static inline bool ftp_word(const uint8_t *s, uint32_t len, const char *word)
     return true;
 }
 
-/* The first line of a control segment; true when it announces a data connection. */
+/* The first line of a control segment; true when it announces a data connection. What is no command or reply of ours is
+ * not looked at any further. */
 static inline bool ftp_line(const uint8_t *s, uint32_t len, uint32_t dir, ftp_target *out)
 {
-    uint32_t end = 0;
-    while (end < len && s[end] != '\r' && s[end] != '\n')
-        end++;
-    if (end == len)
+    bool plain = ftp_word(s, len, dir == 0 ? "PORT " : "227 ");
+    if (!plain && !ftp_word(s, len, dir == 0 ? "EPRT " : "229 "))
         return false;
+    const uint8_t *cr = memchr(s, '\r', len), *lf = memchr(s, '\n', cr ? (size_t)(cr - s) : len);
+    if (!cr && !lf)
+        return false;
+    uint32_t end = (uint32_t)((lf ? lf : cr) - s);
+    if (plain)
+        return ftp_six(s, end, dir == 0 ? 5 : 4, dir != 0, out);
     if (dir == 0)
-        return (ftp_word(s, end, "PORT ") && ftp_six(s, end, 5, out)) || (ftp_word(s, end, "EPRT ") && ftp_eprt(s, end, 5, out));
-    if (ftp_word(s, end, "227 ")) {
-        for (uint32_t at = 4; at < end; at++)
-            if (is_digit(s[at]) && !is_digit(s[at - 1]) && ftp_six(s, end, at, out))
-                return true;
-    } else if (ftp_word(s, end, "229 ")) {
-        for (uint32_t at = 4; at < end; at++)
-            if (ftp_epsv(s, end, at, out))
-                return true;
+        return ftp_eprt(s, end, 5, out);
+    const uint8_t *at = s + 4;
+    for (uint32_t tried = 0; tried < ALG_PARENTHESES; tried++, at++) {
+        at = memchr(at, '(', (size_t)(s + end - at));
+        if (!at || ftp_epsv(s, end, (uint32_t)(at - s), out))
+            return at != NULL;
     }
     return false;
 }

@@ -18,7 +18,7 @@
 #define CT_SLOTS 12
 #define CT_PROBES 16
 #define CT_EXPIRE_FULL 4096 /* steps that a packet may spend on finding room in a full table */
-#define CT_EXPIRE_STEPS 8   /* steps that every packet spends on expiry: more than it can create */
+#define CT_EXPIRE_STEPS 2   /* steps that every packet spends on expiry; what stays behind costs nothing but room */
 #define CT_LAG_MAX (1u << 26)  /* ticks (8 days) that expiry may lag behind the clock */
 #define CT_JUMP_MAX (1u << 29) /* ticks (62 days) that the clock may go on in one step: above the longest timer */
 #define CT_WAYS 2 /* address families, each with its own free list and list of unanswered connections */
@@ -231,6 +231,23 @@ PAL_OUTLINE void ct_end(ct_table *t, uint32_t ref, enum ct_end why)
     t->s->used[w]--;
 }
 
+/* Whoever clears away after `ref` will need these lines: its neighbour's in the slot, and the index line of the neighbour
+ * before, whose key has arrived by then. Hints. */
+PAL_INLINE void expire_prefetch(const ct_table *t, uint32_t ref)
+{
+    uint32_t next = t->cold[ref].wheel_next;
+    if (next == PAL_NONE)
+        return;
+    ct_key k;
+    ct_key_of(t, next, &k);
+    prefetch_write(&t->bucket[hash_bucket(t, key_hash(&k, t->s->seed))]);
+    uint32_t after = t->cold[next].wheel_next;
+    if (after == PAL_NONE)
+        return;
+    prefetch_write(&t->hot[after]);
+    prefetch_write(&t->cold[after]);
+}
+
 /* Ends what is past its deadline, at most `budget` steps of work: called for every packet, so that no packet pays
  * for more than a bounded number of others. */
 PAL_OUTLINE void ct_expire(ct_table *t, uint32_t budget)
@@ -239,6 +256,7 @@ PAL_OUTLINE void ct_expire(ct_table *t, uint32_t budget)
         uint32_t ref = wheel_due(t);
         if (PAL_LIKELY(ref == PAL_NONE))
             return;
+        expire_prefetch(t, ref);
         if (wheel_is_past(t, t->hot[ref].deadline))
             ct_end(t, ref, CT_END_TIMEOUT);
         else
@@ -260,11 +278,13 @@ static inline uint32_t ct_take(ct_table *t, uint32_t way)
 {
     ct_state_block *s = t->s;
     if (PAL_UNLIKELY(s->free_count[way] == 0 && s->fresh[way] == (way ? t->cap6 : t->cap4))) {
-        ct_expire(t, CT_EXPIRE_FULL);
+        for (uint32_t step = 0; step < CT_EXPIRE_FULL && s->free_count[way] == 0 && s->wheel_at < s->now; step++)
+            ct_expire(t, 1);
         if (s->free_count[way] == 0) {
-            if (s->oldest[way] == PAL_NONE)
+            uint32_t oldest = s->oldest[way];
+            if (oldest == PAL_NONE)
                 return PAL_NONE;
-            ct_end(t, s->oldest[way], CT_END_EVICTED);
+            ct_end(t, oldest, wheel_is_past(t, t->hot[oldest].deadline) ? CT_END_TIMEOUT : CT_END_EVICTED);
         }
     }
     uint32_t ref;

@@ -72,6 +72,7 @@ typedef struct pal_worker {
     uint8_t name_rules;             /* judgements of connections name their rule: costs the cold line */
     uint8_t observed;               /* name_rules, or flow records are kept */
     uint64_t clock_ns;              /* latest of all packets */
+    uint32_t rejudged;              /* connections judged again in the last burst: the next one asks the rules ahead */
     parse_options parse;
     uint64_t count[PAL_VERDICT_COUNT][PAL_REASON_COUNT];
     uint64_t bad_ip_sum, bad_l4_sum, odd; /* packets met, whatever became of them */

@@ -21,6 +21,7 @@
 #define FRAG_HEADER 360 /* link header with tags (22), IPv6 header and 256 bytes of extensions, fragment header */
 #define FRAG_BUCKETS 1024
 #define FRAG_NONE 0xffffu
+#define FRAG_QUOTAS (2 * FRAG_DATAGRAMS)
 
 typedef struct frag_piece {
     uint64_t cookie;  /* the caller's name for the packet */
@@ -42,17 +43,33 @@ typedef struct frag_datagram {
     uint16_t filter;
     uint8_t next_header;        /* IPv6: of the fragment header */
     uint8_t dir;
+    uint16_t quota[2];          /* what counts it: its filter's, and its filter's and source's together */
     uint32_t end;               /* bytes, once the last fragment is here; 0 before */
+    uint32_t held;              /* bytes of all pieces */
     uint32_t vrf;
-    uint32_t source_hash;
     uint8_t header[FRAG_HEADER];
     frag_piece piece[FRAG_PER_DATAGRAM];
 } frag_datagram;
 
+/* How many datagrams a filter, or one source at a filter, has. */
+typedef struct frag_quota {
+    uint8_t src[16];    /* all zero for a whole filter */
+    uint16_t filter;
+    uint8_t family;     /* 0 for a whole filter */
+    uint8_t reserved;
+    uint16_t count, next; /* bucket chain or free list */
+    uint32_t bucket;
+    uint32_t pad;
+} frag_quota;
+
+_Static_assert(sizeof(frag_quota) == 32, "two a line");
+
 typedef struct frag_table {
     uint16_t free_datagram, free_block, oldest, newest;
+    uint16_t free_quota, pad;
     uint32_t datagrams, blocks; /* in use */
-    uint16_t bucket[FRAG_BUCKETS];
+    uint16_t bucket[FRAG_BUCKETS], quota_bucket[FRAG_BUCKETS];
+    frag_quota quota[FRAG_QUOTAS];
     uint16_t block_next[FRAG_BLOCKS];
     frag_datagram datagram[FRAG_DATAGRAMS];
     uint8_t block[FRAG_BLOCKS][FRAG_BLOCK];
@@ -61,6 +78,10 @@ typedef struct frag_table {
 static inline void frag_init(frag_table *f)
 {
     memset(f->bucket, 0xff, sizeof f->bucket);
+    memset(f->quota_bucket, 0xff, sizeof f->quota_bucket);
+    for (uint32_t i = 0; i < FRAG_QUOTAS; i++)
+        f->quota[i].next = (uint16_t)(i + 1 < FRAG_QUOTAS ? i + 1 : FRAG_NONE);
+    f->free_quota = 0;
     for (uint32_t i = 0; i < FRAG_DATAGRAMS; i++)
         f->datagram[i].next = (uint16_t)(i + 1 < FRAG_DATAGRAMS ? i + 1 : FRAG_NONE);
     for (uint32_t i = 0; i < FRAG_BLOCKS; i++)
@@ -108,6 +129,47 @@ static inline void frag_blocks_free(frag_table *f, frag_datagram *d)
     }
 }
 
+/* ---- counts of filters and sources ------------------------------------------------------------------------- */
+
+static inline uint32_t frag_quota_bucket(const frag_quota *q, const uint64_t seed[HASH_KEY_WORDS])
+{
+    uint64_t m[4] = {load_u64(q->src), load_u64(q->src + 8), q->filter, q->family};
+    return (uint32_t)(hash_words4(m, seed) % FRAG_BUCKETS);
+}
+
+/* The quota's place, taken anew (count 0) when there is none. At most two a datagram, so there is always room. */
+static inline uint16_t frag_quota_get(frag_table *f, const frag_quota *key, const uint64_t seed[HASH_KEY_WORDS])
+{
+    uint32_t b = frag_quota_bucket(key, seed);
+    uint16_t i = f->quota_bucket[b];
+    while (i != FRAG_NONE && (memcmp(f->quota[i].src, key->src, 16) != 0 || f->quota[i].filter != key->filter ||
+                              f->quota[i].family != key->family))
+        i = f->quota[i].next;
+    if (i != FRAG_NONE)
+        return i;
+    i = f->free_quota;
+    f->free_quota = f->quota[i].next;
+    f->quota[i] = *key;
+    f->quota[i].count = 0;
+    f->quota[i].bucket = b;
+    f->quota[i].next = f->quota_bucket[b];
+    f->quota_bucket[b] = i;
+    return i;
+}
+
+/* Gives it back when nothing is counted in it. */
+static inline void frag_quota_put(frag_table *f, uint16_t i)
+{
+    if (f->quota[i].count)
+        return;
+    uint16_t *at = &f->quota_bucket[f->quota[i].bucket];
+    while (*at != i)
+        at = &f->quota[*at].next;
+    *at = f->quota[i].next;
+    f->quota[i].next = f->free_quota;
+    f->free_quota = i;
+}
+
 /* Forgets a datagram; what its fragments' verdicts are is the caller's business. */
 static inline void frag_free(frag_table *f, uint16_t i, const uint64_t seed[HASH_KEY_WORDS])
 {
@@ -125,28 +187,36 @@ static inline void frag_free(frag_table *f, uint16_t i, const uint64_t seed[HASH
     else
         f->datagram[d->newer].older = d->older;
     frag_blocks_free(f, d);
+    for (uint32_t k = 0; k < 2; k++) {
+        f->quota[d->quota[k]].count--;
+        frag_quota_put(f, d->quota[k]);
+    }
     d->next = f->free_datagram;
     f->free_datagram = i;
     f->datagrams--;
 }
 
-static inline uint16_t frag_new(frag_table *f, const frag_datagram *key, uint64_t hash)
+static inline uint16_t frag_new(frag_table *f, const frag_datagram *key, uint64_t hash, const uint64_t seed[HASH_KEY_WORDS])
 {
-    uint32_t of_filter = 0, of_source = 0;
-    for (uint16_t i = f->oldest; i != FRAG_NONE; i = f->datagram[i].newer) {
-        const frag_datagram *d = &f->datagram[i];
-        if (d->filter != key->filter)
-            continue;
-        of_filter++;
-        of_source += d->family == key->family && memcmp(d->src, key->src, 16) == 0;
-    }
-    if (f->free_datagram == FRAG_NONE || of_filter >= FRAG_PER_FILTER || of_source >= FRAG_PER_SOURCE)
+    if (f->free_datagram == FRAG_NONE)
         return FRAG_NONE;
+    frag_quota filter = {.filter = key->filter}, source = {.filter = key->filter, .family = key->family};
+    memcpy(source.src, key->src, 16);
+    uint16_t quota[2] = {frag_quota_get(f, &filter, seed), frag_quota_get(f, &source, seed)};
+    if (f->quota[quota[0]].count >= FRAG_PER_FILTER || f->quota[quota[1]].count >= FRAG_PER_SOURCE) {
+        frag_quota_put(f, quota[0]);
+        frag_quota_put(f, quota[1]);
+        return FRAG_NONE;
+    }
     uint16_t i = f->free_datagram;
     frag_datagram *d = &f->datagram[i];
     f->free_datagram = d->next;
     f->datagrams++;
     memcpy(d, key, offsetof(frag_datagram, header));
+    for (uint32_t k = 0; k < 2; k++) {
+        d->quota[k] = quota[k];
+        f->quota[quota[k]].count++;
+    }
     d->next = f->bucket[hash % FRAG_BUCKETS];
     f->bucket[hash % FRAG_BUCKETS] = i;
     d->older = f->newest;
@@ -164,8 +234,11 @@ static inline bool frag_bytes_equal(const frag_table *f, const frag_piece *q, co
     uint16_t b = q->block;
     for (uint32_t at = 0; at < q->len; at += FRAG_BLOCK, b = f->block_next[b]) {
         uint32_t n = min_u32(FRAG_BLOCK, q->len - at);
-        for (uint32_t i = 0; i < n; i++)
-            if (f->block[b][i] != (at + i < present ? bytes[at + i] : 0))
+        uint32_t have = at < present ? min_u32(n, present - at) : 0;
+        if (memcmp(f->block[b], bytes + at, have) != 0)
+            return false;
+        for (uint32_t i = have; i < n; i++)
+            if (f->block[b][i])
                 return false;
     }
     return true;
@@ -210,18 +283,8 @@ static inline void frag_key(frag_datagram *key, const pal_packet *p, uint32_t zo
     key->vrf = p->vrf;
 }
 
-static inline bool frag_is_whole(const frag_datagram *d)
-{
-    uint32_t at = 0;
-    if (d->end == 0 || d->header_len == 0)
-        return false;
-    for (uint32_t i = 0; i < d->count; i++) {
-        if (d->piece[i].offset != at)
-            return false;
-        at += d->piece[i].len;
-    }
-    return at == d->end;
-}
+/* Pieces never overlap: when their bytes are as many as the datagram has, none is missing. */
+static inline bool frag_is_whole(const frag_datagram *d) { return d->end && d->header_len && d->held == d->end; }
 
 /* Takes one fragment. PAL_REASON_HELD; PAL_REASON_MATCH: held, and now *which is whole; else why it is refused
  * (for FRAG_OVERLAP *which names the datagram that has died just now, FRAG_NONE when it was dead before). */
@@ -238,7 +301,7 @@ static inline uint8_t frag_take(frag_table *f, const pal_packet *p, const frag_d
     if (i == FRAG_NONE) {
         if (f->blocks + frag_blocks_for(len) > FRAG_BLOCKS)
             return PAL_REASON_FRAG_LIMIT;
-        i = frag_new(f, key, hash);
+        i = frag_new(f, key, hash, seed);
         if (i == FRAG_NONE)
             return PAL_REASON_FRAG_LIMIT;
         f->datagram[i].deadline = now + FRAG_TICKS;
@@ -269,6 +332,7 @@ static inline uint8_t frag_take(frag_table *f, const pal_packet *p, const frag_d
     d->piece[at] = (frag_piece){.cookie = p->cookie, .offset = off, .len = len, .ip_len = p->ip_len,
                                 .block = frag_store(f, bytes, present, len), .more = more, .cut = present < len};
     d->count++;
+    d->held += len;
     d->cut |= present < len;
     if (!more)
         d->end = off + len;

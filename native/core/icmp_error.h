@@ -68,16 +68,52 @@ static inline bool icmp_quote_fits(const ct_hot *h, uint32_t S, uint32_t seq)
     return !seq_before(seq, end_has(h, R, END_ACKED) ? h->half[R].ack : end - TCP_SLACK);
 }
 
+/* Look-up ahead of the verdict, as for other packets: the quote is read, its index line fetched. */
+PAL_OUTLINE void icmp_error_key(pal_worker *w, const pal_filter *f, const pal_packet *p, judge_hint *hint)
+{
+    icmp_quote q;
+    if (!icmp_quote_read(p, filter_zone(w, f, p->vrf), &q))
+        return;
+    hint->quoted = 1;
+    hint->key = q.key;
+    hint->seq = q.seq;
+    hint->hash = key_hash(&q.key, w->table.s->seed);
+    prefetch_read(&w->table.bucket[hash_bucket(&w->table, hint->hash)]);
+}
+
+/* Inlined: a function that only prefetches has no effect that a compiler must keep. */
+PAL_INLINE void icmp_error_prefetch(const ct_table *t, const judge_hint *hint)
+{
+    const ct_bucket *b = &t->bucket[hash_bucket(t, hint->hash)];
+    uint32_t m = bucket_match(b, hash_tag(hint->hash));
+    if (m == 0)
+        return;
+    uint32_t ref = b->ref[__builtin_ctz(m)];
+    prefetch_read(&t->hot[ref]);
+    prefetch_read(&t->cold[ref]);
+    if (ref >= t->cap4)
+        prefetch_read(&t->addr6[ref - t->cap4]);
+}
+
 PAL_OUTLINE void judge_icmp_error(judge_case *c)
 {
     ct_table *t = &c->w->table;
     icmp_quote q;
-    /* Errors fit into every link (RFC 1812 section 4.3.2.3, RFC 4443 section 2.4 c): fragments of one are no router's. */
-    if (c->p->fragments > 1 || !icmp_quote_read(c->p, filter_zone(c->w, c->f, c->p->vrf), &q)) {
-        judge_verdict(c, PAL_DROP, PAL_REASON_ICMP_QUOTE, PAL_CT_INVALID);
-        return;
+    bool ahead = c->hint && c->hint->quoted;
+    uint64_t hash;
+    if (ahead) {
+        q.key = c->hint->key;
+        q.seq = c->hint->seq;
+        hash = c->hint->hash;
+    } else {
+        /* Errors fit into every link (RFC 1812 section 4.3.2.3, RFC 4443 section 2.4 c): fragments of one are no router's. */
+        if (c->p->fragments > 1 || !icmp_quote_read(c->p, filter_zone(c->w, c->f, c->p->vrf), &q)) {
+            judge_verdict(c, PAL_DROP, PAL_REASON_ICMP_QUOTE, PAL_CT_INVALID);
+            return;
+        }
+        hash = key_hash(&q.key, t->s->seed);
     }
-    uint32_t ref = ct_find(t, &q.key, key_hash(&q.key, t->s->seed));
+    uint32_t ref = ct_find(t, &q.key, hash);
     if (ref != PAL_NONE && wheel_is_past(t, t->hot[ref].deadline)) {
         ct_end(t, ref, CT_END_TIMEOUT);
         ref = PAL_NONE;

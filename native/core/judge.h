@@ -13,8 +13,10 @@ typedef struct judge_hint {
     ct_key key;
     uint64_t hash;
     uint32_t ref;    /* a connection that may be the packet's, or PAL_NONE */
-    uint32_t entry;  /* the first rule that matches, if `classified` */
-    uint8_t keyed, classified;
+    uint32_t entry;  /* the first rule that matches the packet, if `classified`; what began connection `ref`, if `again` */
+    uint8_t keyed, classified, again;
+    uint8_t quoted;  /* an ICMP error: key, hash and seq are of the packet that it quotes */
+    uint32_t seq;
 } judge_hint;
 
 _Static_assert(sizeof(judge_hint) == 72, "hints of a burst stay in the first-level cache");

@@ -145,6 +145,8 @@ PAL_INLINE uint8_t parse_transport(pal_packet *p)
             parse_icmp4(p, h);
         else
             parse_icmp6(p, h);
+        if (p->marks & MARK_ICMP_ERROR) /* the quote's ports will be read next */
+            prefetch_read(h + 8 + (p->family == PAL_FAMILY_V4 ? 27 : 47));
         return PAL_REASON_MATCH;
     case PROTO_IGMP:
         if (p->family == PAL_FAMILY_V4)

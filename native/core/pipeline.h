@@ -64,26 +64,34 @@ PAL_INLINE bool pipeline_is_plain(const pal_packet *p)
 
 PAL_INLINE void pipeline_key(pal_worker *w, const pal_filter *f, const pal_packet *p, judge_hint *hint)
 {
-    hint->classified = 0;
+    hint->classified = hint->again = hint->quoted = 0;
     hint->ref = PAL_NONE;
     hint->keyed = f->rules && pipeline_is_plain(p);
-    if (PAL_UNLIKELY(!hint->keyed))
+    if (PAL_UNLIKELY(!hint->keyed)) {
+        if (!p->reason && (p->marks & MARK_ICMP_ERROR) && f->rules)
+            icmp_error_key(w, f, p, hint);
         return;
+    }
     key_from_packet(&hint->key, p, filter_zone(w, f, p->vrf));
     hint->hash = key_hash(&hint->key, w->table.s->seed);
     prefetch_read(&w->table.bucket[hash_bucket(&w->table, hint->hash)]);
 }
 
-PAL_INLINE void pipeline_prefetch(pal_worker *w, judge_hint *hint)
+PAL_INLINE void pipeline_prefetch(pal_worker *w, const pal_packet *p, judge_hint *hint)
 {
-    if (PAL_UNLIKELY(!hint->keyed))
+    if (PAL_UNLIKELY(!hint->keyed)) {
+        if (hint->quoted)
+            icmp_error_prefetch(&w->table, hint);
         return;
+    }
     const ct_bucket *b = &w->table.bucket[hash_bucket(&w->table, hint->hash)];
     uint32_t m = bucket_match(b, hash_tag(hint->hash));
     if (PAL_UNLIKELY(m == 0))
         return;
     hint->ref = b->ref[__builtin_ctz(m)];
     prefetch_write(&w->table.hot[hint->ref]);
+    if (PAL_UNLIKELY(p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))) /* may change what stands in the cold line */
+        prefetch_write(&w->table.cold[hint->ref]);
     if (hint->key.family == PAL_FAMILY_V6 && hint->ref >= w->table.cap4)
         prefetch_read(&w->table.addr6[hint->ref - w->table.cap4]);
 }
@@ -113,6 +121,47 @@ PAL_OUTLINE void pipeline_classify(const pal_snap *snap, const pal_route *route,
         for (uint32_t j = 0; j < k; j++) {
             hint[who[j]].entry = entry[j];
             hint[who[j]].classified = 1;
+        }
+    }
+}
+
+/* The rules have changed: connections that seem to be met are asked for ahead, too, so that judging them again costs a burst
+ * no more than its misses do. */
+PAL_OUTLINE void pipeline_again(pal_worker *w, const pal_route *route, bool second, judge_hint *hint, uint32_t n)
+{
+    pal_key key[WORKER_BURST];
+    uint32_t entry[WORKER_BURST], who[WORKER_BURST], stale = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const pal_filter *f = second ? route[i].second : route[i].first;
+        if (!f || !hint[i].keyed || hint[i].ref == PAL_NONE)
+            continue;
+        const ct_hot *h = &w->table.hot[hint[i].ref];
+        if (h->epoch == f->epoch || (h->marks & CT_CHILD) || (h->state & CT_PERSIST) ||
+            !ct_is(&w->table, hint[i].ref, &hint[i].key, key_addr_word(&hint[i].key, hint[i].hash)))
+            continue;
+        prefetch_write(&w->table.cold[hint[i].ref]);
+        stale |= 1u << i;
+    }
+    for (uint32_t i = 0; i < n;) {
+        const struct pal_ruleset *rules = NULL;
+        uint32_t k = 0;
+        for (; i < n; i++) {
+            if (!(stale >> i & 1))
+                continue;
+            const pal_filter *f = second ? route[i].second : route[i].first;
+            if (k && f->rules != rules)
+                break;
+            rules = f->rules;
+            judge_case c = {.w = w, .f = f, .dir = second ? PAL_DIR_IN : route[i].dir};
+            rejudge_key(&c, hint[i].ref, &key[k]);
+            who[k++] = i;
+        }
+        if (k == 0)
+            return;
+        classify_burst(w->snap, rules, key, k, entry);
+        for (uint32_t j = 0; j < k; j++) {
+            hint[who[j]].entry = entry[j];
+            hint[who[j]].again = 1;
         }
     }
 }
@@ -250,19 +299,25 @@ static inline void pipeline_burst(pal_worker *w, const pal_route *route, pal_pac
         if (route[i].second)
             pipeline_key(w, route[i].second, &packet[i], &second[i]);
     for (uint32_t i = 0; i < n; i++) {
-        pipeline_prefetch(w, &first[i]);
+        pipeline_prefetch(w, &packet[i], &first[i]);
         misses += first[i].ref == PAL_NONE;
     }
     for (uint32_t i = 0; seconds && i < n; i++) {
         if (!route[i].second)
             continue;
-        pipeline_prefetch(w, &second[i]);
+        pipeline_prefetch(w, &packet[i], &second[i]);
         misses += second[i].ref == PAL_NONE;
     }
     if (PAL_UNLIKELY(misses)) {
         pipeline_classify(w->snap, route, false, packet, first, n);
         if (seconds)
             pipeline_classify(w->snap, route, true, packet, second, n);
+    }
+    if (PAL_UNLIKELY(w->rejudged)) {
+        w->rejudged = 0;
+        pipeline_again(w, route, false, first, n);
+        if (seconds)
+            pipeline_again(w, route, true, second, n);
     }
     for (uint32_t i = 0; i < n; i++)
         pipeline_judge(w, &route[i], &packet[i], &first[i], &second[i]);

@@ -120,7 +120,7 @@ static bool line_read(const uint8_t *s, size_t len, uint32_t dir, ftp_target *ou
             if (isdigit((unsigned char)text[i]) && !isdigit((unsigned char)text[i - 1]) && six_read(text + i, out))
                 return true;
     } else if (dir == 1 && strncmp(text, "229 ", 4) == 0) {
-        for (size_t i = 4; i < end; i++)
+        for (size_t i = 4, tried = 0; i < end && tried < ALG_PARENTHESES; tried += text[i++] == '(')
             if (epsv_read(text + i, out))
                 return true;
     }

@@ -173,7 +173,7 @@ static void test_lines(void)
     }
 }
 
-/* A line in a segment out of order, passed over, with SYN or RST, cut by the capture, or beyond 512 bytes: not read. */
+/* A line in a segment out of order, passed over, with SYN or RST, cut by the capture, or beyond 128 bytes: not read. */
 static void test_segments(void)
 {
     static const char line[] = "PORT 10,0,0,1,156,64\r\n";
@@ -206,9 +206,17 @@ static void test_segments(void)
         control(1, 1000);
         memset(longer, ' ', sizeof longer);
         memcpy(longer, "229 ", 4);
-        memcpy(longer + 500, "(|||7|)", 7);
-        longer[511 + at] = '\r';
+        memcpy(longer + 100, "(|||7|)", 7);
+        longer[127 + at] = '\r';
         said(1, S, 1000, longer, sizeof longer);
+        CHECK_U64(r.w->expected->count, !at);
+        rig_close(&r);
+    }
+    for (uint32_t at = 0; at < 2; at++) { /* behind seven or eight parentheses that are nothing */
+        begin();
+        control(1, 1000);
+        const char *text = at ? "229 (|||(|||(|||(|||(|||(|||(|||(|||(|||7|)\r\n" : "229 (|||(|||(|||(|||(|||(|||(|||(|||7|)\r\n";
+        said(1, S, 1000, text, (uint32_t)strlen(text));
         CHECK_U64(r.w->expected->count, !at);
         rig_close(&r);
     }

@@ -215,7 +215,7 @@ static void test_budget(void)
     uint32_t before = r.w->table.s->used[0];
     CHECK(before > 80);
     frame_udp(&f, 1, 3, 4, 1, 53, "x", 1);
-    for (uint32_t i = 0; i < 40; i++) {
+    for (uint32_t i = 0; i < 160; i++) {
         rig_judge(&r, &f);
         CHECK(before - r.w->table.s->used[0] <= CT_EXPIRE_STEPS || r.w->table.s->used[0] > before);
         before = r.w->table.s->used[0];

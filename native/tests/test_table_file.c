@@ -92,7 +92,7 @@ static void test_again_and_again(void)
         broken_is("full");
     }
     r.now += 3600 * RIG_S;
-    for (uint32_t i = 0; i < 20; i++) {
+    for (uint32_t i = 0; i < 80; i++) {
         udp(PAL_FAMILY_V4, 3, 4, 9999);
         (void)rig_judge(&r, &f);
     }

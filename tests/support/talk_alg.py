@@ -44,7 +44,9 @@ def _announce(world: World, side: Side, peer: Side, passive: bool, port: int) ->
     elif chance < 0.09:
         line = line[: int(rnd() * len(line))]
     elif chance < 0.10:
-        line = line[:4] + "x" * 600 + line[4:]
+        # No further draw: what else the traffic reaches depends on every one of them.
+        filler = ("x" * 600, "x" * (127 - len(line)), "(|||1" * (port % 12), "9,1;2,3,4," * (port % 9))
+        line = line[:4] + filler[port % 4] + line[4:]
     elif chance < 0.12:
         line = "220 hello\r\n" + line
     end = ("\r\n", "\r\n", "\r\n", "\n", "\r", "")[int(rnd() * 6)]

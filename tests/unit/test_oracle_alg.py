@@ -81,8 +81,11 @@ def opens(tap: Tap, source: str, destination: str, port: int, at: float = 0.0) -
         (1, b"229 Extended (||50000|)\r\n", False),
         (1, b"229 Extended (|||50000|)", False),
         (1, b"PORT 10,0,0,2,195,80\r\n", False),
-        (0, b"PORT 10,0,0,1,195,80" + b" " * 491 + b"\r\n", True),
-        (0, b"PORT 10,0,0,1,195,80" + b" " * 492 + b"\r\n", False),
+        (0, b"PORT 10,0,0,1,195,80" + b" " * 107 + b"\r\n", True),
+        (0, b"PORT 10,0,0,1,195,80" + b" " * 108 + b"\r\n", False),
+        (1, b"229 " + b"(|||" * 7 + b"(|||50000|)\r\n", True),
+        (1, b"229 " + b"(|||" * 8 + b"(|||50000|)\r\n", False),
+        (1, b"229 (|||99999|) (|||50000|)\r\n", True),
     ],
 )
 def test_ftp_announcements(who: int, text: bytes, expected: bool) -> None:
