@@ -304,6 +304,12 @@ static void worker_forget(engine_worker *ew)
     ew->flows.count = 0;
 }
 
+/* Memory that one worker writes: whole lines. */
+static void *worker_memory(size_t size)
+{
+    return aligned_alloc(PAL_CACHE_LINE, (size + PAL_CACHE_LINE - 1) & ~(size_t)(PAL_CACHE_LINE - 1));
+}
+
 static int worker_open(pal_engine *e, uint32_t number, const char *path, char *err, size_t errlen)
 {
     engine_worker *ew = &e->worker[number];
@@ -326,12 +332,12 @@ static int worker_open(pal_engine *e, uint32_t number, const char *path, char *e
         return -1;
     ew->reader = pal_cls_reader_new(e->cls);
     pal_worker *w = &ew->w;
-    w->fragments = malloc(sizeof *w->fragments);
-    w->expected = malloc(sizeof *w->expected);
-    w->rejects = malloc(o->filters * sizeof *w->rejects);
-    w->rule = malloc(((size_t)o->rules + 1) * sizeof *w->rule);
-    w->vrf = o->decap ? malloc(VRF_SLOTS * sizeof *w->vrf) : NULL;
-    w->scratch = malloc(65536 + 1024);
+    w->fragments = worker_memory(sizeof *w->fragments);
+    w->expected = worker_memory(sizeof *w->expected);
+    w->rejects = worker_memory(o->filters * sizeof *w->rejects);
+    w->rule = worker_memory(((size_t)o->rules + 1) * sizeof *w->rule);
+    w->vrf = o->decap ? worker_memory(VRF_SLOTS * sizeof *w->vrf) : NULL;
+    w->scratch = worker_memory(65536 + 1024);
     if (o->flows)
         w->table.flow = calloc((size_t)o->capacity4 + o->capacity6, sizeof(ct_flow));
     if (!ew->reader || !w->fragments || !w->expected || !w->rejects || !w->rule || !w->scratch || (o->decap && !w->vrf) || (o->flows && !w->table.flow)) {
@@ -411,7 +417,9 @@ pal_engine *pal_engine_new(const pal_engine_options *options, const char *path, 
     e->current = config_new(o->filters);
     e->held = calloc(o->filters, sizeof *e->held);
     e->staged_rules = calloc(o->filters, sizeof *e->staged_rules);
-    e->worker = calloc(o->workers, sizeof *e->worker);
+    e->worker = worker_memory(o->workers * sizeof *e->worker);
+    if (e->worker)
+        memset(e->worker, 0, o->workers * sizeof *e->worker);
     e->seat = aligned_alloc(PAL_CACHE_LINE, o->workers * sizeof *e->seat);
     bool ok = e->cls && e->current && e->held && e->staged_rules && e->worker && e->seat;
     if (!ok)

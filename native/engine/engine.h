@@ -35,7 +35,9 @@ typedef struct flow_list {
 
 #define ENGINE_WORKERS_MAX 64
 
-typedef struct engine_worker {
+/* Begins a line, as does all that a worker writes: no two workers write, or one reads what the other writes, in one line
+ * (native/tests/test_workers.c). */
+typedef struct PAL_ALIGNED(PAL_CACHE_LINE) engine_worker {
     pal_worker w;
     pal_region region;
     flow_list flows;
