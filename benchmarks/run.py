@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make bench`: every benchmark, one JSON file each.
+"""`make bench`: every benchmark, one JSON file each, and at the end a table of what must be reached.
 
 Run as a program: `python benchmarks/run.py --out DIR [--quick] [NAME…]`. Exit status 1 when a result did not verify.
 """
@@ -12,6 +12,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from table import read_lines, render_table  # beside this file
 
 SIZES = (1_000, 100_000, 1_000_000)
 PEERS = Path(__file__).resolve().parent / "replay_peers.py"
@@ -27,9 +29,15 @@ def plan_benchmarks(quick: bool) -> Iterator[tuple[str, list[str]]]:
             yield f"conntrack-v{family}-{size}", ["conntrack", *connections, "--family", family, *runs]
         yield f"conntrack-v4-{size}-huge-pages", ["conntrack", *connections, "--pages", "huge", *runs]
         yield f"pipeline-v4-{size}", ["pipeline", *connections, *runs]
+    grid = "1000" if quick else "100000"
+    yield "conntrack-v4-grid", ["conntrack", "--connections", grid, "--pattern", "grid", *runs]
     yield "conntrack-v4-1514", ["conntrack", "--connections", "1000", "--bytes", "1514", "--checksum", "on", *runs]
     yield "conntrack-two-workers", ["conntrack", "--connections", "1000", "--workers", "2", *runs]
     yield "setup-1000-rules", ["setup", *runs]
+    yield "attack-100000", ["attack", *(["--connections", "2000", "--packets", "20000"] if quick else []), *runs]
+    for rules in (1_000,) if quick else (1_000, 10_000):
+        search = ["--seconds", "5", "--connections", "2000"] if quick else ["--seconds", "600"]
+        yield f"adversary-{rules}-rules", ["adversary", "--rules", str(rules), *search, *runs]
     for family in ("acl", "fw", "ipc"):
         for count in (1_000,) if quick else (1_000, 10_000):
             yield f"classify-{family}-{count}", ["classify", "--synthetic", family, "--count", str(count), *runs]
@@ -104,6 +112,8 @@ def main() -> int:
     verified = [run_benchmark(name, arguments, given.out) for name, arguments in chosen]
     peers = [item for item in plan_peers(given.quick) if not given.names or item[0] in given.names]
     verified += [run_peer(name, command, given.out) for name, command in peers]
+    lines = list(read_lines(given.out))
+    print("\n" + render_table(lines))
     return 0 if all(verified) else 1
 
 

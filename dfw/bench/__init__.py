@@ -50,6 +50,7 @@ def _packet_options(function: Any) -> Any:
 
 
 def _packets(name: str, output: str, given: dict[str, Any]) -> int:
+    from dfw.bench.machine import LackingError
     from dfw.bench.packets import PacketBench, bench_packets
     from dfw.core import CoreError
 
@@ -63,13 +64,14 @@ def _packets(name: str, output: str, given: dict[str, Any]) -> int:
         checksum=given["checksum"] == "on",
         huge_pages=given["pages"] == "huge",
         both=name == "pipeline",
+        rules=given.get("rules", 1),
         runs=given["runs"],
     )
     try:
         return _shown(bench_packets(name, chosen), output)
-    except CoreError as error:
+    except (CoreError, LackingError, MemoryError) as error:
         click.echo(f"palisade bench: {error}", err=True)
-        return BAD_INPUT
+        return LACKING
 
 
 @bench.command
@@ -80,6 +82,7 @@ def conntrack(output: str, **given: Any) -> int:
 
 
 @bench.command
+@click.option("--rules", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Of every filter.")
 @_packet_options
 def pipeline(output: str, **given: Any) -> int:
     """The firewall at both vNICs: two connections a packet. Forwarding and encapsulation are not part of it yet."""
@@ -155,3 +158,24 @@ def replay(output: str, **given: Any) -> int:
     from dfw.bench.replays import ReplayBench, bench_replay
 
     return _shown(bench_replay(ReplayBench(**given)), output)
+
+
+@bench.command
+@click.option("--connections", type=click.IntRange(1000, 4_000_000), default=100_000, show_default=True)
+@click.option("--rules", type=click.IntRange(1, 50_000), default=1000, show_default=True)
+@click.option(
+    "--packets", type=click.IntRange(1000, 2_000_000), default=200_000, show_default=True, help="Of each flood."
+)
+@click.option("--seed", type=int, default=1, show_default=True)
+@_RUNS
+@output_option
+def attack(output: str, **given: Any) -> int:
+    """Floods of 90 % of the packets: established connections lose nothing, and how fast the rest is dealt with."""
+    from dfw.bench.floods import bench_attack
+    from dfw.core import CoreError
+
+    try:
+        return _shown(bench_attack(**given), output)
+    except (CoreError, MemoryError) as error:
+        click.echo(f"palisade bench: {error}", err=True)
+        return LACKING

@@ -214,6 +214,15 @@ class Arena:
         verdict, reason, ct = ((part & np.uint64(255)).astype(np.uint8) for part in parts)
         return spent / len(timed), Answers(verdict, reason, ct, kept)
 
+    def established(self, clock: int) -> int:
+        """How many of the arena's connections a segment of each still belongs to, after what was played last."""
+        everyone = np.arange(self.connections)
+        asked = self.segments(everyone, everyone % 2 == 1, ACK).at(clock=clock, filter_number=STATEFUL)
+        kept = np.zeros(len(asked), np.uint64)
+        play_frames(self.engine, asked.data, asked.table(), 32, kept)
+        wanted = VERDICTS.index("ALLOW") | REASONS.index("state") << 8 | CTS.index("established") << 16
+        return int((kept & np.uint64(0xFFFFFF) == wanted).sum())
+
 
 def _mix(number: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     out = number.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)

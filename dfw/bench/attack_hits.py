@@ -122,7 +122,7 @@ def _own_sctp(arena: Arena, genes: Genes, count: int, rng: np.random.Generator) 
 def _commands(arena: Arena, sent: str, back: bool) -> Callable[[int], bytes]:
     """The n-th line of an FTP control connection, all of one length."""
     if sent == "port-long":
-        return lambda n: (b"227 " + b"1,1,1,1,1," * 50 + b"\r\n") if back else b"PORT " + b"9" * 490 + b"\r\n"
+        return lambda n: (b"227 " + b"1,1,1,1,1;" * 50 + b"\r\n") if back else b"PORT " + b"9" * 490 + b"\r\n"
     if sent == "epsv":
         return lambda n: (b"229 " + b"(|||" * 120 + b"\r\n") if back else b"EPRT |1|" + b"1" * 480 + b"\r\n"
     return lambda n: b"229 x (|||%05d|)\r\n" % (1024 + n % 50000)

@@ -30,6 +30,26 @@ def read_machine() -> dict[str, Any]:
     }
 
 
+class LackingError(RuntimeError):
+    """The machine lacks what a benchmark needs; the message says what, and how to get it."""
+
+
+def require_huge_pages(size: int = 0) -> None:
+    """Raises LackingError where the kernel gives no huge pages, or fewer than half of `size` bytes."""
+    switch = "/sys/kernel/mm/transparent_hugepage/enabled"
+    modes = _lines(switch)
+    if not modes or "[never]" in modes[0]:
+        raise LackingError(f"no huge pages on this machine: put 'madvise' into {switch}")
+    have = (
+        sum(int(line.split()[1]) for line in _lines("/proc/self/smaps_rollup") if line.startswith("AnonHugePages"))
+        << 10
+    )
+    if have < size // 2:
+        raise LackingError(
+            f"only {have >> 20} of {size >> 20} MiB in huge pages: memory is too fragmented, or too little"
+        )
+
+
 def _lines(path: str) -> list[str]:
     try:
         return Path(path).read_text(encoding="utf-8").splitlines()

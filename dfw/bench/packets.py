@@ -9,9 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from dfw.bench.machine import render_runs
+from dfw.bench.hostile_rules import rules_with
+from dfw.bench.machine import render_runs, require_huge_pages
+from dfw.bench.rulegen import rules_generate
+from dfw.classbench import rule_table
 from dfw.core import Engine, EngineOptions, PacketRun, run_conntrack, run_setup
-from dfw.layout import RANGE_DTYPE, addresses_v4, rules_empty
+from dfw.layout import (
+    ACTION_ALLOW,
+    FAMILY_V4,
+    FAMILY_V6,
+    RANGE_DTYPE,
+    RULE_STATEFUL,
+    RuleArray,
+    U32Array,
+    addresses_v4,
+    rules_empty,
+)
 from dfw.model import Timers
 
 _FILTERS = 16
@@ -22,7 +35,8 @@ _V6_BYTES = 78  # an Ethernet frame with an IPv6 TCP segment and a little data
 
 @dataclass(frozen=True, slots=True)
 class PacketBench:
-    """Options of `bench conntrack` and `bench pipeline`."""
+    """Options of `bench conntrack` and `bench pipeline`. `both`: at two filters, two connections a packet; `rules`: of
+    every filter, all of them ALLOW."""
 
     connections: int
     size: int = 64
@@ -33,6 +47,7 @@ class PacketBench:
     checksum: bool = False
     huge_pages: bool = False
     both: bool = False
+    rules: int = 1
     runs: int = 5
 
 
@@ -43,12 +58,15 @@ def bench_packets(name: str, given: PacketBench) -> dict[str, Any]:
     """
     from dfw.enforcer import timer_seconds
 
+    if given.huge_pages:
+        require_huge_pages()
+    capacity = _CAPACITY if not given.both else 2 * _CAPACITY
     engine = Engine(
         EngineOptions(
-            capacity4=_CAPACITY if given.family == 4 else 16,
-            capacity6=_CAPACITY if given.family == 6 else 16,
+            capacity4=capacity if given.family == 4 else 16,
+            capacity6=capacity if given.family == 6 else 16,
             filters=_FILTERS,
-            rules=1,
+            rules=given.rules,
             workers=given.workers,
             checksums="verify" if given.checksum else "off",
             sanity="off",
@@ -56,8 +74,9 @@ def bench_packets(name: str, given: PacketBench) -> dict[str, Any]:
             huge_pages=given.huge_pages,
         )
     )
+    rules, refs = _rules(engine, given)
     for number in range(_FILTERS):
-        ruleset = engine.classifier.build_staged(rules_empty(1), np.zeros(0, dtype=np.uint32))
+        ruleset = engine.classifier.build_staged(rules, refs)
         engine.stage(number, ruleset, timer_seconds(Timers()))
     engine.commit()
     stats = engine.stats()
@@ -75,6 +94,11 @@ def bench_packets(name: str, given: PacketBench) -> dict[str, Any]:
         both=given.both,
         runs=given.runs,
     )
+    if given.huge_pages:
+        require_huge_pages(stats.table_bytes)
+    more: dict[str, Any] = {}
+    if given.workers > 1:
+        more = _scaling(runs, given.workers)
     pattern = "grid" if given.grid else "random"
     return render_runs(
         f"{name}/{pattern}/{given.connections}/v1",
@@ -87,11 +111,43 @@ def bench_packets(name: str, given: PacketBench) -> dict[str, Any]:
         packets=packets,
         pages="huge" if given.huge_pages else "4k",
         checksum=given.checksum,
+        rules=given.rules,
         pre_parsed_ns=_median([run.pre_parsed_ns for run in runs]),
         floor_ns={str(lines): _median([run.floor_ns[lines - 1] for run in runs]) for lines in (1, 2)},
         core_ghz=_median([run.core_ghz for run in runs]),
         bytes_per_connection=round(stats.table_bytes / stats.table_capacity, 1),
+        **more,
     )
+
+
+def _rules(engine: Engine, given: PacketBench) -> tuple[RuleArray, U32Array]:
+    """Generated rules that let everything pass, and one more for what they don't match."""
+    if given.rules == 1:
+        return rules_empty(1), np.zeros(0, dtype=np.uint32)
+    family = FAMILY_V4 if given.family == 4 else FAMILY_V6
+    table = rules_with(
+        rule_table(rules_generate("acl", given.rules - 1, 1, family)), action=ACTION_ALLOW, flags=RULE_STATEFUL
+    )
+    for number, ranges in enumerate(table.sets):
+        engine.classifier.put_set(number, ranges)
+    return table.rules, table.refs
+
+
+def _scaling(runs: list[PacketRun], workers: int) -> dict[str, Any]:
+    """How many times the packets of one worker all workers do, the same of a loop of the same accesses, and the ratio;
+    medians over the runs, in each of which all four were timed one after the other."""
+    ours = [workers * run.single_ns / run.ns for run in runs]
+    theirs = [workers * run.reference_ns[0] / run.reference_ns[1] for run in runs]
+    return {
+        "single_ns": _median([run.single_ns for run in runs]),
+        "reference_ns": {
+            "1": _median([run.reference_ns[0] for run in runs]),
+            str(workers): _median([run.reference_ns[1] for run in runs]),
+        },
+        "scaling": _median(ours),
+        "reference_scaling": _median(theirs),
+        "scaling_ratio": _median([a / b for a, b in zip(ours, theirs, strict=True)]),
+    }
 
 
 def _median(values: list[float]) -> float:

@@ -15,13 +15,16 @@ from dfw.core.engine import Engine
 
 @dataclass(frozen=True, slots=True)
 class PacketRun:
-    """One run of a packet benchmark. `floor_ns`: of one and of two written entry lines; `verified`: every verdict was
-    the expected one."""
+    """One run of a packet benchmark. `floor_ns`: of one and of two written entry lines; `single_ns`: with several
+    workers, of the first one alone; `reference_ns`: the same accesses without a firewall, in one thread and in as many
+    as there are workers (0 with one worker); `verified`: every verdict was the expected one."""
 
     ns: float
     pre_parsed_ns: float
     floor_ns: tuple[float, float]
     core_ghz: float
+    single_ns: float
+    reference_ns: tuple[float, float]
     verified: bool
 
 
@@ -32,6 +35,8 @@ def _packet_runs(raw: Any, runs: int) -> list[PacketRun]:
             raw[i].pre_parsed_ns,
             (raw[i].floor_ns[0], raw[i].floor_ns[1]),
             raw[i].core_ghz,
+            raw[i].single_ns,
+            (raw[i].reference_ns[0], raw[i].reference_ns[1]),
             bool(raw[i].verified),
         )
         for i in range(runs)

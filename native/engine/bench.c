@@ -17,6 +17,7 @@ uint32_t bench_frame(uint8_t *out, const bench_segment *s, uint32_t size)
     if (v4) {
         ip[0] = 0x45;
         store_be16(ip + 2, (uint16_t)(head + l4));
+        store_be16(ip + 4, s->id);
         ip[8] = 64;
         ip[9] = 6;
         memcpy(ip + 12, s->src, 4);
@@ -25,6 +26,7 @@ uint32_t bench_frame(uint8_t *out, const bench_segment *s, uint32_t size)
         memcpy(ip + 10, &sum, 2);
     } else {
         ip[0] = 0x60;
+        store_be16(ip + 2, s->id);
         store_be16(ip + 4, (uint16_t)l4);
         ip[6] = 6;
         ip[7] = 64;

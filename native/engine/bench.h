@@ -9,15 +9,8 @@
 
 #include "engine.h"
 
+/* Nanoseconds of the calling thread's own time on a core: what other programs take of it does not count. */
 static inline uint64_t bench_now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-/* The calling thread's own time: what others take of the core does not count. */
-static inline uint64_t bench_spent(void)
 {
     struct timespec t;
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
@@ -44,6 +37,7 @@ typedef struct bench_segment {
     uint32_t payload;
     bool syn_options; /* window scale 7 */
     bool sums;        /* fill in the transport checksum */
+    uint16_t id;      /* IPv4 identification, IPv6 flow label: no two packets are the same bytes */
 } bench_segment;
 
 /* Writes an Ethernet frame of at least `size` bytes, padded; returns its length. */
@@ -55,6 +49,20 @@ double bench_core_ghz(void);
 /* Nanoseconds a step of an index line and `lines` (1 or 2) written entry lines, for the same order of connections, the same
  * sizes and the same pages; negative without memory. */
 double bench_floor(const uint32_t *order, uint64_t n, uint32_t capacity, uint32_t buckets, uint32_t lines, bool huge);
+
+/* The accesses of one worker: n packets of `stride` bytes, the connection of each, and the sizes of its table. */
+typedef struct bench_access {
+    const uint8_t *bytes;
+    const uint32_t *order;
+    uint64_t n;
+    size_t stride;
+    uint32_t capacity, buckets;
+    bool huge;
+} bench_access;
+
+/* Nanoseconds a step of the slowest of `threads` loops that make the accesses of access[0 .. threads) and nothing else;
+ * negative without memory or threads. */
+double bench_reference(const bench_access *access, uint32_t threads);
 
 /* A worker that judges and forgets, for the engine's worker `number`. */
 void bench_sink(engine_worker *ew);

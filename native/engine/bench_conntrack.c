@@ -80,6 +80,7 @@ static void lane_segment(const bench_lane *l, uint32_t c, uint32_t dir, bench_se
     s->flags = TCP_ACK;
     s->payload = 0;
     s->syn_options = false;
+    s->id = 0;
     s->sums = l->o->checksum;
 }
 
@@ -161,6 +162,7 @@ static void lane_stream(bench_lane *l, bench_peer *peer, uint64_t *seed)
         s.ack = p->acked[!dir];
         if (s.payload)
             s.flags |= TCP_PSH;
+        s.id = (uint16_t)i;
         bench_frame(l->bytes + i * l->stride, &s, l->o->bytes);
         l->order[i] = c;
         l->turn[i] = (uint8_t)(c % BENCH_FILTERS * 2 + dir);
@@ -287,6 +289,40 @@ static double lanes_run(bench_lane *lane, uint32_t workers, bool parse)
     return (double)slowest / (double)lane[0].n;
 }
 
+/* The floor of one worker's packets: at two filters a packet meets two connections. */
+static double lane_floor(const bench_lane *l, uint32_t capacity, uint32_t lines)
+{
+    bool huge = l->engine->options.huge_pages;
+    uint32_t buckets = l->ew->w.table.buckets;
+    if (!l->o->both)
+        return bench_floor(l->order, l->n, capacity, buckets, lines, huge);
+    uint32_t *order = malloc(2 * l->n * sizeof *order);
+    if (!order)
+        return -1;
+    for (uint64_t i = 0; i < l->n; i++) {
+        order[2 * i] = 2 * l->order[i];
+        order[2 * i + 1] = 2 * l->order[i] + 1;
+    }
+    double ns = 2 * bench_floor(order, 2 * l->n, capacity, buckets, lines, huge);
+    free(order);
+    return ns;
+}
+
+/* How the workers scale, and how the same accesses do without a firewall. */
+static void lanes_compare(bench_lane *lane, uint32_t workers, pal_bench_run *out)
+{
+    bench_access access[64];
+    for (uint32_t i = 0; i < workers; i++) {
+        const ct_table *t = &lane[i].ew->w.table;
+        access[i] = (bench_access){.bytes = lane[i].bytes, .order = lane[i].order, .n = lane[i].n, .stride = lane[i].stride,
+                                   .capacity = t->cap4 + t->cap6, .buckets = t->buckets,
+                                   .huge = lane[i].engine->options.huge_pages};
+    }
+    out->reference_ns[0] = bench_reference(access, 1);
+    out->single_ns = lanes_run(lane, 1, true);
+    out->reference_ns[1] = bench_reference(access, workers);
+}
+
 int pal_bench_conntrack_run(pal_engine *e, const pal_bench_conntrack *o, pal_bench_run *out, uint32_t runs, char *err, size_t errlen)
 {
     uint32_t workers = e->options.workers;
@@ -301,13 +337,15 @@ int pal_bench_conntrack_run(pal_engine *e, const pal_bench_conntrack *o, pal_ben
         out[r].core_ghz = bench_core_ghz();
         out[r].ns = lanes_run(lane, workers, true);
         out[r].pre_parsed_ns = lanes_run(lane, workers, false);
+        if (workers > 1)
+            lanes_compare(lane, workers, &out[r]);
         const ct_table *t = &lane[0].ew->w.table;
         uint32_t cap = t->cap4 + t->cap6;
-        out[r].floor_ns[0] = bench_floor(lane[0].order, lane[0].n, cap, t->buckets, 1, e->options.huge_pages);
-        out[r].floor_ns[1] = bench_floor(lane[0].order, lane[0].n, cap, t->buckets, 2, e->options.huge_pages);
+        for (uint32_t lines = 1; lines <= 2; lines++)
+            out[r].floor_ns[lines - 1] = lane_floor(&lane[0], cap, lines);
         uint64_t wanted = 0, passed = 0;
         for (uint32_t i = 0; i < workers; i++) {
-            wanted += 2 * lane[i].n * (1u + o->both);
+            wanted += (workers > 1 && i == 0 ? 3 : 2) * lane[i].n * (1u + o->both);
             passed += lane[i].ew->w.count[PAL_ALLOW][PAL_REASON_STATE];
             memset(lane[i].ew->w.count, 0, sizeof lane[i].ew->w.count);
         }

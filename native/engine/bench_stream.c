@@ -67,10 +67,10 @@ uint64_t pal_bench_stream_run(pal_engine *e, const uint8_t *bytes, const pal_ben
         w->context = &keep;
         w->flush = stream_keep;
     }
-    uint64_t begun = bench_spent();
+    uint64_t begun = bench_now();
     for (uint64_t at = 0; at < n; at += batch)
         stream_burst(e, bytes, frames, at, (uint32_t)(n - at < batch ? n - at : batch), n);
-    uint64_t spent = bench_spent() - begun;
+    uint64_t spent = bench_now() - begun;
     bench_sink(&e->worker[0]);
     return spent ? spent : 1;
 }

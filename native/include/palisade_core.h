@@ -337,6 +337,8 @@ typedef struct pal_bench_run {
     double ns, pre_parsed_ns;      /* a packet, a connection, ... of this run */
     double floor_ns[2];
     double core_ghz;
+    double single_ns;              /* several workers: a packet of the first one alone */
+    double reference_ns[2];        /* the same accesses without a firewall: one thread, as many as there are workers */
     int verified;
 } pal_bench_run;
 
