@@ -55,7 +55,9 @@ def _portions() -> Iterator[tuple[str, list[tuple[list[Event], Scenario]]]]:
 
 
 def _prepare(folder: Path) -> None:
-    """Write what the oracle says."""
+    """Write what the oracle says, and nothing that it said before."""
+    for path in folder.glob("*.pickle"):
+        path.unlink()
     for name, cases in _portions():
         answered = []
         for events, scenario in cases:
