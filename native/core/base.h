@@ -66,6 +66,9 @@ PAL_INLINE uint64_t bytes_u64(uint8_t a, uint8_t b, uint8_t c, uint8_t d)
 PAL_INLINE bool seq_before(uint32_t a, uint32_t b) { return (int32_t)(a - b) < 0; }
 PAL_INLINE bool seq_after(uint32_t a, uint32_t b) { return (int32_t)(b - a) < 0; }
 
+PAL_INLINE uint64_t rotate_u64(uint64_t v, uint32_t n) { return v << n | v >> (64 - n); }
+PAL_INLINE uint32_t rotate_u32(uint32_t v, uint32_t n) { return v << n | v >> (32 - n); }
+
 PAL_INLINE uint32_t min_u32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 PAL_INLINE uint32_t max_u32(uint32_t a, uint32_t b) { return a > b ? a : b; }
 

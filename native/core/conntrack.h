@@ -15,6 +15,7 @@
 #include <emmintrin.h>
 #endif
 
+#define TICK_NS 10000000u /* every timer counts in these */
 #define CT_SLOTS 12
 #define CT_PROBES 16
 #define CT_EXPIRE_FULL 4096 /* steps that a packet may spend on finding room in a full table */

@@ -9,7 +9,7 @@
 #include "classify.h"
 #include "ether.h"
 #include "fragment.h"
-#include "parse.h"
+#include "parse_wide.h"
 #include "pseudo.h"
 #include "reject.h"
 #include "sctp.h"
@@ -20,26 +20,29 @@ typedef struct pal_filter {
     const ether_rules *ether;        /* NULL: every frame passes layer 2 */
     uint32_t epoch;                  /* grows with every change of its rules and of the groups that they use */
     uint32_t zone;                   /* incarnation << ZONE_VRF_BITS */
-    uint32_t timeout[TIMER_COUNT];   /* ticks */
+    uint32_t established;            /* timeout[TIMER_TCP_ESTABLISHED] */
     uint16_t number;
     uint8_t both;                    /* a tap: rules match whatever their direction */
-    uint8_t reserved[5];
+    uint8_t layer2;                  /* ether is set */
+    uint32_t timeout[TIMER_COUNT];   /* ticks */
+    uint32_t reserved2;
 } pal_filter;
 
 _Static_assert(sizeof(pal_filter) == 80, "four filters in five lines");
+_Static_assert(offsetof(pal_filter, number) == offsetof(pal_filter, epoch) + 12, "a block of four numbers (fast_wide.h)");
 
 /* One verdict. */
 typedef struct pal_judgement {
     uint64_t cookie;   /* the packet's */
-    uint32_t rule;     /* number of the rule, or PAL_NONE */
     uint32_t ref;      /* the connection, while it lives, or PAL_NONE */
     uint32_t bytes;    /* IP bytes of this wire packet, 0 for non-IP */
     uint16_t filter;
     uint8_t dir;       /* PAL_DIR_* */
-    uint8_t verdict;   /* enum pal_verdict_word */
+    uint8_t reply;
+    uint32_t rule;     /* number of the rule, or PAL_NONE */
+    uint8_t verdict;   /* enum pal_verdict_word; from here on an established packet's are always the same */
     uint8_t reason;    /* enum pal_reason */
     uint8_t ct;        /* enum pal_ct */
-    uint8_t reply;
     uint8_t first;     /* a rule was matched for this packet: it counts as a hit */
     uint32_t reserved;
 } pal_judgement;
@@ -52,7 +55,8 @@ typedef struct rule_count {
 
 #define WORKER_BURST 32
 #define WORKER_OUT 512
-#define WORKER_OUT_MARGIN (2 * FRAG_PER_DATAGRAM + 4)
+/* What one packet may add, and behind it a burst of packets that add one verdict at each of two filters: those don't ask. */
+#define WORKER_OUT_MARGIN (2 * FRAG_PER_DATAGRAM + 4 + 2 * WORKER_BURST)
 #define VRF_MAX 65536
 #define VRF_SLOTS (2 * VRF_MAX)
 
@@ -71,7 +75,8 @@ typedef struct pal_worker {
     uint32_t rules;                 /* how many */
     uint8_t name_rules;             /* judgements of connections name their rule: costs the cold line */
     uint8_t observed;               /* name_rules, or flow records are kept */
-    uint64_t clock_ns;              /* latest of all packets */
+    uint8_t wide;                   /* this machine has what fast_wide.h needs */
+    uint64_t clock_due;             /* before this time nothing runs out: pipeline_clock need not be called */
     uint32_t rejudged;              /* connections judged again in the last burst: the next one asks the rules ahead */
     parse_options parse;
     uint64_t count[PAL_VERDICT_COUNT][PAL_REASON_COUNT];

@@ -6,7 +6,7 @@
 #ifndef PAL_CORE_ICMP_ERROR_H
 #define PAL_CORE_ICMP_ERROR_H
 
-#include "judge.h"
+#include "burst.h"
 
 typedef struct icmp_quote {
     ct_key key;
@@ -41,7 +41,8 @@ static inline bool icmp_quote_read(const pal_packet *p, uint32_t zone, icmp_quot
     q->seq = load_be32(l4 + 4);
     if (proto == PROTO_TCP || proto == PROTO_UDP || proto == PROTO_SCTP) {
         uint32_t kind = proto == PROTO_TCP ? KIND_TCP : proto == PROTO_UDP ? KIND_UDP : KIND_SCTP;
-        key_make(k, kind, p->family, zone, src_dst, load_be16(l4), load_be16(l4 + 2));
+        uint16_t port[2] = {load_be16(l4), load_be16(l4 + 2)};
+        key_make(k, kind, p->family, zone, src_dst, port);
         return true;
     }
     if (proto == (p->family == PAL_FAMILY_V4 ? PROTO_ICMP : PROTO_ICMP6)) {
@@ -52,7 +53,7 @@ static inline bool icmp_quote_read(const pal_packet *p, uint32_t zone, icmp_quot
             key_make_icmp(k, p->family, zone, src_dst, load_be16(l4 + 4), type, answer);
         return query || answer;
     }
-    key_make(k, KIND_OTHER, p->family, zone, src_dst, 0, 0);
+    key_make(k, KIND_OTHER, p->family, zone, src_dst, l4);
     k->ports_zone = pair_u32(pair_u16(proto, 0), zone);
     return true;
 }
@@ -68,27 +69,28 @@ static inline bool icmp_quote_fits(const ct_hot *h, uint32_t S, uint32_t seq)
     return !seq_before(seq, end_has(h, R, END_ACKED) ? h->half[R].ack : end - TCP_SLACK);
 }
 
-/* Look-up ahead of the verdict, as for other packets: the quote is read, its index line fetched. */
-PAL_OUTLINE void icmp_error_key(pal_worker *w, const pal_filter *f, const pal_packet *p, judge_hint *hint)
+/* Look-up ahead of the verdict, as for other packets: the quote is read, its index line fetched. False: it can't be read. */
+PAL_OUTLINE bool icmp_error_key(pal_worker *w, pal_burst *b, uint32_t v)
 {
+    const pal_packet *p = b->packet[v];
     icmp_quote q;
-    if (!icmp_quote_read(p, filter_zone(w, f, p->vrf), &q))
-        return;
-    hint->quoted = 1;
-    hint->key = q.key;
-    hint->seq = q.seq;
-    hint->hash = key_hash(&q.key, w->table.s->seed);
-    prefetch_read(&w->table.bucket[hash_bucket(&w->table, hint->hash)]);
+    if (!icmp_quote_read(p, filter_zone(w, b->filter[v], p->vrf), &q))
+        return false;
+    b->key[v] = q.key;
+    b->quote_seq[v] = q.seq;
+    b->hash[v] = key_hash(&q.key, w->table.s->seed);
+    b->entry[v] = HINT_QUOTED;
+    return true;
 }
 
 /* Inlined: a function that only prefetches has no effect that a compiler must keep. */
-PAL_INLINE void icmp_error_prefetch(const ct_table *t, const judge_hint *hint)
+PAL_INLINE void icmp_error_prefetch(const ct_table *t, const pal_burst *b, uint32_t v)
 {
-    const ct_bucket *b = &t->bucket[hash_bucket(t, hint->hash)];
-    uint32_t m = bucket_match(b, hash_tag(hint->hash));
+    const ct_bucket *bucket = &t->bucket[b->bucket[v]];
+    uint32_t m = bucket_match(bucket, hash_tag(b->hash[v]));
     if (m == 0)
         return;
-    uint32_t ref = b->ref[__builtin_ctz(m)];
+    uint32_t ref = bucket->ref[__builtin_ctz(m)];
     prefetch_read(&t->hot[ref]);
     prefetch_read(&t->cold[ref]);
     if (ref >= t->cap4)
@@ -99,10 +101,10 @@ PAL_OUTLINE void judge_icmp_error(judge_case *c)
 {
     ct_table *t = &c->w->table;
     icmp_quote q;
-    bool ahead = c->hint && c->hint->quoted;
+    bool ahead = c->hint && c->hint->entry == HINT_QUOTED;
     uint64_t hash;
     if (ahead) {
-        q.key = c->hint->key;
+        q.key = *c->hint->key;
         q.seq = c->hint->seq;
         hash = c->hint->hash;
     } else {

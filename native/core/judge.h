@@ -10,16 +10,20 @@
 
 /* What the look-up stages found out ahead of the verdict. Hints only: all of it is checked or done again. */
 typedef struct judge_hint {
-    ct_key key;
+    const ct_key *key;
     uint64_t hash;
     uint32_t ref;    /* a connection that may be the packet's, or PAL_NONE */
-    uint32_t entry;  /* the first rule that matches the packet, if `classified`; what began connection `ref`, if `again` */
-    uint8_t keyed, classified, again;
-    uint8_t quoted;  /* an ICMP error: key, hash and seq are of the packet that it quotes */
-    uint32_t seq;
+    uint32_t entry;  /* the first rule that matches or PAL_NONE, if it was looked up; else one of the following */
+    uint32_t again;  /* the same for what began connection `ref`, or HINT_OPEN */
+    uint32_t seq;    /* HINT_QUOTED: of the packet that is quoted */
 } judge_hint;
 
-_Static_assert(sizeof(judge_hint) == 72, "hints of a burst stay in the first-level cache");
+#define HINT_QUOTED 0xfffffffbu        /* an ICMP error: key and hash are of the packet that it quotes */
+#define HINT_UNKEYED 0xfffffffcu       /* the packet has no key, or its filter no rules */
+#define HINT_OPEN 0xfffffffdu          /* rules not asked */
+#define HINT_ACK 0xfffffffeu           /* and the packet is of CLASS_ACK and `ref` not PAL_NONE: fast_judge may look at it */
+
+PAL_INLINE bool hint_is_classified(const judge_hint *h) { return h->entry < HINT_QUOTED || h->entry == PAL_NONE; }
 
 /* A packet under judgement: everything its steps share. */
 typedef struct judge_case {
@@ -166,7 +170,7 @@ static inline const pal_rule *judge_first_match(judge_case *c)
     const pal_ruleset *rules = c->f->rules;
     uint32_t entry;
     pal_key key;
-    if (PAL_LIKELY(c->hint && c->hint->classified)) {
+    if (PAL_LIKELY(c->hint && hint_is_classified(c->hint))) {
         entry = c->hint->entry;
     } else {
         rule_key(&key, c->f, c->p, c->dir);

@@ -32,40 +32,70 @@ enum { /* pal_packet.marks */
 
 #define L2_BARE 255 /* pal_packet.l2_len: it came out of a tunnel as an IP packet, with no Ethernet header */
 
+enum { /* pal_packet.odd */
+    ODD_SOURCE = 1, /* the source address is one that no live workload may send from */
+    ODD_DOMAIN = 2, /* came out of a tunnel: vrf is set */
+};
+
 /* Whoever hands in packets names them: the number within its file, and the file. */
 #define COOKIE_FILE_SHIFT 40
 #define COOKIE_NUMBER ((1ull << COOKIE_FILE_SHIFT) - 1)
 
-/* [P] the parser writes it, nobody changes it afterwards. */
+/* [P] the parser writes it, nobody changes it afterwards. What is written or read together stands together, in pairs that
+ * one wide access covers. */
 typedef struct pal_packet {
     const uint8_t *data;   /* [P] the frame */
     uint64_t ts_ns;        /* [P] */
+    uint64_t cookie;       /* the caller's: names the packet in what comes back */
+    uint64_t clock_ns;     /* the caller's: the clock when it is judged */
     uint32_t cap, wire;    /* [P] bytes present, bytes on the wire */
     uint32_t l3, l4;       /* [P] offsets of the IP and transport headers */
-    uint32_t ip_len;       /* [P] bytes from the IP header to the packet's end, by the IP header */
     uint32_t l4_len;       /* [P] bytes from l4 to the end, by the IP header */
-    uint32_t payload_len;  /* [P] TCP: bytes of data; others: l4_len less the header */
-    uint32_t seq, ack;     /* [P] TCP; SCTP: verification tag, initiate tag; fragments: identification, offset */
-    uint32_t addr4[2];     /* [P] IPv4: source and destination as in the header, so that look-ups need not go back to it */
     uint32_t vrf;          /* [P] 0, or 1 + VNI after decapsulation */
-    uint16_t sport, dport; /* [P] as in pal_key */
-    uint16_t window;       /* [P] TCP; ICMP query or answer: identifier; fragments: fragment header's own offset from l3 */
-    uint8_t family;        /* [P] PAL_FAMILY_*, 0 for non-IP */
+    uint8_t family;        /* [P] PAL_FAMILY_*, 0 for non-IP; the eight bytes from here are packet_class */
     uint8_t proto;         /* [P] */
     uint8_t tcp_flags;     /* [P] TCP flags; SCTP: event; fragments: M */
-    uint8_t l4_hdr;        /* [P] TCP: bytes of header */
     uint8_t reason;        /* [P] PAL_REASON_MATCH, or why the parser refused it */
     uint8_t marks;         /* [P] MARK_* */
     uint8_t ip_sum, l4_sum; /* [P] enum pal_sum */
-    uint8_t odd;            /* [P] the source address is one that no live workload may send from */
-    uint8_t l2_len;         /* [P] bytes of the Ethernet header and its tags, which begin the frame; 0: none, or L2_BARE */
-    uint64_t cookie;       /* the caller's: names the packet in what comes back */
-    uint64_t clock_ns;     /* the caller's: the clock when it is judged */
+    uint8_t odd;           /* [P] ODD_* */
+    uint32_t addr4[2];     /* [P] IPv4: source and destination as in the header, so that look-ups need not go back to it */
+    uint32_t seq, ack;     /* [P] TCP; SCTP: verification tag, initiate tag; fragments: identification, offset */
+    uint32_t payload_len;  /* [P] TCP: bytes of data; others: l4_len less the header */
+    uint32_t wire_bytes;   /* IP bytes of all the wire packets that this one stands for */
     uint32_t fragments;    /* how many wire packets this one stands for */
-    uint32_t wire_bytes;   /* and their IP bytes in sum */
+    uint32_t ip_len;       /* [P] bytes from the IP header to the packet's end, by the IP header */
+    uint16_t window;       /* [P] TCP; ICMP query or answer: identifier; fragments: fragment header's own offset from l3 */
+    uint8_t l4_hdr;        /* [P] TCP: bytes of header */
+    uint8_t l2_len;        /* [P] bytes of the Ethernet header and its tags, which begin the frame; 0: none, or L2_BARE */
+    uint16_t sport, dport; /* [P] as in pal_key */
 } pal_packet;
 
-_Static_assert(sizeof(pal_packet) == 104, "a burst of 64 stays in the first-level cache");
+_Static_assert(sizeof(pal_packet) == 104, "a burst of 32 stays in the first-level cache");
+_Static_assert(offsetof(pal_packet, family) % 8 == 0 && offsetof(pal_packet, odd) == offsetof(pal_packet, family) + 7,
+               "what kind of packet it is can be asked in one comparison");
+_Static_assert(offsetof(pal_packet, wire_bytes) == offsetof(pal_packet, seq) + 12 &&
+                   offsetof(pal_packet, fragments) == offsetof(pal_packet, seq) + 16 &&
+                   offsetof(pal_packet, sport) == offsetof(pal_packet, seq) + 28,
+               "what the tracker reads are two blocks of four numbers (fast_wide.h)");
+
+/* Eight bytes as they stand in memory, as a number. */
+#define BYTES8(a, b, c, d, e, f, g, h)                                                                                            \
+    (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__                                                                                    \
+         ? ((uint64_t)(a) | (uint64_t)(b) << 8 | (uint64_t)(c) << 16 | (uint64_t)(d) << 24 | (uint64_t)(e) << 32 |                \
+            (uint64_t)(f) << 40 | (uint64_t)(g) << 48 | (uint64_t)(h) << 56)                                                      \
+         : ((uint64_t)(h) | (uint64_t)(g) << 8 | (uint64_t)(f) << 16 | (uint64_t)(e) << 24 | (uint64_t)(d) << 32 |                \
+            (uint64_t)(c) << 40 | (uint64_t)(b) << 48 | (uint64_t)(a) << 56))
+
+/* The packet that there are most of: TCP with ACK and without SYN, FIN, RST, nothing wrong or special about it. */
+#define CLASS_MASK BYTES8(0xff, 0xff, TCP_SYN | TCP_FIN | TCP_RST | TCP_ACK, 0xff, 0xff, SUM_BAD, SUM_BAD, 0xff)
+#define CLASS_ACK(family) BYTES8(family, PROTO_TCP, TCP_ACK, PAL_REASON_MATCH, 0, 0, 0, 0)
+PAL_INLINE uint64_t packet_class(const pal_packet *p)
+{
+    uint64_t c;
+    memcpy(&c, &p->family, sizeof c);
+    return c & CLASS_MASK;
+}
 
 PAL_INLINE uint32_t addr_bytes(const pal_packet *p) { return p->family == PAL_FAMILY_V4 ? 4 : 16; }
 PAL_INLINE const uint8_t *packet_src(const pal_packet *p)

@@ -2,15 +2,16 @@
  *
  * pipeline.h - the packet's path. A burst goes through the stages below; each is a function named here.
  *
- *     clock, expiry     pipeline_clock     what has run out is ended, a bounded amount for each packet
- *     parse             parse_frame        bytes -> pal_packet, or a reason            (parse.h)
- *     look up           pipeline_prefetch  keys, hashes, index lines, connection lines: hints, nothing is decided
- *     classify          pipeline_classify  packets that seem to have no connection: first matching rule, in one go
+ *     parse             parse_frame        bytes -> pal_packet, or a reason            (parse.h); before the burst is handed in
+ *     look up           pipeline_visits    a visit for each packet and filter; keys, hashes; index lines are on their way
+ *                       pipeline_prefetch  the connection that it may be; its line is on its way: hints, nothing is decided
+ *     classify          pipeline_classify  visits that seem to have no connection: first matching rule, in one go  (ahead.h)
  *     judge             pipeline_judge     in the packets' order, one after the other:
+ *         clock, expiry     pipeline_clock     what has run out is ended, a bounded amount for each packet
  *         layer-2 rules     pipeline_refused   every frame, before anything else       (ether.h)
- *         fragments         pipeline_fragment  held until whole                        (fragment.h)
+ *         fragments         datagram_take      held until whole                        (fragment.h, datagram.h)
+ *         the common case   fast_judge         established TCP, nothing special        (fast.h, eight at once: fast_wide.h)
  *         ICMP errors       judge_icmp_error   by the packet that they quote           (icmp_error.h)
- *         the common case   fast_judge         established TCP, nothing special        (fast.h)
  *         state             judge_hit          the connection's tracker                (tcp.h, sctp.h, pseudo.h)
  *         expectations      judge_expected     what an ALG announced                   (alg.h)
  *         rules             judge_rules        first match, a new connection, REJECT   (classify.h, reject.h)
@@ -22,24 +23,17 @@
 #ifndef PAL_CORE_PIPELINE_H
 #define PAL_CORE_PIPELINE_H
 
-#include "fast.h"
+#include "fast_wide.h"
 #include "icmp_error.h"
 
-/* Where one packet is to be judged: first at one filter (OUT at its sender's, or IN at its receiver's when the sender is
- * not here), then, if it passes, IN at `second`, which may be NULL. Most packets have one stop; which end it is at differs
- * from packet to packet, and this way no branch depends on it. */
-typedef struct pal_route {
-    const pal_filter *first, *second;
-    uint8_t dir; /* at `first`: PAL_DIR_* */
-} pal_route;
+PAL_OUTLINE void datagram_expire(pal_worker *w);
 
-PAL_INLINE void pipeline_clock(pal_worker *w, uint64_t clock_ns)
+/* The clock goes on to the packet's time, or stays. Between two ticks nothing can run out: w->clock_due says until when
+ * nobody need ask again, and is 0 while expiry lags behind. */
+PAL_OUTLINE void pipeline_clock(pal_worker *w, uint64_t clock_ns)
 {
     ct_state_block *s = w->table.s;
-    if (PAL_LIKELY(clock_ns <= w->clock_ns) && PAL_LIKELY(s->wheel_at >= s->now))
-        return;
-    w->clock_ns = clock_ns > w->clock_ns ? clock_ns : w->clock_ns;
-    uint64_t tick = clock_ns / 10000000u;
+    uint64_t tick = clock_ns / TICK_NS;
     while (PAL_UNLIKELY(tick > s->now && tick - s->now > CT_JUMP_MAX)) {
         s->now += CT_JUMP_MAX;
         ct_catch_up(&w->table);
@@ -48,11 +42,13 @@ PAL_INLINE void pipeline_clock(pal_worker *w, uint64_t clock_ns)
     }
     if (tick > s->now)
         s->now = tick;
-    if (PAL_UNLIKELY(s->wheel_at < s->now)) {
+    if (s->wheel_at < s->now) {
         ct_expire(&w->table, CT_EXPIRE_STEPS);
         if (PAL_UNLIKELY(s->now - s->wheel_at >= CT_LAG_MAX))
             ct_catch_up(&w->table);
     }
+    datagram_expire(w);
+    w->clock_due = s->wheel_at < s->now ? 0 : (s->now + 1) * TICK_NS;
 }
 
 /* ---- look up ------------------------------------------------------------------------------------------------ */
@@ -62,109 +58,159 @@ PAL_INLINE bool pipeline_is_plain(const pal_packet *p)
     return !p->reason && !(p->marks & (MARK_NON_IP | MARK_FRAGMENT | MARK_ICMP_ERROR | MARK_UNTRACKED));
 }
 
-PAL_INLINE void pipeline_key(pal_worker *w, const pal_filter *f, const pal_packet *p, judge_hint *hint)
+PAL_OUTLINE void pipeline_key_any(pal_worker *w, pal_burst *b, uint32_t v)
 {
-    hint->classified = hint->again = hint->quoted = 0;
-    hint->ref = PAL_NONE;
-    hint->keyed = f->rules && pipeline_is_plain(p);
-    if (PAL_UNLIKELY(!hint->keyed)) {
-        if (!p->reason && (p->marks & MARK_ICMP_ERROR) && f->rules)
-            icmp_error_key(w, f, p, hint);
+    const pal_filter *f = b->filter[v];
+    const pal_packet *p = b->packet[v];
+    b->mixed = 1;
+    b->ref[v] = PAL_NONE;
+    b->entry[v] = HINT_UNKEYED;
+    if (PAL_UNLIKELY(!f->rules))
+        return;
+    if (PAL_UNLIKELY(!pipeline_is_plain(p))) {
+        if (!p->reason && (p->marks & MARK_ICMP_ERROR))
+            icmp_error_key(w, b, v);
         return;
     }
-    key_from_packet(&hint->key, p, filter_zone(w, f, p->vrf));
-    hint->hash = key_hash(&hint->key, w->table.s->seed);
-    prefetch_read(&w->table.bucket[hash_bucket(&w->table, hint->hash)]);
+    key_from_packet(&b->key[v], p, filter_zone(w, f, p->vrf));
+    b->v6 |= p->family == PAL_FAMILY_V6;
+    b->hash[v] = key_hash(&b->key[v], w->table.s->seed);
+    b->entry[v] = HINT_OPEN;
 }
 
-PAL_INLINE void pipeline_prefetch(pal_worker *w, const pal_packet *p, judge_hint *hint)
+/* One visit's key and hash. A filter without rules has no connection of its epoch, so that CLASS_ACK need not ask. */
+PAL_INLINE void pipeline_key(pal_worker *w, pal_burst *b, uint32_t v, const hash_tcp *seed)
 {
-    if (PAL_UNLIKELY(!hint->keyed)) {
-        if (hint->quoted)
-            icmp_error_prefetch(&w->table, hint);
-        return;
-    }
-    const ct_bucket *b = &w->table.bucket[hash_bucket(&w->table, hint->hash)];
-    uint32_t m = bucket_match(b, hash_tag(hint->hash));
-    if (PAL_UNLIKELY(m == 0))
-        return;
-    hint->ref = b->ref[__builtin_ctz(m)];
-    prefetch_write(&w->table.hot[hint->ref]);
-    if (PAL_UNLIKELY(p->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))) /* may change what stands in the cold line */
-        prefetch_write(&w->table.cold[hint->ref]);
-    if (hint->key.family == PAL_FAMILY_V6 && hint->ref >= w->table.cap4)
-        prefetch_read(&w->table.addr6[hint->ref - w->table.cap4]);
-}
-
-/* The rules for packets that seem to be misses, a run of one filter's at a time. */
-PAL_OUTLINE void pipeline_classify(const pal_snap *snap, const pal_route *route, bool second, const pal_packet *packet,
-                                   judge_hint *hint, uint32_t n)
-{
-    pal_key key[WORKER_BURST];
-    uint32_t entry[WORKER_BURST], who[WORKER_BURST];
-    for (uint32_t i = 0; i < n;) {
-        const struct pal_ruleset *rules = NULL;
-        uint32_t k = 0;
-        for (; i < n; i++) {
-            const pal_filter *f = second ? route[i].second : route[i].first;
-            if (!f || !hint[i].keyed || hint[i].ref != PAL_NONE)
-                continue;
-            if (k && f->rules != rules)
-                break;
-            rules = f->rules;
-            rule_key(&key[k], f, &packet[i], second ? PAL_DIR_IN : route[i].dir);
-            who[k++] = i;
-        }
-        if (k == 0)
+    const pal_filter *f = b->filter[v];
+    const pal_packet *p = b->packet[v];
+    uint64_t class = PAL_UNLIKELY(f->layer2) ? 0 : packet_class(p); /* layer-2 rules come first */
+    if (PAL_LIKELY(class == CLASS_ACK(PAL_FAMILY_V4))) {
+        uint64_t addr = load_u64(p->addr4);
+        uint32_t ports = load_u32(&p->sport), high = key_order4(&addr, &ports, true);
+        b->line[v][0] = addr;
+        b->line[v][1] = pair_u32(ports, f->zone);
+        b->hash[v] = key_hash_tcp4(b->line[v][0], b->line[v][1], seed);
+        b->way[v] |= high << 31;
+        b->entry[v] = HINT_ACK;
+    } else if (PAL_LIKELY(class == CLASS_ACK(PAL_FAMILY_V6))) {
+        ct_key *k = &b->key[v];
+        key_make(k, KIND_TCP, PAL_FAMILY_V6, f->zone, packet_src(p), &p->sport);
+        b->hash[v] = key_hash_tcp6(k, seed);
+        b->line[v][0] = b->hash[v];
+        b->line[v][1] = k->ports_zone;
+        b->way[v] |= (uint32_t)k->high << 31 | WAY_V6;
+        b->entry[v] = HINT_ACK;
+        b->v6 = 1;
+    } else {
+        pipeline_key_any(w, b, v);
+        if (b->entry[v] == HINT_UNKEYED)
             return;
-        classify_burst(snap, rules, key, k, entry);
-        for (uint32_t j = 0; j < k; j++) {
-            hint[who[j]].entry = entry[j];
-            hint[who[j]].classified = 1;
-        }
     }
+    b->bucket[v] = hash_bucket(&w->table, b->hash[v]);
+    prefetch_read(&w->table.bucket[b->bucket[v]]);
 }
 
-/* The rules have changed: connections that seem to be met are asked for ahead, too, so that judging them again costs a burst
- * no more than its misses do. */
-PAL_OUTLINE void pipeline_again(pal_worker *w, const pal_route *route, bool second, judge_hint *hint, uint32_t n)
+PAL_INLINE uint32_t pipeline_visit(pal_burst *b, uint32_t v, const pal_filter *f, pal_packet *p, uint32_t way)
 {
-    pal_key key[WORKER_BURST];
-    uint32_t entry[WORKER_BURST], who[WORKER_BURST], stale = 0;
+    b->filter[v] = f;
+    b->packet[v] = p;
+    b->way[v] = way;
+    return v + 1;
+}
+
+/* A visit for each packet and filter, with its key; the index lines are on their way. */
+PAL_INLINE void pipeline_visits(pal_worker *w, pal_burst *b, const pal_route *route, pal_packet *packet, uint32_t n)
+{
+    uint32_t visits = 0;
+    uint64_t latest = 0;
     for (uint32_t i = 0; i < n; i++) {
-        const pal_filter *f = second ? route[i].second : route[i].first;
-        if (!f || !hint[i].keyed || hint[i].ref == PAL_NONE)
-            continue;
-        const ct_hot *h = &w->table.hot[hint[i].ref];
-        if (h->epoch == f->epoch || (h->marks & CT_CHILD) || (h->state & CT_PERSIST) ||
-            !ct_is(&w->table, hint[i].ref, &hint[i].key, key_addr_word(&hint[i].key, hint[i].hash)))
-            continue;
-        prefetch_write(&w->table.cold[hint[i].ref]);
-        stale |= 1u << i;
+        latest = packet[i].clock_ns > latest ? packet[i].clock_ns : latest;
+        visits = pipeline_visit(b, visits, route[i].first, &packet[i], (uint32_t)route[i].dir << WAY_DIR);
+        if (route[i].second)
+            visits = pipeline_visit(b, visits, route[i].second, &packet[i], (uint32_t)PAL_DIR_IN << WAY_DIR | WAY_SECOND);
     }
-    for (uint32_t i = 0; i < n;) {
-        const struct pal_ruleset *rules = NULL;
-        uint32_t k = 0;
-        for (; i < n; i++) {
-            if (!(stale >> i & 1))
-                continue;
-            const pal_filter *f = second ? route[i].second : route[i].first;
-            if (k && f->rules != rules)
-                break;
-            rules = f->rules;
-            judge_case c = {.w = w, .f = f, .dir = second ? PAL_DIR_IN : route[i].dir};
-            rejudge_key(&c, hint[i].ref, &key[k]);
-            who[k++] = i;
+    b->n = visits;
+    b->latest_ns = latest;
+    b->v6 = b->mixed = b->again_known = 0;
+    hash_tcp seed = hash_tcp_of(w->table.s->seed);
+    for (uint32_t v = 0; v < visits;) {
+        uint32_t end = min_u32(v + WIDE_LANES, visits);
+        if (w->wide && end - v == WIDE_LANES && b->packet[v]->family == PAL_FAMILY_V4 && wide_key(w, b, v, &seed)) {
+            v = end;
+            continue;
         }
-        if (k == 0)
-            return;
-        classify_burst(w->snap, rules, key, k, entry);
-        for (uint32_t j = 0; j < k; j++) {
-            hint[who[j]].entry = entry[j];
-            hint[who[j]].again = 1;
-        }
+        for (; v < end; v++)
+            pipeline_key(w, b, v, &seed);
     }
 }
+
+/* It seems to have no connection: the rules will be asked. */
+PAL_OUTLINE void pipeline_open(pal_burst *b, uint32_t v)
+{
+    b->ref[v] = PAL_NONE;
+    if (b->entry[v] == HINT_ACK) /* its key is wanted after all */
+        key_from_packet(&b->key[v], b->packet[v], b->filter[v]->zone);
+    b->entry[v] = b->filter[v]->rules ? HINT_OPEN : HINT_UNKEYED;
+}
+
+/* Several entries of the bucket have the tag: all of their lines are on their way, and one may hold the key's first bytes. */
+PAL_OUTLINE void pipeline_settle(const pal_worker *w, pal_burst *b, uint32_t v)
+{
+    const ct_bucket *bucket = &w->table.bucket[b->bucket[v]];
+    for (uint32_t m = bucket_match(bucket, hash_tag(b->hash[v])); m; m &= m - 1) {
+        uint32_t ref = bucket->ref[__builtin_ctz(m)];
+        const ct_hot *h = &w->table.hot[ref];
+        if (load_u64(h->addr) == b->line[v][0] && load_u64(h->port) == b->line[v][1])
+            b->ref[v] = ref;
+    }
+}
+
+/* What is not of CLASS_ACK: false when there is no connection of its own to look for. */
+PAL_INLINE bool pipeline_prefetch_any(const pal_worker *w, const pal_burst *b, uint32_t v)
+{
+    if (b->entry[v] == HINT_QUOTED)
+        icmp_error_prefetch(&w->table, b, v);
+    return b->entry[v] == HINT_OPEN;
+}
+
+/* The connections that they may be; their lines are on their way. True: some seem to have none. */
+PAL_INLINE bool pipeline_prefetch(const pal_worker *w, pal_burst *b)
+{
+    const ct_bucket *index = w->table.bucket;
+    ct_hot *hot = w->table.hot;
+    uint32_t visits = b->n, cap4 = w->table.cap4;
+    uint32_t doubts = 0;
+    uint8_t doubt[BURST_VISITS];
+    bool misses = false, mixed = b->mixed, v6 = b->v6;
+    for (uint32_t v = 0; v < visits; v++) {
+        if (PAL_UNLIKELY(mixed) && b->entry[v] != HINT_ACK && !pipeline_prefetch_any(w, b, v))
+            continue;
+        const ct_bucket *bucket = &index[b->bucket[v]];
+        uint32_t m = bucket_match(bucket, hash_tag(b->hash[v]));
+        if (PAL_UNLIKELY(m == 0)) {
+            pipeline_open(b, v);
+            misses = true;
+            continue;
+        }
+        uint32_t ref = bucket->ref[__builtin_ctz(m)];
+        b->ref[v] = ref;
+        prefetch_write(&hot[ref]);
+        if (PAL_UNLIKELY(mixed) && (b->packet[v]->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))) /* may change what stands there */
+            prefetch_write(&w->table.cold[ref]);
+        if (PAL_UNLIKELY(v6) && ref >= cap4)
+            prefetch_read(&w->table.addr6[ref - cap4]);
+        if (PAL_UNLIKELY(m & (m - 1)) && b->entry[v] == HINT_ACK) {
+            doubt[doubts++] = (uint8_t)v;
+            while (m &= m - 1)
+                prefetch_write(&hot[bucket->ref[__builtin_ctz(m)]]);
+        }
+    }
+    for (uint32_t i = 0; i < doubts; i++)
+        pipeline_settle(w, b, doubt[i]);
+    return misses;
+}
+
+#include "ahead.h"
 
 /* ---- judge -------------------------------------------------------------------------------------------------- */
 
@@ -199,8 +245,8 @@ PAL_OUTLINE void pipeline_judge_whole(pal_worker *w, const pal_filter *f, uint8_
     const ct_key *key = &own;
     uint64_t hash;
     uint32_t ref = PAL_NONE;
-    if (PAL_LIKELY(hint && hint->keyed)) {
-        key = &hint->key;
+    if (PAL_LIKELY(hint && hint->entry != HINT_UNKEYED)) {
+        key = hint->key;
         hash = hint->hash;
         if (PAL_LIKELY(hint->ref != PAL_NONE) && PAL_LIKELY(ct_is(t, hint->ref, key, key_addr_word(key, hash))))
             ref = hint->ref;
@@ -244,83 +290,100 @@ PAL_OUTLINE bool pipeline_refused(pal_worker *w, const pal_filter *f, uint8_t di
 
 #include "datagram.h"
 
-/* One packet at one filter, and the verdict counted; true when it passes. */
-PAL_INLINE bool pipeline_judge_at(pal_worker *w, const pal_filter *f, uint8_t dir, pal_packet *p, const judge_hint *hint)
+/* One visit the long way, and the verdict counted; true when the packet passes. */
+PAL_OUTLINE bool pipeline_judge_any(pal_worker *w, pal_burst *b, uint32_t v)
 {
+    const pal_filter *f = b->filter[v];
+    pal_packet *p = b->packet[v];
+    if (b->entry[v] == HINT_ACK) {
+        key_from_packet(&b->key[v], p, f->zone);
+        b->entry[v] = HINT_OPEN;
+    }
+    judge_hint hint = {.key = &b->key[v], .hash = b->hash[v], .ref = b->ref[v], .entry = b->entry[v],
+                       .again = b->again_known ? b->again[v] : HINT_OPEN, .seq = b->quote_seq[v]};
+    worker_room(w);
     pal_judgement *j = worker_next(w);
-    w->received++;
-    if (PAL_UNLIKELY(f->ether != NULL) && pipeline_refused(w, f, dir, p, p, j)) {
-        worker_emit(w, j);
-        return false;
-    }
-#ifndef PAL_NO_FAST
-    if (PAL_LIKELY(fast_judge(w, f, dir, p, hint, j))) {
-        w->out_count++;
-        w->count[PAL_ALLOW][PAL_REASON_STATE]++;
-        return true;
-    }
-#endif
-    pipeline_judge_whole(w, f, dir, p, hint, j);
+    if (!f->ether || !pipeline_refused(w, f, visit_dir(b, v), p, p, j))
+        pipeline_judge_whole(w, f, visit_dir(b, v), p, &hint, j);
     worker_emit(w, j);
     return j->verdict == PAL_ALLOW;
 }
 
-/* One packet at the filters of its route. */
-PAL_INLINE void pipeline_judge(pal_worker *w, const pal_route *route, pal_packet *p, const judge_hint *first,
-                               const judge_hint *second)
+/* What is odd about a packet is counted once, whatever becomes of it; true: it is a fragment, and dealt with. */
+PAL_OUTLINE bool pipeline_special(pal_worker *w, const pal_burst *b, uint32_t v)
 {
+    pal_packet *p = b->packet[v];
+    if (visit_is_second(b, v))
+        return false;
+    w->bad_ip_sum += p->ip_sum == SUM_BAD;
+    w->bad_l4_sum += p->l4_sum == SUM_BAD;
+    w->odd += p->odd & ODD_SOURCE;
+    if (!(p->marks & MARK_FRAGMENT) || p->reason)
+        return false;
     worker_room(w);
-    pipeline_clock(w, p->clock_ns);
-    if (PAL_UNLIKELY(w->fragments->oldest != FRAG_NONE))
-        datagram_expire(w);
-    if (PAL_UNLIKELY(((p->ip_sum | p->l4_sum) & SUM_BAD) | p->odd)) {
-        w->bad_ip_sum += p->ip_sum == SUM_BAD;
-        w->bad_l4_sum += p->l4_sum == SUM_BAD;
-        w->odd += p->odd;
+    pal_route route = visit_route(b, v);
+    datagram_take(w, &route, p);
+    return true;
+}
+
+/* One visit; true when there may be another of the same packet. */
+PAL_INLINE bool pipeline_judge_one(pal_worker *w, pal_burst *b, uint32_t v)
+{
+    if (PAL_UNLIKELY(b->packet[v]->clock_ns >= w->clock_due))
+        pipeline_clock(w, b->packet[v]->clock_ns);
+    if (PAL_LIKELY(b->entry[v] == HINT_ACK)) {
+        w->received++;
+#ifndef PAL_NO_FAST
+        if (PAL_LIKELY(fast_judge(w, b, v, worker_next(w)))) {
+            w->out_count++;
+            w->count[PAL_ALLOW][PAL_REASON_STATE]++;
+            return true;
+        }
+#endif
+        return pipeline_judge_any(w, b, v);
     }
-    if (PAL_UNLIKELY(p->marks & MARK_FRAGMENT) && !p->reason) {
-        datagram_take(w, route, p);
-        return;
+    if (pipeline_special(w, b, v))
+        return false;
+    w->received++;
+    return pipeline_judge_any(w, b, v);
+}
+
+/* All visits in their order. Eight at once where nothing speaks against it: nobody's clock is due, nobody wants records. */
+PAL_INLINE void pipeline_judge(pal_worker *w, pal_burst *b)
+{
+    bool passed = true, wide = w->wide && !w->observed;
+    for (uint32_t v = 0; v < b->n;) {
+        uint32_t end = min_u32(v + WIDE_LANES, b->n);
+#ifndef PAL_NO_FAST
+        if (PAL_LIKELY(wide) && PAL_LIKELY(passed) && end - v == WIDE_LANES && PAL_LIKELY(b->latest_ns < w->clock_due) &&
+            PAL_LIKELY(wide_judge(w, b, v))) {
+            w->received += WIDE_LANES;
+            w->count[PAL_ALLOW][PAL_REASON_STATE] += WIDE_LANES;
+            v = end;
+            continue;
+        }
+#endif
+        for (; v < end; v++) {
+            if (PAL_UNLIKELY(!passed) && visit_is_second(b, v))
+                continue;
+            passed = pipeline_judge_one(w, b, v);
+        }
     }
-    if (pipeline_judge_at(w, route->first, route->dir, p, first) && PAL_UNLIKELY(route->second != NULL))
-        pipeline_judge_at(w, route->second, PAL_DIR_IN, p, second);
 }
 
 /* A burst of parsed packets, at most WORKER_BURST. */
 static inline void pipeline_burst(pal_worker *w, const pal_route *route, pal_packet *packet, uint32_t n)
 {
-    judge_hint first[WORKER_BURST], second[WORKER_BURST];
-    uint32_t seconds = 0, misses = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        pipeline_key(w, route[i].first, &packet[i], &first[i]);
-        seconds += route[i].second != NULL;
-    }
-    for (uint32_t i = 0; seconds && i < n; i++)
-        if (route[i].second)
-            pipeline_key(w, route[i].second, &packet[i], &second[i]);
-    for (uint32_t i = 0; i < n; i++) {
-        pipeline_prefetch(w, &packet[i], &first[i]);
-        misses += first[i].ref == PAL_NONE;
-    }
-    for (uint32_t i = 0; seconds && i < n; i++) {
-        if (!route[i].second)
-            continue;
-        pipeline_prefetch(w, &packet[i], &second[i]);
-        misses += second[i].ref == PAL_NONE;
-    }
-    if (PAL_UNLIKELY(misses)) {
-        pipeline_classify(w->snap, route, false, packet, first, n);
-        if (seconds)
-            pipeline_classify(w->snap, route, true, packet, second, n);
-    }
+    pal_burst b;
+    pipeline_visits(w, &b, route, packet, n);
+    if (PAL_UNLIKELY(pipeline_prefetch(w, &b)))
+        pipeline_classify(w->snap, &b);
     if (PAL_UNLIKELY(w->rejudged)) {
         w->rejudged = 0;
-        pipeline_again(w, route, false, first, n);
-        if (seconds)
-            pipeline_again(w, route, true, second, n);
+        pipeline_again(w, &b);
     }
-    for (uint32_t i = 0; i < n; i++)
-        pipeline_judge(w, &route[i], &packet[i], &first[i], &second[i]);
+    worker_room(w);
+    pipeline_judge(w, &b);
 }
 
 #endif

@@ -91,8 +91,8 @@ PAL_OUTLINE enum rejudge rejudge_connection(judge_case *c, uint32_t ref, uint32_
     pal_key key;
     rejudge_key(c, ref, &key);
     c->w->rejudged++;
-    bool ahead = c->hint && c->hint->again && c->hint->ref == ref;
-    uint32_t entry = ahead ? c->hint->entry : classify_one(c->w->snap, c->f->rules, &key);
+    bool ahead = c->hint && c->hint->again != HINT_OPEN && c->hint->ref == ref;
+    uint32_t entry = ahead ? c->hint->again : classify_one(c->w->snap, c->f->rules, &key);
     const pal_rule *r = judge_resume(c->w, c->f->rules, entry, &key, false);
     if (r && r->action == PAL_ACTION_ALLOW && (r->flags & PAL_RULE_STATEFUL)) {
         rejudge_rule_set(c->w, ref, r->rule);

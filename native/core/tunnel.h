@@ -57,6 +57,7 @@ static inline void tunnel_open(pal_packet *p, const parse_options *o)
     q.l3 = q.l4 = q.ip_len = q.l4_len = q.payload_len = q.seq = q.ack = q.wire_bytes = 0;
     q.vrf = 1 + vni;
     q.l2_len = type == ETHERTYPE_TEB ? 0 : L2_BARE;
+    q.odd = ODD_DOMAIN;
     enum link_payload link = LINK_OTHER;
     if (type == ETHERTYPE_TEB)
         q.reason = parse_ethernet(&q, 0, &link);

@@ -76,7 +76,6 @@ uint64_t pal_bench_stream_run(pal_engine *e, const uint8_t *bytes, const pal_ben
 }
 
 struct pal_bench_state {
-    uint64_t clock_ns;
     size_t len;
     uint8_t region[];
 };
@@ -87,7 +86,6 @@ pal_bench_state *pal_bench_state_save(const pal_engine *e)
     pal_bench_state *state = malloc(sizeof *state + ew->region.len);
     if (!state)
         return NULL;
-    state->clock_ns = ew->w.clock_ns;
     state->len = ew->region.len;
     memcpy(state->region, ew->region.base, state->len);
     return state;
@@ -97,7 +95,6 @@ void pal_bench_state_load(pal_engine *e, const pal_bench_state *state)
 {
     pal_engine_clear(e);
     memcpy(e->worker[0].region.base, state->region, state->len);
-    e->worker[0].w.clock_ns = state->clock_ns;
 }
 
 void pal_bench_state_free(pal_bench_state *state) { free(state); }

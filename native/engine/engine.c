@@ -117,6 +117,7 @@ static int filter_stage(pal_engine *e, uint32_t number, pal_ruleset *rules, cons
     f->both = both != 0;
     for (uint32_t i = 0; timeouts && i < TIMER_COUNT; i++)
         f->timeout[i] = timeouts[i] * 100;
+    f->established = f->timeout[TIMER_TCP_ESTABLISHED];
     if (reborn)
         f->zone = ++e->incarnation << ZONE_VRF_BITS;
     return 0;
@@ -156,6 +157,7 @@ int pal_engine_stage_ether(pal_engine *e, uint32_t number, const pal_ether_rule 
     pal_filter *f = &e->staged->filter[number];
     ether_drop(f->ether);
     f->ether = made;
+    f->layer2 = made != NULL;
     f->epoch = 0;
     return 0;
 }
@@ -297,7 +299,7 @@ static void worker_forget(engine_worker *ew)
     memset(w->count, 0, sizeof w->count);
     w->bad_ip_sum = w->bad_l4_sum = w->odd = w->received = w->released = 0;
     w->out_count = 0;
-    w->clock_ns = 0;
+    w->clock_due = 0;
     if (w->vrf)
         memset(w->vrf, 0, VRF_SLOTS * sizeof *w->vrf);
     w->vrf_count = 0;
@@ -347,6 +349,7 @@ static int worker_open(pal_engine *e, uint32_t number, const char *path, char *e
     w->rules = o->rules;
     w->name_rules = o->name_rules;
     w->observed = o->name_rules || o->flows;
+    w->wide = wide_is_possible();
     w->parse = (parse_options){.sum_mode = o->sums, .decap = o->decap, .sanity = o->sanity};
     w->table.ended = worker_ended;
     w->table.gone = worker_gone;

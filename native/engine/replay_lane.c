@@ -155,47 +155,69 @@ static void lane_unfiltered(replay_lane *lane, const pal_packet *p)
         lane_record(lane, &j);
 }
 
+/* The next frames of the chunk, at most `batch`, of one link type, parsed. Time passes for everybody with every frame,
+ * whoever judges it. */
+static uint32_t lane_parse(replay_lane *lane, uint32_t first, uint32_t batch, pal_packet *packet)
+{
+    const struct pal_replay *r = lane->replay;
+    const uint32_t most = min_u32(r->frames - first, batch), linktype = r->frame[first].linktype;
+    uint32_t n = 0;
+    for (; n < most && r->frame[first + n].linktype == linktype; n++) {
+        const pal_frame *f = &r->frame[first + n];
+        pal_packet *p = &packet[n];
+        if (first + n + PREFETCH_AHEAD < r->frames)
+            prefetch_read(r->frame[first + n + PREFETCH_AHEAD].data);
+        if (!r->options.stopped && f->ts_ns > lane->clock_ns)
+            lane->clock_ns = f->ts_ns;
+        p->data = f->data;
+        p->cap = f->caplen;
+        p->wire = f->wirelen;
+        p->ts_ns = f->ts_ns;
+        p->clock_ns = lane->clock_ns;
+        p->cookie = f->number | (uint64_t)r->file << COOKIE_FILE_SHIFT;
+    }
+    parse_burst(packet, n, linktype, &lane->ew->w.parse, lane->ew->w.wide);
+    return n;
+}
+
+/* Of the parsed frames those that this lane owns and a filter judges, with their routes; the others are passed over. */
+static uint32_t lane_choose(replay_lane *lane, const engine_config *config, uint32_t first, uint32_t n, pal_packet *packet, pal_route *route)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        pal_packet *p = &packet[i];
+        if (lane_owner(lane->replay, p) != lane->ew->number)
+            continue;
+        pal_route to = lane_route(lane, config, p, lane->replay->frame[first + i].linktype);
+        if (PAL_UNLIKELY(lane->failed)) {
+            lane->stopped_at = first + i;
+            break;
+        }
+        if (!to.first) {
+            lane_unfiltered(lane, p);
+            continue;
+        }
+        if (kept != i)
+            packet[kept] = *p;
+        route[kept++] = to;
+    }
+    return kept;
+}
+
 void lane_run(replay_lane *lane)
 {
     struct pal_replay *r = lane->replay;
     pal_worker *w = &lane->ew->w;
-    uint32_t me = lane->ew->number, batch = r->options.batch;
+    uint32_t me = lane->ew->number;
     pal_packet packet[LANE_BATCH_MAX];
     pal_route route[LANE_BATCH_MAX];
     const engine_config *config = engine_enter(r->engine, me);
     w->snap = pal_cls_snapshot(r->engine->cls);
-    for (uint32_t i = 0; i < r->frames && !lane->failed;) {
-        uint32_t n = 0;
-        for (; i < r->frames && n < batch && !lane->failed; i++) {
-            const pal_frame *f = &r->frame[i];
-            pal_packet *p = &packet[n];
-            if (i + PREFETCH_AHEAD < r->frames)
-                prefetch_read(r->frame[i + PREFETCH_AHEAD].data);
-            p->data = f->data;
-            p->cap = f->caplen;
-            p->wire = f->wirelen;
-            p->ts_ns = f->ts_ns;
-            /* Time passes for everybody with every frame, whoever judges it. */
-            if (!r->options.stopped && f->ts_ns > lane->clock_ns)
-                lane->clock_ns = f->ts_ns;
-            p->clock_ns = lane->clock_ns;
-            p->cookie = f->number | (uint64_t)r->file << COOKIE_FILE_SHIFT;
-            parse_frame(p, f->linktype, &w->parse);
-            if (lane_owner(r, p) != me)
-                continue;
-            route[n] = lane_route(lane, config, p, f->linktype);
-            if (PAL_UNLIKELY(lane->failed)) {
-                lane->stopped_at = i;
-                break;
-            }
-            if (!route[n].first) {
-                lane_unfiltered(lane, p);
-                continue;
-            }
-            n++;
-        }
-        for (uint32_t at = 0; at < n; at += WORKER_BURST)
-            pipeline_burst(w, route + at, packet + at, min_u32(n - at, WORKER_BURST));
+    for (uint32_t i = 0, n; i < r->frames && !lane->failed; i += n) {
+        n = lane_parse(lane, i, r->options.batch, packet);
+        uint32_t kept = lane_choose(lane, config, i, n, packet, route);
+        for (uint32_t at = 0; at < kept; at += WORKER_BURST)
+            pipeline_burst(w, route + at, packet + at, min_u32(kept - at, WORKER_BURST));
     }
     pipeline_clock(w, lane->clock_ns);
     lane_flush(w);
