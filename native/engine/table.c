@@ -160,6 +160,8 @@ static void table_rebuild(ct_table *t)
             }
             if (ct_is_listed(h) && !(h->state & CT_RESYNC))
                 unanswered_append(t, ref);
+            if (!(h->marks & CT_REPLIED)) /* accounts were the old process's: what is taken over is on none */
+                h->bytes[1] = t->cold[ref].spill_packets[1] = t->cold[ref].spill_bytes[1] = 0;
             h->state |= CT_RESYNC;
             h->epoch = 0; /* epochs are the old process's: the rules in force now have not been asked */
             wheel_insert(t, ref);
