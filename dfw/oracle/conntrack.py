@@ -134,6 +134,14 @@ class ConnectionTable:
         self._count[connection.ip_version] -= 1
         self.ended.append(connection)
 
+    def take_over(self) -> list[Connection]:
+        """Another process goes on with the table; nobody is on an account. All connections, oldest first."""
+        if self.half_open is not None:
+            self.half_open = HalfOpen(self.limits, self.end, timeout_reason)
+        for connection in self._living.values():
+            connection.account = None
+        return list(self._living.values())
+
     def make_room(self, ip_version: int, now: int) -> bool:
         """Is there room for one more of this family? Expired ones go first, then the oldest unanswered (section 11)."""
         if self.capacity is None or self._count[ip_version] < self.capacity:

@@ -15,8 +15,7 @@ from dfw.oracle.policy import EtherList, MatchedRule, RuleList, rule_key
 from dfw.oracle.reject import RejectBudget, answer, answer_connection, is_answered, is_group_address
 from dfw.oracle.verdict import ACCEPTED, PASSED_OVER, REOPENED
 
-_CIRCLE = 0xFFFFFFFF
-_QUOTE_SLACK = 66_000
+_RESYNC_TICKS = 1_000
 
 
 @dataclass(slots=True)
@@ -39,10 +38,31 @@ class Worker:
     expectations: alg.Expectations = field(default_factory=alg.Expectations)
     now: int = 0
     file: str | None = None
+    resync_until: int | None = None
 
     def is_alive(self, connection: Connection) -> bool:
         """Does the connection still exist at this moment?"""
         return self.table.is_alive(connection, self.now)
+
+
+    def resync_time(self, tracker: tcp.TcpTracker) -> None:
+        """Ten seconds after the first packet that met a connection taken over, none is relearned any more."""
+        if tracker.resync is None:
+            return
+        if self.resync_until is None:
+            self.resync_until = self.now + _RESYNC_TICKS
+        if self.now > self.resync_until:
+            tracker.resync = None
+
+    def take_over(self) -> None:
+        """Another process goes on: connections stay, and are judged again; what was expected is forgotten."""
+        self.expectations = alg.Expectations()
+        self.resync_until = None
+        for connection in self.table.take_over():
+            connection.expectations.clear()
+            connection.epoch = 0
+            if isinstance(connection.tracker, tcp.TcpTracker):
+                tcp.take_over(connection.tracker)
 
 
 class Filter:
@@ -80,6 +100,12 @@ class Filter:
             return None
         self.hits[rule] = self.hits.get(rule, 0) + 1
         return Decision("DROP", "match", rule, "untracked")
+
+    def take_over(self) -> None:
+        """Another process goes on, under the same rules: budgets are full again."""
+        self._budget = RejectBudget(self._worker.table.limits)
+        self._misses = MissBudget(self._worker.table.limits)
+        self.epoch += 1
 
     def judge(self, packet: Packet, direction: int, vrf: int, timestamp_ns: int) -> Decision:
         """Judge one packet that is no fragment, or a datagram put together from fragments.
@@ -292,6 +318,7 @@ class Filter:
     def _track(self, connection: Connection, direction: int, packet: Packet) -> str:
         tracker = connection.tracker
         if isinstance(tracker, tcp.TcpTracker):
+            self._worker.resync_time(tracker)
             return tcp.track(tracker, direction, packet)
         if tracker is not None:
             return sctp.track(tracker, direction, packet)
@@ -373,9 +400,8 @@ class Filter:
         connection, quoted_direction = found
         tracker = connection.tracker
         if isinstance(tracker, tcp.TcpTracker) and not tracker.liberal:
-            sender, receiver = tracker.halves[quoted_direction], tracker.halves[1 - quoted_direction]
-            oldest = receiver.ack if receiver.acked else (sender.end - _QUOTE_SLACK) & _CIRCLE
-            if not sender.seen or tcp.after(quote.sequence, sender.end) or tcp.before(quote.sequence, oldest):
+            self._worker.resync_time(tracker)
+            if not tcp.is_quotable(tracker, quoted_direction, quote.sequence):
                 return Decision("DROP", "icmp-unrelated", None, "invalid")
         return Decision("ALLOW", "related", connection.rule, "related", quoted_direction == 0)
 

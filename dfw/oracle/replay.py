@@ -163,6 +163,15 @@ class Replay:
             self._lines += lines
         return [line.judgement for line in lines]
 
+    def take_over(self) -> None:
+        """Another process goes on with the table of connections (section 14). Fragments held are lost: incomplete."""
+        lines: list[_Line] = []
+        self._refuse_fragments(self._fragments.flush(self._worker.now), lines)
+        self._lines += lines
+        self._worker.take_over()
+        for item in (self._tap, *self._filters.values()):
+            item.take_over()
+
     def finish(self) -> list[Judgement]:
         """End of input: fragments still held are refused. Returns all judgements (`keep`) sorted by packet."""
         lines: list[_Line] = []

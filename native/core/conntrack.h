@@ -43,6 +43,7 @@ typedef struct ct_state_block {
     uint64_t now;                  /* [W] tick, never goes back */
     uint64_t wheel_at;             /* [W] wheel position, a tick: all before it is done */
     uint64_t created;              /* [W] connections ever made */
+    uint64_t resync_until;         /* [W] tick; 0: no connection in RESYNC was met yet (resync.h) */
     uint32_t free_head[CT_WAYS];   /* [W] linked through cold.wheel_next */
     uint32_t free_count[CT_WAYS];
     uint32_t fresh[CT_WAYS];       /* [W] entries below this number have been used once */

@@ -358,6 +358,8 @@ PAL_INLINE bool judge_hit(judge_case *c, uint32_t ref, uint32_t dir)
         ct_end(t, ref, CT_END_PARENT);
         return false;
     }
+    if (PAL_UNLIKELY(h->state & CT_RESYNC))
+        resync_time(t->s, h);
     uint8_t r = PAL_REASON_STATE;
     uint32_t sender_end = h->half[dir].end;
     if (PAL_UNLIKELY((h->state & CT_ONEWAY) && dir))
