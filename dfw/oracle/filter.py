@@ -44,7 +44,6 @@ class Worker:
         """Does the connection still exist at this moment?"""
         return self.table.is_alive(connection, self.now)
 
-
     def resync_time(self, tracker: tcp.TcpTracker) -> None:
         """Ten seconds after the first packet that met a connection taken over, none is relearned any more."""
         if tracker.resync is None:

@@ -365,8 +365,7 @@ def take_over(tracker: TcpTracker) -> None:
     tracker.resync = [0, 0] if known and not tracker.liberal and tracker.state not in _OPENING else None
 
 
-def maximum_window(half: Half) -> int:
-    """The most that an end can ever have advertised, in bytes."""
+def _most(half: Half) -> int:  # the most that it can ever have advertised, in bytes
     return _UNITS_MAXIMUM << half.scale
 
 
@@ -374,7 +373,7 @@ def is_quotable(tracker: TcpTracker, direction: int, sequence: int) -> bool:
     """May an ICMP error quote this number of a packet in `direction` (RFC 5927 section 4.1)?"""
     sender, receiver = tracker.halves[direction], tracker.halves[1 - direction]
     if tracker.resync is not None:
-        return not _far(sequence, sender.end, maximum_window(receiver))
+        return not _far(sequence, sender.end, _most(receiver))
     oldest = receiver.ack if receiver.acked else (sender.end - _SLACK) & _CIRCLE
     return sender.seen and not after(sequence, sender.end) and not before(sequence, oldest)
 
@@ -382,10 +381,10 @@ def is_quotable(tracker: TcpTracker, direction: int, sequence: int) -> bool:
 def _resync_test(tracker: TcpTracker, direction: int, packet: Packet, has_ack: bool) -> str:
     """Within one maximum window of what was known last."""
     sender, receiver = tracker.halves[direction], tracker.halves[1 - direction]
-    reach = maximum_window(receiver)
+    reach = _most(receiver)
     if _far(packet.sequence, sender.end, reach) or _far(sequence_end(packet), sender.end, reach):
         return "tcp-window"
-    if has_ack and _far(packet.acknowledgement, sender.ack, maximum_window(sender)):
+    if has_ack and _far(packet.acknowledgement, sender.ack, _most(sender)):
         return "tcp-ack"
     return ACCEPTED
 

@@ -27,6 +27,7 @@ _REASONS = Path(__file__).resolve().parents[2] / "native" / "core" / "reasons.de
 # A guard of live vNICs, off in a replay; and the word for a fragment that no line was written of yet.
 UNREACHABLE_REASONS = frozenset({"bad-address", "held"})
 RESYNC_OUTCOMES = {f"resync {word}" for word in ("accepted", "tcp-window", "tcp-ack", "heard", "late", "quoted")}
+OUTCOMES = RESYNC_OUTCOMES | {"sequence wrap", "takeover", "child", "reopened", "evicted", "one-way"}
 SCTP_EVENTS = {0: "DATA", 1: "INIT", 2: "INIT_ACK", 6: "ABORT", 7: "SHUTDOWN", 8: "SHUTDOWN_ACK"} | {
     10: "COOKIE_ECHO",
     11: "COOKIE_ACK",
@@ -103,7 +104,7 @@ class Coverage:
             "cells": tcp_cells() - set(self.cells),
             "sctp": sctp_cells() - set(self.sctp),
             "timers": timer_sides() - set(self.timers),
-            "outcomes": {"sequence wrap", "takeover", "child", "reopened", "evicted", "one-way"} | RESYNC_OUTCOMES - set(self.outcomes),
+            "outcomes": OUTCOMES - set(self.outcomes),
         }
         return {name: sorted(items, key=str) for name, items in wanted.items() if items}
 

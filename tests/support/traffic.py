@@ -52,7 +52,8 @@ TAKE_OVER = Commit(-1)
 class Scenario:
     """What is drawn once for a run. `vnics`: judged at the inventory's vNICs, else on a tap. `capacity`: of the
     connection table, None for plenty. `epoch`: the first, for engines that can be given one.
-    `calm`: no bursts and no floods. `takeovers`: now and then another process goes on, and misses packets on the way. `limits`: budgets at each filter."""
+    `calm`: no bursts and no floods. `takeovers`: now and then another process goes on, and misses packets on the way.
+    `limits`: budgets at each filter."""
 
     seed: int
     link: int = ETHERNET
