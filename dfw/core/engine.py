@@ -112,10 +112,6 @@ class Engine:
         """Wind the epoch on: for tests of its wrap."""
         lib.pal_engine_epoch_set(self.handle, epoch)
 
-    def close(self) -> None:
-        """Free it, and give back the file of its table. No replay of it may be open."""
-        ffi.release(self.handle)
-
     def clear(self) -> None:
         """End every connection; forget counters and clock. Configuration stays."""
         lib.pal_engine_clear(self.handle)

@@ -18,7 +18,6 @@ from typing import Any
 import dfw.oracle.conntrack as conntrack
 from dfw.model import Timers
 from dfw.oracle import sctp, tcp
-from dfw.oracle.filter import Worker
 
 _PROBE = Timers(*range(1, len(fields(Timers)) + 1))
 _NAMES = [item.name for item in fields(Timers)]
@@ -26,8 +25,6 @@ _COUNTERS = ("reasons", "cells", "sctp", "timers", "outcomes")
 _REASONS = Path(__file__).resolve().parents[2] / "native" / "core" / "reasons.def"
 # A guard of live vNICs, off in a replay; and the word for a fragment that no line was written of yet.
 UNREACHABLE_REASONS = frozenset({"bad-address", "held"})
-RESYNC_OUTCOMES = {f"resync {word}" for word in ("accepted", "tcp-window", "tcp-ack", "heard", "late", "quoted")}
-OUTCOMES = RESYNC_OUTCOMES | {"sequence wrap", "takeover", "child", "reopened", "evicted", "one-way"}
 SCTP_EVENTS = {0: "DATA", 1: "INIT", 2: "INIT_ACK", 6: "ABORT", 7: "SHUTDOWN", 8: "SHUTDOWN_ACK"} | {
     10: "COOKIE_ECHO",
     11: "COOKIE_ACK",
@@ -104,7 +101,7 @@ class Coverage:
             "cells": tcp_cells() - set(self.cells),
             "sctp": sctp_cells() - set(self.sctp),
             "timers": timer_sides() - set(self.timers),
-            "outcomes": OUTCOMES - set(self.outcomes),
+            "outcomes": {"sequence wrap", "takeover", "child", "reopened", "evicted", "one-way"} - set(self.outcomes),
         }
         return {name: sorted(items, key=str) for name, items in wanted.items() if items}
 
@@ -171,27 +168,6 @@ def watch() -> Iterator[Coverage]:
         seen.sctp["none", SCTP_EVENTS[packet.chunk], 0] += 1
         return begin_sctp(packet)
 
-    resync_test, relearn, quotable = tcp._resync_test, tcp._relearn, tcp.is_quotable
-    resync_time = Worker.resync_time
-
-    def watched_resync(tracker: Any, direction: int, packet: Any, has_ack: bool) -> str:
-        result = resync_test(tracker, direction, packet, has_ack)
-        seen.outcomes[f"resync {result}"] += 1
-        return result
-
-    def watched_relearn(tracker: Any, heard: Any, direction: int, packet: Any) -> None:
-        relearn(tracker, heard, direction, packet)
-        seen.outcomes["resync heard"] += tracker.resync is None
-
-    def watched_quotable(tracker: Any, direction: int, sequence: int) -> bool:
-        seen.outcomes["resync quoted"] += tracker.resync is not None
-        return quotable(tracker, direction, sequence)
-
-    def watched_time(worker: Any, tracker: Any) -> None:
-        was = tracker.resync is not None
-        resync_time(worker, tracker)
-        seen.outcomes["resync late"] += was and tracker.resync is None
-
     patches: list[tuple[Any, str, Any, Any]] = [
         (conntrack.ConnectionTable, "find", find, watched_find),
         (conntrack.ConnectionTable, "end", end, watched_end),
@@ -200,10 +176,6 @@ def watch() -> Iterator[Coverage]:
         (tcp, "may_begin", begin_tcp, watched_begin_tcp),
         (sctp, "track", track_sctp, watched_sctp),
         (sctp, "may_begin", begin_sctp, watched_begin_sctp),
-        (tcp, "_resync_test", resync_test, watched_resync),
-        (tcp, "_relearn", relearn, watched_relearn),
-        (tcp, "is_quotable", quotable, watched_quotable),
-        (Worker, "resync_time", resync_time, watched_time),
     ]
     for owner, name, _, replacement in patches:
         setattr(owner, name, replacement)

@@ -44,16 +44,13 @@ class Commit(NamedTuple):
 
 
 Event = Packet | Commit
-TAKE_OVER = Commit(-1)
-"""Another process goes on with the table of connections."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """What is drawn once for a run. `vnics`: judged at the inventory's vNICs, else on a tap. `capacity`: of the
     connection table, None for plenty. `epoch`: the first, for engines that can be given one.
-    `calm`: no bursts and no floods. `takeovers`: now and then another process goes on, and misses packets on the way.
-    `limits`: budgets at each filter."""
+    `calm`: no bursts and no floods. `limits`: budgets at each filter."""
 
     seed: int
     link: int = ETHERNET
@@ -69,7 +66,6 @@ class Scenario:
     commits: int = 4000
     stopped: bool = False
     calm: bool = False
-    takeovers: bool = False
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -104,7 +100,6 @@ def scenario_draw(seed: int) -> Scenario:
         epoch=(1 << 32) - 3 if kind in (0, 1) else 1,
         width=48 if kind == 7 else rng.choice((48, 96, 200)),
         commits=rng.choice((800, 2500, 6000)),
-        takeovers=seed % 16 == 10,
         limits=TIGHT_LIMITS[kind] if kind in TIGHT_LIMITS else Limits(),
     )
 
@@ -268,7 +263,6 @@ class Traffic:
         self._sleepers: list[tuple[int, int, Talk]] = []
         self._number = 0
         self._late: list[bytes] = []
-        self._unseen = 0
         self._events: list[Event] = []
         self._kinds = [maker for maker, weight in TALKS for _ in range(weight)]
 
@@ -313,18 +307,11 @@ class Traffic:
             chance = rnd()
             if chance < 1 / self.scenario.commits:
                 self._commit()
-            elif self.scenario.takeovers and chance > 0.9985:
-                self._take_over()
             elif chance < 0.003 + 1 / self.scenario.commits and sleepers:
                 self._jump()
 
     def _commit(self) -> None:
         self._events.append(Commit(COMMIT_ORDER[int(self._rnd() * len(COMMIT_ORDER))]))
-
-    def _take_over(self) -> None:
-        """A new process, which has not seen the last packets; seldom one that was away for long."""
-        self._events.append(TAKE_OVER)
-        self._unseen = int(self._rnd() * 60)
 
     def _turn(self, slot: list[Talk | int | None]) -> None:
         """A few packets of one conversation."""
@@ -442,9 +429,6 @@ class Traffic:
 
     def _put(self, data: bytes, wire: int = 0) -> None:
         ts = self.world.now
-        if self._unseen:
-            self._unseen -= 1
-            return
         if self._rnd() < 0.002:
             ts -= int(self._rnd() * 3_000_000_000)
         self._events.append(Packet(ts, data, wire or len(data), self.scenario.link))

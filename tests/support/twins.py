@@ -8,7 +8,6 @@ direction, verdict, reason, rule path, ct, reply), packets that were generated, 
 from __future__ import annotations
 
 import ipaddress
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -20,11 +19,10 @@ from dfw.enforcer import NativeEnforcer
 from dfw.layout import FRAME_DTYPE
 from dfw.model import PolicySet
 from dfw.oracle import Options, Replay
-from tests.support.traffic import TAKE_OVER, Commit, Event, Packet, Scenario
+from tests.support.traffic import Commit, Event, Packet, Scenario
 
 Row = tuple[object, ...]
 _DIRECTIONS = {1: "IN", 2: "OUT", 3: "IN_OUT"}
-_DIRECTION_ORDER = {"IN_OUT": 0, "OUT": 1, "IN": 2, None: 3}
 _MANY = 1 << 17
 
 
@@ -70,9 +68,7 @@ def oracle_answers(events: Iterable[Event], worlds: Sequence[PolicySet], scenari
     replay = Replay(None, worlds[0].inventory if scenario.vnics else None, options)
     number = 0
     for event in events:
-        if event == TAKE_OVER:
-            replay.take_over()
-        elif len(event) == 1:
+        if len(event) == 1:
             replay.commit(worlds[event[0]])
         else:
             number += 1
@@ -81,7 +77,7 @@ def oracle_answers(events: Iterable[Event], worlds: Sequence[PolicySet], scenari
     for j in replay.finish():
         answers.judgements.append((j.n, j.vnic, j.dir, j.verdict, j.reason, j.rule_path, j.ct, j.reply))
     answers.generated = [(g.n, g.vnic, g.data.hex()) for g in replay.generated]
-    for f in () if scenario.takeovers else replay.flows():
+    for f in replay.flows():
         answers.flows.append(
             (f.vnic, f.dir, f.proto, f.src, f.sport, f.dst, f.dport, f.packets, f.bytes, f.reply_packets)
             + (
@@ -103,49 +99,30 @@ class NativeTwin:
 
     def __init__(self, worlds: Sequence[PolicySet], scenario: Scenario, batch: int = 32, workers: int = 1) -> None:
         self._worlds = worlds
-        self._scenario, self._batch, self._workers = scenario, batch, workers
         self._vnics = scenario.vnics
-        self._commits: list[int] = []
-        self._blobs: list[np.ndarray] = []
-        self._number = 0
-        self._folder = tempfile.TemporaryDirectory() if scenario.takeovers else None
-        self._answers = Answers()
-        self._open()
-
-    def _open(self) -> None:
-        scenario = self._scenario
-        inventory = self._worlds[0].inventory if scenario.vnics else None
-        capacity = scenario.capacity or (1 << 15 if scenario.takeovers else _MANY)
+        inventory = worlds[0].inventory if scenario.vnics else None
+        capacity = scenario.capacity or _MANY
         self._enforcer = NativeEnforcer(
             inventory,
             EngineOptions(
                 capacity4=capacity,
                 capacity6=capacity,
-                workers=self._workers,
+                workers=workers,
                 checksums="verify" if scenario.verify else "count",
                 decap=scenario.decap,
                 flows=True,
                 limits=scenario.limits,
-                path=f"{self._folder.name}/table" if self._folder else None,
             ),
         )
         self._enforcer.engine.set_epoch(scenario.epoch)
         self._replay = NativeReplay(
             self._enforcer.engine,
-            ReplayOptions(vnics=scenario.vnics, stopped=scenario.stopped, collect=True, batch=self._batch),
+            ReplayOptions(vnics=scenario.vnics, stopped=scenario.stopped, collect=True, batch=batch),
             self._enforcer.bindings(),
         )
         self._file = self._replay.begin_file('"traffic"')
-
-    def _take_over(self) -> None:
-        """Another process with the same file: rules keep their numbers, so they are committed as they were."""
-        self._collect()
-        self._enforcer.engine.close()
-        self._open()
-        for number in dict.fromkeys(self._commits):
-            self._enforcer.commit(self._worlds[number])
-        if self._commits:
-            self._enforcer.commit(self._worlds[self._commits[-1]])
+        self._blobs: list[np.ndarray] = []
+        self._number = 0
 
     def feed(self, events: Iterable[Event]) -> None:
         """Judge packets; put policies in force."""
@@ -154,10 +131,6 @@ class NativeTwin:
             if len(event) == 1:
                 self._judge(pending)
                 pending = []
-                if event == TAKE_OVER:
-                    self._take_over()
-                    continue
-                self._commits.append(event[0])
                 self._enforcer.commit(self._worlds[event[0]])
             else:
                 pending.append(event)  # type: ignore[arg-type]
@@ -180,19 +153,11 @@ class NativeTwin:
         self._replay.frames(frames, self._file)
 
     def answers(self) -> Answers:
-        """End of the events: everything that the core said, with flow records only where no process took over."""
-        self._collect()
-        if self._folder:
-            self._folder.cleanup()
-            self._answers.judgements.sort(key=lambda row: (row[0], _DIRECTION_ORDER[row[2]]))  # type: ignore[index]
-        return self._answers
-
-    def _collect(self) -> None:
-        """What was said so far. The replay is over."""
-        self._replay.finish(flush=not self._folder)
+        """End of the events: everything that the core said."""
+        self._replay.finish()
         filters = self._enforcer.filters
         rules = self._enforcer.rules
-        answers = self._answers
+        answers = Answers()
         for r in self._replay.records().tolist():
             number, _, _, rule, where, direction, verdict, reason, ct, reply, _ = r
             known = where != NO_FILTER
@@ -203,7 +168,7 @@ class NativeTwin:
             )
         for row, data in self._replay.generated():
             answers.generated.append((int(row["number"]), filters[row["filter"]], data.hex()))
-        flows = self._replay.flows()[: 0 if self._folder else None]
+        flows = self._replay.flows()
         words = flow_words(flows)
         for flow, state, end in zip(flows, *words, strict=True):
             size = 4 if flow["family"] == 1 else 16
@@ -221,6 +186,7 @@ class NativeTwin:
                 + (end, rules[flow["rule"]].path)
             )
         self._replay.close()
+        return answers
 
 
 def native_answers(
