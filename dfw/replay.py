@@ -41,6 +41,7 @@ Examples:
 @click.option("--checksums", type=click.Choice(["ignore", "verify"]), default="ignore", show_default=True)
 @click.option("--decap", is_flag=True, help="Judge the packets inside Geneve and VXLAN.")
 @click.option("--live-sanity", is_flag=True, help="Refuse source addresses that no live workload may have.")
+@click.option("--live-limits", is_flag=True, help="With the budgets of live vNICs: unanswered connections, misses.")
 @click.option("--each", is_flag=True, help="Clear connections and clock between files.")
 @click.option("--default-action", type=click.Choice(["ALLOW", "DROP", "REJECT"]), help="Of the default section.")
 @click.option("--capacity", type=click.IntRange(1, 1 << 28), default=1 << 20, show_default=True, help="Connections.")
@@ -80,7 +81,10 @@ def replay(output: str, **given: Any) -> int:
         stopped=given["clock"] == "stopped",
         realtime=given["speed"] == "real",
         verify=given["checksums"] == "verify",
-        **{name: given[name] for name in ("workers", "batch", "repeat", "decap", "live_sanity", "each", "capacity")},
+        **{
+            name: given[name]
+            for name in ("workers", "batch", "repeat", "decap", "live_sanity", "live_limits", "each", "capacity")
+        },
         **{name: given[name] for name in ("verdicts", "flows", "allowed", "dropped", "generated", "log", "log_format")},
     )
     try:

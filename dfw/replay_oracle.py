@@ -77,6 +77,7 @@ def _begin(world: PolicySet, options: RunOptions) -> tuple[OracleReplay, Schedul
         verify_checksums=options.verify,
         decap=options.decap,
         capacity=options.capacity,
+        limits=options.limits,
     )
     run = OracleReplay(always(world), world.inventory if options.vnics else None, chosen)
     return run, ScheduleClock(world, run.commit, options.stopped) if world.schedules else None

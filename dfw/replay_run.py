@@ -13,7 +13,7 @@ from typing import Any
 from dfw.capture import CaptureError, CaptureFile, open_capture
 from dfw.core import Capture, CoreError, EngineOptions, EngineStats, Replay, ReplayOptions
 from dfw.enforcer import NativeEnforcer
-from dfw.model import PolicySet
+from dfw.model import LIVE_LIMITS, Limits, PolicySet
 from dfw.schedule_clock import ScheduleClock, always
 
 _STEP = 1 << 18  # frames between two looks at the progress bar
@@ -32,6 +32,7 @@ class RunOptions:
     verify: bool = False
     decap: bool = False
     live_sanity: bool = False
+    live_limits: bool = False
     each: bool = False
     capacity: int = 1 << 20
     verdicts: str | None = None
@@ -41,6 +42,11 @@ class RunOptions:
     generated: str | None = None
     log: str | None = None
     log_format: str = "dfwpktlogs"
+
+    @property
+    def limits(self) -> Limits:
+        """Budgets at each filter."""
+        return LIVE_LIMITS if self.live_limits else Limits()
 
 
 @dataclass(slots=True)
@@ -116,6 +122,7 @@ def run_native(
             decap=options.decap,
             sanity="drop" if options.live_sanity else "count",
             flows=options.flows is not None or options.log is not None,
+            limits=options.limits,
             name_rules=any((options.verdicts, options.allowed, options.dropped, options.log)),
         ),
     )

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +12,15 @@ import numpy.typing as npt
 from dfw.core.binding import ERROR_BYTES, REASONS, VERDICTS, CoreError, array, ffi, lib, text
 from dfw.core.classifier import Classifier, Ruleset
 from dfw.layout import RULE_COUNT_DTYPE
+from dfw.model import Limits
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
     """Sizes and switches of an engine. `capacity4`, `capacity6`: connections of each family, a worker; `filters`,
     `rules`: numbers below these may be used; `checksums`: off, count, verify; `sanity`: off, count, drop;
-    `seed`: six 64-bit numbers for tests, else drawn from the kernel."""
+    `seed`: six 64-bit numbers for tests, else drawn from the kernel;
+    `limits`: budgets at each filter."""
 
     capacity4: int = 1 << 20
     capacity6: int = 1 << 18
@@ -33,6 +35,7 @@ class EngineOptions:
     huge_pages: bool = False
     seed: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
     path: str | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,13 @@ class Engine:
         given.decap, given.flows, given.name_rules = options.decap, options.flows, options.name_rules
         given.huge_pages = options.huge_pages
         given.seed = list(options.seed)
+        for name in ("half_open", "misses", "rejects", "fragments"):
+            sides = (getattr(options.limits, f"{name}_{side}") for side in ("own", "others"))
+            setattr(given.limits, name, list(sides))
+        for name in ("half_open_prefix", "half_open_prefixes", "rejects_prefix", "rejects_peer"):
+            setattr(given.limits, name, getattr(options.limits, name))
+        for name in ("fragments_prefix", "fragments_source"):
+            setattr(given.limits, name, getattr(options.limits, name))
         error = ffi.new("char[]", ERROR_BYTES)
         path = ffi.NULL if options.path is None else options.path.encode()
         handle = lib.pal_engine_new(given, path, error, ERROR_BYTES)

@@ -38,6 +38,7 @@ from dfw.model.labels import (
     WorkloadMember,
     label_selector,
 )
+from dfw.model.limits import LIVE_LIMITS, Limits
 from dfw.model.place import Place
 from dfw.model.policy import DEFAULT_RULE_IDS, EXCLUDED_POLICY, Policy, Rule, default_policy
 from dfw.model.policyset import (
@@ -100,6 +101,7 @@ __all__ = [
     "DEFAULT_RULE_IDS",
     "EXCLUDED_POLICY",
     "EVERYTHING",
+    "LIVE_LIMITS",
     "NAMESPACE_NAME_LABEL",
     "NOBODY",
     "PROTOCOLS_WITH_PORTS",
@@ -133,6 +135,7 @@ __all__ = [
     "LabelOperator",
     "LabelRequirement",
     "LabelSelector",
+    "Limits",
     "MacAddresses",
     "Machine",
     "MemberType",

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dfw.model import Timers
+from dfw.model import Limits, Timers
 from dfw.oracle import icmp
 from dfw.oracle.flow import Connection
+from dfw.oracle.limits import HalfOpen
 from dfw.oracle.packet import ICMP, ICMPV6, IPV4, Packet
 from dfw.oracle.sctp import SctpState, SctpTracker
 from dfw.oracle.tcp import TcpState, TcpTracker
@@ -80,11 +81,18 @@ class ConnectionTable:
     """All connections of one worker. `capacity`: connections of each family; None is no limit."""
 
     capacity: int | None = None
+    limits: Limits = field(default_factory=Limits)
+    half_open: HalfOpen | None = None  # where unanswered connections have budgets
     ended: list[Connection] = field(default_factory=list)
     _by_key: dict[Key, tuple[Connection, int]] = field(default_factory=dict)
     _living: dict[int, Connection] = field(default_factory=dict)  # by number, hence in order of creation
     _created: int = 0
     _count: dict[int, int] = field(default_factory=lambda: {4: 0, 6: 0})
+
+    def __post_init__(self) -> None:
+        limits = self.limits
+        if limits.half_open_own or limits.half_open_others or limits.half_open_prefix:
+            self.half_open = HalfOpen(limits, self.end, timeout_reason)
 
     def find(self, key: Key, packet: Packet, now: int) -> tuple[Connection, int] | None:
         """The living connection of a key, and the packet's direction in it."""
@@ -112,15 +120,27 @@ class ConnectionTable:
         self._by_key[forward] = (connection, 0)
         self._living[connection.number] = connection
         self._count[connection.ip_version] += 1
+        if self.half_open is not None:
+            self.half_open.enter(connection)
 
     def end(self, connection: Connection, reason: str) -> None:
         """Take a connection out of the table; its record keeps the reason."""
         connection.ended = reason
+        if self.half_open is not None:
+            self.half_open.leave(connection)
         for key in _keys(connection):
             self._by_key.pop(key, None)
         del self._living[connection.number]
         self._count[connection.ip_version] -= 1
         self.ended.append(connection)
+
+    def take_over(self) -> list[Connection]:
+        """Another process goes on with the table; nobody is on an account. All connections, oldest first."""
+        if self.half_open is not None:
+            self.half_open = HalfOpen(self.limits, self.end, timeout_reason)
+        for connection in self._living.values():
+            connection.account = None
+        return list(self._living.values())
 
     def make_room(self, ip_version: int, now: int) -> bool:
         """Is there room for one more of this family? Expired ones go first, then the oldest unanswered (section 11)."""

@@ -9,13 +9,13 @@ from dfw.model import Action, Alg, Timers
 from dfw.oracle import alg, icmp, sctp, tcp
 from dfw.oracle.conntrack import ConnectionTable, key_of, timeout_ticks
 from dfw.oracle.flow import Connection
+from dfw.oracle.limits import MissBudget
 from dfw.oracle.packet import ICMP, ICMPV6, IPV4, SCTP, SYN, TCP, Packet
 from dfw.oracle.policy import EtherList, MatchedRule, RuleList, rule_key
 from dfw.oracle.reject import RejectBudget, answer, answer_connection, is_answered, is_group_address
 from dfw.oracle.verdict import ACCEPTED, PASSED_OVER, REOPENED
 
-_CIRCLE = 0xFFFFFFFF
-_QUOTE_SLACK = 66_000
+_RESYNC_TICKS = 1_000
 
 
 @dataclass(slots=True)
@@ -38,10 +38,30 @@ class Worker:
     expectations: alg.Expectations = field(default_factory=alg.Expectations)
     now: int = 0
     file: str | None = None
+    resync_until: int | None = None
 
     def is_alive(self, connection: Connection) -> bool:
         """Does the connection still exist at this moment?"""
         return self.table.is_alive(connection, self.now)
+
+    def resync_time(self, tracker: tcp.TcpTracker) -> None:
+        """Ten seconds after the first packet that met a connection taken over, none is relearned any more."""
+        if tracker.resync is None:
+            return
+        if self.resync_until is None:
+            self.resync_until = self.now + _RESYNC_TICKS
+        if self.now > self.resync_until:
+            tracker.resync = None
+
+    def take_over(self) -> None:
+        """Another process goes on: connections stay, and are judged again; what was expected is forgotten."""
+        self.expectations = alg.Expectations()
+        self.resync_until = None
+        for connection in self.table.take_over():
+            connection.expectations.clear()
+            connection.epoch = 0
+            if isinstance(connection.tracker, tcp.TcpTracker):
+                tcp.take_over(connection.tracker)
 
 
 class Filter:
@@ -55,7 +75,8 @@ class Filter:
         self.timers = Timers()
         self.hits: dict[MatchedRule, int] = {}
         self._worker = worker
-        self._budget = RejectBudget()
+        self._budget = RejectBudget(worker.table.limits)
+        self._misses = MissBudget(worker.table.limits)
 
     def commit(self, rules: RuleList | None, ether: EtherList | None, timers: Timers) -> None:
         """Put rules of both layers and session timers in force. The epoch rises."""
@@ -79,6 +100,12 @@ class Filter:
         self.hits[rule] = self.hits.get(rule, 0) + 1
         return Decision("DROP", "match", rule, "untracked")
 
+    def take_over(self) -> None:
+        """Another process goes on, under the same rules: budgets are full again."""
+        self._budget = RejectBudget(self._worker.table.limits)
+        self._misses = MissBudget(self._worker.table.limits)
+        self.epoch += 1
+
     def judge(self, packet: Packet, direction: int, vrf: int, timestamp_ns: int) -> Decision:
         """Judge one packet that is no fragment, or a datagram put together from fragments.
 
@@ -99,7 +126,7 @@ class Filter:
         if key is not None:
             found = self._worker.table.find(key, packet, self._worker.now)
             if found is not None:
-                decision, expect = self._judge_hit(self.rules, found[0], found[1], packet, timestamp_ns)
+                decision, expect = self._judge_hit(self.rules, *found, packet, direction, timestamp_ns)
                 if decision is not None:
                     return decision
             if expect:
@@ -127,10 +154,19 @@ class Filter:
         parent = worker.expectations.take(key, worker.now, worker.is_alive)
         if parent is None:
             return None
-        if not worker.table.make_room(packet.ip_version, worker.now):
-            return Decision("DROP", "ct-full", parent.rule, "new")
+        full = self._make_room(packet, direction)
+        if full is not None:
+            return Decision("DROP", full, parent.rule, "new")
         self._create(packet, direction, vrf, timestamp_ns, parent.rule, parent)
         return Decision("ALLOW", "match", parent.rule, "related")
+
+    def _make_room(self, packet: Packet, direction: int) -> str | None:
+        """Room for one more connection, in its budget and in the table (section 11); else the reason."""
+        table, now = self._worker.table, self._worker.now
+        half_open = table.half_open
+        if half_open is not None and not half_open.room(self.name, direction, packet.ip_version, packet.source, now):
+            return "half-open"
+        return None if table.make_room(packet.ip_version, now) else "ct-full"
 
     def _match(self, rules: RuleList, packet: Packet, direction: int) -> MatchedRule | None:
         matched: list[MatchedRule] = []
@@ -153,39 +189,44 @@ class Filter:
         self, rules: RuleList, packet: Packet, direction: int, vrf: int, timestamp_ns: int, misfit: str | None
     ) -> Decision:
         """The rules decide; ALLOW by a stateful rule creates a connection, unless the packet may not begin one."""
-        rule = self._match(rules, packet, direction)
         ct = "new" if misfit is None else "invalid"
+        if not self._misses.take(direction, self._worker.now):
+            return Decision("DROP", "miss-budget", None, ct)
+        rule = self._match(rules, packet, direction)
         if rule is None:
             return Decision("DROP", "no-rule", None, ct)
         if rule.action is not Action.ALLOW:
-            return self._refuse(rule, packet, ct)
+            return self._refuse(rule, packet, direction, ct)
         if not rule.stateful:
             return Decision("ALLOW", "match", rule, "untracked")
         if packet.protocol == TCP and rule.tcp_strict and not tcp.is_bare_syn(packet):
             return Decision("DROP", "tcp-strict", rule, "invalid")
         if misfit is not None:
             return Decision("DROP", misfit, rule, "invalid")
-        if not self._worker.table.make_room(packet.ip_version, self._worker.now):
-            return Decision("DROP", "ct-full", rule, "new")
+        full = self._make_room(packet, direction)
+        if full is not None:
+            return Decision("DROP", full, rule, "new")
         self._create(packet, direction, vrf, timestamp_ns, rule, None)
         return Decision("ALLOW", "match", rule, "new")
 
     def _judge_stateless(self, rules: RuleList, packet: Packet, direction: int) -> Decision:
         """Neighbour discovery, multicast listeners: the rules for every packet."""
+        if not self._misses.take(direction, self._worker.now):
+            return Decision("DROP", "miss-budget", None, "untracked")
         rule = self._match(rules, packet, direction)
         if rule is None:
             return Decision("DROP", "no-rule", None, "untracked")
         if rule.action is not Action.ALLOW:
-            return self._refuse(rule, packet, "untracked")
+            return self._refuse(rule, packet, direction, "untracked")
         return Decision("ALLOW", "match", rule, "untracked")
 
-    def _refuse(self, rule: MatchedRule, packet: Packet, ct: str) -> Decision:
+    def _refuse(self, rule: MatchedRule, packet: Packet, direction: int, ct: str) -> Decision:
         """DROP or REJECT by a rule."""
         if rule.action is Action.DROP:
             return Decision("DROP", "match", rule, ct)
         if not is_answered(packet):
             return Decision("REJECT", "match", rule, ct)
-        if not self._budget.take(packet, self._worker.now):
+        if not self._budget.take(packet, direction, self._worker.now):
             return Decision("DROP", "reject-rate", rule, ct)
         return Decision("REJECT", "match", rule, ct, answers=[answer(packet)])
 
@@ -234,12 +275,14 @@ class Filter:
     # Section 5: a hit
 
     def _judge_hit(
-        self, rules: RuleList, connection: Connection, direction: int, packet: Packet, timestamp_ns: int
+        self, rules: RuleList, connection: Connection, direction: int, packet: Packet, way: int, timestamp_ns: int
     ) -> tuple[Decision | None, bool]:
-        """A packet of a known connection. No Decision: a miss after all; the flag says whether expectations count."""
+        """A packet of a known connection, running `way` (IN, OUT) at the filter and in `direction` in the connection.
+
+        No Decision: a miss after all; the flag says whether expectations count."""
         worker = self._worker
         if connection.epoch != self.epoch:
-            decision = self._judge_again(rules, connection, direction, packet)
+            decision = self._judge_again(rules, connection, direction, packet, way)
             if decision is not None or connection.ended == "policy":
                 return decision, False
         if connection.parent is not None and not worker.is_alive(connection.parent):
@@ -263,6 +306,8 @@ class Filter:
         connection.count(packet, direction, timestamp_ns)
         if direction == 1:
             connection.replied = True
+            if worker.table.half_open is not None:
+                worker.table.half_open.leave(connection)
         if result == ACCEPTED:
             self._renew(connection)
             if in_order and connection.parent is None:
@@ -272,6 +317,7 @@ class Filter:
     def _track(self, connection: Connection, direction: int, packet: Packet) -> str:
         tracker = connection.tracker
         if isinstance(tracker, tcp.TcpTracker):
+            self._worker.resync_time(tracker)
             return tcp.track(tracker, direction, packet)
         if tracker is not None:
             return sctp.track(tracker, direction, packet)
@@ -291,7 +337,7 @@ class Filter:
             self._worker.expectations.add(key, connection, self._worker.now, self._worker.is_alive)
 
     def _judge_again(
-        self, rules: RuleList, connection: Connection, direction: int, packet: Packet | None
+        self, rules: RuleList, connection: Connection, direction: int, packet: Packet | None, way: int
     ) -> Decision | None:
         """The rules changed since the connection was judged. `packet` None: for an ICMP error, nothing is answered.
 
@@ -335,7 +381,7 @@ class Filter:
         ct = "established" if connection.replied else "new"
         decision = Decision("DROP", "policy-change", rule, ct, direction == 1)
         rejects = packet is not None and rule is not None and rule.action is Action.REJECT
-        if packet is not None and rejects and is_answered(packet) and self._budget.take(packet, worker.now):
+        if packet is not None and rejects and is_answered(packet) and self._budget.take(packet, way, worker.now):
             decision.answers = answer_connection(connection, direction, packet)
         return decision
 
@@ -353,9 +399,8 @@ class Filter:
         connection, quoted_direction = found
         tracker = connection.tracker
         if isinstance(tracker, tcp.TcpTracker) and not tracker.liberal:
-            sender, receiver = tracker.halves[quoted_direction], tracker.halves[1 - quoted_direction]
-            oldest = receiver.ack if receiver.acked else (sender.end - _QUOTE_SLACK) & _CIRCLE
-            if not sender.seen or tcp.after(quote.sequence, sender.end) or tcp.before(quote.sequence, oldest):
+            self._worker.resync_time(tracker)
+            if not tcp.is_quotable(tracker, quoted_direction, quote.sequence):
                 return Decision("DROP", "icmp-unrelated", None, "invalid")
         return Decision("ALLOW", "related", connection.rule, "related", quoted_direction == 0)
 
@@ -368,7 +413,7 @@ class Filter:
             return None
         connection, direction = found
         if connection.epoch != self.epoch:
-            self._judge_again(rules, connection, direction, None)
+            self._judge_again(rules, connection, direction, None, connection.direction)
         if connection.ended is None and connection.parent is not None and not worker.is_alive(connection.parent):
             worker.table.end(connection, "parent")
         return found if connection.ended is None else None

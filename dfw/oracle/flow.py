@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from dfw.oracle.alg import Expectation
+from dfw.oracle.limits import AccountKey
 from dfw.oracle.packet import ACK, FIN, ICMP, ICMPV6, IPV4, RST, SYN, TCP, Packet
 from dfw.oracle.policy import MatchedRule
 from dfw.oracle.sctp import SctpTracker
@@ -64,6 +65,7 @@ class Connection:
     deadline: int = 0
     tracker: TcpTracker | SctpTracker | None = None
     parent: Connection | None = None
+    account: AccountKey | None = None  # of unanswered connections, while it is one
     expected: bool = False
     one_way: bool = False
     replied: bool = False

@@ -7,18 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from dfw.model import Limits
 from dfw.oracle.checksum import internet_checksum
+from dfw.oracle.limits import OTHERS, prefix_of, share_of, side_of
 from dfw.oracle.packet import IPV4, Packet
 from dfw.oracle.parse import parse_datagram
 
 _LIFETIME_TICKS = 3_000
 _MAXIMUM_DATAGRAM = 65_535
 _DATAGRAMS_PER_WORKER = 1_024
-_DATAGRAMS_PER_FILTER = 256
-_DATAGRAMS_PER_SOURCE = 64
 _FRAGMENTS_PER_DATAGRAM = 64
 _BLOCKS_PER_WORKER = 16_384
 _BLOCK = 256
+_BLOCKS_PER_DATAGRAM = 32  # of a budget's share
 
 # filter, VRF, IP version, source, destination, identification, protocol (IPv4)
 FragmentKey = tuple[str, int, int, int, int, int, int]
@@ -50,6 +51,7 @@ class Datagram(Generic[Ticket]):
     """The fragments of one key. `refused`: they overlapped, and nothing is held any more."""
 
     deadline: int
+    direction: int  # of its first fragment at the filter
     pieces: list[Piece[Ticket]] = field(default_factory=list)
     refused: bool = False
 
@@ -73,9 +75,12 @@ class FragmentStore(Generic[Ticket]):
     """All datagrams that one worker waits for."""
 
     verify: bool = False
+    limits: Limits = field(default_factory=Limits)
     _datagrams: dict[FragmentKey, Datagram[Ticket]] = field(default_factory=dict)
 
-    def add(self, filter_name: str, vrf: int, packet: Packet, ticket: Ticket, now: int) -> Outcome[Ticket]:
+    def add(
+        self, filter_name: str, direction: int, vrf: int, packet: Packet, ticket: Ticket, now: int
+    ) -> Outcome[Ticket]:
         """Take in one fragment at tick `now`. Also returns the fragments whose time has run out."""
         outcome: Outcome[Ticket] = Outcome(refused=list(self._expire(now)))
         protocol = packet.protocol if packet.ip_version == IPV4 else 0
@@ -83,12 +88,12 @@ class FragmentStore(Generic[Ticket]):
         present = packet.data[packet.l4 : packet.end]
         piece = Piece(packet, ticket, present.ljust(packet.l4_length, b"\0"))
         datagram = self._datagrams.get(key)
-        reason = self._refusal(key, datagram, piece)
+        reason = self._refusal(key, direction, datagram, piece)
         if reason is not None:
             outcome.refused.append((piece, reason))
             return outcome
         if datagram is None:
-            datagram = self._datagrams[key] = Datagram(now + _LIFETIME_TICKS)
+            datagram = self._datagrams[key] = Datagram(now + _LIFETIME_TICKS, direction)
         if _contradicts(datagram, piece):
             outcome.refused += [(held, "frag-overlap") for held in (*datagram.pieces, piece)]
             datagram.pieces.clear()
@@ -115,7 +120,9 @@ class FragmentStore(Generic[Ticket]):
                 for piece in datagram.pieces:
                     yield piece, "frag-timeout"
 
-    def _refusal(self, key: FragmentKey, datagram: Datagram[Ticket] | None, piece: Piece[Ticket]) -> str | None:
+    def _refusal(
+        self, key: FragmentKey, direction: int, datagram: Datagram[Ticket] | None, piece: Piece[Ticket]
+    ) -> str | None:
         """Why this one fragment may not even be held."""
         packet = piece.packet
         header = packet.l4 - packet.l3 if packet.ip_version == IPV4 else 0
@@ -129,20 +136,30 @@ class FragmentStore(Generic[Ticket]):
                 return "frag-duplicate"
             if _contradicts(datagram, piece):
                 return None  # refused with the whole datagram; nothing is held
-        return "frag-limit" if self._exceeds_limits(key, datagram, piece) else None
+        return "frag-limit" if self._exceeds_limits(key, direction, datagram, piece) else None
 
-    def _exceeds_limits(self, key: FragmentKey, datagram: Datagram[Ticket] | None, piece: Piece[Ticket]) -> bool:
-        blocks = sum(_blocks(held) for other in self._datagrams.values() for held in other.pieces)
-        if blocks + _blocks(piece) > _BLOCKS_PER_WORKER:
+    def _exceeds_limits(
+        self, key: FragmentKey, direction: int, datagram: Datagram[Ticket] | None, piece: Piece[Ticket]
+    ) -> bool:
+        if datagram is not None and len(datagram.pieces) >= _FRAGMENTS_PER_DATAGRAM:
             return True
-        if datagram is not None:
-            return len(datagram.pieces) >= _FRAGMENTS_PER_DATAGRAM
-        of_filter = [other for other in self._datagrams if other[0] == key[0]]
-        of_source = [other for other in of_filter if other[2:4] == key[2:4]]
-        return (
-            len(self._datagrams) >= _DATAGRAMS_PER_WORKER
-            or len(of_filter) >= _DATAGRAMS_PER_FILTER
-            or len(of_source) >= _DATAGRAMS_PER_SOURCE
+        direction = direction if datagram is None else datagram.direction
+        side = side_of(direction)
+        limits, everything = self.limits, list(self._datagrams.items())
+        own_side = [item for item in everything if item[0][0] == key[0] and side_of(item[1].direction) == side]
+        from_source = [item for item in own_side if item[0][2:4] == key[2:4]]
+        shares = [
+            (everything, _DATAGRAMS_PER_WORKER, _BLOCKS_PER_WORKER),
+            _share(own_side, share_of(limits.fragments_own, limits.fragments_others, direction)),
+            _share(from_source, limits.fragments_source),
+        ]
+        if side == OTHERS:
+            prefix = prefix_of(*key[2:4])
+            shares.append(_share([i for i in own_side if prefix_of(*i[0][2:4]) == prefix], limits.fragments_prefix))
+        fresh = datagram is None
+        return any(
+            len(held) + fresh > datagrams or _blocks_of(held) + _blocks(piece) > blocks
+            for held, datagrams, blocks in shares
         )
 
     def _complete(self, datagram: Datagram[Ticket], outcome: Outcome[Ticket]) -> None:
@@ -161,6 +178,18 @@ class FragmentStore(Generic[Ticket]):
         whole.fragments_bytes = sum(piece.packet.ip_length for piece in pieces)
         outcome.whole = whole
         outcome.pieces = datagram.pieces
+
+
+Held = list[tuple[FragmentKey, Datagram[Ticket]]]
+
+
+def _share(held: Held[Ticket], datagrams: int) -> tuple[Held[Ticket], int, int]:
+    """A budget: what is held of it, and its datagrams and blocks."""
+    return held, datagrams, datagrams * _BLOCKS_PER_DATAGRAM
+
+
+def _blocks_of(held: Held[Ticket]) -> int:
+    return sum(_blocks(piece) for _, datagram in held for piece in datagram.pieces)
 
 
 def _blocks(piece: Piece[Ticket]) -> int:

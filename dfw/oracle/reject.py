@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from dataclasses import dataclass, field
 
+from dfw.model import Limits
 from dfw.oracle import icmp
 from dfw.oracle.checksum import ChecksumState, internet_checksum, pseudo_header, transport_checksum_state
 from dfw.oracle.flow import Connection
+from dfw.oracle.limits import OTHERS, Prefix, prefix_of, share_of, side_of
 from dfw.oracle.packet import ACK, ICMP, ICMPV6, IPV4, RST, TCP, Packet
 from dfw.oracle.tcp import TcpTracker, sequence_end
 
 _TICKS_PER_SECOND = 100
-_PER_FILTER = 100
-_PER_SOURCE = 10
 _QUOTE_V4 = 8  # bytes after the quoted IP header (RFC 792)
 _ANSWER_V6 = 1_280  # RFC 4443 section 2.4 (c)
 
@@ -23,21 +24,26 @@ _ANSWER_V6 = 1_280  # RFC 4443 section 2.4 (c)
 class RejectBudget:
     """Answers sent by one filter within the current second."""
 
+    limits: Limits
     second: int = -1
-    sent: int = 0
-    by_source: dict[tuple[int, int], int] = field(default_factory=dict)
+    sent: Counter[tuple[str, str, Prefix | None]] = field(default_factory=Counter)
 
-    def take(self, packet: Packet, now: int) -> bool:
-        """May one more answer go to this packet's source at tick `now`? It counts if so."""
+    def take(self, packet: Packet, direction: int, now: int) -> bool:
+        """May one more answer go to the source of this packet, which ran in `direction`? It counts if so."""
         second = now // _TICKS_PER_SECOND
         if second != self.second:
-            self.second, self.sent = second, 0
-            self.by_source.clear()
-        source = packet.ip_version, packet.source
-        if self.sent >= _PER_FILTER or self.by_source.get(source, 0) >= _PER_SOURCE:
+            self.second = second
+            self.sent.clear()
+        limits, side = self.limits, side_of(direction)
+        shares: dict[tuple[str, str, Prefix | None], int] = {
+            (side, "all", None): share_of(limits.rejects_own, limits.rejects_others, direction),
+            (side, "source", (packet.ip_version, packet.source)): limits.rejects_peer,
+        }
+        if side == OTHERS:
+            shares[side, "prefix", prefix_of(packet.ip_version, packet.source)] = limits.rejects_prefix
+        if any(self.sent[who] >= limit for who, limit in shares.items()):
             return False
-        self.sent += 1
-        self.by_source[source] = self.by_source.get(source, 0) + 1
+        self.sent.update(shares.keys())
         return True
 
 

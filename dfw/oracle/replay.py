@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from dfw.model import Address, Direction, Family, Inventory, PolicySet, Port, mac_packed
+from dfw.model import Address, Direction, Family, Inventory, Limits, PolicySet, Port, mac_packed
 from dfw.oracle.conntrack import NS_PER_TICK, ConnectionTable
 from dfw.oracle.filter import Decision, Filter, Worker
 from dfw.oracle.flow import Connection, Flow
@@ -33,6 +33,7 @@ class Options:
     verify_checksums: bool = False
     decap: bool = False
     capacity: int | None = None
+    limits: Limits = field(default_factory=Limits)
     keep: bool = True
 
 
@@ -112,8 +113,8 @@ class Replay:
         self.options = options or Options()
         self.generated: list[Generated] = []
         self.statistics: dict[str, RuleStatistics] = {}
-        self._worker = Worker(ConnectionTable(self.options.capacity))
-        self._fragments: FragmentStore[_Hop] = FragmentStore(self.options.verify_checksums)
+        self._worker = Worker(ConnectionTable(self.options.capacity, self.options.limits))
+        self._fragments: FragmentStore[_Hop] = FragmentStore(self.options.verify_checksums, self.options.limits)
         self._inventory = None if self.options.tap else inventory or Inventory()
         self._filters: dict[str, Filter] = {}
         self._tap = Filter(TAP, self._worker)
@@ -161,6 +162,15 @@ class Replay:
         if options.keep:
             self._lines += lines
         return [line.judgement for line in lines]
+
+    def take_over(self) -> None:
+        """Another process goes on with the table of connections (section 14). Fragments held are lost: incomplete."""
+        lines: list[_Line] = []
+        self._refuse_fragments(self._fragments.flush(self._worker.now), lines)
+        self._lines += lines
+        self._worker.take_over()
+        for item in (self._tap, *self._filters.values()):
+            item.take_over()
 
     def finish(self) -> list[Judgement]:
         """End of input: fragments still held are refused. Returns all judgements (`keep`) sorted by packet."""
@@ -254,7 +264,7 @@ class Replay:
         if not packet.is_fragment or packet.refusal is not None or hop.at.rules is None:
             self._judge_whole(hop, packet, packet, [(hop.arrival, packet)], lines)
             return
-        outcome = self._fragments.add(hop.at.name, self._vrf(packet), packet, hop, self._worker.now)
+        outcome = self._fragments.add(hop.at.name, hop.direction, self._vrf(packet), packet, hop, self._worker.now)
         self._refuse_fragments(outcome.refused, lines)
         if outcome.whole is not None:
             parts = [(piece.ticket.arrival, piece.packet) for piece in outcome.pieces]

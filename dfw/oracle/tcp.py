@@ -159,6 +159,7 @@ class TcpTracker:
     liberal: bool = False  # picked up in mid-stream: no window tests
     simultaneous: bool = False
     memo: Memo | None = None
+    resync: list[int] | None = None  # taken over: segments heard of each end since
 
 
 def event_of(flags: int) -> Event:
@@ -232,6 +233,8 @@ def _segment(tracker: TcpTracker, direction: int, step: _Step, packet: Packet) -
     result = window_test(tracker, direction, packet)
     if result != ACCEPTED:
         return result
+    if tracker.resync is not None:
+        _relearn(tracker, tracker.resync, direction, packet)
     _update(tracker, direction, packet)
     if step is _Step.ESTABLISH or (
         step is _Step.STAY and tracker.simultaneous and tracker.state is TcpState.SYN_RECEIVED
@@ -317,6 +320,7 @@ def _pass_over(tracker: TcpTracker, direction: int, event: Event, packet: Packet
         )
         tracker.halves[direction] = Half()
         tracker.liberal = tracker.simultaneous = False
+        tracker.resync = None
         tracker.state = TcpState.SYN_SENT
         return _answer(tracker, direction, packet)
     opening = tracker.state in _OPENING
@@ -335,6 +339,8 @@ def window_test(tracker: TcpTracker, direction: int, packet: Packet) -> str:
     ack = packet.acknowledgement
     # Many stacks send RST+ACK with an empty acknowledgement.
     has_ack = bool(flags & ACK) and not (flags & RST and ack == 0)
+    if tracker.resync is not None:
+        return _resync_test(tracker, direction, packet, has_ack)
     if receiver.seen and tracker.state not in _OPENING:
         right = receiver.right()
         if after(packet.sequence, right) or after(end, (right + _SLACK) & _CIRCLE):
@@ -347,6 +353,50 @@ def window_test(tracker: TcpTracker, direction: int, packet: Packet) -> str:
         if has_ack and before(ack, (receiver.end - max(sender.window << sender.scale, _SLACK)) & _CIRCLE):
             return PASSED_OVER
     return ACCEPTED
+
+
+def _far(a: int, b: int, reach: int) -> bool:
+    return min((a - b) & _CIRCLE, (b - a) & _CIRCLE) > reach
+
+
+def take_over(tracker: TcpTracker) -> None:
+    """Another process goes on with this connection, and does not know what passed in between (section 14)."""
+    known = all(half.seen and half.acked for half in tracker.halves)
+    tracker.resync = [0, 0] if known and not tracker.liberal and tracker.state not in _OPENING else None
+
+
+def _most(half: Half) -> int:  # the most that it can ever have advertised, in bytes
+    return _UNITS_MAXIMUM << half.scale
+
+
+def is_quotable(tracker: TcpTracker, direction: int, sequence: int) -> bool:
+    """May an ICMP error quote this number of a packet in `direction` (RFC 5927 section 4.1)?"""
+    sender, receiver = tracker.halves[direction], tracker.halves[1 - direction]
+    if tracker.resync is not None:
+        return not _far(sequence, sender.end, _most(receiver))
+    oldest = receiver.ack if receiver.acked else (sender.end - _SLACK) & _CIRCLE
+    return sender.seen and not after(sequence, sender.end) and not before(sequence, oldest)
+
+
+def _resync_test(tracker: TcpTracker, direction: int, packet: Packet, has_ack: bool) -> str:
+    """Within one maximum window of what was known last."""
+    sender, receiver = tracker.halves[direction], tracker.halves[1 - direction]
+    reach = _most(receiver)
+    if _far(packet.sequence, sender.end, reach) or _far(sequence_end(packet), sender.end, reach):
+        return "tcp-window"
+    if has_ack and _far(packet.acknowledgement, sender.ack, _most(sender)):
+        return "tcp-ack"
+    return ACCEPTED
+
+
+def _relearn(tracker: TcpTracker, heard: list[int], direction: int, packet: Packet) -> None:
+    """What an accepted segment acknowledges was sent, though nobody saw it. Two segments of each end are enough."""
+    receiver = tracker.halves[1 - direction]
+    if packet.flags & ACK and after(packet.acknowledgement, receiver.end):
+        receiver.end = packet.acknowledgement
+    heard[direction] += 1
+    if min(heard) >= 2:
+        tracker.resync = None
 
 
 def _update(tracker: TcpTracker, direction: int, packet: Packet) -> None:

@@ -57,7 +57,7 @@ typedef struct ct_hot {
     uint32_t epoch;       /* [W] the filter's epoch when the rules last allowed it */
     uint32_t deadline;    /* [W] tick after which it does not exist, modulo 2^32 */
     uint16_t packets[2];  /* [W] original, reply; the excess goes to cold.spill */
-    uint32_t bytes[2];    /* [W] */
+    uint32_t bytes[2];    /* [W] the reply's, until there is one: the account that it is on (half_open.h) */
     ct_half half[2];      /* [W] original, reply */
 } ct_hot;
 
@@ -82,8 +82,8 @@ typedef struct ct_cold {
     uint16_t memo_window;       /* [W] */
     uint8_t memo;               /* [W] enum ct_memo, and the flags below it */
     uint8_t offered;            /* [W] scales offered: nibble each, 15 none; until both SYNs were seen */
-    uint32_t spill_packets[2];  /* [W] in units of 2^15 */
-    uint32_t spill_bytes[2];    /* [W] in units of 2^31 */
+    uint32_t spill_packets[2];  /* [W] in units of 2^15; the reply's, until there is one: older of its account */
+    uint32_t spill_bytes[2];    /* [W] in units of 2^31; the reply's: newer */
 } ct_cold;
 
 _Static_assert(sizeof(ct_cold) == 48, "IPv4: 64 + 48 + index within 128 bytes a connection");

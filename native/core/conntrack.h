@@ -11,6 +11,7 @@
 #define PAL_CORE_CONNTRACK_H
 
 #include "connection.h"
+#include "limit.h"
 #ifdef __SSE2__
 #include <emmintrin.h>
 #endif
@@ -43,6 +44,7 @@ typedef struct ct_state_block {
     uint64_t now;                  /* [W] tick, never goes back */
     uint64_t wheel_at;             /* [W] wheel position, a tick: all before it is done */
     uint64_t created;              /* [W] connections ever made */
+    uint64_t resync_until;         /* [W] tick; 0: no connection in RESYNC was met yet (resync.h) */
     uint32_t free_head[CT_WAYS];   /* [W] linked through cold.wheel_next */
     uint32_t free_count[CT_WAYS];
     uint32_t fresh[CT_WAYS];       /* [W] entries below this number have been used once */
@@ -53,6 +55,8 @@ typedef struct ct_state_block {
     uint64_t wheel_map[WHEEL_LEVELS][WHEEL_SLOTS / 64];
 } ct_state_block;
 
+typedef struct half_open_table half_open_table;
+
 /* A process's view of the table: pointers into the mapping, never stored in it. */
 typedef struct ct_table {
     ct_hot *hot;
@@ -60,6 +64,7 @@ typedef struct ct_table {
     ct_addr6 *addr6;     /* indexed by reference - cap4 */
     ct_bucket *bucket;
     ct_flow *flow;       /* NULL unless flow records are wanted */
+    half_open_table *half_open; /* NULL: unanswered connections have no budgets */
     ct_state_block *s;
     uint32_t buckets, cap4, cap6;
     void (*ended)(void *context, uint32_t ref, enum ct_end why); /* called before an entry is freed; may be NULL */
@@ -205,7 +210,11 @@ static inline void unanswered_remove(ct_table *t, uint32_t ref)
 
 PAL_INLINE bool ct_is_listed(const ct_hot *h) { return !(h->marks & (CT_REPLIED | CT_CHILD)); }
 
+PAL_OUTLINE void ct_end(ct_table *t, uint32_t ref, enum ct_end why);
+PAL_OUTLINE void ct_expire(ct_table *t, uint32_t budget);
+
 #include "wheel.h"
+#include "half_open.h"
 
 /* ---- the end of a connection ----------------------------------------------------------------------------- */
 
@@ -220,6 +229,8 @@ PAL_OUTLINE void ct_end(ct_table *t, uint32_t ref, enum ct_end why)
         t->gone(t->context, ref);
     if (ct_is_listed(h))
         unanswered_remove(t, ref);
+    if (PAL_UNLIKELY(t->half_open != NULL) && !(h->marks & CT_REPLIED))
+        half_open_leave(t, ref);
     wheel_remove(t, ref);
     index_remove(t, key_hash(&k, t->s->seed), ref);
     h->state = CT_FREE;
@@ -352,12 +363,18 @@ PAL_INLINE void ct_count(ct_table *t, uint32_t ref, uint32_t dir, uint32_t packe
     h->bytes[dir] = (uint32_t)b;
 }
 
+/* Before a reply its counters' words link the connection into its account (half_open.h). */
+PAL_INLINE bool ct_counts(const ct_table *t, uint32_t ref, uint32_t dir) { return dir == 0 || (t->hot[ref].marks & CT_REPLIED); }
 PAL_INLINE uint64_t ct_packets(const ct_table *t, uint32_t ref, uint32_t dir)
 {
+    if (!ct_counts(t, ref, dir))
+        return 0;
     return t->hot[ref].packets[dir] + ((uint64_t)t->cold[ref].spill_packets[dir] << 15);
 }
 PAL_INLINE uint64_t ct_bytes(const ct_table *t, uint32_t ref, uint32_t dir)
 {
+    if (!ct_counts(t, ref, dir))
+        return 0;
     return t->hot[ref].bytes[dir] + ((uint64_t)t->cold[ref].spill_bytes[dir] << 31);
 }
 

@@ -98,8 +98,8 @@ PAL_OUTLINE void datagram_take(pal_worker *w, const pal_route *route, const pal_
     if (zone == PAL_NONE) {
         reason = PAL_REASON_CT_FULL;
     } else if (f->rules) {
-        frag_key(&key, p, zone, f->number, dir);
-        reason = frag_take(w->fragments, p, &key, w->table.s->now, w->table.s->seed, &which);
+        frag_key(&key, p, zone, f->number, dir, f->both);
+        reason = frag_take(w->fragments, p, &key, w->limits, w->table.s->now, w->table.s->seed, &which);
     }
     pal_judgement j = {.cookie = p->cookie, .rule = PAL_NONE, .ref = PAL_NONE, .filter = f->number, .dir = dir,
                        .bytes = p->ip_len, .verdict = PAL_DROP, .reason = reason, .ct = PAL_CT_INVALID};

@@ -71,6 +71,8 @@ typedef struct pal_worker {
     frag_table *fragments;
     expect_table *expected;
     reject_budget *rejects;         /* by filter number */
+    miss_budget *misses;            /* by filter number; NULL: without limit */
+    const pal_limits *limits;
     rule_count *rule;               /* by rule number */
     uint32_t rules;                 /* how many */
     uint8_t name_rules;             /* judgements of connections name their rule: costs the cold line */

@@ -10,18 +10,17 @@
 
 #include "checksum.h"
 #include "hash.h"
+#include "limit.h"
 
 #define FRAG_DATAGRAMS 1024
-#define FRAG_PER_FILTER 256
-#define FRAG_PER_SOURCE 64
 #define FRAG_PER_DATAGRAM 64
 #define FRAG_BLOCK 256
 #define FRAG_BLOCKS 16384
+#define FRAG_SHARE 32 /* blocks that a budget has for each of its datagrams: 8 KB */
 #define FRAG_TICKS 3000 /* 30 s */
 #define FRAG_HEADER 360 /* link header with tags (22), IPv6 header and 256 bytes of extensions, fragment header */
 #define FRAG_BUCKETS 1024
 #define FRAG_NONE 0xffffu
-#define FRAG_QUOTAS (2 * FRAG_DATAGRAMS)
 
 typedef struct frag_piece {
     uint64_t cookie;  /* the caller's name for the packet */
@@ -30,6 +29,22 @@ typedef struct frag_piece {
     uint16_t block;   /* first of a chain */
     uint8_t more, cut; /* M flag; payload snapped off */
 } frag_piece;
+
+/* Who holds how much: a side of a filter; in others' a prefix; a source. A datagram is on two or three accounts, so that
+ * there are always records enough. */
+enum frag_scope { FRAG_SIDE, FRAG_PREFIX, FRAG_SOURCE, FRAG_SCOPES };
+
+typedef struct frag_account {
+    uint8_t addr[16]; /* of the side: zero */
+    uint16_t filter;
+    uint8_t family, side, scope, spare;
+    uint16_t datagrams;
+    uint16_t next;    /* same bucket; free records */
+    uint16_t reserved;
+    uint32_t blocks;
+} frag_account;
+
+#define FRAG_ACCOUNTS (FRAG_SCOPES * FRAG_DATAGRAMS)
 
 typedef struct frag_datagram {
     uint8_t src[16], dst[16];
@@ -43,33 +58,21 @@ typedef struct frag_datagram {
     uint16_t filter;
     uint8_t next_header;        /* IPv6: of the fragment header */
     uint8_t dir;
-    uint16_t quota[2];          /* what counts it: its filter's, and its filter's and source's together */
     uint32_t end;               /* bytes, once the last fragment is here; 0 before */
     uint32_t held;              /* bytes of all pieces */
     uint32_t vrf;
+    uint16_t account[FRAG_SCOPES]; /* FRAG_NONE: has none */
+    uint8_t side, tap;
     uint8_t header[FRAG_HEADER];
     frag_piece piece[FRAG_PER_DATAGRAM];
 } frag_datagram;
 
-/* How many datagrams a filter, or one source at a filter, has. */
-typedef struct frag_quota {
-    uint8_t src[16];    /* all zero for a whole filter */
-    uint16_t filter;
-    uint8_t family;     /* 0 for a whole filter */
-    uint8_t reserved;
-    uint16_t count, next; /* bucket chain or free list */
-    uint32_t bucket;
-    uint32_t pad;
-} frag_quota;
-
-_Static_assert(sizeof(frag_quota) == 32, "two a line");
-
 typedef struct frag_table {
     uint16_t free_datagram, free_block, oldest, newest;
-    uint16_t free_quota, pad;
     uint32_t datagrams, blocks; /* in use */
-    uint16_t bucket[FRAG_BUCKETS], quota_bucket[FRAG_BUCKETS];
-    frag_quota quota[FRAG_QUOTAS];
+    uint16_t bucket[FRAG_BUCKETS];
+    uint16_t account_bucket[FRAG_BUCKETS], free_account, spare[3];
+    frag_account account[FRAG_ACCOUNTS];
     uint16_t block_next[FRAG_BLOCKS];
     frag_datagram datagram[FRAG_DATAGRAMS];
     uint8_t block[FRAG_BLOCKS][FRAG_BLOCK];
@@ -78,14 +81,14 @@ typedef struct frag_table {
 static inline void frag_init(frag_table *f)
 {
     memset(f->bucket, 0xff, sizeof f->bucket);
-    memset(f->quota_bucket, 0xff, sizeof f->quota_bucket);
-    for (uint32_t i = 0; i < FRAG_QUOTAS; i++)
-        f->quota[i].next = (uint16_t)(i + 1 < FRAG_QUOTAS ? i + 1 : FRAG_NONE);
-    f->free_quota = 0;
     for (uint32_t i = 0; i < FRAG_DATAGRAMS; i++)
         f->datagram[i].next = (uint16_t)(i + 1 < FRAG_DATAGRAMS ? i + 1 : FRAG_NONE);
     for (uint32_t i = 0; i < FRAG_BLOCKS; i++)
         f->block_next[i] = (uint16_t)(i + 1 < FRAG_BLOCKS ? i + 1 : FRAG_NONE);
+    memset(f->account_bucket, 0xff, sizeof f->account_bucket);
+    for (uint32_t i = 0; i < FRAG_ACCOUNTS; i++)
+        f->account[i].next = (uint16_t)(i + 1 < FRAG_ACCOUNTS ? i + 1 : FRAG_NONE);
+    f->free_account = 0;
     f->free_datagram = f->free_block = 0;
     f->oldest = f->newest = FRAG_NONE;
     f->datagrams = f->blocks = 0;
@@ -114,8 +117,11 @@ static inline uint16_t frag_find(const frag_table *f, const frag_datagram *key, 
     return i;
 }
 
+#include "fragment_account.h"
+
 static inline void frag_blocks_free(frag_table *f, frag_datagram *d)
 {
+    uint32_t before = f->blocks;
     for (uint32_t i = 0; i < d->count; i++) {
         uint16_t b = d->piece[i].block;
         while (b != FRAG_NONE) {
@@ -127,47 +133,7 @@ static inline void frag_blocks_free(frag_table *f, frag_datagram *d)
         }
         d->piece[i].block = FRAG_NONE;
     }
-}
-
-/* ---- counts of filters and sources ------------------------------------------------------------------------- */
-
-static inline uint32_t frag_quota_bucket(const frag_quota *q, const uint64_t seed[HASH_KEY_WORDS])
-{
-    uint64_t m[4] = {load_u64(q->src), load_u64(q->src + 8), q->filter, q->family};
-    return (uint32_t)(hash_words4(m, seed) % FRAG_BUCKETS);
-}
-
-/* The quota's place, taken anew (count 0) when there is none. At most two a datagram, so there is always room. */
-static inline uint16_t frag_quota_get(frag_table *f, const frag_quota *key, const uint64_t seed[HASH_KEY_WORDS])
-{
-    uint32_t b = frag_quota_bucket(key, seed);
-    uint16_t i = f->quota_bucket[b];
-    while (i != FRAG_NONE && (memcmp(f->quota[i].src, key->src, 16) != 0 || f->quota[i].filter != key->filter ||
-                              f->quota[i].family != key->family))
-        i = f->quota[i].next;
-    if (i != FRAG_NONE)
-        return i;
-    i = f->free_quota;
-    f->free_quota = f->quota[i].next;
-    f->quota[i] = *key;
-    f->quota[i].count = 0;
-    f->quota[i].bucket = b;
-    f->quota[i].next = f->quota_bucket[b];
-    f->quota_bucket[b] = i;
-    return i;
-}
-
-/* Gives it back when nothing is counted in it. */
-static inline void frag_quota_put(frag_table *f, uint16_t i)
-{
-    if (f->quota[i].count)
-        return;
-    uint16_t *at = &f->quota_bucket[f->quota[i].bucket];
-    while (*at != i)
-        at = &f->quota[*at].next;
-    *at = f->quota[i].next;
-    f->quota[i].next = f->free_quota;
-    f->free_quota = i;
+    frag_accounts_add(f, d, f->blocks - before);
 }
 
 /* Forgets a datagram; what its fragments' verdicts are is the caller's business. */
@@ -187,36 +153,24 @@ static inline void frag_free(frag_table *f, uint16_t i, const uint64_t seed[HASH
     else
         f->datagram[d->newer].older = d->older;
     frag_blocks_free(f, d);
-    for (uint32_t k = 0; k < 2; k++) {
-        f->quota[d->quota[k]].count--;
-        frag_quota_put(f, d->quota[k]);
-    }
+    frag_accounts_close(f, d, seed);
     d->next = f->free_datagram;
     f->free_datagram = i;
     f->datagrams--;
 }
 
-static inline uint16_t frag_new(frag_table *f, const frag_datagram *key, uint64_t hash, const uint64_t seed[HASH_KEY_WORDS])
+/* FRAG_NONE: there is no room for a datagram that begins with so many blocks. */
+static inline uint16_t frag_new(frag_table *f, const frag_datagram *key, const pal_limits *limits, uint32_t blocks, uint64_t hash,
+                                const uint64_t seed[HASH_KEY_WORDS])
 {
-    if (f->free_datagram == FRAG_NONE)
+    if (f->free_datagram == FRAG_NONE || f->blocks + blocks > FRAG_BLOCKS || !frag_accounts_would(f, key, limits, blocks, seed))
         return FRAG_NONE;
-    frag_quota filter = {.filter = key->filter}, source = {.filter = key->filter, .family = key->family};
-    memcpy(source.src, key->src, 16);
-    uint16_t quota[2] = {frag_quota_get(f, &filter, seed), frag_quota_get(f, &source, seed)};
-    if (f->quota[quota[0]].count >= FRAG_PER_FILTER || f->quota[quota[1]].count >= FRAG_PER_SOURCE) {
-        frag_quota_put(f, quota[0]);
-        frag_quota_put(f, quota[1]);
-        return FRAG_NONE;
-    }
     uint16_t i = f->free_datagram;
     frag_datagram *d = &f->datagram[i];
     f->free_datagram = d->next;
     f->datagrams++;
     memcpy(d, key, offsetof(frag_datagram, header));
-    for (uint32_t k = 0; k < 2; k++) {
-        d->quota[k] = quota[k];
-        f->quota[quota[k]].count++;
-    }
+    frag_accounts_open(f, d, seed);
     d->next = f->bucket[hash % FRAG_BUCKETS];
     f->bucket[hash % FRAG_BUCKETS] = i;
     d->older = f->newest;
@@ -269,7 +223,7 @@ static inline uint8_t frag_kill(frag_table *f, frag_datagram *d)
     return PAL_REASON_FRAG_OVERLAP;
 }
 
-static inline void frag_key(frag_datagram *key, const pal_packet *p, uint32_t zone, uint16_t filter, uint8_t dir)
+static inline void frag_key(frag_datagram *key, const pal_packet *p, uint32_t zone, uint16_t filter, uint8_t dir, bool tap)
 {
     memset(key, 0, offsetof(frag_datagram, header));
     memcpy(key->src, packet_src(p), addr_bytes(p));
@@ -280,6 +234,8 @@ static inline void frag_key(frag_datagram *key, const pal_packet *p, uint32_t zo
     key->proto = p->family == PAL_FAMILY_V4 ? p->proto : 0;
     key->filter = filter;
     key->dir = dir;
+    key->side = (uint8_t)side_of(tap, dir);
+    key->tap = tap;
     key->vrf = p->vrf;
 }
 
@@ -288,7 +244,7 @@ static inline bool frag_is_whole(const frag_datagram *d) { return d->end && d->h
 
 /* Takes one fragment. PAL_REASON_HELD; PAL_REASON_MATCH: held, and now *which is whole; else why it is refused
  * (for FRAG_OVERLAP *which names the datagram that has died just now, FRAG_NONE when it was dead before). */
-static inline uint8_t frag_take(frag_table *f, const pal_packet *p, const frag_datagram *key, uint64_t now,
+static inline uint8_t frag_take(frag_table *f, const pal_packet *p, const frag_datagram *key, const pal_limits *limits, uint64_t now,
                                 const uint64_t seed[HASH_KEY_WORDS], uint16_t *which)
 {
     uint32_t off = p->ack, len = p->l4_len, head = p->family == PAL_FAMILY_V4 ? p->l4 - p->l3 : 0;
@@ -299,9 +255,7 @@ static inline uint8_t frag_take(frag_table *f, const pal_packet *p, const frag_d
     uint64_t hash = frag_hash(key, seed);
     uint16_t i = frag_find(f, key, hash);
     if (i == FRAG_NONE) {
-        if (f->blocks + frag_blocks_for(len) > FRAG_BLOCKS)
-            return PAL_REASON_FRAG_LIMIT;
-        i = frag_new(f, key, hash, seed);
+        i = frag_new(f, key, limits, frag_blocks_for(len), hash, seed);
         if (i == FRAG_NONE)
             return PAL_REASON_FRAG_LIMIT;
         f->datagram[i].deadline = now + FRAG_TICKS;
@@ -324,7 +278,7 @@ static inline uint8_t frag_take(frag_table *f, const pal_packet *p, const frag_d
         return frag_kill(f, d);
     if (!more && d->count && d->piece[d->count - 1].offset + d->piece[d->count - 1].len > off + len)
         return frag_kill(f, d);
-    if (d->count == FRAG_PER_DATAGRAM || f->blocks + frag_blocks_for(len) > FRAG_BLOCKS) {
+    if (d->count == FRAG_PER_DATAGRAM || f->blocks + frag_blocks_for(len) > FRAG_BLOCKS || !frag_accounts_have(f, d, limits, frag_blocks_for(len))) {
         *which = FRAG_NONE;
         return PAL_REASON_FRAG_LIMIT;
     }
@@ -333,6 +287,7 @@ static inline uint8_t frag_take(frag_table *f, const pal_packet *p, const frag_d
                                 .block = frag_store(f, bytes, present, len), .more = more, .cut = present < len};
     d->count++;
     d->held += len;
+    frag_accounts_add(f, d, frag_blocks_for(len));
     d->cut |= present < len;
     if (!more)
         d->end = off + len;

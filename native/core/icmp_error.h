@@ -64,6 +64,8 @@ static inline bool icmp_quote_fits(const ct_hot *h, uint32_t S, uint32_t seq)
     if (ct_kind_of(h) != KIND_TCP || (h->marks & CT_LIBERAL))
         return true;
     uint32_t R = !S, end = h->half[S].end;
+    if (PAL_UNLIKELY(h->state & CT_RESYNC))
+        return !resync_is_far(seq, end, resync_reach(h, R));
     if (!end_has(h, S, END_SEEN) || seq_after(seq, end))
         return false;
     return !seq_before(seq, end_has(h, R, END_ACKED) ? h->half[R].ack : end - TCP_SLACK);
@@ -129,6 +131,8 @@ PAL_OUTLINE void judge_icmp_error(judge_case *c)
             ct_end(t, ref, CT_END_PARENT);
             ref = PAL_NONE;
         } else {
+            if (PAL_UNLIKELY(h->state & CT_RESYNC))
+                resync_time(t->s, h);
             if (!icmp_quote_fits(h, quoted, q.seq)) {
                 judge_verdict(c, PAL_DROP, PAL_REASON_ICMP_UNRELATED, PAL_CT_INVALID);
                 return;

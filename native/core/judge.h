@@ -35,6 +35,7 @@ typedef struct judge_case {
     uint8_t dir;
     bool misfit;   /* nothing may begin with it */
     bool untracked;
+    uint8_t full;  /* why there was no room for its connection */
 } judge_case;
 
 static inline void judge_verdict(judge_case *c, uint8_t verdict, uint8_t reason, uint8_t ct)
@@ -44,13 +45,20 @@ static inline void judge_verdict(judge_case *c, uint8_t verdict, uint8_t reason,
     c->j->ct = ct;
 }
 
+static inline bool judge_may_answer(const judge_case *c)
+{
+    const pal_worker *w = c->w;
+    return reject_allowed(&w->rejects[c->f->number], w->limits, c->f->both, side_of(c->f->both, c->dir), packet_src(c->p),
+                          c->p->family, w->table.s->now);
+}
+
 /* Sends an answer if one may and can be given; false: the rate is used up. */
 PAL_OUTLINE bool judge_answer(judge_case *c)
 {
     pal_worker *w = c->w;
     if (!reject_may_answer(c->p))
         return true;
-    if (!reject_allowed(&w->rejects[c->f->number], packet_src(c->p), c->p->family, w->table.s->now))
+    if (!judge_may_answer(c))
         return false;
     uint32_t len = reject_answer(w->answer, c->p);
     if (w->generated)
@@ -79,7 +87,17 @@ static inline void judge_key(const judge_case *c, ct_key *k, uint64_t *hash)
     *hash = key_hash(k, c->w->table.s->seed);
 }
 
-/* The connection's first packet has been allowed by `rule` or expected by `parent`. */
+/* The budget that a connection which begins with this packet needs. */
+static inline void judge_claim(const judge_case *c, half_open_claim *claim)
+{
+    *claim = (half_open_claim){.filter = c->f->number, .side = (uint8_t)side_of(c->f->both, c->dir), .tap = c->f->both};
+    if (claim->side == SIDE_OWN)
+        return;
+    claim->family = c->p->family;
+    prefix_of(claim->prefix, packet_src(c->p), c->p->family);
+}
+
+/* The connection's first packet has been allowed by `rule` or expected by `parent`. PAL_NONE: there is no room. */
 PAL_OUTLINE uint32_t judge_create(judge_case *c, uint32_t rule, uint8_t rule_flags, uint8_t alg, uint32_t parent)
 {
     ct_table *t = &c->w->table;
@@ -87,9 +105,19 @@ PAL_OUTLINE uint32_t judge_create(judge_case *c, uint32_t rule, uint8_t rule_fla
     uint64_t hash;
     judge_key(c, &key, &hash);
     uint32_t generation = parent != PAL_NONE ? t->cold[parent].generation : 0;
+    half_open_claim claim;
+    if (PAL_UNLIKELY(t->half_open != NULL)) {
+        judge_claim(c, &claim);
+        c->full = PAL_REASON_HALF_OPEN;
+        if (!half_open_room(t, &claim))
+            return PAL_NONE;
+    }
+    c->full = PAL_REASON_CT_FULL;
     uint32_t ref = ct_create(t, &key, hash, parent != PAL_NONE);
     if (ref == PAL_NONE)
         return PAL_NONE;
+    if (PAL_UNLIKELY(t->half_open != NULL))
+        half_open_enter(t, ref, &claim);
     ct_hot *h = &t->hot[ref];
     ct_cold *cold = &t->cold[ref];
     h->epoch = c->f->epoch;
@@ -141,7 +169,7 @@ PAL_OUTLINE bool judge_expected(judge_case *c)
     c->j->rule = rule;
     c->j->ref = ref;
     if (ref == PAL_NONE) {
-        judge_verdict(c, PAL_DROP, PAL_REASON_CT_FULL, PAL_CT_NEW);
+        judge_verdict(c, PAL_DROP, c->full, PAL_CT_NEW);
         rule_count_direct(c->w, c->j, c->p);
     } else {
         judge_verdict(c, PAL_ALLOW, PAL_REASON_MATCH, PAL_CT_RELATED);
@@ -204,10 +232,21 @@ static inline uint8_t judge_misfit(const judge_case *c, uint8_t rule_flags)
     }
 }
 
+/* Is there a miss left in the budget of the side that sent the packet? */
+static inline bool judge_may_ask(const judge_case *c)
+{
+    uint32_t side = side_of(c->f->both, c->dir), limit = limit_of(c->w->limits->misses, c->f->both, side);
+    return limit == 0 || miss_allowed(&c->w->misses[c->f->number], side, limit, c->w->table.s->now);
+}
+
 PAL_OUTLINE void judge_rules(judge_case *c)
 {
-    const pal_rule *r = judge_first_match(c);
     uint8_t refused_ct = c->untracked ? PAL_CT_UNTRACKED : c->misfit ? PAL_CT_INVALID : PAL_CT_NEW;
+    if (PAL_UNLIKELY(c->w->misses != NULL) && !judge_may_ask(c)) {
+        judge_verdict(c, PAL_DROP, PAL_REASON_MISS_BUDGET, refused_ct);
+        return;
+    }
+    const pal_rule *r = judge_first_match(c);
     if (!r) {
         judge_verdict(c, PAL_DROP, PAL_REASON_NO_RULE, refused_ct);
         return;
@@ -233,7 +272,7 @@ PAL_OUTLINE void judge_rules(judge_case *c)
             c->j->ref = ref;
             counted_by_connection = ref != PAL_NONE;
             if (ref == PAL_NONE)
-                judge_verdict(c, PAL_DROP, PAL_REASON_CT_FULL, PAL_CT_NEW);
+                judge_verdict(c, PAL_DROP, c->full, PAL_CT_NEW);
             else
                 judge_verdict(c, PAL_ALLOW, PAL_REASON_MATCH, PAL_CT_NEW);
         }
@@ -280,6 +319,8 @@ PAL_INLINE void judge_accept(judge_case *c, uint32_t ref, uint32_t dir, bool ove
         } else {
             if (ct_is_listed(h))
                 unanswered_remove(t, ref);
+            if (PAL_UNLIKELY(t->half_open != NULL))
+                half_open_leave(t, ref);
             h->marks |= CT_REPLIED;
         }
     }
@@ -323,6 +364,8 @@ PAL_INLINE bool judge_hit(judge_case *c, uint32_t ref, uint32_t dir)
         ct_end(t, ref, CT_END_PARENT);
         return false;
     }
+    if (PAL_UNLIKELY(h->state & CT_RESYNC))
+        resync_time(t->s, h);
     uint8_t r = PAL_REASON_STATE;
     uint32_t sender_end = h->half[dir].end;
     if (PAL_UNLIKELY((h->state & CT_ONEWAY) && dir))

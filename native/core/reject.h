@@ -8,41 +8,50 @@
 
 #include "connection.h"
 #include "checksum.h"
+#include "limit.h"
 
 #define REJECT_MAX_BYTES 1280
-#define REJECT_PER_SECOND 100
-#define REJECT_PER_PEER 10
+#define REJECT_PER_SECOND 100 /* of both sides of a filter, at most */
 
 /* How many answers a filter has given in the second; exact, since there are at most REJECT_PER_SECOND peers in one. */
 typedef struct reject_budget {
     uint64_t second;
-    uint32_t total, peers;
+    uint32_t total[2], peers, reserved;
     struct {
         uint8_t addr[16];
-        uint32_t family, count;
+        uint16_t count;
+        uint8_t family, side;
     } peer[REJECT_PER_SECOND];
 } reject_budget;
 
-static inline bool reject_allowed(reject_budget *b, const uint8_t *peer, uint32_t family, uint64_t tick)
+static inline bool reject_allowed(reject_budget *b, const pal_limits *limits, bool tap, uint32_t side, const uint8_t *peer,
+                                  uint32_t family, uint64_t tick)
 {
     uint64_t second = tick / 100;
-    uint32_t n = family == PAL_FAMILY_V4 ? 4 : 16, i = 0;
+    uint32_t n = family == PAL_FAMILY_V4 ? 4 : 16, same = family == PAL_FAMILY_V4 ? PREFIX_BYTES_V4 : PREFIX_BYTES_V6;
+    uint32_t of_prefix = 0, who = PAL_NONE;
     if (b->second != second)
         *b = (reject_budget){.second = second};
-    if (b->total >= REJECT_PER_SECOND)
+    if (b->total[side] >= limit_of(limits->rejects, tap, side))
         return false;
-    while (i < b->peers && (b->peer[i].family != family || memcmp(b->peer[i].addr, peer, n) != 0))
-        i++;
-    if (i == b->peers) {
-        memset(&b->peer[i], 0, sizeof b->peer[i]);
-        memcpy(b->peer[i].addr, peer, n);
-        b->peer[i].family = family;
-        b->peers++;
+    for (uint32_t i = 0; i < b->peers; i++) {
+        if (b->peer[i].family != family || b->peer[i].side != side || memcmp(b->peer[i].addr, peer, same) != 0)
+            continue;
+        of_prefix += b->peer[i].count;
+        if (memcmp(b->peer[i].addr, peer, n) == 0)
+            who = i;
     }
-    if (b->peer[i].count >= REJECT_PER_PEER)
+    if ((side == SIDE_OTHERS && of_prefix >= limits->rejects_prefix) || (who != PAL_NONE && b->peer[who].count >= limits->rejects_peer))
         return false;
-    b->peer[i].count++;
-    b->total++;
+    if (who == PAL_NONE) {
+        who = b->peers++;
+        memset(&b->peer[who], 0, sizeof b->peer[who]);
+        memcpy(b->peer[who].addr, peer, n);
+        b->peer[who].family = (uint8_t)family;
+        b->peer[who].side = (uint8_t)side;
+    }
+    b->peer[who].count++;
+    b->total[side]++;
     return true;
 }
 

@@ -62,7 +62,7 @@ static inline void rejudge_answer(judge_case *c, uint32_t ref, uint32_t dir)
         (void)judge_answer(c);
         return;
     }
-    if (!reject_may_answer(p) || !reject_allowed(&w->rejects[c->f->number], packet_src(p), p->family, w->table.s->now))
+    if (!reject_may_answer(p) || !judge_may_answer(c))
         return;
     const uint8_t *addr[2] = {packet_src(p), packet_dst(p)};
     const uint16_t port[2] = {p->sport, p->dport};

@@ -104,6 +104,8 @@ static inline void tcp_settle_scale(ct_hot *h, const ct_cold *c)
 
 PAL_INLINE bool tcp_windows_are_known(const ct_hot *h) { return ct_state_of(h) >= CT_SYN_RECEIVED; }
 
+#include "resync.h"
+
 /* PAL_REASON_STATE, TRACK_OVER, or why not. S sends, R receives. */
 PAL_INLINE uint8_t tcp_window_test(const ct_hot *h, uint32_t S, const pal_packet *p, uint32_t end)
 {
@@ -114,6 +116,8 @@ PAL_INLINE uint8_t tcp_window_test(const ct_hot *h, uint32_t S, const pal_packet
     if (PAL_UNLIKELY(!end_has(h, R, END_SEEN)))
         return PAL_REASON_STATE;
     bool has_ack = (p->tcp_flags & TCP_ACK) && !((p->tcp_flags & TCP_RST) && p->ack == 0);
+    if (PAL_UNLIKELY(h->state & CT_RESYNC))
+        return resync_window_test(h, S, p, end, has_ack);
     if (PAL_LIKELY(tcp_windows_are_known(h))) {
         uint32_t right = r->ack + ((uint32_t)r->edge << scale_of(h, R));
         if (PAL_UNLIKELY(seq_after(p->seq, right) || seq_after(end, right + TCP_SLACK)))
@@ -181,7 +185,7 @@ static inline void memo_set(ct_hot *h, ct_cold *c, uint32_t S, const pal_packet 
     c->memo_end = word == MEMO_SYN ? tcp_end(p) : p->ack;
     c->memo_window = p->window;
     if (word == MEMO_SYN)
-        c->offered = (uint8_t)tcp_offered_scale(p);
+        c->offered = (uint8_t)((c->offered & 0xf0) | tcp_offered_scale(p));
     h->state |= CT_MEMO;
 }
 
@@ -236,7 +240,7 @@ PAL_OUTLINE uint8_t tcp_over(ct_hot *h, ct_cold *c, uint32_t S, const pal_packet
         c->offered = 0xff;
         tcp_offered_set(c, Y, scale);
         c->memo &= MEMO_INWARD;
-        h->state &= (uint8_t)~CT_MEMO;
+        h->state &= (uint8_t)~(CT_MEMO | CT_RESYNC);
         ct_state_set(h, CT_SYN_SENT);
         return tcp_synack(h, c, S, p);
     }
@@ -306,6 +310,8 @@ PAL_INLINE uint8_t tcp_track(ct_hot *h, ct_cold *c, uint32_t dir, const pal_pack
         r = tcp_window_test(h, dir, p, end);
         if (PAL_UNLIKELY(r != PAL_REASON_STATE))
             return r;
+        if (PAL_UNLIKELY(h->state & CT_RESYNC))
+            resync_learn(h, c, dir, p);
         tcp_update(h, dir, p, end);
         tcp_follow(h, c, dir, event);
         break;

@@ -5,6 +5,8 @@
  */
 #include "table.h"
 
+#include "../core/tcp.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -14,7 +16,7 @@
 #include <unistd.h>
 
 #define TABLE_MAGIC 0x31544c4150ull /* "PALT1" */
-#define TABLE_VERSION 1u
+#define TABLE_VERSION 2u
 
 typedef struct table_header {
     uint64_t magic;
@@ -128,6 +130,7 @@ static void table_rebuild(ct_table *t)
             entry_free(t, ref);
     indexes_clear(t);
     s->now = now;
+    s->resync_until = 0;
     for (uint32_t w = 0; w < CT_WAYS; w++) {
         uint32_t first = w ? t->cap4 : 0, count = w ? t->cap6 : t->cap4;
         uint32_t ref = oldest[w];
@@ -160,7 +163,11 @@ static void table_rebuild(ct_table *t)
             }
             if (ct_is_listed(h) && !(h->state & CT_RESYNC))
                 unanswered_append(t, ref);
-            h->state |= CT_RESYNC;
+            if (!(h->marks & CT_REPLIED)) /* accounts were the old process's: what is taken over is on none */
+                h->bytes[1] = t->cold[ref].spill_packets[1] = t->cold[ref].spill_bytes[1] = 0;
+            h->state &= (uint8_t)~CT_RESYNC;
+            if (resync_applies(h))
+                resync_begin(h, &t->cold[ref]);
             h->epoch = 0; /* epochs are the old process's: the rules in force now have not been asked */
             wheel_insert(t, ref);
             s->used[w]++;

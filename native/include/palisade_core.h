@@ -166,6 +166,19 @@ uint64_t pal_cls_lookup(const pal_cls *c, const pal_ruleset *r, const pal_key *k
 #define PAL_SUMS_COUNT 1
 #define PAL_SUMS_VERIFY 2
 
+/* Budgets at each filter, of a worker: {the vNIC's own workload, others}; a tap has both together. docs/packet-path.md,
+ * section 11. */
+typedef struct pal_limits {
+    uint32_t half_open[2];         /* unanswered connections; 0: no limit */
+    uint32_t half_open_prefix;     /* of others, from one source prefix; 0: no limit */
+    uint32_t half_open_prefixes;   /* prefixes that a worker keeps account of; 0: 65,536 */
+    uint32_t misses[2];            /* packets a second for which the rules are asked; 0: no limit */
+    uint32_t rejects[2];           /* answers a second, together at most 100; 0: 50 */
+    uint32_t rejects_prefix, rejects_peer; /* 0: 25, 10 */
+    uint32_t fragments[2];         /* datagrams that wait for fragments; 0: 128 */
+    uint32_t fragments_prefix, fragments_source; /* 0: 96, 64 */
+} pal_limits;
+
 typedef struct pal_engine_options {
     uint32_t capacity4, capacity6; /* connections of each family, a worker */
     uint32_t filters, rules;       /* numbers below these may be used */
@@ -178,6 +191,7 @@ typedef struct pal_engine_options {
     uint8_t huge_pages;
     uint8_t reserved[6];
     uint64_t seed[6];              /* secret; all zero: drawn from the kernel */
+    pal_limits limits;
 } pal_engine_options;
 
 /* One verdict as it leaves the core. */

@@ -127,14 +127,15 @@ static void test_limits(void)
         CHECK_U64(part(1, 1, 1, i * 16, 8, true).reason, PAL_REASON_HELD);
     CHECK_U64(part(1, 1, 1, 1600, 8, true).reason, PAL_REASON_FRAG_LIMIT);
     CHECK_U64(part(1, 1, 1, 8, 8, true).reason, PAL_REASON_FRAG_LIMIT);
-    for (uint32_t i = 0; i < FRAG_PER_SOURCE - 1; i++)
+    const uint32_t per_side = 128, per_source = 64; /* all of it runs OUT: the workload's own */
+    for (uint32_t i = 0; i < per_source - 1; i++)
         CHECK_U64(part(1, 1, 1000 + i, 0, 8, true).reason, PAL_REASON_HELD);
     CHECK_U64(part(1, 1, 5000, 0, 8, true).reason, PAL_REASON_FRAG_LIMIT);
     CHECK_U64(part(1, 3, 5000, 0, 8, true).reason, PAL_REASON_HELD);
     uint32_t held = 0;
     for (uint32_t i = 0; i < 400; i++)
         held += part(1, (uint8_t)(10 + i / 50), 1000 + i, 0, 8, true).reason == PAL_REASON_HELD;
-    CHECK_U64(held, FRAG_PER_FILTER - FRAG_PER_SOURCE - 1);
+    CHECK_U64(held, per_side - per_source - 1);
     sound();
     /* On the last tick they are still there, on the next they are gone and make room. */
     r.now += 30 * RIG_S;
@@ -148,9 +149,27 @@ static void test_limits(void)
     CHECK_U64(r.out[r.outs - 1].reason, PAL_REASON_FRAG_INCOMPLETE);
     sound();
     rig_close(&r);
-    /* Blocks: 16,384 of 256 bytes. */
+    /* Blocks: a source's 64 datagrams have 2,048, a side's 4,096; what is given back can be used again. */
     begin(false);
     memset(body, 0, sizeof body);
+    for (uint32_t i = 0; i < 32; i++)
+        CHECK_U64(part(1, (uint8_t)(1 + i / 16), i, 0, 32768, true).reason, PAL_REASON_HELD);
+    CHECK_U64(r.w->fragments->blocks, 4096);
+    CHECK_U64(part(1, 1, 100, 0, 8, true).reason, PAL_REASON_FRAG_LIMIT);
+    CHECK_U64(part(1, 2, 16, 32768, 8, true).reason, PAL_REASON_FRAG_LIMIT);
+    CHECK_U64(part(1, 3, 100, 0, 8, true).reason, PAL_REASON_FRAG_LIMIT);
+    CHECK_U64(part(1, 1, 0, 8, 8, true).reason, PAL_REASON_FRAG_OVERLAP);
+    CHECK_U64(part(1, 2, 16, 32768, 8, true).reason, PAL_REASON_FRAG_LIMIT); /* its source has none left */
+    CHECK_U64(part(1, 1, 100, 0, 8, true).reason, PAL_REASON_HELD);
+    sound();
+    rig_close(&r);
+    /* In all: 16,384 of 256 bytes. */
+    pal_engine_options o = rig_options(2000, 2000);
+    char err[256];
+    o.limits.fragments[0] = o.limits.fragments_source = FRAG_DATAGRAMS;
+    CHECK(rig_open_at(&r, &o, NULL, err, sizeof err));
+    pal_rule all = rig_rule(1, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+    rig_commit(&r, 0, &all, 1, false);
     for (uint32_t i = 0; i < 64; i++)
         for (uint32_t k = 0; k < 2; k++)
             CHECK_U64(part(1, (uint8_t)(1 + i / 32), i, k * 32768, 32768 - k * 512, true).reason, PAL_REASON_HELD);
@@ -163,6 +182,28 @@ static void test_limits(void)
 }
 
 /* A fragment inside fragments hides its ports: it is refused. */
+static void test_prefixes(void)
+{
+    check_where = "prefixes";
+    rig_open(&r, 2000, 2000);
+    pal_rule all = rig_rule(1, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+    rig_commit(&r, 0, &all, 1, true); /* a tap: everybody is another, both sides' budgets together */
+    uint32_t held = 0;
+    memset(body, 0, sizeof body);
+    for (uint32_t i = 0; i < 200; i++)
+        held += part(PAL_FAMILY_V4, (uint8_t)(1 + i % 8), i, 0, 8, true).reason == PAL_REASON_HELD;
+    CHECK_U64(held, 96); /* one /24 */
+    for (uint32_t i = 0; i < 200; i++)
+        held += part(PAL_FAMILY_V6, (uint8_t)(1 + i % 8), i, 0, 8, true).reason == PAL_REASON_HELD;
+    CHECK_U64(held, 192);
+    sound();
+    r.now += 31 * RIG_S;
+    CHECK_U64(part(PAL_FAMILY_V4, 1, 5000, 0, 8, true).reason, PAL_REASON_FRAG_TIMEOUT); /* theirs; this one is held */
+    CHECK_U64(r.w->fragments->datagrams, 1);
+    sound();
+    rig_close(&r);
+}
+
 static void test_hidden(void)
 {
     check_where = "hidden";
@@ -185,6 +226,7 @@ int main(void)
     test_orders();
     test_refusals();
     test_limits();
+    test_prefixes();
     test_hidden();
     return check_end("test_fragment");
 }

@@ -188,6 +188,94 @@ static void test_damaged(void)
     (void)unlink(path);
 }
 
+static pal_judgement segment(uint8_t src, uint32_t seq, uint32_t ack, uint8_t flags, uint32_t len)
+{
+    frame_tcp(&f, PAL_FAMILY_V4, src, 3 - src, src == 1 ? 4000 : 80, src == 1 ? 80 : 4000,
+              (tcp_say){.seq = seq, .ack = ack, .flags = flags, .window = 1000, .payload = f.b + 1000, .len = len, .scale = flags & TCP_SYN ? 3 : 0});
+    return rig_judge(&r, &f);
+}
+
+/* An established connection, scale 2 both ways: one maximum window is 65,535 * 4. 1 has sent up to 1101, 2 up to 5201. */
+static uint32_t established_then_taken_over(void)
+{
+    (void)unlink(path);
+    reopen(40, 20);
+    CHECK_U64(segment(1, 1000, 0, TCP_SYN, 0).ct, PAL_CT_NEW);
+    CHECK_U64(segment(2, 5000, 1001, TCP_SYN | TCP_ACK, 0).reason, PAL_REASON_STATE);
+    CHECK_U64(segment(1, 1001, 5001, TCP_ACK, 100).reason, PAL_REASON_STATE);
+    CHECK_U64(segment(2, 5001, 1101, TCP_ACK, 200).reason, PAL_REASON_STATE);
+    uint64_t now = r.now;
+    rig_close(&r);
+    reopen(40, 20);
+    r.now = now;
+    pal_packet p;
+    ct_key k;
+    rig_parse(&r, &p, f.b, f.len, f.len, LINKTYPE_ETHERNET);
+    key_from_packet(&k, &p, 1u << ZONE_VRF_BITS);
+    uint32_t ref = ct_find(&r.w->table, &k, key_hash(&k, r.w->table.s->seed));
+    CHECK(ref != PAL_NONE && (r.w->table.hot[ref].state & CT_RESYNC));
+    return ref;
+}
+
+static void test_resync(void)
+{
+    const uint32_t reach = 65535u << 2;
+    check_where = "resync";
+    /* Within one maximum window of what was known, both ways; farther is refused. */
+    uint32_t ref = established_then_taken_over();
+    CHECK_U64(segment(1, 1101 + reach + 1, 5201, TCP_ACK, 0).reason, PAL_REASON_TCP_WINDOW);
+    CHECK_U64(segment(1, 1101 + reach, 5201, TCP_ACK, 1).reason, PAL_REASON_TCP_WINDOW);
+    CHECK_U64(segment(1, 1101 - reach - 1, 5201, TCP_ACK, 0).reason, PAL_REASON_TCP_WINDOW);
+    CHECK_U64(segment(1, 1101, 5001 + reach + 1, TCP_ACK, 0).reason, PAL_REASON_TCP_ACK);
+    CHECK_U64(segment(1, 1101, 5001 - reach - 1, TCP_ACK, 0).reason, PAL_REASON_TCP_ACK);
+    CHECK_U64(segment(1, 1101 + reach, 5001 + reach, TCP_ACK, 0).reason, PAL_REASON_STATE);
+    const ct_hot *h = &r.w->table.hot[ref];
+    CHECK_U64(h->half[0].end, 1101 + reach);
+    CHECK_U64(h->half[1].end, 5001 + reach); /* acknowledged, so it was sent */
+    CHECK_U64(segment(1, 1101 + reach, 5001 + reach, TCP_ACK, 0).reason, PAL_REASON_STATE);
+    CHECK(h->state & CT_RESYNC); /* two of one end are not enough */
+    CHECK_U64(segment(2, 5001 + reach, 1101 + reach, TCP_ACK, 10).reason, PAL_REASON_STATE);
+    CHECK_U64(segment(2, 5011 + reach, 1101 + reach, TCP_ACK, 10).reason, PAL_REASON_STATE);
+    CHECK_U64(h->state, CT_ESTABLISHED);
+    CHECK_U64(segment(2, 5021 + 2 * reach, 1101 + reach, TCP_ACK, 10).reason, PAL_REASON_TCP_WINDOW);
+    CHECK_U64(segment(2, 5021 + reach, 1102 + reach, TCP_ACK, 10).reason, PAL_REASON_TCP_ACK);
+    broken_is("resync");
+    rig_close(&r);
+    /* Ten seconds from the first packet that meets one, to the tick. */
+    for (uint32_t late = 0; late < 2; late++) {
+        ref = established_then_taken_over();
+        r.now += 3600 * RIG_S;
+        CHECK_U64(segment(1, 1101, 5201, TCP_ACK, 0).reason, PAL_REASON_STATE);
+        r.now += 10 * RIG_S + late * 10 * RIG_MS;
+        CHECK_U64(segment(1, 1101 + 9000, 5201, TCP_ACK, 0).reason, late ? PAL_REASON_TCP_WINDOW : PAL_REASON_STATE);
+        CHECK(late == !(r.w->table.hot[ref].state & CT_RESYNC));
+        rig_close(&r);
+    }
+    /* An RST is believed where its receiver's or its sender's number is known exactly, else it is for the receiver to challenge. */
+    ref = established_then_taken_over();
+    CHECK_U64(segment(2, 5201 + reach + 1, 0, TCP_RST, 0).reason, PAL_REASON_TCP_RST);
+    CHECK_U64(segment(2, 5201 + 500, 0, TCP_RST, 0).reason, PAL_REASON_STATE);
+    CHECK_U64(ct_state_of(&r.w->table.hot[ref]), CT_ESTABLISHED);
+    CHECK_U64(segment(2, 5201, 0, TCP_RST, 0).reason, PAL_REASON_STATE);
+    CHECK_U64(ct_state_of(&r.w->table.hot[ref]), CT_CLOSED);
+    rig_close(&r);
+    /* What has no windows is in no RESYNC: picked up in mid-stream, a SYN alone, UDP. */
+    (void)unlink(path);
+    reopen(40, 20);
+    (void)segment(1, 1000, 1, TCP_ACK, 0);
+    frame_tcp(&f, PAL_FAMILY_V4, 1, 2, 4001, 80, (tcp_say){.seq = 1, .flags = TCP_SYN});
+    (void)rig_judge(&r, &f);
+    udp(PAL_FAMILY_V4, 1, 2, 1000);
+    (void)rig_judge(&r, &f);
+    CHECK_U64(r.w->table.s->used[0], 3);
+    rig_close(&r);
+    reopen(40, 20);
+    for (uint32_t i = 0; i < 40; i++)
+        CHECK(!(r.w->table.hot[i].state & CT_RESYNC));
+    rig_close(&r);
+    (void)unlink(path);
+}
+
 /* A table has one owner: neither another process nor another engine may map it, and the owner is not disturbed. */
 static void test_one_owner(void)
 {
@@ -251,6 +339,7 @@ int main(void)
     test_judged_again();
     test_other_shapes();
     test_one_owner();
+    test_resync();
     test_child_of_unsound();
     test_damaged();
     return check_end("test_table_file");

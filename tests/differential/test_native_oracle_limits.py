@@ -11,6 +11,7 @@ import pytest
 
 pytest.importorskip("dfw.core", reason="the packet core is not built")
 
+from dfw.model import Limits
 from tests.support.traffic import ETHERNET, Commit, Event, Packet, Scenario
 from tests.support.traffic_policies import policies_load
 from tests.support.twins import Answers, explain_difference, find_difference, native_answers, oracle_answers
@@ -59,7 +60,8 @@ def test_arena_of_fragments() -> None:
             yield path, fragment(whole, 20, bytes(8), 65000, False, number)
             yield path, fragment(whole, 20, bytes(8), 64000, False, number)
 
-    answers = agreed(packets(frames()), Scenario(0))
+    plenty = Limits(fragments_own=1024, fragments_others=1024, fragments_prefix=1024, fragments_source=1024)
+    answers = agreed(packets(frames()), Scenario(0, limits=plenty))
     reasons = [row[4] for row in answers.judgements]
     assert {"frag-limit", "frag-overlap", "frag-incomplete"} <= set(reasons)
     first = reasons.index("frag-limit")
@@ -70,13 +72,17 @@ def test_datagrams_of_a_source_and_of_a_filter() -> None:
     def frames() -> Iterator[tuple[Wire, bytes]]:
         for number in range(70):
             yield path_of(1), fragment(path_of(1).udp(7, 7, bytes(8)), 20, bytes(8), 0, True, number)
-        for number in range(300):
+        for number in range(100):  # the same /24
             path = path_of(2 + number % 10)
+            yield path, fragment(path.udp(7, 7, bytes(8)), 20, bytes(8), 0, True, number)
+        for number in range(300):
+            path = path_of(256 + 8 * number)
             yield path, fragment(path.udp(7, 7, bytes(8)), 20, bytes(8), 0, True, number)
 
     reasons = [row[4] for row in agreed(packets(frames()), Scenario(0)).judgements]
     assert reasons[:70].count("frag-limit") == 6
-    assert reasons[70:].count("frag-limit") == 300 - (256 - 64)
+    assert reasons[70:170].count("frag-limit") == 100 - (96 - 64)
+    assert reasons[170:].count("frag-limit") == 300 - (256 - 96)
 
 
 def test_expectations_of_a_parent_and_of_a_worker() -> None:
@@ -124,3 +130,60 @@ def test_smallest_tables(capacity: int) -> None:
     ends = {row[16] for row in answers.flows}
     assert "evicted" in ends or "ct-full" in reasons
     assert capacity > 2 or "ct-full" in reasons
+
+
+def syn(number: int, port: int = 443) -> tuple[Wire, bytes]:
+    path = path_of(number)
+    return path, path.tcp(40_000 + number, port, 1, 0, SYN, 9000)
+
+
+def test_unanswered_connections_of_a_prefix_and_of_all() -> None:
+    """A prefix loses its own oldest; when others' budget is full prefixes lose one each in turn; answered ones stay."""
+
+    def frames() -> Iterator[tuple[Wire, bytes]]:
+        yield syn(0)
+        yield path_of(0).back, path_of(0).back.tcp(443, 40_000, 5, 2, SYN | ACK, 9000)
+        for number in range(1, 12):
+            yield syn(number)
+        for number in range(256, 256 * 20, 128):
+            yield syn(number)
+        for number in (1, 5, 11, 256, 384, 2560, 4864):  # who is still known?
+            back = path_of(number).back
+            yield back, back.tcp(443, 40_000 + number, 5, 2, SYN | ACK, 9000)
+        yield path_of(0), path_of(0).tcp(40_000, 443, 2, 6, ACK, 9000)
+
+    limits = Limits(half_open_own=10, half_open_others=10, half_open_prefix=6, half_open_prefixes=8)
+    answers = agreed(packets(frames()), Scenario(0, limits=limits))
+    assert sum(row[16] == "evicted" for row in answers.flows) > 25
+    assert answers.judgements[-1][4] == "state"
+    assert {row[4] for row in answers.judgements[-8:-1]} == {"state", "tcp-state"}
+
+
+def test_budget_that_only_children_use() -> None:
+    def frames() -> Iterator[tuple[Wire, bytes]]:
+        path, sequence = path_of(1), 1000
+        for number in range(4):
+            line = f"PORT 10,9,0,1,117,{number}\r\n".encode()
+            yield path, path.tcp(1025, 21, sequence, 1, ACK | PSH, 9000, line)
+            sequence += len(line)
+        yield path.back, path.back.tcp(21, 1025, 1, sequence, ACK, 9000)
+        for number in range(4):
+            yield path.back, path.back.tcp(20, 117 * 256 + number, 7, 0, SYN, 9000)
+        other = path_of(0, 9).back
+        yield other, other.tcp(999, 443, 7, 0, SYN, 9000)
+
+    answers = agreed(packets(frames()), Scenario(0, limits=Limits(half_open_prefix=3)))
+    assert [row[4] for row in answers.judgements][-2:] == ["half-open", "half-open"]
+
+
+def test_misses_on_every_tick() -> None:
+    def frames() -> Iterator[tuple[Wire, bytes]]:
+        for number in range(400):
+            yield syn(number)
+            if number % 3 == 0:
+                yield path_of(number).back, path_of(number).back.tcp(443, 40_000 + number, 5, 2, SYN | ACK, 9000)
+
+    for rate, step in ((7, 1_000_000), (50, 3_333_333), (20, 10_000_000)):
+        limits = Limits(misses_own=rate, misses_others=rate)
+        answers = agreed(packets(frames(), step), Scenario(0, limits=limits))
+        assert {"miss-budget", "match", "state"} <= {row[4] for row in answers.judgements}

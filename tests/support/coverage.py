@@ -23,8 +23,8 @@ _PROBE = Timers(*range(1, len(fields(Timers)) + 1))
 _NAMES = [item.name for item in fields(Timers)]
 _COUNTERS = ("reasons", "cells", "sctp", "timers", "outcomes")
 _REASONS = Path(__file__).resolve().parents[2] / "native" / "core" / "reasons.def"
-# Budgets and guards of live vNICs, off in a replay; and the word for a fragment that no line was written of yet.
-UNREACHABLE_REASONS = frozenset({"miss-budget", "half-open", "bad-address", "held"})
+# A guard of live vNICs, off in a replay; and the word for a fragment that no line was written of yet.
+UNREACHABLE_REASONS = frozenset({"bad-address", "held"})
 SCTP_EVENTS = {0: "DATA", 1: "INIT", 2: "INIT_ACK", 6: "ABORT", 7: "SHUTDOWN", 8: "SHUTDOWN_ACK"} | {
     10: "COOKIE_ECHO",
     11: "COOKIE_ACK",

@@ -15,10 +15,10 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from dfw.model import Timers
+from dfw.model import Limits, Timers
 from tests.support import hostile, talk, talk_alg
 from tests.support.talk_tcp import Said, Talk, tcp_life
 from tests.support.wire import End, Path, arp, ethernet, fragments
@@ -50,7 +50,7 @@ Event = Packet | Commit
 class Scenario:
     """What is drawn once for a run. `vnics`: judged at the inventory's vNICs, else on a tap. `capacity`: of the
     connection table, None for plenty. `epoch`: the first, for engines that can be given one.
-    `calm`: no bursts and no floods."""
+    `calm`: no bursts and no floods. `limits`: budgets at each filter."""
 
     seed: int
     link: int = ETHERNET
@@ -66,6 +66,7 @@ class Scenario:
     commits: int = 4000
     stopped: bool = False
     calm: bool = False
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def timers(self) -> Timers:
@@ -74,6 +75,12 @@ class Scenario:
 
 
 SHORT_TIMERS = Timers(12, 10, 120, 14, 11, 10, 13, 10, 15, 12, 10)
+
+# By kind of run: at vNICs, and on a tap.
+TIGHT_LIMITS = {
+    5: Limits(1, 20, 9, 6, 14, 20, 4, 8, 5, 3, 6, 10, 7, 4),
+    6: Limits(14, 14, 8, 3, 55, 55, fragments_own=5, fragments_others=5, fragments_prefix=6, fragments_source=3),
+}
 
 
 def scenario_draw(seed: int) -> Scenario:
@@ -93,6 +100,7 @@ def scenario_draw(seed: int) -> Scenario:
         epoch=(1 << 32) - 3 if kind in (0, 1) else 1,
         width=48 if kind == 7 else rng.choice((48, 96, 200)),
         commits=rng.choice((800, 2500, 6000)),
+        limits=TIGHT_LIMITS[kind] if kind in TIGHT_LIMITS else Limits(),
     )
 
 

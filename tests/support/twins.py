@@ -61,6 +61,7 @@ def oracle_answers(events: Iterable[Event], worlds: Sequence[PolicySet], scenari
         verify_checksums=scenario.verify,
         decap=scenario.decap,
         capacity=scenario.capacity,
+        limits=scenario.limits,
         clock_stopped=scenario.stopped,
         keep=True,
     )
@@ -110,6 +111,7 @@ class NativeTwin:
                 checksums="verify" if scenario.verify else "count",
                 decap=scenario.decap,
                 flows=True,
+                limits=scenario.limits,
             ),
         )
         self._enforcer.engine.set_epoch(scenario.epoch)

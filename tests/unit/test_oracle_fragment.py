@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from dfw.model import Action
+from dfw.model import Action, Limits
 from tests.support.oracle_bench import (
     A6,
     ACK,
@@ -184,8 +184,24 @@ def test_limit_of_a_datagram() -> None:
     assert len(send(tap, piece(0, 16, payload=long))) == 65
 
 
-def test_limit_of_payload() -> None:
+def test_limit_of_a_prefix() -> None:
     tap = Tap()
+    for source in range(96):
+        assert send(tap, ip(f"10.1.1.{source}", B, UDP, bytes(16), fragment=MORE, ident=1)) == []
+    assert send(tap, ip("10.1.1.200", B, UDP, bytes(16), fragment=MORE, ident=1)) == ["97 frag-limit"]
+    assert send(tap, ip("10.1.2.200", B, UDP, bytes(16), fragment=MORE, ident=1)) == []
+
+
+def test_a_budget_of_datagrams_has_blocks() -> None:
+    tap = Tap()
+    big = bytes(32_768)  # 128 blocks, of which a source's 64 datagrams have 2,048
+    for ident in range(16):
+        assert send(tap, ip(A, B, UDP, big, fragment=MORE, ident=ident)) == []
+    assert send(tap, ip(A, B, UDP, bytes(8), fragment=MORE, ident=99)) == ["17 frag-limit"]
+
+
+def test_limit_of_payload() -> None:
+    tap = Tap(limits=Limits(fragments_own=512, fragments_others=512, fragments_prefix=512))
     big = bytes(65_280)  # 255 blocks
     sources = [f"10.0.{n // 60}.{n % 60 + 1}" for n in range(65)]
     decided = [send(tap, ip(source, B, UDP, big, fragment=MORE)) for source in sources]

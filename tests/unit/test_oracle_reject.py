@@ -137,12 +137,19 @@ def test_ten_a_second_for_each_source_and_a_hundred_in_all() -> None:
     tap = Tap(refusing())
     one = [tap.send(udp(A, B, (1, 2)), 0.5) for _ in range(11)]
     assert one == ["REJECT match new"] * 10 + ["DROP reject-rate new"]
-    others = [tap.send(udp(f"10.1.0.{n}", B, (1, 2)), 0.6) for n in range(1, 92)]
+    others = [tap.send(udp(f"10.{n}.0.{n}", B, (1, 2)), 0.6) for n in range(1, 92)]
     assert others == ["REJECT match new"] * 90 + ["DROP reject-rate new"]
     assert tap.send(tcp(A, B, PORTS, RST, 1), 0.7) == "REJECT match invalid"
     assert tap.send(udp(A, B, (1, 2)), 0.99) == "DROP reject-rate new"
     assert tap.send(udp(A, B, (1, 2)), 1.0) == "REJECT match new"
     assert len(answers(tap)) == 101
+
+
+def test_twenty_five_a_second_for_each_prefix() -> None:
+    tap = Tap(refusing())
+    sent = [tap.send(udp(f"10.7.0.{n}", B, (1, 2)), 0.5) for n in range(1, 28)]
+    assert sent == ["REJECT match new"] * 25 + ["DROP reject-rate new"] * 2
+    assert tap.send(udp("10.7.1.1", B, (1, 2)), 0.5) == "REJECT match new"
 
 
 def test_policy_change_resets_both_ends() -> None:

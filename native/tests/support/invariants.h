@@ -113,6 +113,65 @@ static inline const char *invariant_fragments(const frag_table *f, const uint64_
         }
     }
     HOLDS(prev == f->newest && n == f->datagrams && blocks == f->blocks);
+    uint32_t accounts = 0, free = 0, on = 0;
+    for (uint16_t i = f->free_account; i != FRAG_NONE; i = f->account[i].next)
+        HOLDS(free++ < FRAG_ACCOUNTS);
+    for (uint32_t b = 0; b < FRAG_BUCKETS; b++)
+        for (uint16_t i = f->account_bucket[b]; i != FRAG_NONE; i = f->account[i].next) {
+            uint32_t datagrams = 0, held = 0;
+            for (uint16_t k = f->oldest; k != FRAG_NONE; k = f->datagram[k].newer) {
+                const frag_datagram *d = &f->datagram[k];
+                for (uint32_t scope = 0; scope < FRAG_SCOPES; scope++) {
+                    if (d->account[scope] != i)
+                        continue;
+                    datagrams++;
+                    for (uint32_t p = 0; p < d->count; p++)
+                        held += frag_blocks_for(d->piece[p].len);
+                }
+            }
+            HOLDS(datagrams && datagrams == f->account[i].datagrams && held == f->account[i].blocks && accounts++ < FRAG_ACCOUNTS);
+            on += datagrams;
+        }
+    HOLDS(accounts + free == FRAG_ACCOUNTS && on <= FRAG_SCOPES * n);
+    return NULL;
+}
+
+static const char *invariant_half_open(const ct_table *t)
+{
+    const half_open_table *o = t->half_open;
+    if (!o)
+        return NULL;
+    uint32_t total = o->filters * 2 + o->records, free = 0, used = 0;
+    for (uint32_t i = o->free; i != PAL_NONE; i = o->account[i].next)
+        HOLDS(i >= o->filters * 2 && free++ < o->records);
+    for (uint32_t i = 0; i < total; i++) {
+        const half_open_account *a = &o->account[i];
+        uint32_t count = 0, n = 0, prev = PAL_NONE, movable = 0;
+        for (uint32_t ref = 0; ref < t->cap4 + t->cap6; ref++) {
+            bool on = t->hot[ref].state != CT_FREE && !(t->hot[ref].marks & CT_REPLIED) && t->hot[ref].bytes[1] == i + 1;
+            count += on;
+            movable += on && ct_is_listed(&t->hot[ref]);
+        }
+        if (i >= o->filters * 2)
+            used += count != 0;
+        if (count == 0 && i >= o->filters * 2)
+            continue;
+        HOLDS(count == a->count);
+        for (uint32_t ref = a->oldest; ref != PAL_NONE; prev = ref, ref = t->cold[ref].spill_bytes[1])
+            HOLDS(t->cold[ref].spill_packets[1] == prev && t->hot[ref].bytes[1] == i + 1 && n++ < movable);
+        HOLDS(prev == a->newest && n == movable);
+        bool in_ring = false;
+        for (uint32_t k = o->others[a->filter].first, left = total; k != PAL_NONE && left; left--, k = o->account[k].ring_next)
+            in_ring |= k == i;
+        HOLDS(in_ring == (a->side == SIDE_OTHERS && movable != 0));
+    }
+    HOLDS(used + free == o->records);
+    for (uint32_t f = 0; f < o->filters; f++) {
+        uint32_t count = 0;
+        for (uint32_t i = 0; i < total; i++)
+            count += o->account[i].filter == f && o->account[i].side == SIDE_OTHERS ? o->account[i].count : 0;
+        HOLDS(count == o->others[f].count);
+    }
     return NULL;
 }
 
@@ -153,6 +212,7 @@ static inline const char *invariant_broken(const pal_worker *w)
     const char *broken = invariant_lists(&w->table);
     broken = broken ? broken : invariant_wheel(&w->table);
     broken = broken ? broken : invariant_index(&w->table);
+    broken = broken ? broken : invariant_half_open(&w->table);
     broken = broken ? broken : invariant_fragments(w->fragments, w->table.s->seed);
     broken = broken ? broken : invariant_expected(w->expected, &w->table);
     return broken ? broken : invariant_counts(w);

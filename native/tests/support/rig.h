@@ -21,6 +21,7 @@
 #include "../../engine/classifier_sets.c"
 #endif
 #include "../../engine/engine.c"
+#include "../../engine/limits.c"
 #include "../../engine/statistics.c"
 #include "../../engine/table.c"
 

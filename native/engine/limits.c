@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * limits.c - the budgets that an engine was given, and the memory of those that need some.
+ */
+#include "limits.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+void half_open_free(half_open_table *h)
+{
+    if (!h)
+        return;
+    free(h->account);
+    free(h->others);
+    free(h->bucket);
+    free(h);
+}
+
+half_open_table *half_open_new(const pal_limits *limits, uint32_t filters)
+{
+    half_open_table *h = calloc(1, sizeof *h);
+    if (!h)
+        return NULL;
+    h->limits = limits;
+    h->filters = filters;
+    h->records = limits->half_open_prefixes;
+    h->account = malloc(((size_t)filters * 2 + h->records) * sizeof *h->account);
+    h->others = malloc(filters * sizeof *h->others);
+    h->bucket = malloc((size_t)h->records * sizeof *h->bucket);
+    if (!h->account || !h->others || !h->bucket) {
+        half_open_free(h);
+        return NULL;
+    }
+    return h;
+}
+
+bool limits_settle(pal_limits *l, char *err, size_t errlen)
+{
+    const struct {
+        uint32_t *limit, otherwise, most;
+        const char *name;
+    } all[] = {
+        {&l->half_open[0], 0, 1u << 30, "half_open"}, {&l->half_open[1], 0, 1u << 30, "half_open"},
+        {&l->half_open_prefix, 0, 1u << 30, "half_open_prefix"}, {&l->half_open_prefixes, 65536, 1u << 24, "half_open_prefixes"},
+        {&l->misses[0], 0, 1u << 30, "misses"}, {&l->misses[1], 0, 1u << 30, "misses"},
+        {&l->rejects[0], REJECT_PER_SECOND / 2, REJECT_PER_SECOND, "rejects"},
+        {&l->rejects[1], REJECT_PER_SECOND / 2, REJECT_PER_SECOND, "rejects"},
+        {&l->rejects_prefix, 25, REJECT_PER_SECOND, "rejects_prefix"}, {&l->rejects_peer, 10, REJECT_PER_SECOND, "rejects_peer"},
+        {&l->fragments[0], 128, FRAG_DATAGRAMS, "fragments"}, {&l->fragments[1], 128, FRAG_DATAGRAMS, "fragments"},
+        {&l->fragments_prefix, 96, FRAG_DATAGRAMS, "fragments_prefix"}, {&l->fragments_source, 64, FRAG_DATAGRAMS, "fragments_source"}};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        if (*all[i].limit == 0)
+            *all[i].limit = all[i].otherwise;
+        if (*all[i].limit > all[i].most) {
+            snprintf(err, errlen, "limit %s is above %u", all[i].name, all[i].most);
+            return false;
+        }
+    }
+    if (l->rejects[0] + l->rejects[1] > REJECT_PER_SECOND) {
+        snprintf(err, errlen, "limit rejects is above %d for both sides together", REJECT_PER_SECOND);
+        return false;
+    }
+    return true;
+}
