@@ -14,7 +14,9 @@
 
 #define PAL_LIKELY(x) __builtin_expect(!!(x), 1)
 #define PAL_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#ifndef PAL_INLINE /* unit tests under sanitizers leave it to the compiler */
 #define PAL_INLINE static inline __attribute__((always_inline))
+#endif
 /* What happens seldom stays out of line, so that what happens always fits into registers. */
 #define PAL_OUTLINE static __attribute__((noinline, unused))
 #define PAL_ALIGNED(n) __attribute__((aligned(n)))

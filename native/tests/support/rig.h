@@ -8,6 +8,8 @@
 
 #ifndef RIG_LINKED_CLASSIFIER /* scripts/mutants.py compiles it once, not with each change of another header */
 #include "../../engine/classifier.c"
+#include "../../engine/classifier_arena.c"
+#include "../../engine/classifier_change.c"
 #include "../../engine/classifier_class.c"
 #include "../../engine/classifier_edit.c"
 #include "../../engine/classifier_later.c"
@@ -15,10 +17,14 @@
 #include "../../engine/classifier_map.c"
 #include "../../engine/classifier_memory.c"
 #include "../../engine/classifier_place.c"
+#include "../../engine/classifier_ports.c"
 #include "../../engine/classifier_rows.c"
 #include "../../engine/classifier_rules.c"
 #include "../../engine/classifier_service.c"
 #include "../../engine/classifier_sets.c"
+#include "../../engine/classifier_tabs.c"
+#include "../../engine/classifier_tree.c"
+#include "../../engine/classifier_uses.c"
 #endif
 #include "../../engine/engine.c"
 #include "../../engine/limits.c"
