@@ -280,8 +280,7 @@ static void worker_close(engine_worker *ew)
     free(ew->w.fragments);
     free(ew->w.expected);
     free(ew->w.rejects);
-    free(ew->w.misses);
-    half_open_free(ew->w.table.half_open);
+    limits_close(&ew->w);
     free(ew->w.rule);
     free(ew->w.vrf);
     free(ew->w.scratch);
@@ -298,10 +297,7 @@ static void worker_forget(engine_worker *ew)
     frag_init(w->fragments);
     expect_init(w->expected);
     memset(w->rejects, 0, o->filters * sizeof *w->rejects);
-    if (w->misses)
-        memset(w->misses, 0, o->filters * sizeof *w->misses);
-    if (w->table.half_open)
-        half_open_init(w->table.half_open);
+    limits_forget(w, o->filters);
     memset(w->rule, 0, o->rules * sizeof *w->rule);
     memset(w->count, 0, sizeof w->count);
     w->bad_ip_sum = w->bad_l4_sum = w->odd = w->received = w->released = 0;
@@ -344,18 +340,14 @@ static int worker_open(pal_engine *e, uint32_t number, const char *path, char *e
     w->fragments = worker_memory(sizeof *w->fragments);
     w->expected = worker_memory(sizeof *w->expected);
     w->rejects = worker_memory(o->filters * sizeof *w->rejects);
-    w->limits = &e->options.limits;
-    bool missed = o->limits.misses[0] || o->limits.misses[1];
-    bool half_open = o->limits.half_open[0] || o->limits.half_open[1] || o->limits.half_open_prefix;
-    w->misses = missed ? worker_memory(o->filters * sizeof *w->misses) : NULL;
-    w->table.half_open = half_open ? half_open_new(w->limits, o->filters) : NULL;
+    bool limited = limits_open(w, &e->options.limits, o->filters);
     w->rule = worker_memory(((size_t)o->rules + 1) * sizeof *w->rule);
     w->vrf = o->decap ? worker_memory(VRF_SLOTS * sizeof *w->vrf) : NULL;
     w->scratch = worker_memory(65536 + 1024);
     if (o->flows)
         w->table.flow = calloc((size_t)o->capacity4 + o->capacity6, sizeof(ct_flow));
     if (!ew->reader || !w->fragments || !w->expected || !w->rejects || !w->rule || !w->scratch || (o->decap && !w->vrf) || (o->flows && !w->table.flow) ||
-        (missed && !w->misses) || (half_open && !w->table.half_open)) {
+        !limited) {
         snprintf(err, errlen, "no memory for a worker");
         return -1;
     }

@@ -7,7 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-void half_open_free(half_open_table *h)
+static void half_open_free(half_open_table *h)
 {
     if (!h)
         return;
@@ -17,7 +17,7 @@ void half_open_free(half_open_table *h)
     free(h);
 }
 
-half_open_table *half_open_new(const pal_limits *limits, uint32_t filters)
+static half_open_table *half_open_new(const pal_limits *limits, uint32_t filters)
 {
     half_open_table *h = calloc(1, sizeof *h);
     if (!h)
@@ -33,6 +33,30 @@ half_open_table *half_open_new(const pal_limits *limits, uint32_t filters)
         return NULL;
     }
     return h;
+}
+
+bool limits_open(pal_worker *w, const pal_limits *limits, uint32_t filters)
+{
+    bool missed = limits->misses[0] || limits->misses[1];
+    bool half_open = limits->half_open[0] || limits->half_open[1] || limits->half_open_prefix;
+    w->limits = limits;
+    w->misses = missed ? aligned_alloc(PAL_CACHE_LINE, (filters * sizeof *w->misses + PAL_CACHE_LINE - 1) & ~(size_t)(PAL_CACHE_LINE - 1)) : NULL;
+    w->table.half_open = half_open ? half_open_new(limits, filters) : NULL;
+    return (!missed || w->misses) && (!half_open || w->table.half_open);
+}
+
+void limits_forget(pal_worker *w, uint32_t filters)
+{
+    if (w->misses)
+        memset(w->misses, 0, filters * sizeof *w->misses);
+    if (w->table.half_open)
+        half_open_init(w->table.half_open);
+}
+
+void limits_close(pal_worker *w)
+{
+    free(w->misses);
+    half_open_free(w->table.half_open);
 }
 
 bool limits_settle(pal_limits *l, char *err, size_t errlen)

@@ -7,8 +7,9 @@
 /* Fills in what was left open; false, with a sentence, for what cannot be. */
 bool limits_settle(pal_limits *limits, char *err, size_t errlen);
 
-/* Accounts of unanswered connections, not yet initialised; NULL without memory. */
-half_open_table *half_open_new(const pal_limits *limits, uint32_t filters);
-void half_open_free(half_open_table *h);
+/* A worker's memory for the budgets that were given; false when there is none. limits_forget before the first packet. */
+bool limits_open(pal_worker *w, const pal_limits *limits, uint32_t filters);
+void limits_forget(pal_worker *w, uint32_t filters);
+void limits_close(pal_worker *w);
 
 #endif
