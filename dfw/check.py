@@ -85,6 +85,8 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "message": finding.message,
         "rule_path": finding.rule_path or None,
         "witness": finding.witness or None,
+        "rules": list(finding.rules),
+        "packet": finding.packet,
     }
 
 

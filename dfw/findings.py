@@ -3,19 +3,24 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dfw.model import Place
 
 
 class Finding(NamedTuple):
-    """One warning. `kind` is a stable slug; `witness` describes a packet that shows it, where there is one."""
+    """One warning. `kind` is a stable slug; `witness` describes a packet that shows it, where there is one.
+
+    `rules`: paths of the rules that decide instead, or that are meant, in their order; `packet`: the witness's fields.
+    """
 
     kind: str
     place: Place | None
     message: str
     rule_path: str = ""
     witness: str = ""
+    rules: tuple[str, ...] = ()
+    packet: dict[str, Any] | None = None
 
     def __str__(self) -> str:
         where = f"{self.place}: " if self.place else ""

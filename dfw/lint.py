@@ -9,22 +9,26 @@ from dfw.findings import Finding
 from dfw.load import Loaded
 from dfw.membership import Membership
 from dfw.model import (
+    PROTO_TCP,
+    PROTO_UDP,
     Action,
-    Addresses,
-    AllOf,
-    AnyOf,
+    Alg,
     EffectiveRule,
     GroupMember,
     Peers,
     Policy,
     PolicyKind,
     PolicySet,
+    ServiceEntry,
     Term,
     rules_for_tap,
 )
-from dfw.shadow import Resolver, Shadow, shadows
+from dfw.packetrules import RuleReader, is_static
+from dfw.rulelint import RuleFinding, rules_judge
 
 MAXIMUM_RULES_PER_VNIC = 4000  # NSX's configuration maximum
+SHOWN = 5  # names in a message
+FEW_PORTS = 16  # a range of more does not name each of its ports
 
 
 def lint(loaded: Loaded) -> list[Finding]:
@@ -38,7 +42,8 @@ def lint(loaded: Loaded) -> list[Finding]:
     findings += _empty_groups(loaded, membership)
     findings += _programmed(loaded, membership, rules)
     findings += _any_any(rules)
-    findings += _shadowed(loaded, membership, rules)
+    findings += _alg_ports(rules)
+    findings += _decided(loaded)
     return findings
 
 
@@ -77,24 +82,9 @@ def _unused(loaded: Loaded) -> Iterator[Finding]:
                 yield Finding("unused", item.place, f"no rule, group or service refers to the {kind} {_id(path)}")
 
 
-def _is_static(world: PolicySet, term: Term, seen: frozenset[str] = frozenset()) -> bool:
-    """True where the term's members do not depend on the inventory."""
-    match term:
-        case Addresses():
-            return True
-        case GroupMember(path):
-            return path in seen or _is_static(world, world.groups[path].expression, seen | {path})
-        case AnyOf(terms):
-            return all(_is_static(world, item, seen) for item in terms)
-        case AllOf():
-            return False
-        case _:
-            return False
-
-
 def _is_known(loaded: Loaded, terms: Iterable[Term]) -> bool:
     """Can these terms be resolved here? Without an inventory only addresses can."""
-    return loaded.has_inventory or all(_is_static(loaded.world, term) for term in terms)
+    return loaded.has_inventory or all(is_static(loaded.world, term) for term in terms)
 
 
 def _empty_groups(loaded: Loaded, membership: Membership) -> Iterator[Finding]:
@@ -110,12 +100,15 @@ def _programmed(loaded: Loaded, membership: Membership, rules: Iterable[Effectiv
     if not loaded.has_inventory or not membership.ports:
         return
     counts = [0] * len(membership.ports)
+    excluded = membership.members(loaded.world.excluded)
     for item in rules:
-        members = membership.members(item.applied_to)
+        selected = membership.members(item.applied_to)
+        members = selected - excluded
         for number in members:
             counts[number] += 1
         if not members:
-            message = f"the rule {item.rule.id} is programmed nowhere: its Applied-To selects no vNIC"
+            why = "selects only vNICs of the exclusion list" if selected else "selects no vNIC"
+            message = f"the rule {item.rule.id} is programmed nowhere: its Applied-To {why}"
             yield Finding("programmed-nowhere", item.rule.place, message, item.rule.path)
     worst = max(counts)
     if worst > MAXIMUM_RULES_PER_VNIC:
@@ -133,25 +126,99 @@ def _any_any(rules: Iterable[EffectiveRule]) -> Iterator[Finding]:
             yield Finding("any-any", rule.place, message, rule.path)
 
 
-def _shadowed(loaded: Loaded, membership: Membership, rules: Iterable[EffectiveRule]) -> Iterator[Finding]:
-    resolver = Resolver(membership)
-    boxes = [
-        resolver.box(item)
-        for item in rules
-        if item.policy.kind is not PolicyKind.DEFAULT
-        and _is_known(loaded, (*(item.rule.sources.terms or ()), *(item.rule.destinations.terms or ())))
-    ]
-    for shadow in shadows(boxes, resolved=loaded.has_inventory):
-        yield _described(shadow)
+def _alg_ports(rules: Iterable[EffectiveRule]) -> Iterator[Finding]:
+    """Ports of FTP and TFTP allowed by their number: the ALG does not act, and no data connection is expected."""
+    for item in rules:
+        rule = item.rule
+        if rule.action is not Action.ALLOW or not item.stateful or item.policy.kind is not PolicyKind.NSX:
+            continue
+        entries = [entry for service in rule.services for entry in service.entries]
+        for protocol, number, alg in ((PROTO_TCP, 21, Alg.FTP), (PROTO_UDP, 69, Alg.TFTP)):
+            if any(entry.alg is alg for entry in entries):
+                continue
+            if any(entry.protocol == protocol and _names_port(entry, number) for entry in entries):
+                message = (
+                    f"the rule {rule.id} allows {alg.value}'s port {number} by its number: without the service "
+                    f"{alg.value} its data connections are not expected, and need rules of their own"
+                )
+                yield Finding("alg-port", rule.place, message, rule.path)
 
 
-def _described(shadow: Shadow) -> Finding:
-    above, below = shadow.above.rule, shadow.below.rule
-    if above.action is below.action:
-        kind, what = "redundant", f"does nothing: {above.id}, above it, already does the same"
-    else:
-        kind, what = (
-            "shadowed",
-            f"never decides: {above.id}, above it, matches all of its packets ({above.action.value})",
+def _names_port(entry: ServiceEntry, number: int) -> bool:
+    """Is this port meant, and not only inside a wide range?"""
+    return any(item.contains(number) and item.last - item.first < FEW_PORTS for item in entry.destination_ports)
+
+
+def _decided(loaded: Loaded) -> Iterator[Finding]:
+    """Rules that decide nothing, with their proofs (dfw/rulelint.py)."""
+    known = loaded.has_inventory and bool(loaded.world.inventory.ports)
+    findings, undecided = rules_judge(RuleReader(loaded.world, known))
+    for found in findings:
+        rule, witness = found.item.rule, found.witness
+        yield Finding(
+            found.kind,
+            rule.place,
+            f"the rule {rule.id} {_described(found)}",
+            rule.path,
+            "" if witness is None else str(witness),
+            tuple(item.rule.path for item in found.by),
+            None if witness is None else witness.as_json(),
         )
-    return Finding(kind, below.place, f"the rule {below.id} {what}", below.path, shadow.witness)
+    if undecided:
+        some = ", ".join(item.rule.id for item in undecided[:SHOWN])
+        more = f" and {len(undecided) - SHOWN} more" if len(undecided) > SHOWN else ""
+        message = f"whether these rules ever decide was not found out within bounded work: {some}{more}"
+        paths = tuple(item.rule.path for item in undecided)
+        yield Finding("not-decided", undecided[0].rule.place, message, rules=paths)
+
+
+def _described(found: RuleFinding) -> str:
+    rule, by = found.item.rule, found.by
+    match found.kind:
+        case "contradicting":
+            return (
+                f"contradicts {_name(by[0], found.item)}: both match exactly the same packets, "
+                f"which is {by[0].rule.action.value} there and {rule.action.value} here"
+            )
+        case "unreachable" if found.witness is None:
+            return "is unreachable: no packet can match it"
+        case "unreachable":
+            return f"is unreachable: {_listed(found)} decide about every packet at its vNICs in an earlier tier"
+        case "shadowed" if len(by) == 1:
+            return f"never decides: {_listed(found)}, above it, matches all of its packets ({by[0].rule.action.value})"
+        case "shadowed":
+            return f"never decides: {_listed(found)}, above it, match all of its packets together"
+    does = "already does the same" if len(by) == 1 else "already do the same together"
+    order = [item.rule.path for item in by]
+    return f"does nothing: {_listed(found)}{_where(found)}, {does}" if order else "does nothing"
+
+
+def _where(found: RuleFinding) -> str:
+    """Above, below, or both?"""
+    mine = found.item
+    above = [item for item in found.by if _is_before(item, mine)]
+    if len(above) == len(found.by):
+        return ", above it"
+    return ", above and below it" if above else ", below it"
+
+
+def _is_before(one: EffectiveRule, other: EffectiveRule) -> bool:
+    if one.policy.path != other.policy.path:
+        return one.policy.order_key < other.policy.order_key
+    places = [rule.path for rule in other.policy.rules]
+    return places.index(one.rule.path) < places.index(other.rule.path)
+
+
+def _listed(found: RuleFinding) -> str:
+    names = [_name(item, found.item) for item in found.by[:SHOWN]]
+    if len(found.by) > SHOWN:
+        names.append(f"{len(found.by) - SHOWN} more")
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _name(item: EffectiveRule, mine: EffectiveRule) -> str:
+    """A rule's id, of another policy with the policy's."""
+    rule = item.rule
+    if item.policy.path == mine.policy.path or item.policy.kind is PolicyKind.DEFAULT:
+        return rule.id if item.policy.path == mine.policy.path else rule.path
+    return f"{_id(item.policy.path)}/{rule.id}"

@@ -202,7 +202,7 @@ class PolicyReader:
             elif rule["action"] is Action.JUMP_TO_APPLICATION:
                 item.member("action").problem("the default rule ends the search: ALLOW, DROP or REJECT")
             else:
-                found = default_policy(rule["action"], rule["logged"])
+                found = replace(default_policy(rule["action"], rule["logged"]), place=cursor.place)
         if values is not None and found is None and len(self.context.problems) == before:
             cursor.problem(f"{DEFAULT_SECTION} needs the rule {DEFAULT_RULE} with its action")
         return found

@@ -12,8 +12,6 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dfw.capabilities import NATIVE_ALGS
 from dfw.check import check_files
@@ -23,7 +21,7 @@ from dfw.errors import PolicyError, UnsupportedError
 from dfw.findings import Finding
 from dfw.lint import lint
 from dfw.load import load_documents
-from dfw.model import Alg, Direction, Family, address_parse
+from dfw.model import Alg
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 INVENTORY = {
@@ -78,7 +76,7 @@ def test_empty_groups_and_rules_programmed_nowhere_need_an_inventory() -> None:
     assert kinds(INVENTORY, *documents) == ["empty-group", "programmed-nowhere"]
     assert kinds(*documents) == []
     nobody = {"resource_type": "Group", "id": "nobody"}
-    assert kinds(nobody, policy(rule(source_groups=["nobody"]))) == ["empty-group"]
+    assert kinds(nobody, policy(rule(source_groups=["nobody"]))) == ["empty-group", "unreachable"]
 
 
 def test_unused() -> None:
@@ -90,95 +88,28 @@ def test_unused() -> None:
     assert kinds(INVENTORY, group("web", "app|web"), service, policy(rule())) == ["unused", "unused"]
 
 
+@pytest.mark.parametrize(
+    ("entry", "services", "expected"),
+    [
+        ({"l4_protocol": "TCP", "destination_ports": ["21"]}, [], ["alg-port"]),
+        ({"l4_protocol": "TCP", "destination_ports": ["80", "20-21"]}, [], ["alg-port"]),
+        ({"l4_protocol": "UDP", "destination_ports": ["69"]}, [], ["alg-port"]),
+        ({"l4_protocol": "UDP", "destination_ports": ["21"]}, [], []),
+        ({"l4_protocol": "TCP", "destination_ports": ["1-1023"]}, [], []),
+        ({"l4_protocol": "TCP", "destination_ports": ["21"]}, ["FTP"], []),
+    ],
+)
+def test_ports_of_algs_by_number(entry: dict[str, Any], services: list[str], expected: list[str]) -> None:
+    service = {"resource_type": "Service", "id": "s"}
+    service["service_entries"] = [{"resource_type": "L4PortSetServiceEntry", "id": "e", **entry}]
+    assert kinds(service, policy(rule(services=[*services, "s"]))) == expected
+    assert kinds(service, policy(rule(services=[*services, "s"], action="DROP"))) == []
+
+
 def test_any_any() -> None:
     assert kinds(policy(rule(services=["ANY"]))) == ["any-any"]
     assert kinds(policy(rule(services=["ANY"], action="DROP"))) == []
     assert kinds(policy(rule(services=["ANY"], disabled=True))) == []
-
-
-@pytest.mark.parametrize(
-    ("above", "below", "expected"),
-    [
-        ({}, {}, ["redundant"]),
-        ({}, {"action": "DROP"}, ["shadowed"]),
-        ({"services": ["ANY"], "action": "DROP"}, {}, ["shadowed"]),
-        ({}, {"services": ["ANY"]}, ["any-any"]),
-        ({"services": ["HTTP", "SSH"]}, {"services": ["SSH"]}, ["redundant"]),
-        ({"services": ["SSH"]}, {"services": ["HTTP", "SSH"]}, []),
-        ({"source_groups": ["10.0.0.0/8"]}, {"source_groups": ["10.1.0.0/16"]}, ["redundant"]),
-        ({"source_groups": ["10.1.0.0/16"]}, {"source_groups": ["10.0.0.0/8"]}, []),
-        ({"source_groups": ["10.0.0.0/9", "10.128.0.0/9"]}, {"source_groups": ["10.0.0.0/8"]}, ["redundant"]),
-        ({"source_groups": ["10.0.0.0/8"], "sources_excluded": True}, {"source_groups": ["11.0.0.0/8"]}, ["redundant"]),
-        ({"source_groups": ["10.0.0.0/8"], "sources_excluded": True}, {"source_groups": ["10.0.0.0/8"]}, []),
-        ({"direction": "IN"}, {"direction": "IN_OUT"}, []),
-        ({"direction": "IN_OUT"}, {"direction": "OUT"}, ["redundant"]),
-        ({"ip_protocol": "IPV4"}, {}, []),
-        ({"ip_protocol": "IPV4"}, {"source_groups": ["10.0.0.1"]}, ["redundant"]),
-        ({"scope": ["web"]}, {}, []),
-        ({"scope": ["web"]}, {"scope": ["web"]}, ["redundant"]),
-        ({"scope": ["web", "db"]}, {}, ["redundant"]),
-        ({"disabled": True}, {}, []),
-        ({"source_groups": ["web"]}, {"source_groups": ["10.0.0.1"]}, ["redundant"]),
-        ({"services": ["ICMP-ALL"]}, {"services": ["ICMP_Echo_Request"]}, ["redundant"]),
-        ({"services": ["ICMP_Echo_Request"]}, {"services": ["ICMP-ALL"]}, []),
-    ],
-)
-def test_shadows(above: dict[str, Any], below: dict[str, Any], expected: list[str]) -> None:
-    documents = [INVENTORY, group("web", "app|web"), group("db", "app|db")]
-    found = [kind for kind in kinds(*documents, policy(rule("a", **above), rule("b", **below))) if kind != "unused"]
-    assert found == expected
-
-
-def test_a_jump_shadows_nothing() -> None:
-    rules = [rule("a", action="JUMP_TO_APPLICATION"), rule("b")]
-    assert kinds(policy(*rules, category="Environment")) == []
-
-
-SIDES = st.sampled_from(
-    [["ANY"], ["10.0.0.0/30"], ["10.0.0.1"], ["10.0.0.0/31", "10.0.0.2-10.0.0.3"], ["web"], ["::/0"]]
-)
-SERVICES = st.sampled_from([["ANY"], ["HTTP"], ["HTTP", "SSH"], ["TCP-ALL"], ["ICMP-ALL"], ["ICMP_Echo_Request"]])
-RULES = st.fixed_dictionaries(
-    {
-        "action": st.sampled_from(["ALLOW", "DROP"]),
-        "source_groups": SIDES,
-        "destination_groups": SIDES,
-        "services": SERVICES,
-        "direction": st.sampled_from(["IN", "OUT", "IN_OUT"]),
-        "ip_protocol": st.sampled_from(["IPV4", "IPV4_IPV6"]),
-    }
-)
-
-
-@given(st.lists(RULES, min_size=2, max_size=4))
-def test_a_shadowed_rule_decides_about_no_packet(rules: list[dict[str, Any]]) -> None:
-    """By brute force over a small world of packets: what is called shadowed never is the first match."""
-    named = [{**item, "id": f"r{number}"} for number, item in enumerate(rules)]
-    text = "\n".join(json.dumps(item) for item in (INVENTORY, group("web", "app|web"), policy(*named)))
-    loaded = load_documents(documents_parse(text.encode(), "f.json"))
-    world = loaded.world
-    dead = {finding.rule_path for finding in lint(loaded) if finding.kind in ("shadowed", "redundant")}
-    deciding = set()
-    for texts in ([f"10.0.0.{n}" for n in range(5)], ["::1", "2001:db8::1"]):
-        ends = [address_parse(text) for text in texts]
-        for source in ends:
-            for destination in ends:
-                for protocol, second in ((6, 80), (6, 22), (6, 81), (17, 80), (1, 8), (1, 0)):
-                    for direction in (Direction.IN, Direction.OUT):
-                        for item in world.policies[0].rules:
-                            parts = (second, 0) if protocol == 1 else (40000, second)
-                            entries = [entry for service in item.services for entry in service.entries]
-                            family = Family(source.family)
-                            if (
-                                item.direction & direction
-                                and family in item.families
-                                and world.contains(item.sources, source)
-                                and world.contains(item.destinations, destination)
-                                and (not entries or any(e.matches(family, protocol, *parts) for e in entries))
-                            ):
-                                deciding.add(item.path)
-                                break
-    assert not dead & deciding
 
 
 # -- the verb

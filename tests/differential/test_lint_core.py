@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What lint says of rules at full width, confirmed by the packet core: witnesses, and policies without the rule."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from random import Random
+
+import numpy as np
+import pytest
+
+pytest.importorskip("dfw.core", reason="the packet core is not built")
+
+from dfw.model import Family, Place, PolicySet
+from dfw.packetrules import RuleReader
+from dfw.rulelint import RuleFinding, rules_judge
+from tests.support.core_judge import CoreJudge, corner_keys, key_of, only_rule, random_keys, without_rule
+from tests.support.kube import loaded
+from tests.support.random_clusters import cluster, policies
+
+LONG = bool(os.environ.get("PALISADE_LONG"))
+WORLDS = 300 if LONG else 6
+RANDOM_PACKETS = 100_000
+CORNERS = 100_000 if LONG else 2000
+
+
+def confirm_witness(world: PolicySet, found: RuleFinding) -> None:
+    """The rule by itself matches it; in its policy the rules named decide about it, or the rule does until it goes."""
+    witness = found.witness
+    assert witness is not None and not witness.source_in and not witness.destination_in
+    key, path = key_of(witness), found.item.rule.path
+    alone = CoreJudge(only_rule(world, path), witness.vnic)
+    rule = found.item.rule
+    if rule.action.is_final:
+        assert alone.path_of(int(alone.entry_of(key)[0])) == path
+    whole = CoreJudge(world, witness.vnic)
+    decider = whole.path_of(int(whole.entry_of(key)[0]))
+    named = {item.rule.path for item in found.by}
+    leaves = any(not item.rule.action.is_final for item in (found.item, *found.by))
+    if found.kind == "redundant" and decider == path:
+        after = CoreJudge(without_rule(world, path), witness.vnic)
+        assert after.path_of(int(after.entry_of(key)[0])) in named or leaves
+    elif found.kind != "contradicting" and not leaves:
+        assert decider in named
+
+
+def confirm_absence(world: PolicySet, found: RuleFinding, random: Random) -> int:
+    """Without the rule every packet is judged the same, at every vNIC. Returns how many were."""
+    less = without_rule(world, found.item.rule.path)
+    count = 0
+    judges = {}
+    for port in world.inventory:
+        before = CoreJudge(world, port.name)
+        judges.setdefault(before.compiled.table_of[port.name], (before, CoreJudge(less, port.name)))
+    for family in Family:
+        corners = corner_keys(world, family, random, CORNERS)
+        keys = np.concatenate([corners, random_keys(corners, random, RANDOM_PACKETS // 2)])
+        for before, after in judges.values():
+            assert np.array_equal(before.outcomes(keys), after.outcomes(keys)), found
+            count += len(keys)
+    return count
+
+
+def check(seed: int) -> dict[str, int]:
+    """One world of all kinds of policies."""
+    random = Random(seed)
+    world = loaded(*cluster(random), *policies(random)).world
+    if random.random() < 0.5:
+        world = replace(world, default=replace(world.default, place=Place("f", 1, 1)))
+    judged = rules_judge(RuleReader(world, known=True))
+    counts = {"shadowed": 0, "redundant": 0, "unreachable": 0, "contradicting": 0, "packets": 0}
+    for found in judged.findings:
+        counts[found.kind] += 1
+        if found.witness is not None:
+            confirm_witness(world, found)
+    removable = [found for found in judged.findings if found.kind != "contradicting"]
+    for found in removable if LONG else random.sample(removable, min(2, len(removable))):
+        counts["packets"] += confirm_absence(world, found, random)
+    return counts
+
+
+def test_the_core_confirms_every_finding() -> None:
+    totals: dict[str, int] = {}
+    for seed in range(WORLDS):
+        for name, count in check(seed).items():
+            totals[name] = totals.get(name, 0) + count
+    assert totals["packets"] >= RANDOM_PACKETS
+    assert min(totals[name] for name in ("shadowed", "redundant")) >= 2, totals
