@@ -132,6 +132,18 @@ def _replay(name: str, result: Result) -> Iterator[Line]:
         yield _line(name, result, "replay", f"{rate:.2f} M/s", beside, "2 M/s", rate >= 2)
 
 
+def _scale(name: str, result: Result) -> Iterator[Line]:
+    pods = result["pods"]
+    seconds, memory = result["seconds"], result["memory_bytes"] / 1e9
+    pod, rule = (result[key]["median"] * 1e3 for key in ("one_pod_seconds", "one_rule_seconds"))
+    if "hostile" not in result["case"] and pods >= 100_000:
+        ours = f"{seconds:.2f} s ({result['min']:.2f} to {result['max']:.2f})"
+        yield _line(name, result, f"compile {pods} pods", ours, "", "5 s", seconds <= 5)
+        yield _line(name, result, "peak memory", f"{memory:.2f} GB", "", "1 GB", memory <= 1)
+    yield _line(name, result, "one pod added", f"{pod:.2f} ms", "", "5 ms", pod <= 5)
+    yield _line(name, result, "one rule changed", f"{rule:.2f} ms", "", "20 ms", rule <= 20)
+
+
 REQUIREMENTS: Final[Mapping[str, Sequence[Callable[[str, Result], Iterator[Line]]]]] = {
     "conntrack": (_established, _workers),
     "setup": (_setup,),
@@ -139,6 +151,7 @@ REQUIREMENTS: Final[Mapping[str, Sequence[Callable[[str, Result], Iterator[Line]
     "adversary": (_adversary,),
     "attack": (_attack,),
     "replay": (_replay,),
+    "scale": (_scale,),
 }
 """By the first word of a result's case; comparisons with rte_acl have a `status` instead."""
 

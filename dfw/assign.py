@@ -72,6 +72,19 @@ def _blocks(subnet: AddressRange) -> range:
     return range((first - SUBNET_POOL.first) >> 8, ((last - SUBNET_POOL.first) >> 8) + 1 if first <= last else 0)
 
 
+def free_mac(name: str, macs: Mapping[str, str]) -> str:
+    """A MAC address that depends on the port's name alone, unless another port has it. `macs`: names by address."""
+
+    first = _mac(crc32(f"{name}\0mac".encode()))  # where _number begins to look
+    if macs.get(first, name) == name:
+        return first
+    return _mac(_number("mac", name, 1 << 32, lambda number: macs.get(_mac(number), name) != name) or 0)
+
+
+def _mac(number: int) -> str:
+    return "02:50:" + number.to_bytes(4, "big").hex(":")  # locally administered (IEEE 802)
+
+
 class Assignment:
     """Fills in what was left out, and checks what refers to what."""
 
@@ -230,7 +243,7 @@ class Assignment:
             if values["host"] is None or values["segment"] not in segments:
                 continue
             segment = segments[values["segment"]]
-            mac = values["mac"] or self._free_mac(name, macs)
+            mac = values["mac"] or free_mac(name, macs)
             macs[mac] = name
             ips = values["ips"]
             if ips is None:
@@ -281,13 +294,6 @@ class Assignment:
             if same_family and not any(subnet.contains(ip) for subnet in same_family):
                 message = f"the address {ip} of port {name} lies outside its segment's subnet {same_family[0]}"
                 self.findings.append(Finding("outside-subnet", draft.cursor.place, message))
-
-    @staticmethod
-    def _free_mac(name: str, macs: Mapping[str, str]) -> str:
-        def mac(number: int) -> str:
-            return "02:50:" + number.to_bytes(4, "big").hex(":")  # locally administered (IEEE 802)
-
-        return mac(_number("mac", name, 1 << 32, lambda number: mac(number) in macs) or 0)
 
     def _free_ips(self, name: str, draft: Draft, segment: Segment, bound: dict[Address, str]) -> tuple[Address, ...]:
         found = []

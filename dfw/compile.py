@@ -179,9 +179,9 @@ class _Compiler:
     def compile(self) -> Compiled:
         for_tap = rules_for_tap(self.world)
         excluded = self.membership.members(self.world.excluded)
-        effective = [*for_tap, *_EXCLUDED] if excluded else for_tap
+        effective = [*for_tap, *EXCLUDED_RULES] if excluded else for_tap
         layer2 = ether_rules_for_tap(self.world)
-        rules = tuple(_described(number, item) for number, item in enumerate((*effective, *layer2)))
+        rules = tuple(rule_described(number, item) for number, item in enumerate((*effective, *layer2)))
         everything = self._everything(effective)
         scopes = self._scopes(for_tap, excluded)
         selected: list[list[int]] = [[] for _ in self.membership.ports]
@@ -235,7 +235,7 @@ class _Compiler:
                     offsets[ids] = len(refs)
                     refs += ids
                 sides += (offsets[ids], len(ids))
-            if not _matches_nobody(rule):
+            if not matches_nobody(rule):
                 rows += self._rule_rows(number, item, sides, offsets, refs)
         entries = np.zeros(len(rows), dtype=PAL_RULE)
         for name, column in zip(_COLUMNS, zip(*rows, strict=True), strict=bool(rows)):
@@ -246,9 +246,9 @@ class _Compiler:
         self, number: int, item: EffectiveRule, sides: list[int], offsets: dict[tuple[int, ...], int], refs: list[int]
     ) -> Iterable[tuple[int, ...]]:
         """The entries of one rule. A named port makes one for each number that it stands for, to whoever means that."""
-        for entry in _service_entries(item):
+        for entry in service_entries(item):
             if not entry.destination_port_name:
-                yield from ((*sides, *row) for row in _rows(number, item, entry))
+                yield from ((*sides, *row) for row in entry_rows(number, item, entry))
                 continue
             assert entry.protocol is not None, "a named port has a protocol"
             plain = replace(item, rule=replace(item.rule, destinations_excluded=False))
@@ -258,7 +258,7 @@ class _Compiler:
                     offsets[ids] = len(refs)
                     refs += ids
                 resolved = replace(entry, destination_port_name="", destination_ports=(PortRange(port, port),))
-                yield from ((*sides[:2], offsets[ids], 1, *row) for row in _rows(number, plain, resolved))
+                yield from ((*sides[:2], offsets[ids], 1, *row) for row in entry_rows(number, plain, resolved))
 
     def _named_set(self, rule: Rule, numbers: frozenset[int]) -> int:
         """Those of a rule's destinations that have a named port with one number."""
@@ -279,7 +279,7 @@ class _Compiler:
         members = [self.membership.members(peers) - excluded for peers in indexes]
         if not excluded:
             return _Scopes(members, of_rule)
-        return _Scopes([*members, excluded], [*of_rule, *(len(members) for _ in _EXCLUDED)])
+        return _Scopes([*members, excluded], [*of_rule, *(len(members) for _ in EXCLUDED_RULES)])
 
     def _set_ids(self, peers: Peers) -> tuple[int, ...]:
         """The sets that a side of a rule refers to: one for each group or label selector, one for raw addresses."""
@@ -316,12 +316,14 @@ class _Scopes:
     of_rule: list[int]
 
 
-def _described(number: int, item: EffectiveRule) -> CompiledRule:
+def rule_described(number: int, item: EffectiveRule) -> CompiledRule:
+    """What is known of a rule when an entry of it has matched."""
     rule = item.rule
     return CompiledRule(number, rule.number, rule.path, item.policy.path, item.tier, rule.action, rule.logged, rule.tag)
 
 
-def _service_entries(item: EffectiveRule) -> Iterable[ServiceEntry]:
+def service_entries(item: EffectiveRule) -> Iterable[ServiceEntry]:
+    """The distinct entries of a rule's services; a rule without has the one that matches everything."""
     if not item.rule.services:
         return (ANY_ENTRY,)
     return dict.fromkeys(entry for service in item.rule.services for entry in service.entries)
@@ -334,11 +336,11 @@ _COLUMNS = (
 )
 
 
-_EXCLUDED = tuple(EffectiveRule(EXCLUDED_POLICY, rule, rule.direction) for rule in EXCLUDED_POLICY.rules)
+EXCLUDED_RULES = tuple(EffectiveRule(EXCLUDED_POLICY, rule, rule.direction) for rule in EXCLUDED_POLICY.rules)
 
 
-def _rows(number: int, item: EffectiveRule, entry: ServiceEntry) -> Iterable[tuple[int, ...]]:
-    """The entries for one service entry, in the order of _COLUMNS after the sides'."""
+def entry_rows(number: int, item: EffectiveRule, entry: ServiceEntry) -> Iterable[tuple[int, ...]]:
+    """The table entries for one service entry, in the order of pal_rule without the sides."""
     rule = item.rule
     family = sum(rule.families & entry.families)
     if not family:
@@ -373,7 +375,7 @@ def _port_ranges(entry: ServiceEntry) -> tuple[Sequence[PortRange], Sequence[Por
     return _ALL_PORTS, _ALL_PORTS
 
 
-def _matches_nobody(rule: Rule) -> bool:
+def matches_nobody(rule: Rule) -> bool:
     """True where a side is an empty list that is not excluded."""
     return (rule.sources.terms == () and not rule.sources_excluded) or (
         rule.destinations.terms == () and not rule.destinations_excluded

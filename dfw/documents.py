@@ -76,6 +76,21 @@ class Document(NamedTuple):
         return Place(self.file, node.line, node.column, path)
 
 
+def document_of(value: Any, file: str) -> Document:
+    """A document from what a decoder made of it; all its places are the beginning of `file`."""
+    return Document(file, _node_of(value))
+
+
+def _node_of(value: Any) -> Node:
+    node = Node(value, 1, 1)
+    if isinstance(value, dict):
+        node.value = {str(key): _node_of(item) for key, item in value.items()}
+        node.keys = dict.fromkeys(node.value, (1, 1))
+    elif isinstance(value, list):
+        node.value = list(map(_node_of, value))
+    return node
+
+
 class _Refused(Exception):
     """Ends the reading of a file; its problem is added to those already found."""
 

@@ -146,14 +146,15 @@ def text(maximum: int = 1024, *, empty: bool = False) -> Read:
     """Text of at most `maximum` characters."""
 
     def read(cursor: Cursor) -> str | None:
-        if not isinstance(cursor.value, str):
-            cursor.problem(f"{shown_value(cursor.value)} is not text{_quote_hint(cursor.value)}")
-        elif not cursor.value and not empty:
+        value = cursor.node.value
+        if not isinstance(value, str):
+            cursor.problem(f"{shown_value(value)} is not text{_quote_hint(value)}")
+        elif not value and not empty:
             cursor.problem("must not be empty")
-        elif len(cursor.value) > maximum:
-            cursor.problem(f"{len(cursor.value)} characters are too many (at most {maximum})")
+        elif len(value) > maximum:
+            cursor.problem(f"{len(value)} characters are too many (at most {maximum})")
         else:
-            return cursor.value
+            return value
         return None
 
     return shaped(read, Shape("text", 0 if empty else 1, maximum))

@@ -15,19 +15,24 @@ from dfw.documents import Document
 from dfw.errors import Problem
 from dfw.fields import Cursor, Field, identifier, integer, listed, mapping, parsed, reference, text
 from dfw.findings import Finding
-from dfw.model import Address, Inventory, Namespace, Tag, address_parse, mac_parse, prefix_parse
+from dfw.model import Address, Family, Inventory, Namespace, Tag, address_parse, mac_parse, prefix_parse
 
 API_VERSION = "palisade.internal/v1alpha1"
 _UNUSABLE = tuple(
     prefix_parse(item) for item in ("0.0.0.0/8", "127.0.0.0/8", "224.0.0.0/4", "240.0.0.0/4", "::/127", "ff00::/8")
 )
+_UNUSABLE_BY_FAMILY = {
+    family: tuple((item.first, item.last) for item in _UNUSABLE if item.family is family) for family in Family
+}
 
 
 def workload_address(value: str) -> Address:
     """An address that a workload can have: unicast, not of this host, not unspecified. Raises ValueError."""
     address = address_parse(value)
-    if any(item.contains(address) for item in _UNUSABLE):
-        raise ValueError(f"{value} is no unicast address that a workload can have")
+    number = address.value
+    for first, last in _UNUSABLE_BY_FAMILY[address.family]:
+        if first <= number <= last:
+            raise ValueError(f"{value} is no unicast address that a workload can have")
     return address
 
 

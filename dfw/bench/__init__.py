@@ -179,3 +179,19 @@ def attack(output: str, **given: Any) -> int:
     except (CoreError, MemoryError) as error:
         click.echo(f"palisade bench: {error}", err=True)
         return LACKING
+
+
+@bench.command
+@click.option("--namespaces", type=click.IntRange(1, 100_000), default=25_000, show_default=True)
+@click.option("--policies", type=click.IntRange(0, 1_000_000), default=75_000, show_default=True)
+@click.option("--pods", type=click.IntRange(1, 1_000_000), default=100_000, show_default=True)
+@click.option("--hostile", is_flag=True, help="A tenth of the policies look at all namespaces, at half of all pods.")
+@click.option("--verify", type=click.IntRange(0), default=2000, show_default=True, help="vNICs compiled one by one.")
+@click.option("--seed", type=int, default=1, show_default=True)
+@_RUNS
+@output_option
+def scale(output: str, **given: Any) -> int:
+    """Compile a large cluster's policies from decoded objects; one pod's and one rule's change; peak memory."""
+    from dfw.bench.scale import ScaleBench, bench_scale
+
+    return _shown(bench_scale(ScaleBench(**given)), output)

@@ -16,6 +16,7 @@ from dfw.fields import Cursor, Field, ignored, mapping, shown_value, text
 DEFAULT_NAMESPACE = "default"
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", re.ASCII)
+_name_text, _label_text, _value_text = text(253), text(63), text(63, empty=True)
 _QUALIFIED = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", re.ASCII)
 
 
@@ -27,9 +28,16 @@ class Meta(NamedTuple):
     labels: Mapping[str, str]
 
 
+def is_object_name(value: object) -> bool:
+    """Is this a DNS subdomain of at most 253 characters?"""
+    return isinstance(value, str) and len(value) <= 253 and _SUBDOMAIN.fullmatch(value) is not None
+
+
 def object_name(cursor: Cursor) -> str | None:
     """A DNS subdomain of at most 253 characters."""
-    found = text(253)(cursor)
+    if is_object_name(cursor.node.value):
+        return cursor.node.value  # type: ignore[return-value]
+    found = _name_text(cursor)
     if found is not None and not _SUBDOMAIN.fullmatch(found):
         cursor.problem(f"{found!r} is not a name: lower-case letters, digits, '-' and '.', such as web-1")
         return None
@@ -38,7 +46,7 @@ def object_name(cursor: Cursor) -> str | None:
 
 def namespace_name(cursor: Cursor) -> str | None:
     """A DNS label of at most 63 characters."""
-    found = text(63)(cursor)
+    found = _label_text(cursor)
     if found is not None and not _LABEL.fullmatch(found):
         cursor.problem(f"{found!r} is not a namespace's name: lower-case letters, digits and '-'")
         return None
@@ -69,7 +77,7 @@ def label_key(cursor: Cursor) -> str | None:
 
 def label_value(cursor: Cursor) -> str | None:
     """A label's value; it may be empty."""
-    found = text(63, empty=True)(cursor)
+    found = _value_text(cursor)
     if found and not _QUALIFIED.fullmatch(found):
         cursor.problem(f"{found!r} is not a label's value: letters, digits, '-', '_' and '.'")
         return None

@@ -73,14 +73,14 @@ def pod_read(cursor: Cursor) -> Pod | None:
     ips = tuple(item["ip"] for item in status["podIPs"] if item["ip"] is not None)
     if status["podIP"] is not None:
         ips = (status["podIP"], *(ip for ip in ips if ip != status["podIP"]))
-    return Pod(meta, spec["nodeName"], ips or None, tuple(_named_ports(spec)), cursor)
+    return Pod(meta, spec["nodeName"], ips or None, tuple(named_ports(spec)), cursor)
 
 
 def _defaults(table: Mapping[str, Field]) -> dict[str, Any]:
     return {key: field.default for key, field in table.items()}
 
 
-def _named_ports(spec: Mapping[str, Any]) -> Iterable[NamedPort]:
+def named_ports(spec: Mapping[str, Any]) -> Iterable[NamedPort]:
     """Of the containers and of the init containers that keep running (sidecars). The first of a name counts."""
     running = [item for item in spec["initContainers"] if item["restartPolicy"] == "Always"]
     found: dict[tuple[str, int], NamedPort] = {}

@@ -90,3 +90,34 @@ def test_unverified_is_said(table: ModuleType, tmp_path: Path) -> None:
 def test_a_peer_without_output_is_not_won(table: ModuleType, tmp_path: Path) -> None:
     missing = {"case": "rte_acl/acl-1000", "status": "missing", "reason": "no figure", "required_ratio": 1.0}
     assert reached(table, tmp_path, missing, "look-up") is None
+
+
+SCALE: dict[str, Any] = {
+    "case": "scale/small-namespaces/25000-75000-100000/v1",
+    "seconds": 4.9,
+    "min": 4.5,
+    "max": 5.5,
+    "pods": 100_000,
+    "memory_bytes": 900_000_000,
+    "one_pod_seconds": {"median": 0.001, "max": 0.01},
+    "one_rule_seconds": {"median": 0.001, "max": 0.01},
+    "verified": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({}, set()),
+        ({"seconds": 5.1}, {"compile 100000 pods"}),
+        ({"memory_bytes": 1_100_000_000}, {"peak memory"}),
+        ({"one_pod_seconds": {"median": 0.006}}, {"one pod added"}),
+        ({"one_rule_seconds": {"median": 0.021}}, {"one rule changed"}),
+        ({"case": "scale/hostile/25000-75000-100000/v1", "seconds": 60.0}, set()),
+    ],
+)
+def test_scale(table: ModuleType, tmp_path: Path, change: dict[str, Any], what: set[str]) -> None:
+    (tmp_path / "scale.json").write_text(json.dumps({**SCALE, **change}))
+    lines = list(table.read_lines(tmp_path))
+    assert lines
+    assert {line.what for line in lines if not line.reached} == what

@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What there is besides policies (ports, namespaces, groups and so on), and the first half of an apply: changes are
+taken in and noted as work; nothing is resolved or compiled yet, except what can be refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from dfw.errors import UnsupportedError
+from dfw.incremental.changes import Change, Clock, Exclusion, Remove, Stamp
+from dfw.incremental.ports import Before, Ports, PortsByName
+from dfw.incremental.selections import Selection, Selections
+from dfw.incremental.tables import Tables
+from dfw.incremental.templates import Instance, PolicyTemplate, template_compile
+from dfw.incremental.units import Units, Work
+from dfw.model import (
+    NAMESPACE_NAME_LABEL,
+    Action,
+    AnyOf,
+    Condition,
+    ConditionKey,
+    Group,
+    Inventory,
+    Machine,
+    MemberType,
+    Namespace,
+    Operator,
+    Peers,
+    Policy,
+    PolicySet,
+    Port,
+    Rule,
+    Segment,
+    Tier,
+    TimerBinding,
+    Timers,
+)
+
+_NO_LABELS: Mapping[str, str] = {}
+_ABSENT = Before(None, (), _NO_LABELS)
+_EVERYONE = Condition(MemberType.VIRTUAL_MACHINE, ConditionKey.ALL, Operator.EQUALS, "")
+
+
+class _Machines(dict[str, Machine]):
+    """A port without a described machine has one of its name."""
+
+    def __missing__(self, name: str) -> Machine:
+        return Machine(name)
+
+
+class _Segments(dict[str, Segment]):
+    """A segment that nobody described has no tags."""
+
+    def __missing__(self, name: str) -> Segment:
+        return Segment(name, 0)
+
+
+class _Groups(dict[str, Group]):
+    """A group that is not there has no members."""
+
+    def __missing__(self, path: str) -> Group:
+        return Group(path, AnyOf())
+
+
+class Intake:
+    """The objects by name or path. `layer2`: policies of Ethernet rules; `bindings`: of session timers."""
+
+    def __init__(self, ports: Ports, selections: Selections, units: Units, tables: Tables) -> None:
+        self.ports = ports
+        self.selections = selections
+        self.units = units
+        self.tables = tables
+        self.namespaces: dict[str, Namespace] = {}
+        self.machines = _Machines()
+        self.segments = _Segments()
+        self.groups = _Groups()
+        self.timers = Timers()
+        self.at: float | None = None
+        self.excluded = Peers(())
+        self.layer2: dict[str, Policy] = {}
+        self.bindings: dict[str, tuple[TimerBinding, tuple[Selection, ...]]] = {}
+        self._scheduled: dict[str, Policy] = {}
+        self._ready: dict[int, PolicyTemplate] = {}  # of the policies of the changes that are being taken
+        self._takers: Mapping[type[Any], Callable[[str, Any, Work], None]] = {
+            Port: self._port,
+            Namespace: self._namespace,
+            Machine: lambda key, thing, work: work.machines.add(_put(self.machines, key, thing)),
+            Segment: lambda key, thing, work: work.segments.add(_put(self.segments, key, thing)),
+            Group: self._group,
+            Policy: self._policy,
+            Stamp: lambda key, thing, work: work.policies.append((key, None)),
+            Exclusion: self._exclusion,
+            TimerBinding: self._binding,
+            Timers: self._timers,
+            Clock: self._clock,
+        }
+
+    def world(self) -> PolicySet:
+        """The model's view of now, for terms that ask it; of policies it knows those of layer 2. Nothing is copied."""
+        inventory = Inventory(
+            segments=self.segments,
+            machines=self.machines,
+            ports=PortsByName(self.ports),
+            namespaces=self.namespaces,
+        )
+        policies = tuple(self.layer2.values())
+        return PolicySet(policies, self.groups, {}, inventory, excluded=self.excluded, at=self.at)
+
+    def namespace_labels(self, name: str) -> Mapping[str, str]:
+        """The labels of a namespace; one that nobody described has only its name."""
+        known = self.namespaces.get(name)
+        return {NAMESPACE_NAME_LABEL: name} if known is None else known.labels
+
+    def now(self, slot: int) -> Before:
+        """A port as it is."""
+        port = self.ports.ports[slot]
+        labels = _NO_LABELS if port is None or port.namespace is None else self.namespace_labels(port.namespace)
+        return Before(port, self.ports.flat[slot], labels)
+
+    def take(self, changes: Iterable[Change], work: Work) -> None:
+        """Take the changes in. Raises UnsupportedError; then nothing has changed."""
+        self._ready.clear()
+        self._refuse(changes)
+        for change in changes:
+            kind = type(change)
+            if kind is Port:
+                self._port(change.name, change, work)  # type: ignore[union-attr, arg-type]
+            elif kind is Stamp:
+                work.policies.append((change.key, Instance(*change)))  # type: ignore[union-attr, misc]
+            elif isinstance(change, Remove):
+                self._takers[change.kind](change.key, None, work)
+            else:
+                self._takers[kind](str(getattr(change, "path", None) or getattr(change, "name", "")), change, work)
+        self._ready.clear()
+
+    def _refuse(self, changes: Iterable[Change]) -> None:
+        """Refuse what the packet core cannot express, before anything is touched."""
+        at = self.at
+        for change in changes:
+            kind = type(change)
+            if kind is Clock:
+                at = change.at  # type: ignore[union-attr]
+                if at is None and self._scheduled:
+                    raise UnsupportedError("native", f"schedules without a time ({next(iter(self._scheduled))})")
+            elif kind is Policy:
+                schedule = change.schedule  # type: ignore[union-attr]
+                if schedule is not None and at is None:
+                    raise UnsupportedError("native", f"a schedule without a time ({schedule.path})")
+                self._ready[id(change)] = self._template(change)  # type: ignore[arg-type]
+
+    def _template(self, policy: Policy) -> PolicyTemplate:
+        return self._ready.get(id(policy)) or template_compile((policy,), self.selections.meaning)
+
+    def _port(self, name: str, new: Port | None, work: Work) -> None:
+        ports, before = self.ports, _ABSENT
+        slot = ports.slot_of.get(name)
+        named = () if new is None else new.named_ports
+        if slot is not None:
+            before = self.now(slot)
+            old = before.port
+            assert old is not None
+            if old == new:
+                return
+            named = () if named == old.named_ports else (*named, *old.named_ports)
+        elif new is None:
+            return
+        for item in named:
+            key = (item.name, item.protocol)
+            if key not in work.numbers:
+                work.numbers[key] = frozenset(ports.named.get(key, ()))
+        if new is None:
+            slot = ports.remove(name)
+            work.gone[slot] = name
+        else:
+            slot = ports.put(new)
+        work.before.setdefault(slot, before)
+
+    def _namespace(self, name: str, new: Namespace | None, work: Work) -> None:
+        old = self.namespace_labels(name)
+        _put(self.namespaces, name, new)
+        if self.namespace_labels(name) != old:
+            for slot in self.ports.of_namespace.get(name, ()):
+                work.before.setdefault(slot, Before(self.ports.ports[slot], self.ports.flat[slot], old))
+
+    def _group(self, path: str, new: Group | None, work: Work) -> None:
+        if self.groups.get(path) != new:
+            work.groups.add(_put(self.groups, path, new))
+
+    def _policy(self, path: str, new: Policy | None, work: Work) -> None:
+        self._scheduled.pop(path, None)
+        if self.layer2.pop(path, None) is not None:
+            work.layer2 = True
+        if new is None:
+            work.policies.append((path, None))
+            return
+        if new.schedule is not None:
+            self._scheduled[path] = new
+        if new.tier is Tier.ETHERNET:
+            self.layer2[path] = new
+            work.layer2 = True
+        work.policies.append((path, Instance(self._template(new)) if self._is_active(new) else None))
+
+    def _is_active(self, policy: Policy) -> bool:
+        return policy.tier is not Tier.ETHERNET and (
+            policy.schedule is None or self.at is None or policy.schedule.is_active(self.at)
+        )
+
+    def _exclusion(self, _: str, new: Exclusion | None, work: Work) -> None:
+        peers = Peers(()) if new is None else new.peers
+        old, self.tables.excluded = self.tables.excluded, self._acquired(peers)
+        for selection in old:
+            self.selections.release(selection)
+            work.slots |= selection.members
+        self.excluded = peers
+        work.layer2 = True
+        work.scopes.update(dict.fromkeys(self.tables.excluded))
+
+    def _acquired(self, peers: Peers) -> tuple[Selection, ...]:
+        """The Selections of a list that belongs to no policy; ANY is a Selection of everyone."""
+        terms = (_EVERYONE,) if peers.terms is None else peers.terms
+        template = template_compile((_holder(Peers(terms)),), self.selections.meaning)
+        part = template.parts[0]
+        found = []
+        for index in part.scope or ():
+            item = template.items[index]
+            assert item.meaning is not None
+            found.append(self.selections.acquire(item.meaning, item.where or ""))
+        return tuple(found)
+
+    def _binding(self, path: str, new: TimerBinding | None, work: Work) -> None:
+        _, old = self.bindings.pop(path, (None, ()))
+        for selection in old:
+            self.selections.release(selection)
+        if new is not None:
+            self.bindings[path] = (new, self._acquired(new.peers))
+        work.bindings = True
+
+    def _timers(self, _: str, new: Timers | None, work: Work) -> None:
+        self.timers = Timers() if new is None else new
+        work.bindings = True
+
+    def _clock(self, _: str, new: Clock | None, work: Work) -> None:
+        self.at = None if new is None else new.at
+        for path, policy in self._scheduled.items():
+            if policy.tier is Tier.ETHERNET:
+                work.layer2 = True
+            elif self._is_active(policy) != (path in self.units.of):
+                work.policies.append((path, Instance(self._template(policy)) if self._is_active(policy) else None))
+
+
+def _holder(peers: Peers) -> Policy:
+    """A policy that is never in force, to compile an Applied-To of its own."""
+    return Policy("", Tier.DEFAULT, 0, rules=(Rule("", "", 0, Action.ALLOW),), applied_to=peers)
+
+
+def _put(table: dict[str, Any], key: str, thing: Any) -> str:
+    """Put or remove; the key."""
+    if thing is None:
+        table.pop(key, None)
+    else:
+        table[key] = thing
+    return key

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ports (vNICs) by number, and the indexes that answer which of them a selector could mean.
+
+A port keeps its number while it exists. An index by a label's key is made when the first selector asks for it, and is
+kept up to date from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from dfw.incremental.packed import address_flat
+from dfw.model import LabelOperator, LabelRequirement, LabelSelector, NamedPort, Port
+
+NamedKey = tuple[str, int]
+"""Name and protocol of a named port."""
+_NOBODY: frozenset[int] = frozenset()
+
+
+class Before(NamedTuple):
+    """What a port was before a change: its object (None: there was none), its addresses, its namespace's labels."""
+
+    port: Port | None
+    flat: tuple[int, ...]
+    namespace_labels: Mapping[str, str]
+
+
+class Ports:
+    """All ports. `ports` and `flat` (addresses as numbers, see dfw/incremental/packed.py) by number."""
+
+    def __init__(self) -> None:
+        self.slot_of: dict[str, int] = {}
+        self.ports: list[Port | None] = []
+        self.flat: list[tuple[int, ...]] = []
+        self.of_namespace: dict[str, set[int]] = {}
+        self.owners: dict[int, tuple[int, ...]] = {}
+        self.named: dict[NamedKey, dict[int, set[int]]] = {}
+        self._by_label: dict[str, dict[str, set[int]]] = {}
+        self._free: list[int] = []
+        self._resting: list[int] = []
+
+    def __iter__(self) -> Iterator[tuple[int, Port]]:
+        return ((slot, port) for slot, port in enumerate(self.ports) if port is not None)
+
+    def put(self, port: Port) -> int:
+        """Add a port, or replace the one of that name; returns its number."""
+        slot = self.slot_of.get(port.name)
+        if slot is not None:
+            self._forget(slot)
+        elif self._free:
+            slot = self._free.pop()
+        else:
+            slot = len(self.ports)
+            self.ports.append(None)
+            self.flat.append(())
+        self.slot_of[port.name] = slot
+        self.ports[slot] = port
+        flat = tuple(map(address_flat, port.ips))
+        self.flat[slot] = flat
+        owners = self.owners
+        for value in flat:
+            there = owners.get(value)
+            owners[value] = (slot,) if there is None else (*there, slot)
+        for item in port.named_ports:
+            self.named.setdefault((item.name, item.protocol), {}).setdefault(item.number, set()).add(slot)
+        if port.namespace is not None:
+            there_too = self.of_namespace.get(port.namespace)
+            if there_too is None:
+                self.of_namespace[port.namespace] = {slot}
+            else:
+                there_too.add(slot)
+            for key, values in self._by_label.items():
+                value_of_key = port.labels.get(key)
+                if value_of_key is not None:
+                    values.setdefault(value_of_key, set()).add(slot)
+        return slot
+
+    def remove(self, name: str) -> int:
+        """Take a port out; its number is given again only after `recycle`. Raises KeyError."""
+        slot = self.slot_of.pop(name)
+        self._forget(slot)
+        self.ports[slot] = None
+        self.flat[slot] = ()
+        self._resting.append(slot)
+        return slot
+
+    def recycle(self) -> None:
+        """Give the numbers of ports that are gone to others from here on."""
+        self._free += self._resting
+        self._resting.clear()
+
+    def _forget(self, slot: int) -> None:
+        port = self.ports[slot]
+        assert port is not None
+        for value in self.flat[slot]:
+            left = tuple(other for other in self.owners[value] if other != slot)
+            if left:
+                self.owners[value] = left
+            else:
+                del self.owners[value]
+        for item in port.named_ports:
+            numbers = self.named[item.name, item.protocol]
+            numbers[item.number].discard(slot)
+            if not numbers[item.number]:
+                del numbers[item.number]
+        if port.namespace is not None:
+            there = self.of_namespace[port.namespace]
+            there.discard(slot)
+            if not there:
+                del self.of_namespace[port.namespace]
+            for key, values in self._by_label.items():
+                value_of_key = port.labels.get(key)
+                if value_of_key is not None:
+                    values[value_of_key].discard(slot)
+
+    def having(self, item: NamedPort) -> set[int] | frozenset[int]:
+        """The ports with this named port."""
+        return self.named.get((item.name, item.protocol), {}).get(item.number, _NOBODY)
+
+    def labelled(self, labels: LabelSelector) -> set[int] | None:
+        """The ports in namespaces whose labels meet the requirements; None: all of them."""
+        if not labels.requirements:
+            return None
+        wanted = [self._having(item) for item in labels.requirements if _is_positive(item)]
+        found: set[int] = set.intersection(*sorted(wanted, key=len)) if wanted else self.namespaced()
+        for item in labels.requirements:
+            if not _is_positive(item):
+                found = found - self._having(item)
+        return found
+
+    def namespaced(self) -> set[int]:
+        """All ports that are in a namespace."""
+        return set().union(*self.of_namespace.values())
+
+    def _having(self, item: LabelRequirement) -> set[int]:
+        values = self._by_label.get(item.key)
+        if values is None:
+            values = self._by_label[item.key] = {}
+            for slot, port in self:
+                value = port.labels.get(item.key) if port.namespace is not None else None
+                if value is not None:
+                    values.setdefault(value, set()).add(slot)
+        wanted = item.values if item.operator in (LabelOperator.IN, LabelOperator.NOT_IN) else tuple(values)
+        if len(wanted) == 1:
+            return values.get(wanted[0], set())
+        return set().union(*(values.get(value, _NOBODY) for value in wanted))
+
+
+def _is_positive(item: LabelRequirement) -> bool:
+    return item.operator in (LabelOperator.IN, LabelOperator.EXISTS)
+
+
+class PortsByName(Mapping[str, Port]):
+    """The ports as an inventory holds them, in the order of their numbers; nothing is copied."""
+
+    def __init__(self, ports: Ports) -> None:
+        self._ports = ports
+
+    def __getitem__(self, name: str) -> Port:
+        found = self._ports.ports[self._ports.slot_of[name]]
+        assert found is not None
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return (port.name for _, port in self._ports)
+
+    def __len__(self) -> int:
+        return len(self._ports.slot_of)

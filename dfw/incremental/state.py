@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A compiled policy that follows changes: what each vNIC's table and each address set is now, and what changed.
+
+The result is what `compile_policy` gives for the same world, but for the numbers: a rule, a set and a port keep theirs
+while they exist. `apply` touches what depends on the changes: the Selections that could mean a changed port, the sets
+and tables of those whose members moved, the tables where an edited policy is in force.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from dfw.compile import EXCLUDED_RULES, PAL_RANGE, PAL_RULE, AddressSet, CompiledRule, RuleTable, rule_described
+from dfw.compile_ether import EtherCompiled, ether_compile
+from dfw.incremental.changes import Change, Delta
+from dfw.incremental.intake import Intake
+from dfw.incremental.ports import Ports
+from dfw.incremental.selections import Kind, Resolver, Selection, Selections, Shift
+from dfw.incremental.sets import Sets, refilled
+from dfw.incremental.tables import Tables
+from dfw.incremental.templates import Instance, PlainEntry, head_pack, template_compile
+from dfw.incremental.units import Units, Work
+from dfw.membership import Membership
+from dfw.model import (
+    EXCLUDED_POLICY,
+    EffectiveRule,
+    Policy,
+    PolicySet,
+    Timers,
+    default_policy,
+    ether_rules_for_tap,
+)
+
+_MANY = 10_000  # changes in one apply from which on the garbage collector waits
+
+
+class PolicyState:
+    """A policy in force, resolved and compiled. Change it with `apply` only."""
+
+    def __init__(self, default: Policy | None = None) -> None:
+        self.revision = 0
+        self.ports = Ports()
+        self.selections = Selections(self.ports)
+        self.sets = Sets(self.ports)
+        self.tables = Tables(self.ports)
+        self.ether = EtherCompiled((), {}, ether_compile(PolicySet(), Membership(PolicySet()), (), 0).tap)
+        self._timers_of: dict[str, Timers] = {}
+        self.units = Units(self.ports, self.selections, self.sets, self.tables)
+        self.intake = Intake(self.ports, self.selections, self.units, self.tables)
+        self._exclude(Instance(template_compile((EXCLUDED_POLICY,), self.selections.meaning)))
+        self.apply([default_policy() if default is None else default])
+
+    def _exclude(self, instance: Instance) -> None:
+        self.units.number(instance, None)
+        assert len(instance.template.rules) == len(EXCLUDED_RULES)
+        entries = [entry for part in instance.template.parts for entry in part.entries]
+        self.tables.excluded_data = b"".join(
+            head_pack(instance.base + entry.rule, 0, 0, 0, 0) + entry.tail
+            for entry in entries
+            if isinstance(entry, PlainEntry)
+        )
+
+    # What there is now.
+
+    def table(self, port: str) -> RuleTable:
+        """The rules of a vNIC. Raises KeyError."""
+        table = self.tables.of[self.ports.slot_of[port]]
+        assert table is not None
+        return RuleTable(np.frombuffer(table.data, dtype=PAL_RULE), self.sets.set_refs())
+
+    def address_set(self, number: int) -> AddressSet:
+        """A set that entries refer to. Raises KeyError. (Its members by port number are not told.)"""
+        found = self.sets.of[number]
+        return AddressSet(number, found.name, np.frombuffer(found.packed, dtype=PAL_RANGE))
+
+    def rule(self, number: int) -> CompiledRule:
+        """What is known of a rule that a table's entry names."""
+        return self.units.rule_owner[number].rule(number)
+
+    def timers_of(self, port: str) -> Timers:
+        """The session timers of a vNIC."""
+        return self._timers_of.get(port, self.intake.timers)
+
+    def policies(self) -> Iterator[Policy]:
+        """All policies in force, in no particular order, the default section too."""
+        for instance in self.units.of.values():
+            yield from instance.policies()
+        yield from self.intake.layer2.values()
+
+    # Changes.
+
+    def apply(self, changes: Iterable[Change]) -> Delta:
+        """Put all the changes in force, as one. Raises UnsupportedError; then nothing has changed.
+
+        Later changes of one apply to the same thing replace earlier ones.
+        """
+        changes = list(changes)
+        with collector_paused(len(changes) >= _MANY):
+            work = Work()
+            self.intake.take(changes, work)
+            self.units.stamp(work)
+            return self._settled(work)
+
+    # What follows from the changes.
+
+    def _settled(self, work: Work) -> Delta:
+        world = self.intake.world()
+        resolver = Resolver(self.ports, world, self.intake.namespace_labels)
+        self.tables.grow()
+        shifts = self._shifts(work, world, resolver)
+        slots = self._moved(work, shifts)
+        sets = self.sets.refresh(shifts)
+        for selection in list(self.selections.drop_idle()):
+            self.sets.drop(selection)
+            for slot in selection.members:
+                self.tables.member_of[slot].remove(selection)
+        for slot in work.gone:
+            self.tables.drop(slot)
+        tables = self.tables.update(slots)
+        sets = self.sets.without_dropped(sets)
+        self.revision += 1
+        delta = Delta(
+            self.revision,
+            sets,
+            tables,
+            frozenset(work.gone.values()) - self.ports.slot_of.keys(),
+            self._bound(work, shifts),
+            self._layer2_made(work, shifts),
+        )
+        self.ports.recycle()
+        self.sets.rest()
+        self.units.rest()
+        return delta
+
+    def _shifts(self, work: Work, world: PolicySet, resolver: Resolver) -> dict[Selection, Shift]:
+        """How the Selections changed, fresh ones included."""
+        if work.machines or work.segments:
+            for slot, machine_port in list(self.ports):
+                if machine_port.machine in work.machines or machine_port.segment in work.segments:
+                    work.before.setdefault(slot, self.intake.now(slot))
+        shifts: dict[Selection, Shift] = {}
+        fresh = self.selections.fresh
+        if len(fresh) < len(self.selections.of):
+            for slot, before in work.before.items():
+                self.selections.shown(slot, before, self.intake.now(slot), world, shifts)
+        for selection in self.selections.using(work.groups, world) if work.groups else []:
+            if selection.uses and selection not in fresh:
+                shift = refilled(selection, self.selections.resolve(selection, resolver), resolver)
+                known = shifts.get(selection)
+                if known is not None:
+                    shift.joined += known.joined
+                    shift.left += known.left
+                shifts[selection] = shift
+        for selection in fresh:
+            shifts.pop(selection, None)
+            if selection.uses:
+                selection.members = self.selections.resolve(selection, resolver)
+                if selection.meaning.kind is Kind.OTHER:
+                    selection.fixed = resolver.fixed(selection.meaning.term)
+        return shifts
+
+    def _moved(self, work: Work, shifts: Mapping[Selection, Shift]) -> set[int]:
+        """Keep `member_of`; the ports whose tables may be different."""
+        slots, member_of, ports = work.slots, self.tables.member_of, self.ports.ports
+        for selection in self.selections.fresh:
+            for slot in selection.members:
+                member_of[slot].append(selection)
+            if selection in self.tables.excluded:
+                slots |= selection.members
+        self.selections.fresh.clear()
+        for selection, shift in shifts.items():
+            members = selection.members
+            for slot in shift.joined:
+                if slot in members and selection not in member_of[slot]:
+                    member_of[slot].append(selection)
+            for slot in shift.left:
+                if slot not in members and selection in member_of[slot]:
+                    member_of[slot].remove(selection)
+            if selection.parts or selection in self.tables.excluded:
+                slots.update(shift.joined)
+                slots.update(shift.left)
+        for selection in work.scopes:
+            slots |= selection.members
+        slots.update(work.before)
+        if work.everyone:
+            slots.update(slot for slot, _ in self.ports)
+        return {slot for slot in slots if ports[slot] is not None}
+
+    def _bound(self, work: Work, shifts: Mapping[Selection, Shift]) -> frozenset[str]:
+        """Session timers of the ports that a binding selects; the first binding wins."""
+        if not work.bindings and not any(
+            item in shifts for _, found in self.intake.bindings.values() for item in found
+        ):
+            return frozenset()
+        before = self._timers_of
+        timers_of: dict[str, Timers] = {}
+        ordered = sorted(self.intake.bindings.values(), key=lambda item: (item[0].number, item[0].path))
+        for binding, selections in ordered:
+            for slot in set().union(*(selection.members for selection in selections)):
+                port = self.ports.ports[slot]
+                assert port is not None
+                timers_of.setdefault(port.name, binding.timers)
+        self._timers_of = timers_of
+        names = before.keys() | timers_of.keys()
+        return frozenset(name for name in names if before.get(name) != timers_of.get(name))
+
+    def _layer2_made(self, work: Work, shifts: Mapping[Selection, Shift]) -> bool:
+        """Layer-2 rules are few: all their lists are made anew when anything that they could look at changed."""
+        if not (self.intake.layer2 or self.ether.tables) or not (work.layer2 or work.before or work.groups or shifts):
+            return False
+        world = self.intake.world()
+        rules = ether_rules_for_tap(world)
+        owner = _Layer2Rules(len(self.units.rule_owner), rules)
+        self.ether = ether_compile(world, Membership(world), rules, owner.first)
+        self.units.rule_owner += [owner] * len(rules)
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer2Rules:
+    first: int
+    rules: list[EffectiveRule]
+
+    def rule(self, number: int) -> CompiledRule:
+        return rule_described(number, self.rules[number - self.first])
+
+
+@contextmanager
+def collector_paused(paused: bool = True) -> Iterator[None]:
+    """While very many objects are made: the collector would look through all of them again and again for nothing."""
+    was_enabled = paused and gc.isenabled()
+    if was_enabled:
+        gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

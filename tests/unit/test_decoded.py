@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decoded objects of the Kubernetes API: the quick way reads what the manifests' readers read, and refuses the same."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dfw.bench.clusters import make_cluster
+from dfw.errors import PolicyError
+from dfw.incremental import PolicyState, Stamp
+from dfw.incremental.canonical import canonical_state
+from dfw.incremental.templates import Instance
+from dfw.incremental.worlds import world_changes
+from dfw.kube.decoded import DecodedReader
+from dfw.model import NAMESPACE_NAME_LABEL, Port
+from tests.support.kube import labels, loaded, network_policy, pod
+from tests.support.random_clusters import cluster, policies
+
+EXAMPLES = 5000 if os.environ.get("PALISADE_LONG") else 60
+KUBE = ("Namespace", "Pod", "NetworkPolicy", "ClusterNetworkPolicy", "SecurityPolicy")
+JUNK: list[Any] = [None, "", "x", "X y", 0, -1, 70000, 1.5, True, [], {}, [None], ["x"], {"a": None}, {"a": "b"}, "::1"]
+
+
+def documents(random: Random) -> list[dict[str, Any]]:
+    """Of Kubernetes' kinds."""
+    found = cluster(random) + policies(random)
+    return [item for item in found if item.get("kind") in KUBE and "resource_type" not in item]
+
+
+def outcome(reader: DecodedReader, document: Mapping[str, Any], *, slowly: bool) -> object:
+    """What comes of a document: objects of the model, or problems."""
+    try:
+        found = reader._read_slowly(document) if slowly else reader.read(document)
+    except PolicyError as error:
+        return str(error)
+    return (found.key, Instance(*found).policies()) if isinstance(found, Stamp) else found
+
+
+def spoil(random: Random, value: Any) -> Any:
+    """One place of a document is something else, or gone."""
+    if isinstance(value, dict) and value and random.random() < 0.9:
+        key = random.choice(list(value))
+        if random.random() < 0.1:
+            return {name: item for name, item in value.items() if name != key}
+        if random.random() < 0.1:
+            return {**value, random.choice(["unknown", "cidr", "matchLabels"]): random.choice(JUNK)}
+        return {**value, key: spoil(random, value[key])}
+    if isinstance(value, list) and value and random.random() < 0.8:
+        at = random.randrange(len(value))
+        return [*value[:at], spoil(random, value[at]), *value[at + 1 :]]
+    return random.choice(JUNK)
+
+
+@settings(max_examples=EXAMPLES)
+@given(st.integers(0, 2**32))
+def test_read_quickly_or_slowly(seed: int) -> None:
+    random = Random(seed)
+    reader = DecodedReader(PolicyState().selections.meaning)
+    for document in documents(random):
+        before = copy.deepcopy(document)
+        assert outcome(reader, document, slowly=False) == outcome(reader, document, slowly=True)
+        spoiled = spoil(random, document)
+        assert outcome(reader, spoiled, slowly=False) == outcome(reader, spoiled, slowly=True)
+        assert document == before
+
+
+@settings(max_examples=EXAMPLES // 3)
+@given(st.integers(0, 2**32))
+def test_decoded_objects_compile_as_manifests_do(seed: int) -> None:
+    given_documents = documents(Random(seed))
+    world = loaded(*given_documents).world
+    slow, quick = PolicyState(), PolicyState()
+    slow.apply(world_changes(world))
+    quick.apply(DecodedReader(quick.selections.meaning).read_all(given_documents))
+    assert without_numbers(quick) == without_numbers(slow)
+
+
+def without_numbers(state: PolicyState) -> dict[str, Any]:
+    """Tables without rule ids, which file mode gives by position."""
+    tables = canonical_state(state)
+    return {port: tuple((row[0], *row[2:]) for row in rows) for port, rows in tables.items()}
+
+
+def test_policies_of_one_shape_are_read_once() -> None:
+    reader = DecodedReader(PolicyState().selections.meaning)
+    stamps = []
+    for number in range(50):
+        block = {"ipBlock": {"cidr": f"10.{number}.0.0/16"}}
+        spec = {"podSelector": labels(app=f"a{number}"), "egress": [{"to": [block]}], "policyTypes": ["Egress"]}
+        found = reader.read(network_policy(f"n{number}/p", **spec))
+        assert isinstance(found, Stamp)
+        stamps.append(found)
+    assert len({id(stamp.template) for stamp in stamps}) == 1
+    assert len({Instance(*stamp).policies() for stamp in stamps}) == 50
+
+
+def test_nobody_can_write_a_mark() -> None:
+    """The value that stands in a hole is drawn by each reader; a policy that holds another's stays what it is."""
+    one, other = (DecodedReader(PolicyState().selections.meaning) for _ in range(2))
+    assert one._mark_label != other._mark_label and one._mark_block != other._mark_block
+
+
+def test_the_generated_cluster_is_read_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("the whole front end was asked")
+
+    monkeypatch.setattr(DecodedReader, "_read_slowly", refuse)
+    for hostile in (False, True):
+        state = PolicyState()
+        found = make_cluster(20, 60, 80, seed=1, hostile=hostile)
+        state.apply(DecodedReader(state.selections.meaning).read_all(found))
+        assert len(state.ports.slot_of) == 80
+
+
+def test_pods_without_a_vnic_and_assigned_things() -> None:
+    reader = DecodedReader(PolicyState().selections.meaning)
+    found = reader.read(pod("x/a", "10.0.0.1", "fd00::1"))
+    assert isinstance(found, Port) and [str(ip) for ip in found.ips] == ["10.0.0.1", "fd00::1"]
+    assert reader.read({**pod("x/a", "10.0.0.1"), "spec": {"hostNetwork": True}}) is None
+    assert reader.read({**pod("x/a", "10.0.0.1"), "status": {"phase": "Succeeded"}}) is None
+    again = reader.read(pod("x/a", "10.0.0.1"))
+    assert isinstance(again, Port) and again.mac == found.mac
+    described = reader.read({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}})
+    assert described is not None and described.labels == {NAMESPACE_NAME_LABEL: "x"}  # type: ignore[union-attr]
+
+
+def test_all_problems_of_all_objects() -> None:
+    reader = DecodedReader(PolicyState().selections.meaning)
+    bad = [pod("x/A b", "10.0.0.1"), network_policy("x/p", ingress=[{"from": [{"ipBlock": {"cidr": "10.0.0.1/8"}}]}])]
+    with pytest.raises(PolicyError) as caught:
+        reader.read_all(bad)
+    assert [problem.place.path for problem in caught.value.problems] == [
+        "metadata.name",
+        "spec.ingress[0].from[0].ipBlock.cidr",
+    ]

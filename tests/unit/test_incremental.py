@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Incremental compile: after any changes the state equals a compile from nothing, and says exactly what changed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dfw.compile import compile_policy
+from dfw.incremental import Delta, PolicyState
+from dfw.incremental.canonical import canonical_compiled, canonical_state
+from dfw.incremental.packed import packed_ranges
+from dfw.incremental.worlds import world_changes
+from dfw.model import AnyOf, Group, Policy, PolicySet, ranges_merge, ranges_subtract
+from tests.support.kube import loaded
+from tests.support.random_clusters import cluster, policies
+from tests.support.random_policies import worlds
+
+LONG = bool(os.environ.get("PALISADE_LONG"))
+EXAMPLES = 2000 if LONG else 20
+
+
+def unnumbered(policy: Policy) -> Policy:
+    """Without rule ids, which in file mode move with the rules above."""
+    return replace(policy, rules=tuple(replace(rule, number=0) for rule in policy.rules))
+
+
+def follow(state: PolicyState, before: PolicySet, after: PolicySet) -> None:
+    """Apply what differs; the state is then as compiled from nothing, and the delta is exact."""
+    tables = {name: state.tables.of[slot].data for name, slot in state.ports.slot_of.items()}  # type: ignore[union-attr]
+    sets = {number: item.packed for number, item in state.sets.of.items()}
+    delta = state.apply(world_changes(after, before))
+    compiled = compile_policy(after)
+    assert canonical_state(state) == canonical_compiled(compiled)
+    assert {name: state.timers_of(name) for name in state.ports.slot_of} == {
+        name: compiled.timers_of.get(name, compiled.timers) for name in state.ports.slot_of
+    }
+    check_delta(state, delta, tables, sets)
+
+
+def check_delta(state: PolicyState, delta: Delta, tables: dict[str, bytes], sets: dict[int, bytes]) -> None:
+    now = {name: state.tables.of[slot].data for name, slot in state.ports.slot_of.items()}  # type: ignore[union-attr]
+    assert delta.gone == tables.keys() - now.keys()
+    assert {name for name, data in now.items() if tables.get(name) != data} <= delta.tables
+    assert delta.tables <= now.keys()
+    new = {number: item.packed for number, item in state.sets.of.items()}
+    different = {number for number in sets.keys() | new.keys() if sets.get(number) != new.get(number)}
+    assert delta.sets.keys() == different
+    for number, change in delta.sets.items():
+        old_ranges, new_ranges = (packed_ranges(found.get(number, b"")) for found in (sets, new))
+        assert change.added == ranges_subtract(new_ranges, old_ranges)
+        assert change.removed == ranges_subtract(old_ranges, new_ranges)
+        assert ranges_merge(new_ranges) == new_ranges
+
+
+def step(random: Random, documents: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One to three of the documents are drawn again, taken away or put there."""
+    changed = list(documents)
+    for _ in range(random.randint(1, 3)):
+        fresh = cluster(random) + policies(random)
+        kind = random.random()
+        if kind < 0.6:
+            keys = {key(item): item for item in fresh}
+            at = random.randrange(len(changed))
+            changed[at] = keys.get(key(changed[at]), changed[at])
+        elif kind < 0.8:
+            kept = ("Inventory", "Group")  # others refer to them
+            spare = [item for item in changed if item.get("kind", item.get("resource_type")) not in kept]
+            if spare:
+                changed.remove(random.choice(spare))
+        else:
+            there = {key(item) for item in changed}
+            changed += [item for item in fresh if key(item) not in there][: random.randint(1, 3)]
+    return changed
+
+
+def key(item: dict[str, Any]) -> str:
+    meta = item.get("metadata", {})
+    kind = item.get("kind", item.get("resource_type"))
+    return f"{kind} {meta.get('namespace')} {meta.get('name', item.get('id'))}"
+
+
+def world_of(documents: list[dict[str, Any]]) -> PolicySet:
+    world = loaded(*documents).world
+    return replace(world, policies=tuple(map(unnumbered, world.policies)), default=unnumbered(world.default))
+
+
+@settings(max_examples=EXAMPLES)
+@given(st.integers(0, 2**32))
+def test_documents_of_all_kinds_change(seed: int) -> None:
+    random = Random(seed)
+    documents = cluster(random) + policies(random)
+    state, before = PolicyState(), PolicySet()
+    for _ in range(random.randint(2, 6)):
+        after = world_of(documents)
+        follow(state, before, after)
+        before, documents = after, step(random, documents)
+    follow(state, before, PolicySet())
+    assert not state.sets.of and not state.selections.of
+
+
+@settings(max_examples=EXAMPLES)
+@given(st.lists(worlds(), min_size=2, max_size=4), st.integers(0, 2**32))
+def test_groups_exclusions_and_timers_change(drawn: list[PolicySet], seed: int) -> None:
+    random = Random(seed)
+    groups = {f"/g/{number}": Group(f"/g/{number}", AnyOf()) for number in range(3)}
+    current = replace(drawn[0], groups={**groups, **drawn[0].groups})
+    state, before = PolicyState(), PolicySet()
+    follow(state, before, current)
+    for other in drawn[1:]:
+        before = current
+        for field in random.sample(("inventory", "policies", "groups", "excluded", "timer_bindings", "default"), 2):
+            value = getattr(other, field)
+            current = replace(current, **{field: {**groups, **value} if field == "groups" else value})
+        if random.random() < 0.3:
+            ports = {name: port for name, port in current.inventory.ports.items() if random.random() < 0.7}
+            current = replace(current, inventory=replace(current.inventory, ports=ports))
+        follow(state, before, current)
