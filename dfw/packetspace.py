@@ -206,6 +206,8 @@ class VnicAxis:
     ) -> None:
         self.symbols, self.tap = symbols, tap
         self._scopes: dict[frozenset[int], list[int]] = {}
+        self.members: list[list[int]] = []
+        """The vNICs of each class, by number."""
         if tap or count is None:
             self.examples: list[int | None] = [None]
         else:
@@ -219,7 +221,6 @@ class VnicAxis:
             classes: dict[tuple[int, ...], int] = {}
             self.examples = []
             self._scopes = {scope: [] for scope in distinct}
-            self.members: list[list[int]] = []
             for number, own in enumerate(of_vnic):
                 key = tuple(own)
                 if key not in classes:
@@ -253,6 +254,15 @@ class VnicAxis:
                 vnics += [number * ways + way for number in range(len(self.examples)) for way in inside]
             found = self._masks[key] = mask_of((2 * number + side for number in vnics for side in sides), self.size)
         return found
+
+    def places(self, mask: int) -> list[tuple[Direction, list[int]]]:
+        """The vNICs of the classes, by the directions in which they are there. Not for a filter on a wire."""
+        found: dict[Direction, list[int]] = {}
+        for number, members in enumerate(self.members):
+            direction = Direction(mask >> 2 * number & 3)
+            if direction:
+                found.setdefault(direction, []).extend(members)
+        return [(direction, sorted(numbers)) for direction, numbers in sorted(found.items())]
 
     def example(self, mask: int) -> tuple[int | None, Direction]:
         """A vNIC's number, where there are any, and a direction; OUT where both are there."""

@@ -171,26 +171,35 @@ def find_first(box: Box, covers: Sequence[Box], work: Work) -> Iterable[Box]:
     return () if found is None else (found,)
 
 
+class NotBothIn:
+    """Is one of a pair none of these rows (by identity)?"""
+
+    def __init__(self, rows: set[int]) -> None:
+        self.rows = rows
+
+    def __call__(self, old: Row | None, new: Row | None) -> bool:
+        return any(row is not None and id(row) not in self.rows for row in (old, new))
+
+
 def differences(
     space: Space,
     piece: Box,
     old: Sequence[Row],
     new: Sequence[Row],
-    kept: Callable[[Row], bool],
+    wanted: Callable[[Row | None, Row | None], bool],
     work: Work,
     cut: Cut = find_first,
 ) -> Iterator[Difference]:
-    """Where two lists of deciding rows differ inside a box.
+    """Where two lists of deciding rows differ inside a box: packets whose first matches are one row of each list.
 
-    `kept`: the rows that stand in both lists, in one order. Where both first matches are kept, both lists have both,
-    and the same is first: so only pairs with one that is new or gone are looked at.
+    `wanted`: which pairs of first matches are looked at (None: no rule). Where both rows stand in both lists, in one
+    order, they need not be: the same is first in both.
     """
     nothing = Row(-1, 0, 0, NO_RULE, (piece,), True, None)
     olds, news = [*old, nothing], [*new, nothing]
     for before, mine in enumerate(olds):
-        gone = mine is not nothing and not kept(mine)
         for after, theirs in enumerate(news):
-            if not gone and (theirs is nothing or kept(theirs)):
+            if not wanted(None if mine is nothing else mine, None if theirs is nothing else theirs):
                 continue
             services = services_differing(space, mine.outcome, theirs.outcome)
             work.spend(1)

@@ -23,6 +23,7 @@ from dfw.model import Action, EffectiveRule, Family, PolicyKind, Schedule
 from dfw.packetrules import ReadRule, Row, RuleReader, Space, packet_spaces
 from dfw.packetset import AXES, Box, BudgetError, Work, box_meet, boxes_join, find_uncovered
 from dfw.packetwalk import (
+    NotBothIn,
     RowIndex,
     boxes_of,
     deciding,
@@ -306,8 +307,7 @@ class _Judge:
                     continue
                 old, new = deciding(asked), deciding(in_force(rows, inside, without=number))
                 common = {id(row) for row in old} & {id(row) for row in new}
-                kept = _IsIn(common)
-                if next(differences(item.space, piece, old, new, kept, work), None) is not None:
+                if next(differences(item.space, piece, old, new, NotBothIn(common), work), None) is not None:
                     return None
                 mine = boxes_of(row for row in old if row.number == number) or [piece]
                 for row in item.maybe:
@@ -331,16 +331,6 @@ def _unknown(row: Row, rule: ReadRule) -> Row:
     if rule.item.policy.kind is not PolicyKind.DEFAULT:
         return row
     return row._replace(outcome=row.outcome._replace(unknown=1 + row.number))
-
-
-class _IsIn:
-    """Is a row one of these?"""
-
-    def __init__(self, rows: set[int]) -> None:
-        self.rows = rows
-
-    def __call__(self, row: Row) -> bool:
-        return id(row) in self.rows
 
 
 def _same_rule(own: Sequence[tuple[Family, Row]], item: _Here) -> list[Row]:
