@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Ends of a connection as people name them (CONTRACT section 2), and services as `tcp/80`.
 
-`ns/name` a pod, `name` a port (vNIC), an address, a CIDR, `group:ID`, `any`. Shared by explain, matrix, policy tests
+`ns/name` a pod, `name` a port (vNIC), an address, a CIDR, `group:ID`, `any`; `outside:` before an address or CIDR says
+that no vNIC is meant. Shared by explain, matrix, policy tests
 and the lab's probe. Pure; every mistake is an EndpointError with what would be right.
 """
 
@@ -33,6 +34,7 @@ from dfw.model import (
 
 ANY = "any"
 GROUP_PREFIX = "group:"
+OUTSIDE_PREFIX = "outside:"
 PROTOCOLS = {
     "tcp": PROTO_TCP,
     "udp": PROTO_UDP,
@@ -99,6 +101,8 @@ def endpoint_parse(text: str, world: PolicySet) -> Endpoint:
         return Endpoint(text, tuple(inventory), outside_addresses(world))
     if text.startswith(GROUP_PREFIX):
         return _group(text, world)
+    if text.startswith(OUTSIDE_PREFIX):
+        return _outside(text, world)
     if text in inventory.ports:
         return Endpoint(text, (inventory.ports[text],))
     if "/" in text and _is_prefix(text):
@@ -112,6 +116,14 @@ def endpoint_parse(text: str, world: PolicySet) -> Endpoint:
         names = " or ".join(port.name for port in bound)
         raise EndpointError(f"{text} may be that of {names}; name the vNIC")
     return Endpoint(text, (_with(bound[0], (address,)),)) if bound else Endpoint(text, (), (address,))
+
+
+def _outside(text: str, world: PolicySet) -> Endpoint:
+    found = endpoint_parse(text.removeprefix(OUTSIDE_PREFIX), world)
+    if found.ports or not found.outside:
+        names = ", ".join(port.name for port in found.ports[:3]) or "no free address"
+        raise EndpointError(f"{text} is not outside: {names} is there")
+    return Endpoint(text, (), found.outside)
 
 
 def _with(port: Port, ips: tuple[Address, ...]) -> Port:

@@ -120,8 +120,7 @@ def _step(world: PolicySet, probe: Probe, verdict: Verdict, above: int, reached:
     step: dict[str, Any] = {"vnic": verdict.vnic, "host": None, "dir": verdict.dir, "reached": reached}
     step |= {"verdict": verdict.verdict, "reason": verdict.reason}
     if verdict.dir is None:
-        nothing = {"tier": None, "policy": None, "rule_path": None, "rule": None, "action": None, "logged": False}
-        return {**step, **nothing, "matched": None, "passed": [], "skipped": [], "default": False}
+        return {**step, **_rule(None), "matched": None, "passed": [], "skipped": [], "default": False}
     port = world.inventory.ports.get(verdict.vnic or "")
     found = explain_at(world, port, Direction[verdict.dir], probe, above)
     path = None if found.match is None else found.match.effective.rule.path
@@ -144,13 +143,14 @@ def _step(world: PolicySet, probe: Probe, verdict: Verdict, above: int, reached:
 
 def _rule(item: EffectiveRule | None) -> dict[str, Any]:
     if item is None:
-        return dict.fromkeys(("tier", "policy", "rule_path", "rule", "action"), None) | {"logged": False}
+        return dict.fromkeys(("tier", "policy", "rule_path", "rule", "action", "place"), None) | {"logged": False}
     return {
         "tier": item.tier.name.capitalize(),
         "policy": item.policy.path,
         "rule_path": item.rule.path,
         "rule": item.rule.number,
         "action": item.rule.action.value,
+        "place": None if item.rule.place is None else f"{item.rule.place.file}:{item.rule.place.line}",
         "logged": item.rule.logged,
     }
 

@@ -76,7 +76,8 @@ def _step_lines(step: dict[str, Any], color: bool) -> Iterator[str]:
         yield "  not by"
         for item in step["skipped"]:
             near = "  (only this kept it out)" if item["near"] else ""
-            yield f"    {item['tier']:<14} {rule_name(item['rule_path'])}  {item['action']}{near}"
+            place = f"  {item['place']}" if item["place"] else ""
+            yield f"    {item['tier']:<14} {rule_name(item['rule_path'])}  {item['action']}{place}{near}"
             for name, text in item["why"].items():
                 yield f"      {_LABELS[name]:<12} {text}"
 
@@ -90,7 +91,8 @@ def _reason_text(reason: str) -> str:
 
 def _rule_facts(step: dict[str, Any]) -> str:
     facts = [f"id {step['rule']}", step["tier"], step["action"]]
-    return ", ".join([*facts, *(["logged"] if step["logged"] else []), *(["the default"] if step["default"] else [])])
+    facts += [*(["logged"] if step["logged"] else []), *(["the default"] if step["default"] else [])]
+    return ", ".join(facts) + (f"; {step['place']}" if step["place"] else "")
 
 
 def _matched_lines(matched: dict[str, Any]) -> Iterator[str]:

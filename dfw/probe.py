@@ -185,6 +185,14 @@ def judge_both(world: PolicySet, probes: Sequence[Probe], at: Inventory | None) 
     return found
 
 
+def judge_core(world: PolicySet, probes: Sequence[Probe], at: Inventory | None) -> list[tuple[Verdict, ...]]:
+    """As judge_both, by the packet core alone."""
+    found: list[tuple[Verdict, ...]] = []
+    for start in range(0, len(probes), MAXIMUM_PACKETS):
+        found += _by_core(world, [frame_of(probe) for probe in probes[start : start + MAXIMUM_PACKETS]], at)
+    return found
+
+
 def _by_model(world: PolicySet, frames: Sequence[bytes], at: Inventory | None) -> list[tuple[Verdict, ...]]:
     run = OracleReplay(world, at, Options(tap=at is None, keep=False))
     found = []

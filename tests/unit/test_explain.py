@@ -134,7 +134,9 @@ def test_bad_questions(arguments: list[str], message: str) -> None:
 def test_text_for_people() -> None:
     shown = text("--from", "web-1", "--to", "db-1", "--dport", "3306")
     assert shown.splitlines()[0] == "web-1 (10.1.1.11) -> db-1 (10.1.3.11), tcp/3306: does not arrive"
-    assert "  rule         shop/rules/shop-to-db  (id 1012, Application, REJECT, logged)" in shown
+    file = SHOP / "policy.yaml"
+    assert f"  rule         shop/rules/shop-to-db  (id 1012, Application, REJECT, logged; {file}:90)" in shown
+    assert f"    Application    shop/rules/app-to-db  ALLOW  {file}:88  (only this kept it out)" in shown
     assert "  source       group shop > web: machine web-1 has the tag app|web (Tag EQUALS app|web)" in shown
     assert "IN at db-1, host esx-2: not reached; it would have been REJECT" in shown
 

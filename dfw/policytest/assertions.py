@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the fixture `palisade_policy` gives: assertions about first packets of connections, by policy.
+
+An assertion that does not hold raises AssertionError with the packet, the rule that decided and the reasons; one that
+proves nothing, or cannot be understood, raises PolicyTestError, and pytest reports an error.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dfw.policytest.errors import PolicyTestError, assertion
+from dfw.policytest.messages import outcome_text
+from dfw.policytest.question import Ends, Question, question_make
+from dfw.policytest.rules import shown_file
+from dfw.policytest.verdict import Answered, Kind, ask
+from dfw.policytest.worlds import Asked, Subject, Worlds
+
+
+class PolicyUnderTest:
+    """A policy, as one test sees it. Ends: `ns/name` of a pod, a vNIC's name, an address, a CIDR, `group:ID`, `any`,
+    `outside:ADDRESS`, or a list of these. Services: `tcp/443`, `udp/53`, `icmp`, `gre`, a port's name, or several."""
+
+    def __init__(self, worlds: Worlds, subject: Subject, test: str, folder: Path) -> None:
+        self._worlds = worlds
+        self._subject = subject
+        self._test = test
+        self._folder = folder
+
+    def __repr__(self) -> str:
+        return f"<policy {', '.join(map(shown_file, self._subject.sources.files))}>"
+
+    def assert_allowed(
+        self,
+        source: Ends,
+        destination: Ends,
+        service: Ends,
+        *,
+        by: str | None = None,
+        except_from: Ends = (),
+        except_to: Ends = (),
+        family: int | None = None,
+        sport: int | None = None,
+    ) -> None:
+        """Every packet from `source` to `destination` arrives: each pair of ends, in each address family of both.
+
+        `by`: the rule (its path, or an unambiguous end of it) that decides at one of the vNICs on the way.
+        """
+        __tracebackhide__ = True
+        self._assert(
+            question_make(
+                self._subject.world,
+                allowed=True,
+                source=source,
+                destination=destination,
+                service=service,
+                by=by,
+                except_from=except_from,
+                except_to=except_to,
+                family=family,
+                sport=sport,
+            )
+        )
+
+    def assert_denied(
+        self,
+        source: Ends,
+        destination: Ends,
+        service: Ends,
+        *,
+        by: str | None = None,
+        except_from: Ends = (),
+        except_to: Ends = (),
+        family: int | None = None,
+        sport: int | None = None,
+    ) -> None:
+        """No packet from `source` to `destination` arrives.
+
+        Holds only where a rule is what stops it: both ends are workloads (or `outside:`), and the packet would arrive
+        if every rule said ALLOW; with `by` that rule decides. Otherwise it errors.
+        """
+        __tracebackhide__ = True
+        self._assert(
+            question_make(
+                self._subject.world,
+                allowed=False,
+                source=source,
+                destination=destination,
+                service=service,
+                by=by,
+                except_from=except_from,
+                except_to=except_to,
+                family=family,
+                sport=sport,
+            )
+        )
+
+    def assert_matrix(self, file: str | Path) -> None:
+        """Every row of a matrix file (docs/policy-tests.md) is as it says; those that differ are shown side by side."""
+        __tracebackhide__ = True
+        from dfw.policytest.matrix_file import matrix_check
+
+        matrix_check(self._subject, self._folder / file, self._held)
+
+    def explain(self, source: str, destination: str, service: str) -> str:
+        """What `palisade explain` says, for a test that is being written."""
+        from dfw.policytest.messages import explanation
+
+        question = question_make(
+            self._subject.world, allowed=True, source=source, destination=destination, service=service
+        )
+        return "\n\n".join(explanation(self._subject, probe) for probe in question.probes[:4])
+
+    def _assert(self, question: Question) -> None:
+        __tracebackhide__ = True
+        ((found, outcome),) = ask(self._subject, [question])
+        if outcome.kind is Kind.HOLDS:
+            self._held(question, found)
+            return
+        message = outcome_text(self._subject, question, found, outcome)
+        raise assertion(message) if outcome.kind is Kind.FAILS else PolicyTestError(message)
+
+    def _held(self, question: Question, found: Answered) -> None:
+        """Keep what held, for rule coverage and for mutations."""
+        if not self._worlds.recording:
+            return
+        self._subject.count(self._test, found.paths)
+        self._subject.asked.append(Asked(self._test, question))
+        if not question.is_plain:
+            self._subject.opaque.add(self._test)

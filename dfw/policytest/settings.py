@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which policy a test is about: `@pytest.mark.palisade_policy(...)`, else the nearest palisade.toml's table [test].
+
+[test]
+policy = ["policy.yaml"]          # relative to the palisade.toml
+inventory = ["inventory.yaml"]
+default_action = "DROP"           # of the default section; may be left out
+at = "2026-03-31T09:30"           # for schedules; may be left out
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from dfw.policytest.errors import PolicyTestError
+
+MARKER: Final = "palisade_policy"
+SETTINGS: Final = "palisade.toml"
+SYSTEM_SETTINGS: Final = Path("/etc/palisade/palisade.toml")
+TABLE: Final = "test"
+_ACTIONS: Final = ("ALLOW", "DROP", "REJECT")
+_HINT: Final = (
+    f'write a {SETTINGS} beside the test with [{TABLE}] policy = ["policy.yaml"], '
+    f'or mark the test with @pytest.mark.{MARKER}("policy.yaml")'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The files of a policy and its inventory (absolute paths), and how they are to be read."""
+
+    files: tuple[str, ...]
+    default_action: str | None = None
+    at: str | None = None
+
+
+def sources_find(
+    folder: Path, marker: tuple[Sequence[Any], Mapping[str, Any]] | None, given: Mapping[str, Any]
+) -> Sources:
+    """The policy of a test in this folder. `marker`: its arguments; `given`: what the command line says, over a file.
+
+    Raises PolicyTestError where nothing names one.
+    """
+    if marker is not None:
+        return _of_marker(folder, *marker)
+    table, base = _table(folder)
+    table = {**table, **{name: value for name, value in given.items() if value}}
+    files = []
+    for name in ("policy", "inventory"):
+        base_of = Path.cwd() if given.get(name) else base
+        files += [str((base_of / item).resolve()) for item in _texts(table.get(name, ()), name, base)]
+    if not files:
+        raise PolicyTestError(f"no policy is named for the tests in {folder}: {_HINT}")
+    return Sources(tuple(dict.fromkeys(files)), _action(table.get("default_action"), base), _text(table, "at", base))
+
+
+def _of_marker(folder: Path, files: Sequence[Any], options: Mapping[str, Any]) -> Sources:
+    where = f"@pytest.mark.{MARKER}"
+    unknown = set(options) - {"default_action", "at"}
+    if unknown:
+        raise PolicyTestError(f"{where} takes files, default_action and at, not {', '.join(sorted(unknown))}")
+    if not files or not all(isinstance(item, str | Path) for item in files):
+        raise PolicyTestError(f'{where} names files, such as {where}("policy.yaml", "inventory.yaml")')
+    found = tuple(str((folder / item).resolve()) for item in files)
+    return Sources(found, _action(options.get("default_action"), where), _text(options, "at", where))
+
+
+def _table(folder: Path) -> tuple[dict[str, Any], Path]:
+    """The nearest table [test], with `-` in names as `_`, and the folder of its file."""
+    folder = folder.resolve()
+    for path in (*(parent / SETTINGS for parent in (folder, *folder.parents)), SYSTEM_SETTINGS):
+        if not path.is_file():
+            continue
+        try:
+            found = tomllib.loads(path.read_text(encoding="utf-8")).get(TABLE)
+        except (OSError, ValueError) as error:
+            raise PolicyTestError(f"{path}: {error}") from None
+        if isinstance(found, dict):
+            return {name.replace("-", "_"): value for name, value in found.items()}, path.parent
+    return {}, folder
+
+
+def _texts(value: Any, name: str, base: Path) -> list[str]:
+    values = [value] if isinstance(value, str) else value
+    if not isinstance(values, list | tuple) or not all(isinstance(item, str) for item in values):
+        raise PolicyTestError(f'{base / SETTINGS}: [{TABLE}] {name} is a list of files, such as ["{name}.yaml"]')
+    return list(values)
+
+
+def _text(table: Mapping[str, Any], name: str, where: object) -> str | None:
+    value = table.get(name)
+    if value is None or isinstance(value, str):
+        return value
+    if hasattr(value, "isoformat"):  # TOML has times of its own
+        return str(value.isoformat())
+    raise PolicyTestError(f"{where}: {name} is a text, not {value!r}")
+
+
+def _action(value: Any, where: object) -> str | None:
+    if value is None or value in _ACTIONS:
+        return None if value is None else str(value)
+    raise PolicyTestError(f"{where}: default_action is one of {', '.join(_ACTIONS)}, not {value!r}")
