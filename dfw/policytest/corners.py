@@ -14,24 +14,21 @@ from itertools import islice, product
 from typing import Final, NamedTuple
 
 from dfw.endpoint import Peer, outside_addresses
-from dfw.membership import Membership
 from dfw.model import (
     PROTO_ICMP,
     PROTO_ICMPV6,
     PROTO_TCP,
     PROTOCOLS_WITH_PORTS,
     Address,
-    AddressRange,
     EffectiveRule,
     Family,
-    Peers,
     PolicySet,
     Port,
     PortRange,
     ServiceEntry,
     Tier,
-    ranges_merge,
 )
+from dfw.policytest.judge import Resolved, Side
 from dfw.policytest.question import ECHO
 from dfw.probe import EPHEMERAL_PORT, TCP_SYN, Probe
 
@@ -50,15 +47,20 @@ class Corners(NamedTuple):
 class Kinds:
     """The kinds of ends and of services that a policy's rules can tell apart."""
 
-    def __init__(self, world: PolicySet, rules: Sequence[EffectiveRule], has_inventory: bool) -> None:
-        self._world = world
-        self._has_inventory = has_inventory
+    def __init__(self, resolved: Resolved) -> None:
+        self._resolved = resolved
+        rules = resolved.rules
         entries = list({entry for item in rules for service in item.rule.services for entry in service.entries})
         self._known = not any(entry.tcp_mask for entry in entries)
         self._known &= not any(item.tier is Tier.ETHERNET for item in rules)
-        membership = Membership(world)
-        self._peers = {family: _peers(world, membership, rules, family, has_inventory) for family in Family}
-        self._services = {family: list(_services(world, entries, family)) for family in Family}
+        self._peers = {family: _peers(resolved, family) for family in Family}
+        self._services = {family: list(_services(resolved.world, entries, family)) for family in Family}
+
+    @property
+    def are_few(self) -> bool:
+        """Can there be a packet of each kind?"""
+        sizes = (len(self._peers[family]) ** 2 * len(self._services[family]) for family in Family)
+        return self._known and max(sizes) <= MAXIMUM // 2
 
     def corners(self, touched: Sequence[EffectiveRule] | None = None) -> Corners:
         """A packet of each kind; `touched`: of those that one of these rules may match. Some, where there are more than
@@ -71,11 +73,13 @@ class Kinds:
             if touched is not None:
                 senders = [peer for peer in peers if any(self._is_end(item, peer, True) for item in touched)]
                 receivers = [peer for peer in peers if any(self._is_end(item, peer, False) for item in touched)]
-                services = [key for key in services if any(_is_served(item, family, key) for item in touched)]
+                served = [_Served(item, family) for item in touched]
+                services = [key for key in services if any(item.has(key) for item in served)]
             pairs = [
                 (one, other)
                 for one, other in product(senders, receivers)
-                if one.name != other.name and not (self._has_inventory and one.port is None and other.port is None)
+                if one.name != other.name
+                and not (self._resolved.has_inventory and one.port is None and other.port is None)
             ]
             step = max(1, -(-len(pairs) * len(services) // (MAXIMUM // 2)))
             complete &= step == 1
@@ -85,62 +89,66 @@ class Kinds:
 
     def _is_end(self, item: EffectiveRule, peer: Peer, is_source: bool) -> bool:
         rule = item.rule
-        peers, out = (
-            (rule.sources, rule.sources_excluded) if is_source else (rule.destinations, rule.destinations_excluded)
-        )
-        return peers.is_any or self._world.contains(peers, peer.address) is not out
+        if is_source:
+            peers, out = rule.sources, rule.sources_excluded
+        else:
+            peers, out = rule.destinations, rule.destinations_excluded
+        return peers.is_any or self._resolved.contains(peers, peer.address) is not out
 
 
-def _is_served(item: EffectiveRule, family: Family, key: tuple[int, int, int]) -> bool:
-    """May the rule match this service? A named port may be any."""
-    flags = TCP_SYN if key[0] == PROTO_TCP else 0
-    return not item.rule.services or any(
-        replace(entry, destination_port_name="").matches(family, *key, flags)
-        for service in item.rule.services
-        for entry in service.entries
-    )
+class _Served:
+    """Which services a rule may match. A named port may be any."""
+
+    def __init__(self, item: EffectiveRule, family: Family) -> None:
+        self._family = family
+        entries = (entry for service in item.rule.services for entry in service.entries)
+        self._entries = [replace(entry, destination_port_name="") for entry in entries]
+        self._any = not item.rule.services
+
+    def has(self, key: tuple[int, int, int]) -> bool:
+        """May it match (protocol, sport, dport)?"""
+        flags = TCP_SYN if key[0] == PROTO_TCP else 0
+        return self._any or any(entry.matches(self._family, *key, flags) for entry in self._entries)
 
 
-def _peers(
-    world: PolicySet, membership: Membership, rules: Sequence[EffectiveRule], family: Family, has_inventory: bool
-) -> list[Peer]:
+def _peers(resolved: Resolved, family: Family) -> list[Peer]:
     """An end of each kind: vNICs first, then addresses that no vNIC has. A kind of vNIC has two of it, where there are
     two: they may talk to each other."""
-    sides = list({peers for item in rules for peers in (item.rule.sources, item.rule.destinations)} - {Peers(None)})
-    scopes = list({item.applied_to for item in rules} | {world.excluded})
-    ranges = [membership.addresses(peers.terms or ()) for peers in sides]
-    selected = [membership.members(peers) for peers in scopes]
+    world, rules = resolved.world, resolved.rules
+    peers = {side for item in rules for side in (item.rule.sources, item.rule.destinations) if not side.is_any}
+    sides = list(map(resolved.side, peers))
+    scopes = list(map(resolved.applied, {item.applied_to for item in rules}))
 
     def signature(address: Address) -> tuple[bool, ...]:
-        return tuple(any(item.contains(address) for item in own) for own in ranges)
+        return tuple(side.contains(address) for side in sides)
 
     found: list[Peer] = []
     counts: dict[object, int] = {}
-    for number, port in enumerate(membership.ports):
+    for number, port in enumerate(world.inventory):
+        scope = tuple(bool(applied[number]) for applied in (*scopes, resolved.excluded))
         for address in port.ips:
             if address.family is family:
-                kind = (signature(address), *(number in own for own in selected), _named(world, port))
+                kind = (signature(address), scope, _named(port))
                 counts[kind] = counts.get(kind, 0) + 1
-                if counts[kind] <= 2 or not has_inventory:
+                if counts[kind] <= 2 or not resolved.has_inventory:
                     found.append(Peer(port, address))
-    seen: dict[tuple[bool, ...], int] = {}
     outside = [address for address in outside_addresses(world) if address.family is family]
-    for address in dict.fromkeys((*outside, *_limits(ranges, family))):
+    for address in dict.fromkeys((*outside, *_limits(sides, family))):
         if not world.inventory.ports_at(address):
-            kind_outside = signature(address)
-            seen[kind_outside] = seen.get(kind_outside, 0) + 1
-            if seen[kind_outside] <= (1 if has_inventory else 2):
+            outsider = signature(address)
+            counts[outsider] = counts.get(outsider, 0) + 1
+            if counts[outsider] <= (1 if resolved.has_inventory else 2):
                 found.append(Peer(None, address))
     return found
 
 
-def _named(world: PolicySet, port: Port) -> tuple[tuple[str, int, int], ...]:
+def _named(port: Port) -> tuple[tuple[str, int, int], ...]:
     return tuple(sorted((item.name, item.protocol, item.number) for item in port.named_ports))
 
 
-def _limits(ranges: Iterable[Iterable[AddressRange]], family: Family) -> Iterator[Address]:
+def _limits(sides: Iterable[Side], family: Family) -> Iterator[Address]:
     """The addresses where the answer of some set may change: the first of each range and the first after it."""
-    merged = [item for own in ranges for item in ranges_merge(own) if item.family is family]
+    merged = [item for side in sides for item in side.ranges if item.family is family]
     values = {item.first for item in merged} | {item.last + 1 for item in merged} | {item.last for item in merged}
     values |= {value + 1 for value in values} | {1 << (family.bits - 8)}
     yield from (Address(family, value) for value in sorted(values) if value < 1 << family.bits)

@@ -25,6 +25,7 @@ from dfw.model import (
     EXCLUDED_POLICY,
     Action,
     Address,
+    AddressRange,
     Direction,
     EffectiveRule,
     Family,
@@ -114,15 +115,68 @@ def rules_in_order(world: PolicySet, has_inventory: bool) -> list[EffectiveRule]
     ]
 
 
+class Resolved:
+    """What a policy's rules resolve to, whatever the packets: found once for many a Judge."""
+
+    def __init__(self, world: PolicySet, has_inventory: bool) -> None:
+        self.world = world
+        self.has_inventory = has_inventory
+        self.rules = rules_in_order(world, has_inventory)
+        self._membership = Membership(world)
+        self.excluded = self._of_ports(world.excluded)
+        self._applied: dict[Peers, npt.NDArray[np.bool_]] = {}
+        self._sides: dict[Peers, Side] = {}
+
+    def _of_ports(self, peers: Peers) -> npt.NDArray[np.bool_]:
+        """Which vNICs are members; one more row, for the wire, where Applied-To is not looked at."""
+        found = np.zeros(len(self._membership.ports) + 1, np.bool_)
+        found[list(self._membership.members(peers))] = True
+        return found
+
+    def applied(self, peers: Peers) -> npt.NDArray[np.bool_]:
+        """At which vNICs, and (always) on the wire, rules with this Applied-To are programmed."""
+        if peers not in self._applied:
+            applied = self._of_ports(peers) & ~self.excluded
+            applied[-1] = True
+            self._applied[peers] = applied
+        return self._applied[peers]
+
+    def side(self, peers: Peers) -> Side:
+        """The addresses of a rule's side, which is not ANY."""
+        if peers not in self._sides:
+            assert peers.terms is not None
+            ranges = self._membership.addresses(peers.terms)
+            members = self._membership.members(peers) if self._membership.is_fixed(peers.terms) else None
+            self._sides[peers] = Side(ranges, [(item.family, item.first) for item in ranges], members)
+        return self._sides[peers]
+
+    def contains(self, peers: Peers, address: Address) -> bool:
+        """Is this address a member of a rule's side?"""
+        return peers.is_any or self.side(peers).contains(address)
+
+
+class Side(NamedTuple):
+    """Sorted, disjoint ranges, with their beginnings. `members`: the vNICs that are members whatever their addresses;
+    None where no address is a member by itself."""
+
+    ranges: tuple[AddressRange, ...]
+    first: list[tuple[Family, int]]
+    members: frozenset[int] | None
+
+    def contains(self, address: Address) -> bool:
+        """Is this address a member?"""
+        at = bisect_right(self.first, (address.family, address.value)) - 1
+        return at >= 0 and self.ranges[at].contains(address)
+
+
 class Judge:
     """A policy's rules over some packets."""
 
-    def __init__(self, world: PolicySet, probes: Sequence[Probe], has_inventory: bool) -> None:
-        self.world = world
-        self.rules = rules_in_order(world, has_inventory)
-        self.points = points = points_of(world, probes, has_inventory)
-        self._membership = Membership(world)
-        self._excluded = self._of_ports(world.excluded)
+    def __init__(self, resolved: Resolved, probes: Sequence[Probe]) -> None:
+        self._resolved = resolved
+        world = self.world = resolved.world
+        self.rules = resolved.rules
+        self.points = points = points_of(world, probes, resolved.has_inventory)
         self._addresses: dict[Address, int] = {}
         owners: list[int] = []  # of addresses that were only assumed: their port's number
         ends = np.zeros((2, len(probes)), np.int64)
@@ -146,7 +200,6 @@ class Judge:
         self._services = list(services)
         self._keys = list(self._addresses)
         self._inside: dict[Peers, Codes] = {}
-        self._applied: dict[Peers, npt.NDArray[np.bool_]] = {}
         self._served: dict[tuple[RuleService, ...], npt.NDArray[np.bool_]] = {}
         self.columns: list[Codes] = [self.column(item) for item in self.rules]
 
@@ -174,38 +227,21 @@ class Judge:
                 found = np.minimum(found, YES - inside if excluded else inside)
         return found
 
-    def _of_ports(self, peers: Peers) -> npt.NDArray[np.bool_]:
-        """Which vNICs are members; one more row, for the wire, where Applied-To is not looked at."""
-        found = np.zeros(len(self._membership.ports) + 1, np.bool_)
-        found[list(self._membership.members(peers))] = True
-        return found
-
     def _applies(self, item: EffectiveRule) -> npt.NDArray[np.bool_]:
         if item.policy is EXCLUDED_POLICY:
-            return self._excluded[self.points.port]
-        peers = item.applied_to
-        if peers not in self._applied:
-            applied = self._of_ports(peers) & ~self._excluded
-            applied[-1] = True
-            self._applied[peers] = applied
-        return self._applied[peers][self.points.port]
+            return self._resolved.excluded[self.points.port]
+        return self._resolved.applied(item.applied_to)[self.points.port]
 
     def _members(self, peers: Peers) -> Codes:
         """For each address: is it a member?"""
         found = self._inside.get(peers)
         if found is None:
-            assert peers.terms is not None
-            ranges = self._membership.addresses(peers.terms)
-            first = [(item.family, item.first) for item in ranges]
-            found = np.zeros(len(self._keys), np.uint8)
-            for number, address in enumerate(self._keys):
-                at = bisect_right(first, (address.family, address.value)) - 1
-                found[number] = YES if at >= 0 and ranges[at].contains(address) else NO
-            assumed = [number for number, owner in enumerate(self._owners) if owner != NOBODY]
-            if assumed and self._membership.is_fixed(peers.terms):
-                members = self._membership.members(peers)
-                for number in assumed:
-                    found[number] = YES if self._owners[number] in members else MAYBE
+            side = self._resolved.side(peers)
+            found = np.array([YES if side.contains(address) else NO for address in self._keys], np.uint8)
+            if side.members is not None:
+                for number, owner in enumerate(self._owners):
+                    if owner != NOBODY:
+                        found[number] = YES if owner in side.members else MAYBE
             self._inside[peers] = found
         return found
 

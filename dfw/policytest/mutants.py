@@ -11,19 +11,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from dfw.model import Alg, EffectiveRule
+from dfw.model import Alg, EffectiveRule, Tier
+from dfw.packetdiff import BudgetError, policies_differ
 from dfw.policytest.corners import Corners, Kinds
-from dfw.policytest.judge import NOBODY, Answers, Judge, Numbers, Verdicts, answers_of, rules_in_order
+from dfw.policytest.judge import NOBODY, Answers, Judge, Numbers, Verdicts, answers_of
 from dfw.policytest.mutations import Mutation, mutate, mutations_of
 from dfw.policytest.question import probe_is_plain
 from dfw.policytest.rules import shown_file
 from dfw.policytest.verdict import Kind, by_number, evaluate
 from dfw.policytest.worlds import Asked, Subject, packet_text
 from dfw.reach_walk import ALLOWED, DENIED, Codes
+
+_WORK: Final = 4_000_000  # comparisons that one mutation is worth
 
 Rerun = Callable[[Subject, set[str]], bool]
 """Run these tests of a policy again, as it now is: do they all pass?"""
@@ -139,7 +142,7 @@ class _Assertions:
     def __init__(self, subject: Subject) -> None:
         self.asked: list[Asked] = [item for item in subject.asked if item.question.is_plain]
         probes = [probe for item in self.asked for probe in item.question.probes]
-        self._world = _Changed(Judge(subject.base, probes, subject.has_inventory))
+        self._world = _Changed(Judge(subject.resolved, probes))
         sizes = np.array([len(item.question.probes) for item in self.asked], np.int64)
         self._ends = np.cumsum(sizes)
         self._starts = self._ends - sizes
@@ -165,16 +168,15 @@ class _Proof:
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
-        self._rules = rules_in_order(subject.base, subject.has_inventory)
+        self._rules = subject.resolved.rules
         self._kinds: Kinds | None = None
         self._whole: _Changed | None = None
 
     def of(self, mutation: Mutation) -> Mutant:
         """The mutation, equivalent or with a packet that shows that it is not."""
         if self._kinds is None:
-            self._kinds = Kinds(self._subject.base, self._rules, self._subject.has_inventory)
-            corners = self._kinds.corners()
-            self._whole = self._over(corners) if corners.complete else None
+            self._kinds = Kinds(self._subject.resolved)
+            self._whole = self._over(self._kinds.corners()) if self._kinds.are_few else None
         over, is_complete = self._whole, True
         if over is None:
             old = [item for item in self._rules if item.rule.path in mutation.rules]
@@ -182,18 +184,31 @@ class _Proof:
             over, is_complete = self._over(corners), corners.complete
         found = over.changed(mutation)
         if found is None:
-            return Mutant(mutation, equivalent=is_complete)
+            return Mutant(mutation, equivalent=True) if is_complete else self._exactly(mutation)
         probes = over.judge.points.probes
         was, will = _Words(over.judge.rules, over.answers), _Words(found.rules, found.answers)
         changed = [at for at in found.packets.tolist() if was[at] != will[at]]
         if changed:
             at = next((number for number in changed if probe_is_plain(probes[number])), changed[0])
             return Mutant(mutation, witness=f"{packet_text(probes[at])} is {was[at]}, and would be {will[at]}")
+        if not is_complete:
+            return self._exactly(mutation)
         # All first packets fare alike. What follows them may not, where another kind of rule let them pass.
-        return Mutant(mutation, equivalent=is_complete and not found.is_kept_otherwise)
+        return Mutant(mutation, equivalent=not found.is_kept_otherwise)
+
+    def _exactly(self, mutation: Mutation) -> Mutant:
+        """By sets of packets, where there are too many kinds to try each: of all packets at all vNICs."""
+        world = self._subject.base
+        if any(policy.tier is Tier.ETHERNET for policy in world.policies):
+            return Mutant(mutation)  # those sets are of layer 3
+        try:
+            found = policies_differ(world, mutate(world, mutation), tap=not self._subject.has_inventory, most=_WORK)
+        except BudgetError:
+            return Mutant(mutation)
+        return Mutant(mutation, equivalent=found is None, witness="" if found is None else f"judged otherwise: {found}")
 
     def _over(self, corners: Corners) -> _Changed:
-        return _Changed(Judge(self._subject.base, corners.probes, self._subject.has_inventory))
+        return _Changed(Judge(self._subject.resolved, corners.probes))
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dfw.model import EffectiveRule, Inventory, Port
-from dfw.policytest.judge import NOBODY, UNSURE, Answers, Judge, answers_of, rules_in_order
+from dfw.policytest.judge import NOBODY, UNSURE, Answers, Judge, answers_of
 from dfw.policytest.question import Question
 from dfw.policytest.worlds import Subject, allow_all, arrives, judged_singly
 from dfw.probe import Probe
@@ -69,7 +69,7 @@ def ask(subject: Subject, questions: Sequence[Question]) -> list[tuple[Answered,
 
 def _answer_together(subject: Subject, questions: Sequence[Question]) -> list[Answered]:
     probes = [probe for question in questions for probe in question.probes]
-    judge = Judge(subject.world, probes, subject.has_inventory)
+    judge = Judge(subject.resolved, probes)
     verdicts = judge.verdicts()
     answers = answers_of(judge.points, verdicts)
     handed_on = [(number, set(judge.points.probe[mask].tolist())) for number, mask in verdicts.passed.items()]
@@ -87,7 +87,7 @@ def _answer_together(subject: Subject, questions: Sequence[Question]) -> list[An
 
 def _answer_singly(subject: Subject, question: Question) -> Answered:
     """For packets that rules alone do not decide about: each by itself, with no connection before it."""
-    rules = rules_in_order(subject.world, subject.has_inventory)
+    rules = subject.resolved.rules
     numbers = {item.rule.path: number for number, item in enumerate(rules)}
     found = judged_singly(subject, subject.world, question.probes)
     codes = np.array([ALLOWED if arrives(item) else DENIED for item in found], np.uint8)

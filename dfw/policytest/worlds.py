@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dfw.model import Action, Policy, PolicySet, Rule
 from dfw.policytest.errors import PolicyTestError
-from dfw.policytest.judge import Answers, Judge, answers_of
+from dfw.policytest.judge import Answers, Judge, Resolved, answers_of
 from dfw.policytest.question import Question, ports_of
 from dfw.policytest.settings import Sources
 from dfw.probe import EPHEMERAL_PORT, DisagreementError, Probe, Verdict, inventory_of, judge_both, judge_core
@@ -57,6 +57,15 @@ class Subject:
         return self.base if self.mutant is None else self.mutant
 
     @cached_property
+    def _resolved(self) -> Resolved:
+        return Resolved(self.base, self.has_inventory)
+
+    @property
+    def resolved(self) -> Resolved:
+        """What the rules resolve to of the policy that tests see."""
+        return self._resolved if self.mutant is None else Resolved(self.mutant, self.has_inventory)
+
+    @cached_property
     def rules(self) -> dict[str, Rule]:
         """All rules by path, the default section's too."""
         return {rule.path: rule for rule in _rules(self.base)}
@@ -77,7 +86,7 @@ class Subject:
         chosen = probes[::step]
         if not chosen:
             return
-        judge = Judge(self.base, chosen, self.has_inventory)
+        judge = Judge(self.resolved, chosen)
         answers = answers_of(judge.points, judge.verdicts())
         at = inventory_of(self.base, list(ports_of(chosen).values())) if self.has_inventory else None
         for number, found in enumerate(judge_core(self.base, chosen, at)):

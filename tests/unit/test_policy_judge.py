@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from dfw.model import Action, Direction, MacAddresses, Peers, Policy, PolicySet, Rule, Service, ServiceEntry, Tier
+from dfw.packetdiff import policies_differ
 from dfw.policytest.corners import Kinds
-from dfw.policytest.judge import Judge, answers_of, rules_in_order
+from dfw.policytest.judge import Judge, Resolved, answers_of, rules_in_order
 from dfw.policytest.mutants import _Changed
 from dfw.policytest.mutations import mutate, mutations_of
 from dfw.policytest.worlds import arrives
@@ -43,7 +44,7 @@ def check_engines(random: Random) -> None:
     world = a_world(random)
     for at in (world.inventory, None):
         probes = plain(probes_of(world, random, 40))
-        judge = Judge(world, probes, at is not None)
+        judge = Judge(Resolved(world, at is not None), probes)
         answers = answers_of(judge.points, judge.verdicts())
         for number, found in enumerate(judge_both(world, probes, at)):
             rule = int(answers.decided[number])
@@ -59,9 +60,9 @@ def test_a_changed_rule_is_as_a_policy_written_so(long_run: bool) -> None:
 def check_changed(random: Random) -> None:
     world = a_world(random)
     probes = plain(probes_of(world, random, 60))
-    base = _Changed(Judge(world, probes, True))
+    base = _Changed(Judge(Resolved(world, True), probes))
     for mutation in mutations_of(world):
-        fresh = Judge(mutate(world, mutation), probes, True)
+        fresh = Judge(Resolved(mutate(world, mutation), True), probes)
         wanted = answers_of(fresh.points, fresh.verdicts())
         found = base.changed(mutation)
         seen = base.answers if found is None else found.answers
@@ -81,12 +82,13 @@ def test_a_packet_of_each_kind_is_as_good_as_any(long_run: bool) -> None:
 def check_corners(random: Random) -> None:
     world = a_world(random, sections=3)
     rules = rules_in_order(world, True)
-    kinds = Kinds(world, rules, True)
+    kinds = Kinds(Resolved(world, True))
+    assert kinds.are_few
     corners = kinds.corners()
     assert corners.complete
-    base = _Changed(Judge(world, corners.probes, True))
+    base = _Changed(Judge(Resolved(world, True), corners.probes))
     others = [replace(item, dport=random.randrange(65536)) for item in plain(probes_of(world, random, 300))]
-    drawn = _Changed(Judge(world, others, True))
+    drawn = _Changed(Judge(Resolved(world, True), others))
     for number, mutation in enumerate(mutations_of(world)):
         found, also = base.changed(mutation), drawn.changed(mutation)
         is_alike = found is None or bool((found.answers.codes == base.answers.codes).all())
@@ -94,10 +96,12 @@ def check_corners(random: Random) -> None:
             assert (also.answers.codes == drawn.answers.codes).all(), mutation
         if number % 5:
             continue
+        # Sets of packets say of all packets what packets of each kind say of those that workloads send.
+        assert is_alike or policies_differ(world, mutate(world, mutation)) is not None, mutation
         # The same from the packets alone that the changed rules may match.
         touched = [item for item in rules if item.rule.path in mutation.rules]
         few = kinds.corners([*touched, *(item for item in mutation.rules.values() if item is not None)])
-        own = _Changed(Judge(world, few.probes, True))
+        own = _Changed(Judge(Resolved(world, True), few.probes))
         again = own.changed(mutation)
         assert is_alike == (again is None or bool((again.answers.codes == own.answers.codes).all())), mutation
 
@@ -116,7 +120,7 @@ def test_an_address_that_nobody_gave_is_not_known() -> None:
     probes = [
         Probe(Peer(one, one.ips[0]), Peer(two, two.ips[0]), 6, EPHEMERAL_PORT, 80) for one, two in ((a, b), (b, a))
     ]
-    judge = Judge(world, probes, True)
+    judge = Judge(Resolved(world, True), probes)
     answers = answers_of(judge.points, judge.verdicts())
     assert answers.codes.tolist() == [UNKNOWN, ALLOWED]
 
@@ -138,7 +142,7 @@ def test_layer_2_rules_come_first(on_wire: bool) -> None:
     probes = [
         Probe(Peer(one, one.ips[0]), Peer(two, two.ips[0]), 6, EPHEMERAL_PORT, 80) for one, two in ((a, b), (b, a))
     ]
-    judge = Judge(world, probes, not on_wire)
+    judge = Judge(Resolved(world, not on_wire), probes)
     verdicts = judge.verdicts()
     answers = answers_of(judge.points, verdicts)
     assert answers.codes.tolist() == ([ALLOWED, ALLOWED] if on_wire else [DENIED, ALLOWED])

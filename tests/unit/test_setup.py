@@ -270,4 +270,6 @@ def test_wheel_holds_everything(root_folder: Path, tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {"_palisade_core.abi3.so", "dfw/cli.py", "dfw/py.typed", "overlay/__init__.py"} <= names
     assert {f"dfw/schemas/{path.name}" for path in (root_folder / "dfw/schemas").glob("*.json")} <= names
+    example = {path.name for path in (root_folder / "examples/shop").iterdir() if path.is_file()}
+    assert {f"dfw/example/{name}" for name in example} <= names  # what `palisade init` writes
     assert not any(name.startswith(("tests/", "native/", "benchmarks/")) for name in names)
