@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +11,9 @@ from dfw.errors import PolicyError, Problem
 from dfw.findings import Finding
 from dfw.model import Place
 from dfw.output import emit, output_option
+
+if TYPE_CHECKING:
+    from dfw.load import Loaded
 
 DONE, NO, BAD_INPUT = 0, 1, 2
 
@@ -50,10 +53,12 @@ def check_files(files: tuple[str, ...]) -> dict[str, Any]:
     except PolicyError as error:
         return _result([_problem(item) for item in error.problems], [], {})
     world = loaded.world
-    errors = [
-        _problem(Problem(item.rule.place or Place(files[0], 1, 1), f"{feature} is not supported by the packet core"))
-        for item, feature in unsupported_features(world)
+    unsupported = unsupported_features(world) + (unsupported_features(world.what_if) if world.staged else [])
+    refused = [
+        Problem(item.rule.place or Place(files[0], 1, 1), f"{feature} is not supported by the packet core")
+        for item, feature in unsupported
     ]
+    errors = [_problem(item) for item in dict.fromkeys(refused)]
     counts = {
         "policies": len(world.policies),
         "rules": sum(len(policy.rules) for policy in world.policies),
@@ -61,7 +66,27 @@ def check_files(files: tuple[str, ...]) -> dict[str, Any]:
         "services": len(world.services),
         "ports": len(world.inventory.ports),
     }
-    return _result(errors, [_finding(item) for item in lint(loaded)], counts)
+    if world.staged:
+        counts["staged policies"] = len(world.staged)
+    return _result(errors, [_finding(item) for item in (*lint(loaded), *_lint_staged(loaded))], counts)
+
+
+def _lint_staged(loaded: Loaded) -> list[Finding]:
+    """What would be found about rules of staged policies if they were in force, and is not found now."""
+    from dfw.lint import lint
+
+    world = loaded.world
+    if not world.staged:
+        return []
+    known = {(item.kind, item.place, item.message) for item in lint(loaded)}
+    paths = {rule.path for policy in world.staged for rule in policy.rules} | {policy.path for policy in world.staged}
+    places = {policy.place for policy in world.staged}
+    found = []
+    for item in lint(loaded._replace(world=world.what_if)):
+        is_staged = item.rule_path in paths or item.place in places
+        if is_staged and (item.kind, item.place, item.message) not in known:
+            found.append(item._replace(message=f"with the staged policies in force: {item.message}"))
+    return found
 
 
 def _result(errors: list[dict[str, Any]], warnings: list[dict[str, Any]], counts: dict[str, int]) -> dict[str, Any]:

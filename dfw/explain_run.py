@@ -14,6 +14,7 @@ from dfw.model import (
     Direction,
     EffectiveRule,
     Family,
+    Inventory,
     PolicySet,
 )
 from dfw.probe import EPHEMERAL_PORT, DisagreementError, Probe, Verdict, inventory_of, judge_both
@@ -86,15 +87,8 @@ def explain_pairs(world: PolicySet, probes: list[Probe], has_inventory: bool, ab
     arrives = [all(verdict.verdict == "ALLOW" for verdict in found) for found in verdicts]
     index = arrives.index(False) if False in arrives else 0
     probe = probes[index]
-    steps = [_step(world, probe, verdict, above, True) for verdict in verdicts[index]]
-    receiver = probe.destination.port
-    is_alone = receiver is None or probe.source.port is None or receiver.name == probe.source.port.name
-    if at is not None and not arrives[index] and len(steps) == 1 and not is_alone:
-        # Not reached: what the receiver's vNIC would have said of it.
-        assert receiver is not None
-        (beyond,) = judge_both(world, [probe], inventory_of(world, [receiver]))
-        steps += [_step(world, probe, verdict, above, False) for verdict in beyond]
-    return {
+    steps = _steps(world, probe, verdicts[index], at, above)
+    result = {
         "allowed": all(arrives),
         "from": _end(probe.source),
         "to": _end(probe.destination),
@@ -108,6 +102,53 @@ def explain_pairs(world: PolicySet, probes: list[Probe], has_inventory: bool, ab
         },
         "pairs": {"judged": len(probes), "allowed": sum(arrives)},
         "steps": steps,
+    }
+    if world.staged:
+        _add_staged(result, world, probes, index, arrives, at)
+    return result
+
+
+def _steps(
+    world: PolicySet, probe: Probe, verdicts: tuple[Verdict, ...], at: Inventory | None, above: int
+) -> list[dict[str, Any]]:
+    """What each vNIC says of a packet; the receiver's too where the packet does not come so far."""
+    steps = [_step(world, probe, verdict, above, True) for verdict in verdicts]
+    receiver = probe.destination.port
+    is_alone = receiver is None or probe.source.port is None or receiver.name == probe.source.port.name
+    arrives = all(verdict.verdict == "ALLOW" for verdict in verdicts)
+    if at is not None and not arrives and len(steps) == 1 and not is_alone:
+        assert receiver is not None
+        (beyond,) = judge_both(world, [probe], inventory_of(world, [receiver]))
+        steps += [_step(world, probe, verdict, above, False) for verdict in beyond]
+    return steps
+
+
+_STAGED = ("reached", "verdict", "reason", "tier", "policy", "rule_path", "rule", "action")
+
+
+def _add_staged(
+    result: dict[str, Any],
+    world: PolicySet,
+    probes: list[Probe],
+    index: int,
+    arrives: list[bool],
+    at: Inventory | None,
+) -> None:
+    """What the staged policies would say: of all pairs, and at each step of the one that is explained."""
+    verdicts = judge_both(world.what_if, probes, at)
+    would = [all(verdict.verdict == "ALLOW" for verdict in found) for found in verdicts]
+    steps = _steps(world.what_if, probes[index], verdicts[index], at, 0)
+    beside = {(step["vnic"], step["dir"]): {name: step[name] for name in _STAGED} for step in steps}
+    for step in result["steps"]:
+        step["staged"] = beside.get((step["vnic"], step["dir"]))
+    changed = [number for number, pair in enumerate(zip(arrives, would, strict=True)) if pair[0] != pair[1]]
+    first = probes[changed[0]] if changed else None
+    result["staged"] = {
+        "policies": [policy.path for policy in world.staged],
+        "allowed": all(would),
+        "arrives": would[index],
+        "pairs": {"judged": len(probes), "allowed": sum(would), "changed": len(changed)},
+        "first_changed": None if first is None else {"from": _end(first.source), "to": _end(first.destination)},
     }
 
 

@@ -31,10 +31,21 @@ def render_explanation(data: dict[str, Any], color: bool = False) -> str:
     if pairs["judged"] > 1:
         rest = f"{pairs['allowed']} of {pairs['judged']} pairs arrive"
         lines.append(f"{rest}; this is the first that does{'' if pairs['allowed'] == pairs['judged'] else ' not'}")
+    if "staged" in data:
+        lines += _staged_lines(data["staged"], color)
     for step in data["steps"]:
         lines.append("")
         lines += _step_lines(step, color)
     return "\n".join(lines)
+
+
+def _staged_lines(staged: dict[str, Any], color: bool) -> Iterator[str]:
+    would = _painted("arrive", "ALLOW", color) if staged["arrives"] else _painted("not arrive", "DROP", color)
+    yield f"with the staged policies in force it would {would}"
+    pairs, first = staged["pairs"], staged["first_changed"]
+    if pairs["judged"] > 1 and first is not None:
+        ends = " -> ".join(_end_text(first[name]) for name in ("from", "to"))
+        yield f"{pairs['changed']} of {pairs['judged']} pairs would differ; the first is {ends}"
 
 
 def _arrives(data: dict[str, Any]) -> bool:
@@ -69,6 +80,8 @@ def _step_lines(step: dict[str, Any], color: bool) -> Iterator[str]:
         if step["reason"] not in ("match", "state"):
             yield f"  but          {_reason_text(step['reason'])}"
         yield from _matched_lines(step["matched"])
+    if step.get("staged"):
+        yield f"  staged       {_staged_text(step, color)}"
     for passed in step["passed"]:
         yield f"  after        {rule_name(passed['rule_path'])}  {passed['action']}"
         yield from ("  " + line for line in _matched_lines(passed["matched"]))
@@ -80,6 +93,16 @@ def _step_lines(step: dict[str, Any], color: bool) -> Iterator[str]:
             yield f"    {item['tier']:<14} {rule_name(item['rule_path'])}  {item['action']}{place}{near}"
             for name, text in item["why"].items():
                 yield f"      {_LABELS[name]:<12} {text}"
+
+
+def _staged_text(step: dict[str, Any], color: bool) -> str:
+    staged = step["staged"]
+    if all(staged[name] == step[name] for name in ("verdict", "reason", "rule_path")):
+        return "the same"
+    said = _painted(staged["verdict"], staged["verdict"], color)
+    if staged["rule_path"] is None:
+        return f"{said}, {_reason_text(staged['reason'])}"
+    return f"{said} by {rule_name(staged['rule_path'])}  (id {staged['rule']}, {staged['tier']}, {staged['action']})"
 
 
 def _reason_text(reason: str) -> str:

@@ -21,14 +21,19 @@ from dfw.core import Replay, flow_words
 from dfw.enforcer import NativeEnforcer
 from dfw.errors import EnvironmentLacksError
 from dfw.records import json_line
+from dfw.staged_native import StagedBeside
 
 COLUMNS: Final = (
     *("file", "vnic", "dir", "proto", "src", "sport", "dst", "dport"),
     *("packets", "bytes", "reply_packets", "reply_bytes", "dropped"),
     *("state", "history", "start", "end", "end_reason", "rule", "rule_path"),
 )
+STAGED_COLUMNS: Final = ("staged_verdict", "staged_reason", "staged_rule", "staged_rule_path", "staged_cut_packets")
+"""Added where policies are staged: what the flow's first packet would have met at this vNIC (nothing: it would not have
+come so far), and what it let pass there that would have been refused."""
 _NUMBERS: Final = frozenset(
     ("proto", "sport", "dport", "packets", "bytes", "reply_packets", "reply_bytes", "dropped", "rule")
+    + ("staged_rule", "staged_cut_packets")
 )
 _SECONDS: Final = frozenset(("start", "end"))
 
@@ -42,48 +47,72 @@ def check_format(path: str | None) -> None:
             raise EnvironmentLacksError("pyarrow (for --flows F.parquet)", "pip install pyarrow") from error
 
 
-def write_flows(replay: Replay, enforcer: NativeEnforcer, path: str, files: Sequence[str]) -> None:
-    """Write all flow records of the core: .csv, .parquet, or for any other ending JSON lines. Raises OSError."""
+def write_flows(
+    replay: Replay, enforcer: NativeEnforcer, path: str, files: Sequence[str], beside: StagedBeside | None = None
+) -> None:
+    """Write all flow records of the core: .csv, .parquet, or for any other ending JSON lines. Raises OSError.
+
+    `beside`: what staged policies would do to them, in columns of its own.
+    """
+    staged = None if beside is None else beside.changes.of_flows(replay.flows())
+    columns = COLUMNS if beside is None else (*COLUMNS, *STAGED_COLUMNS)
     if path.endswith((".csv", ".parquet")):
         names = [_csv_text(name) for name in files]
         rules = [f"{rule.rule_id},{_csv_text(rule.path)}" for rule in enforcer.rules]
         filters = [_csv_text(name) for name in enforcer.filters]
+        staged_rules = [f"{rule.rule_id},{_csv_text(rule.path)}" for rule in beside.enforcer.rules] if beside else []
+        staged_rules.append(",")
         if path.endswith(".csv"):
             with open(path, "wb", buffering=0) as file:
-                file.write(_csv_header())
-                replay.write_flows(file.fileno(), names, filters, rules, csv=True)
+                file.write(_csv_header(columns))
+                replay.write_flows(
+                    file.fileno(), names, filters, rules, csv=True, staged=staged, staged_rules=staged_rules
+                )
         else:
-            with tempfile.TemporaryFile(prefix="palisade-") as file:
-                file.write(_csv_header())
-                file.flush()
-                replay.write_flows(file.fileno(), names, filters, rules, csv=True)
-                _write_parquet(file, path)
+            with tempfile.TemporaryFile(prefix="palisade-") as spool:
+                spool.write(_csv_header(columns))
+                spool.flush()
+                replay.write_flows(
+                    spool.fileno(), names, filters, rules, csv=True, staged=staged, staged_rules=staged_rules
+                )
+                _write_parquet(spool, path, columns)
         return
     names = [json.dumps(name) for name in files]
+    staged_rules = [*(_staged_json(rule.rule_id, rule.path) for rule in beside.enforcer.rules)] if beside else []
+    staged_rules.append(_staged_json(None, None))
+
+    def write(descriptor: int) -> None:
+        texts = names, enforcer.filter_json(), enforcer.rule_json()
+        replay.write_flows(descriptor, *texts, csv=False, staged=staged, staged_rules=staged_rules)
+
     if path == "-":
         sys.stdout.flush()
-        replay.write_flows(1, names, enforcer.filter_json(), enforcer.rule_json(), csv=False)
+        write(1)
         return
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
     try:
-        replay.write_flows(descriptor, names, enforcer.filter_json(), enforcer.rule_json(), csv=False)
+        write(descriptor)
     finally:
         os.close(descriptor)
 
 
-def write_rows(rows: Iterable[Sequence[Any]], path: str) -> None:
-    """The same from rows of values in the order of COLUMNS, `start` and `end` being Seconds. Raises OSError."""
+def _staged_json(rule_id: int | None, path: str | None) -> str:
+    return f'"staged_rule": {json.dumps(rule_id)}, "staged_rule_path": {json.dumps(path)}'
+
+
+def write_rows(rows: Iterable[Sequence[Any]], path: str, columns: Sequence[str] = COLUMNS) -> None:
+    """The same from rows of values in the order of `columns`, `start` and `end` being Seconds. Raises OSError."""
     if path.endswith(".csv"):
         with open(path, "w", newline="", encoding="utf-8") as file:
-            _write_csv(rows, file)
+            _write_csv(rows, file, columns)
     elif path.endswith(".parquet"):
         with tempfile.TemporaryFile(prefix="palisade-") as spool:
             text = io.TextIOWrapper(spool, newline="", encoding="utf-8")
-            _write_csv(rows, text)
+            _write_csv(rows, text, columns)
             text.flush()
-            _write_parquet(text.detach(), path)
+            _write_parquet(text.detach(), path, columns)
     else:
-        lines = (json_line(zip(COLUMNS, row, strict=True)) for row in rows)
+        lines = (json_line(zip(columns, row, strict=True)) for row in rows)
         if path == "-":
             sys.stdout.writelines(lines)
         else:
@@ -127,17 +156,17 @@ def _csv_text(value: str) -> str:
     return line.getvalue().removesuffix(",")
 
 
-def _csv_header() -> bytes:
-    return f"{','.join(COLUMNS)}\r\n".encode()
+def _csv_header(columns: Sequence[str]) -> bytes:
+    return f"{','.join(columns)}\r\n".encode()
 
 
-def _write_csv(rows: Iterable[Sequence[Any]], file: Any) -> None:
+def _write_csv(rows: Iterable[Sequence[Any]], file: Any, columns: Sequence[str]) -> None:
     writer = csv.writer(file)
-    writer.writerow(COLUMNS)
+    writer.writerow(columns)
     writer.writerows(rows)
 
 
-def _write_parquet(source: BinaryIO, path: str) -> None:
+def _write_parquet(source: BinaryIO, path: str, columns: Sequence[str]) -> None:
     """A CSV file of ours as Parquet, a piece at a time."""
     import pyarrow
     import pyarrow.csv
@@ -145,7 +174,7 @@ def _write_parquet(source: BinaryIO, path: str) -> None:
 
     types = {
         name: pyarrow.int64() if name in _NUMBERS else pyarrow.float64() if name in _SECONDS else pyarrow.string()
-        for name in COLUMNS
+        for name in columns
     }
     source.seek(0)
     reader = pyarrow.csv.open_csv(

@@ -152,6 +152,41 @@ FLOW_DTYPE: Final = np.dtype(
         ("reserved", "=u4"),
     ]
 )
+CHANGE_DTYPE: Final = np.dtype(
+    [
+        ("number", "=u8"),
+        ("ts_ns", "=u8"),
+        ("flow", "=u8"),
+        ("file", "=u4"),
+        ("bytes", "=u4"),
+        ("rule", "=u4"),
+        ("staged_rule", "=u4"),
+        ("filter", "=u2"),
+        ("sport", "=u2"),
+        ("dport", "=u2"),
+        ("dir", "u1"),
+        ("verdict", "u1"),
+        ("reason", "u1"),
+        ("staged_verdict", "u1"),
+        ("staged_reason", "u1"),
+        ("change", "u1"),
+        ("marks", "u1"),
+        ("proto", "u1"),
+        ("family", "u1"),
+        ("reserved", "u1"),
+        ("src", "u1", (16,)),
+        ("dst", "u1", (16,)),
+    ]
+)
+STAGED_FLOW_DTYPE: Final = np.dtype(
+    [
+        ("packets", "=u8"),
+        ("rule", "=u4"),
+        ("verdict", "u1"),
+        ("reason", "u1"),
+        ("reserved", "u1", (2,)),
+    ]
+)
 BENCH_FRAME_DTYPE: Final = np.dtype(
     [("at", "=u8"), ("clock_ns", "=u8"), ("len", "=u4"), ("filter", "=u2"), ("dir", "u1"), ("reserved", "u1")]
 )
@@ -159,7 +194,7 @@ BINDING_DTYPE: Final = np.dtype([("addr", "u1", (16,)), ("family", "=u4"), ("vrf
 RULE_COUNT_DTYPE: Final = np.dtype([("hits", "=u8"), ("packets", "=u8"), ("bytes", "=u8")])
 assert FRAME_DTYPE.itemsize == 48 and RECORD_DTYPE.itemsize == 32 and GENERATED_DTYPE.itemsize == 40
 assert BENCH_FRAME_DTYPE.itemsize == 24 and FLOW_DTYPE.itemsize == 128 and BINDING_DTYPE.itemsize == 28
-assert ETHER_DTYPE.itemsize == 28
+assert ETHER_DTYPE.itemsize == 28 and CHANGE_DTYPE.itemsize == 88 and STAGED_FLOW_DTYPE.itemsize == 16
 assert RULE_DTYPE.itemsize == 40 and RANGE_DTYPE.itemsize == 36 and KEY_DTYPE.itemsize == 40
 
 RuleArray = npt.NDArray[np.void]

@@ -17,7 +17,7 @@ from dfw.fields import Cursor, nearest
 from dfw.findings import Finding
 from dfw.inventory import API_VERSION, INVENTORY_KINDS, inventory_load
 from dfw.kube import KUBE_KINDS, ignored_kind, kube_load
-from dfw.model import Action, Policy, PolicySet, Rule, Timers, default_policy
+from dfw.model import Action, Policy, PolicyKind, PolicySet, Rule, Timers, default_policy
 from dfw.nsx import RESOURCE_TYPES, nsx_load
 
 FIRST_NUMBER = 1000  # file mode: rule_id = 1000 + position (CONTRACT section 2)
@@ -60,7 +60,9 @@ def load_documents(documents: Sequence[Document], *, default_action: Action | No
     kube = kube_load(manifests, findings)
     inventory = inventory_load(inventories, problems, findings, kube.pods, kube.namespaces)
     objects = nsx_load(nsx, inventory, problems, findings)
-    policies = _numbered((*objects.policies, *kube.policies), problems)
+    given = (*objects.policies, *kube.policies)
+    policies = _numbered((policy for policy in given if not policy.staged), problems)
+    staged = _staged_numbered((policy for policy in given if policy.staged), policies, problems, findings)
     if problems:
         files = {file: number for number, file in enumerate(dict.fromkeys(document.file for document in documents))}
         raise PolicyError(
@@ -78,6 +80,7 @@ def load_documents(documents: Sequence[Document], *, default_action: Action | No
         objects.timers or Timers(),
         objects.excluded,
         objects.timer_bindings,
+        staged=staged if objects.staged_default is None else (*staged, objects.staged_default),
     )
     return Loaded(world, tuple(findings), objects.used, bool(inventories or kube.pods))
 
@@ -184,5 +187,39 @@ def _numbered(policies: Iterable[Policy], problems: list[Problem]) -> tuple[Poli
                     spare += 1
                 number, spare = spare, spare + 1
             rules.append(rule if rule.number else replace(rule, number=number))
+        numbered.append(replace(policy, rules=tuple(rules)))
+    return tuple(numbered)
+
+
+def _staged_numbered(
+    policies: Iterable[Policy], enforced: Sequence[Policy], problems: list[Problem], findings: list[Finding]
+) -> tuple[Policy, ...]:
+    """Staged policies, numbered so that no enforced rule's number changes.
+
+    A rule has the document's number, else that of the enforced rule of its path, else one after all others.
+    """
+    ordered = sorted(policies, key=lambda policy: policy.order_key)
+    replaced = {policy.path for policy in ordered}
+    of_path = {rule.path: rule.number for policy in enforced for rule in policy.rules}
+    taken = {rule.number: rule.path for policy in enforced if policy.path not in replaced for rule in policy.rules}
+    for rule in (rule for policy in ordered for rule in policy.rules if rule.number):
+        if taken.setdefault(rule.number, rule.path) != rule.path and rule.place is not None:
+            message = f"the rule_id {rule.number} is already that of {taken[rule.number]}"
+            problems.append(Problem(rule.place, message))
+    spare = max((*of_path.values(), *taken, FIRST_NUMBER)) + 1
+    numbered: list[Policy] = []
+    known = {policy.path for policy in enforced}
+    for policy in ordered:
+        if not policy.rules and policy.path not in known and policy.kind is not PolicyKind.NETWORK_POLICY:
+            message = f"the staged policy {policy.path} has no rules and replaces none: it would change nothing"
+            findings.append(Finding("no-effect", policy.place, message))
+        rules: list[Rule] = []
+        for rule in policy.rules:
+            number = rule.number or of_path.get(rule.path, 0)
+            if not rule.number and taken.setdefault(number, rule.path) != rule.path:
+                number = 0
+            if not number:
+                number, spare = spare, spare + 1
+            rules.append(replace(rule, number=number))
         numbered.append(replace(policy, rules=tuple(rules)))
     return tuple(numbered)

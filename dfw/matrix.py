@@ -74,6 +74,7 @@ Examples:
 @click.option("--ports", default=DEFAULT_PORTS, show_default=True, help="tcp/80,udp/53,sctp/80 or ports' names.")
 @click.option("--at", metavar="TIME", help="For schedules: 2026-03-31T09:30 (UTC), or with an offset. Default: now.")
 @click.option("--default-action", type=click.Choice(["ALLOW", "DROP", "REJECT"]), help="Of the default section.")
+@click.option("--staged", is_flag=True, help="As it would be with the staged policies in force.")
 @output_option
 def matrix(
     policies: tuple[str, ...],
@@ -81,6 +82,7 @@ def matrix(
     ports: str,
     at: str | None,
     default_action: str | None,
+    staged: bool,
     output: str,
 ) -> None:
     """Who reaches whom by policy: every pair of workloads, for each port.
@@ -101,7 +103,7 @@ def matrix(
     from dfw.reach import Reachability
 
     try:
-        world = world_at(loaded.world, at)
+        world = world_at(loaded.world.what_if if staged else loaded.world, at)
     except EndpointError as error:
         raise click.UsageError(str(error)) from None
     answer = Matrix(Reachability(world), asked)

@@ -13,7 +13,7 @@ from dfw.model import PolicySet
 
 def world_at(world: PolicySet, text: str | None) -> PolicySet:
     """The policy as it stands at a time (ISO 8601, UTC where no offset is given), else now. Raises EndpointError."""
-    if not world.schedules:
+    if not world.schedules and not world.what_if.schedules:
         return world
     if text is None:
         return replace(world, at=time.time())

@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import repeat
 from typing import Any, TextIO
 
 from dfw.capture import CaptureError, open_capture
 from dfw.compile import compile_policy
 from dfw.core import Capture, CoreError, linktype_name
-from dfw.flows import COLUMNS, write_rows
+from dfw.flows import COLUMNS, STAGED_COLUMNS, write_rows
 from dfw.model import PolicySet
 from dfw.oracle import Options
 from dfw.oracle import Replay as OracleReplay
@@ -20,7 +21,8 @@ from dfw.oracle.flow import Flow
 from dfw.oracle.replay import AmbiguousVnicError, Judgement
 from dfw.records import json_line, seconds
 from dfw.replay_run import CaptureResult, RunOptions, RunResult
-from dfw.schedule_clock import ScheduleClock, always
+from dfw.schedule_clock import ScheduleClock, always, schedule_clock
+from dfw.staged_oracle import StagedOracle
 
 
 class OracleRefusal(OSError):
@@ -38,25 +40,34 @@ def run_oracle(
     flows: list[Flow] = []
     run: OracleReplay | None = None
     clock: ScheduleClock | None = None
+    staged = StagedOracle(world, paths, vnics=options.vnics) if world.staged else None
     for path in paths:
         entry = CaptureResult(path)
         result.captures.append(entry)
         if run is None or options.each:
-            run, clock = _begin(world, options)
+            run, clock = _begin(world, options, staged)
         run.begin_file(path)
-        _feed(run, path, entry, result, progress, clock)
+        if staged is not None:
+            staged.run.begin_file(path)
+        _feed(run, path, entry, result, progress, clock, staged)
         if options.each:
-            _end(run, result, judgements, flows)
+            _end(run, result, judgements, flows, staged)
             run = None
     if run is not None:
-        _end(run, result, judgements, flows)
+        _end(run, result, judgements, flows, staged)
+    if staged is not None:
+        result.staged = staged.summary()
     _count(result, judgements, flows)
     _name_rules(result, world)
     with _opened(options.verdicts) as file:
         if file:
-            file.writelines(_line(item) for item in judgements)
-    if options.flows is not None:
+            said = repeat(()) if staged is None else staged.said
+            file.writelines(_line(item, also) for item, also in zip(judgements, said, strict=staged is not None))
+    if options.flows is not None and staged is None:
         write_rows((_flow_row(flow) for flow in flows), options.flows)
+    elif options.flows is not None and staged is not None:
+        rows = (_flow_row(flow) + also for flow, also in zip(flows, staged.of_flows(flows), strict=True))
+        write_rows(rows, options.flows, (*COLUMNS, *STAGED_COLUMNS))
     if options.log:
         from dfw.log_run import LogRecord, log_entries, write_log
 
@@ -70,7 +81,9 @@ def run_oracle(
     return result
 
 
-def _begin(world: PolicySet, options: RunOptions) -> tuple[OracleReplay, ScheduleClock | None]:
+def _begin(
+    world: PolicySet, options: RunOptions, staged: StagedOracle | None
+) -> tuple[OracleReplay, ScheduleClock | None]:
     chosen = Options(
         tap=not options.vnics,
         clock_stopped=options.stopped,
@@ -79,8 +92,13 @@ def _begin(world: PolicySet, options: RunOptions) -> tuple[OracleReplay, Schedul
         capacity=options.capacity,
         limits=options.limits,
     )
-    run = OracleReplay(always(world), world.inventory if options.vnics else None, chosen)
-    return run, ScheduleClock(world, run.commit, options.stopped) if world.schedules else None
+    inventory = world.inventory if options.vnics else None
+    run = OracleReplay(always(world), inventory, chosen)
+    worlds = [(world, run.commit)]
+    if staged is not None:
+        staged.run = OracleReplay(always(world.what_if), inventory, chosen)
+        worlds.append((world.what_if, staged.run.commit))
+    return run, schedule_clock(worlds, options.stopped)
 
 
 def _feed(
@@ -90,6 +108,7 @@ def _feed(
     result: RunResult,
     progress: Callable[[int], None],
     clock: ScheduleClock | None,
+    staged: StagedOracle | None,
 ) -> None:
     try:
         with open_capture(path) as source:
@@ -106,6 +125,8 @@ def _feed(
                         data = bytes(source.view[at : at + length])
                         try:
                             _feed_one(run, frame, data)
+                            if staged is not None:
+                                _feed_one(staged.run, frame, data)
                         except CoreError as error:
                             entry.error = str(error)
                             return
@@ -137,9 +158,18 @@ def _feed_one(run: OracleReplay, frame: Any, data: bytes) -> None:
         raise CoreError(f"packet {number}: link type {linktype} ({name}) is not one that we read") from error
 
 
-def _end(run: OracleReplay, result: RunResult, judgements: list[Judgement], flows: list[Flow]) -> None:
-    judgements += run.finish()
-    flows += run.flows()
+def _end(
+    run: OracleReplay,
+    result: RunResult,
+    judgements: list[Judgement],
+    flows: list[Flow],
+    staged: StagedOracle | None,
+) -> None:
+    found, ended = run.finish(), run.flows()
+    if staged is not None:
+        found, ended = staged.end(found, ended)
+    judgements += found
+    flows += ended
     result.generated += len(run.generated)
     known = {row["rule_path"]: row for row in result.rules}
     for item in run.rule_statistics():
@@ -169,9 +199,10 @@ def _name_rules(result: RunResult, world: PolicySet) -> None:
     ]
 
 
-def _line(item: Judgement) -> str:
+def _line(item: Judgement, also: Sequence[tuple[str, Any]] = ()) -> str:
     shown = ("file", "vnic", "dir", "verdict", "reason", "rule", "rule_path", "ct", "reply")
-    return json_line((("n", item.n), ("ts", seconds(item.ts_ns)), *((name, getattr(item, name)) for name in shown)))
+    pairs = ((name, getattr(item, name)) for name in shown)
+    return json_line((("n", item.n), ("ts", seconds(item.ts_ns)), *pairs, *also))
 
 
 def _flow_row(flow: Flow) -> tuple[object, ...]:

@@ -14,7 +14,8 @@ from dfw.capture import CaptureError, CaptureFile, open_capture
 from dfw.core import Capture, CoreError, EngineOptions, EngineStats, Replay, ReplayOptions
 from dfw.enforcer import NativeEnforcer
 from dfw.model import LIVE_LIMITS, Limits, PolicySet
-from dfw.schedule_clock import ScheduleClock, always
+from dfw.schedule_clock import ScheduleClock, always, schedule_clock
+from dfw.staged_native import StagedBeside
 
 _STEP = 1 << 18  # frames between two looks at the progress bar
 
@@ -76,6 +77,7 @@ class RunResult:
     odd_addresses: int = 0
     unfiltered: int = 0
     generated: int = 0
+    staged: dict[str, Any] | None = None
 
     @property
     def failed(self) -> bool:
@@ -98,6 +100,7 @@ class RunResult:
             "odd_addresses": self.odd_addresses,
             "generated": self.generated,
             "rules": self.rules,
+            **({} if self.staged is None else {"staged": self.staged}),
             "captures": [
                 {"file": item.file, "packets": item.packets, "error": item.error, "warning": item.warning}
                 for item in self.captures
@@ -112,22 +115,27 @@ def run_native(
 
     An unreadable capture does not stop the others; its error is in the result. `progress` is told of packets judged.
     """
-    enforcer = NativeEnforcer(
-        world.inventory if options.vnics else None,
-        EngineOptions(
-            capacity4=options.capacity,
-            capacity6=options.capacity,
-            workers=options.workers,
-            checksums="verify" if options.verify else "count",
-            decap=options.decap,
-            sanity="drop" if options.live_sanity else "count",
-            flows=options.flows is not None or options.log is not None,
-            limits=options.limits,
-            name_rules=any((options.verdicts, options.allowed, options.dropped, options.log)),
-        ),
+    inventory = world.inventory if options.vnics else None
+    engine_options = EngineOptions(
+        capacity4=options.capacity,
+        capacity6=options.capacity,
+        workers=options.workers,
+        checksums="verify" if options.verify else "count",
+        decap=options.decap,
+        sanity="drop" if options.live_sanity else "count",
+        flows=options.flows is not None or options.log is not None,
+        name_flows=bool(world.staged),
+        limits=options.limits,
+        name_rules=any((world.staged, options.verdicts, options.allowed, options.dropped, options.log)),
     )
+    enforcer = NativeEnforcer(inventory, engine_options)
     enforcer.commit(always(world))
-    clock = ScheduleClock(world, enforcer.commit, options.stopped) if world.schedules else None
+    worlds = [(world, enforcer.commit)]
+    beside: StagedBeside | None = None
+    if world.staged:
+        beside = StagedBeside(world, inventory, engine_options, keep_flows=options.flows is not None)
+        worlds.append((world.what_if, beside.enforcer.commit))
+    clock = schedule_clock(worlds, options.stopped)
     result = RunResult()
     with ExitStack() as outputs:
         verdict_fd, allowed_fd, dropped_fd, generated_fd = (
@@ -149,13 +157,16 @@ def run_native(
             enforcer.bindings(),
             enforcer.rule_json(),
             enforcer.filter_json(),
+            None if beside is None else beside.rules,
         )
-        _run(replay, enforcer, paths, options, result, progress, clock)
+        _run(replay, enforcer, paths, options, result, progress, clock, beside)
         files = [*paths] * options.repeat  # by the number that begin_file gave
+        if beside is not None:
+            result.staged = beside.changes.summary(beside.names(enforcer, files))
         if options.flows is not None:
             from dfw.flows import write_flows
 
-            write_flows(replay, enforcer, options.flows, files)
+            write_flows(replay, enforcer, options.flows, files, beside)
         if options.log is not None:
             from dfw.log_run import log_native
 
@@ -182,13 +193,16 @@ def _run(
     result: RunResult,
     progress: Callable[[int], None],
     clock: ScheduleClock | None,
+    beside: StagedBeside | None,
 ) -> None:
-    keep_open = options.allowed is not None or options.dropped is not None
+    keep_open = options.allowed is not None or options.dropped is not None or beside is not None
     for repetition in range(options.repeat):
         if repetition:
             replay.mute()
             replay.restart()
             replay.forget()
+            if beside is not None:
+                beside.restart()
             if clock is not None:
                 clock.restart()
         result.captures = []
@@ -197,15 +211,19 @@ def _run(
             for path in paths:
                 entry = CaptureResult(path)
                 result.captures.append(entry)
-                _run_file(replay, path, entry, opened, keep_open, progress, clock)
+                _run_file(replay, path, entry, opened, keep_open, progress, clock, beside)
                 if options.each:
                     replay.finish()
+                    if beside is not None:
+                        beside.take(replay)
                     sums.add(enforcer)
                     replay.restart()
                     if clock is not None:
                         clock.restart()
             if not options.each:
                 replay.finish(flush=False)
+                if beside is not None:
+                    beside.take(replay)
                 sums.add(enforcer)
                 replay.finish(flush=True)
         totals = replay.totals()
@@ -223,6 +241,7 @@ def _run_file(
     keep_open: bool,
     progress: Callable[[int], None],
     clock: ScheduleClock | None,
+    beside: StagedBeside | None,
 ) -> None:
     """One file, up to its end or to where it is damaged."""
     file = replay.begin_file(json.dumps(path))
@@ -245,6 +264,8 @@ def _run_file(
             done = False
             while not done:
                 done = replay.capture(capture, file, _STEP if clock is None else clock.step(_STEP))
+                if beside is not None:
+                    beside.take(replay)
                 progress(replay.totals().packets - before)
         except CoreError as error:
             entry.error = str(error)

@@ -9,11 +9,16 @@ from typing import Any, Final
 from dfw.output import render_table
 
 RULES_SHOWN: Final = 20
+FLOWS_SHOWN: Final = 20
+_PROTOCOLS: Final = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
+_WITH_PORTS: Final = (6, 17, 132)
 
 
 def render_summary(data: dict[str, Any]) -> str:
     """`replay -o json` as text: a headline, rules, reasons, and captures where there is more than one or an error."""
     parts = [_headline(data), *_rules(data["rules"])]
+    if "staged" in data:
+        parts += _staged(data["staged"])
     parts.append(render_table(("reason", "judgements", "meaning"), list(_reason_rows(data["reasons"])), numbers=(1,)))
     captures = data["captures"]
     if len(captures) > 1 or any(row["error"] for row in captures):
@@ -63,6 +68,41 @@ def _rules(rules: list[dict[str, Any]]) -> Iterator[str]:
     if unused := len(rules) - len(used):
         more.append(f"{unused:,} rules matched nothing")
     yield table + (f"\n{'; '.join(more)}" if more else "")
+
+
+def _staged(staged: dict[str, Any]) -> Iterator[str]:
+    """What the staged policies would change: how much, and the first flows."""
+    policies = len(staged["policies"])
+    head = f"{policies} staged polic{'y' if policies == 1 else 'ies'}: "
+    parts = []
+    for change, would in (("cut", "would be cut"), ("pass", "would newly pass")):
+        sums = staged[change]
+        if sums["packets"]:
+            flows, packets = sums["flows"], sums["packets"]
+            count = f"{flows:,} flow{'' if flows == 1 else 's'} ({packets:,} packet{'' if packets == 1 else 's'})"
+            parts.append(f"{count} {would}")
+    yield head + (", ".join(parts) or "nothing would change")
+    rows = [
+        (
+            flow["change"],
+            _flow_text(flow),
+            f"{flow['packets']:,}",
+            flow["staged"]["rule_path"] or flow["staged"]["reason"],
+        )
+        for flow in staged["flows"][:FLOWS_SHOWN]
+    ]
+    if rows:
+        rest = sum(staged[change]["flows"] for change in ("cut", "pass")) - len(rows)
+        more = f"\n{rest:,} more (-o json)" if rest else ""
+        yield render_table(("would", "flow", "packets", "by"), rows, numbers=(2,)) + more
+
+
+def _flow_text(flow: dict[str, Any]) -> str:
+    ends = [
+        f"{address} {port}" if flow["proto"] in _WITH_PORTS and port is not None else address
+        for address, port in ((flow["src"], flow["sport"]), (flow["dst"], flow["dport"]))
+    ]
+    return f"{_PROTOCOLS.get(flow['proto'], flow['proto'])} {ends[0]} > {ends[1]}"
 
 
 def _reason_rows(reasons: dict[str, int]) -> Iterator[tuple[str, str, str]]:

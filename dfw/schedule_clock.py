@@ -6,8 +6,8 @@ The clock is the packets', and never goes back. Policies without schedules have 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,16 +16,14 @@ from dfw.model import PolicySet, next_change
 
 
 class ScheduleClock:
-    """`commit` is called with the policy as it stands from the next packet on. `stopped`: the first packet's time
-    holds to the end."""
+    """Each `commit` is called with its policy as that stands from the next packet on. `stopped`: the first packet's
+    time holds to the end."""
 
-    def __init__(self, world: PolicySet, commit: Callable[[PolicySet], object], stopped: bool) -> None:
-        self._world = world
-        self._commit = commit
+    def __init__(self, worlds: Sequence[tuple[PolicySet, Callable[[PolicySet], object]]], stopped: bool) -> None:
+        self._standing = [_Standing(world, commit) for world, commit in worlds if world.schedules]
         self._stopped = stopped
         self._now: float | None = None
         self._change: float | None = None
-        self._active: tuple[bool, ...] | None = None
         self._ahead: Capture | None = None
         self._times = np.zeros(0, dtype=np.uint64)
 
@@ -63,15 +61,38 @@ class ScheduleClock:
     def _advance(self, seconds: float) -> None:
         if self._now is None or (seconds >= (self._change or float("inf")) and not self._stopped):
             self._now = seconds if self._now is None else max(self._now, seconds)
-            self._change = next_change(self._world.schedules, self._now)
-            active = tuple(item.is_active(self._now) for item in self._world.schedules)
-            if active != self._active:
-                self._active = active
-                self._commit(replace(self._world, at=self._now))
+            changes = [next_change(item.world.schedules, self._now) for item in self._standing]
+            self._change = min((change for change in changes if change is not None), default=None)
+            for item in self._standing:
+                item.advance(self._now)
 
     def restart(self) -> None:
         """The clock begins anew."""
-        self._now = self._change = self._active = None
+        self._now = self._change = None
+        for item in self._standing:
+            item.active = None
+
+
+@dataclass(slots=True)
+class _Standing:
+    """A policy that changes with the time. `active`: which of its schedules were, when it was put in force."""
+
+    world: PolicySet
+    commit: Callable[[PolicySet], object]
+    active: tuple[bool, ...] | None = None
+
+    def advance(self, now: float) -> None:
+        active = tuple(item.is_active(now) for item in self.world.schedules)
+        if active != self.active:
+            self.active = active
+            self.commit(replace(self.world, at=now))
+
+
+def schedule_clock(
+    worlds: Sequence[tuple[PolicySet, Callable[[PolicySet], object]]], stopped: bool
+) -> ScheduleClock | None:
+    """A clock for the policies among these that have schedules; None where none has."""
+    return ScheduleClock(worlds, stopped) if any(world.schedules for world, _ in worlds) else None
 
 
 def always(world: PolicySet) -> PolicySet:

@@ -21,7 +21,7 @@ from dfw.core.binding import (
 )
 from dfw.core.classifier import Classifier, Ruleset
 from dfw.core.engine import Engine, EngineOptions, EngineStats
-from dfw.core.replay import Capture, Replay, ReplayOptions, ReplayTotals, flow_words, linktype_name
+from dfw.core.replay import Capture, Replay, ReplayOptions, ReplayTotals, StagedRules, flow_words, linktype_name
 
 __all__ = [
     "CTS",
@@ -43,6 +43,7 @@ __all__ = [
     "ReplayTotals",
     "Ruleset",
     "SavedState",
+    "StagedRules",
     "build_info",
     "ffi",
     "flow_words",

@@ -20,7 +20,7 @@ class EngineOptions:
     """Sizes and switches of an engine. `capacity4`, `capacity6`: connections of each family, a worker; `filters`,
     `rules`: numbers below these may be used; `checksums`: off, count, verify; `sanity`: off, count, drop;
     `seed`: six 64-bit numbers for tests, else drawn from the kernel;
-    `limits`: budgets at each filter."""
+    `limits`: budgets at each filter; `name_flows`: without `flows`, connections still know their first packets."""
 
     capacity4: int = 1 << 20
     capacity6: int = 1 << 18
@@ -31,6 +31,7 @@ class EngineOptions:
     decap: bool = False
     sanity: str = "count"
     flows: bool = False
+    name_flows: bool = False
     name_rules: bool = True
     huge_pages: bool = False
     seed: tuple[int, ...] = (0, 0, 0, 0, 0, 0)
@@ -65,7 +66,8 @@ class Engine:
             setattr(given, name, getattr(options, name))
         given.sums = ("off", "count", "verify").index(options.checksums)
         given.sanity = ("off", "count", "drop").index(options.sanity)
-        given.decap, given.flows, given.name_rules = options.decap, options.flows, options.name_rules
+        given.decap, given.name_rules = options.decap, options.name_rules
+        given.flows = lib.PAL_FLOWS_KEPT if options.flows else lib.PAL_FLOWS_NAMED * options.name_flows
         given.huge_pages = options.huge_pages
         given.seed = list(options.seed)
         for name in ("half_open", "misses", "rejects", "fragments"):

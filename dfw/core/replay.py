@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from dfw.core.binding import ERROR_BYTES, CoreError, array, copied, ffi, lib, text
 from dfw.core.engine import Engine
-from dfw.layout import FLOW_DTYPE, FRAME_DTYPE, GENERATED_DTYPE, RECORD_DTYPE
+from dfw.layout import CHANGE_DTYPE, FLOW_DTYPE, FRAME_DTYPE, GENERATED_DTYPE, RECORD_DTYPE
 
 
 class Capture:
@@ -70,6 +70,18 @@ class ReplayOptions:
 
 
 @dataclass(frozen=True, slots=True)
+class StagedRules:
+    """The rules as staged policies would have them, in an engine of their own with as many filters and workers.
+
+    `rule_json`: of its rules, as Replay's; `note_flows`: `changes` tells of every connection's first packet.
+    """
+
+    engine: Engine
+    rule_json: Sequence[str]
+    note_flows: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ReplayTotals:
     """`core_ns`: time in the packet core alone; `unfiltered`: packets that concern no filter."""
 
@@ -91,8 +103,10 @@ class Replay:
         bindings: npt.NDArray[np.void],
         rule_json: Sequence[str] = (),
         filter_json: Sequence[str] = (),
+        staged: StagedRules | None = None,
     ) -> None:
         self.engine = engine
+        self.staged = staged
         self._error = ffi.new("char[]", ERROR_BYTES)
         self._names = [ffi.new("char[]", text.encode()) for text in (*rule_json, *filter_json)]
         self._rules = ffi.new("char *[]", self._names[: len(rule_json)] or [ffi.NULL])
@@ -103,6 +117,11 @@ class Replay:
             setattr(given, name, getattr(options, name))
         given.rule_json, given.filter_json = self._rules, self._filters
         given.rules, given.filters = len(rule_json), len(filter_json)
+        if staged is not None:
+            self._staged_names = [ffi.new("char[]", text.encode()) for text in staged.rule_json]
+            self._staged_rules = ffi.new("char *[]", self._staged_names or [ffi.NULL])
+            given.staged, given.staged_rule_json = staged.engine.handle, self._staged_rules
+            given.staged_rules, given.note_flows = len(staged.rule_json), staged.note_flows
         handle = lib.pal_replay_new(
             engine.handle, given, array(bindings, "pal_binding *"), len(bindings), self._error, ERROR_BYTES
         )
@@ -177,18 +196,37 @@ class Replay:
         count = ffi.new("uint64_t *")
         return copied(lib.pal_replay_flows(self.handle, count), int(count[0]), FLOW_DTYPE)
 
+    def changes(self) -> npt.NDArray[np.void]:
+        """What the staged rules would have changed since this was last asked, in the packets' order; a copy."""
+        count = ffi.new("uint64_t *")
+        found = copied(lib.pal_replay_changes(self.handle, count), int(count[0]), CHANGE_DTYPE)
+        lib.pal_replay_changes_forget(self.handle)
+        return found
+
     def write_flows(
-        self, descriptor: int, files: Sequence[str], filters: Sequence[str], rules: Sequence[str], *, csv: bool
+        self,
+        descriptor: int,
+        files: Sequence[str],
+        filters: Sequence[str],
+        rules: Sequence[str],
+        *,
+        csv: bool,
+        staged: npt.NDArray[np.void] | None = None,
+        staged_rules: Sequence[str] = (),
     ) -> None:
         """The flow records as JSON lines or CSV; `files`, `filters`, `rules`: what a line says of each, by number.
-        Raises OSError."""
+
+        `staged` (STAGED_FLOW_DTYPE): one for each of `flows`, with the texts of the staged rules, the last for none.
+        Raises OSError.
+        """
         assert len(files) == len(self._files)
         texts = [
             [ffi.new("char[]", item.encode("utf-8", "surrogateescape")) for item in items]
-            for items in (files, filters, rules)
+            for items in (files, filters, rules, staged_rules)
         ]
         arrays = [ffi.new("char *[]", items or [ffi.NULL]) for items in texts]
-        code = int(lib.pal_replay_flows_write(self.handle, descriptor, csv, *arrays))
+        beside = ffi.NULL if staged is None else array(staged, "pal_staged_flow *")
+        code = int(lib.pal_replay_flows_write(self.handle, descriptor, csv, *arrays[:3], beside, arrays[3]))
         if code != 0:
             raise OSError(-code, f"flow records cannot be written: {os.strerror(-code)}")
 

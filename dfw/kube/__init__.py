@@ -8,6 +8,7 @@ business (dfw/model/labels.py), not this package's.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from dfw.assign import Draft
@@ -15,6 +16,7 @@ from dfw.fields import Cursor
 from dfw.findings import Finding
 from dfw.kube.cluster_network_policy import cluster_network_policy_read
 from dfw.kube.kinds import KUBE_KINDS, ignored_kind
+from dfw.kube.metadata import DELETE, staging_read
 from dfw.kube.namespace import namespace_read
 from dfw.kube.network_policy import network_policy_read
 from dfw.kube.pod import Pod, pod_read
@@ -36,7 +38,7 @@ def kube_load(documents: Iterable[tuple[str, Cursor]], findings: list[Finding]) 
     """All Kubernetes documents together, each with its kind. Problems go where cursors say, warnings to the list."""
     namespaces: dict[str, Namespace] = {}
     pods: list[tuple[str, Draft]] = []
-    policies: dict[str, Policy] = {}
+    policies: dict[tuple[str, bool], Policy] = {}
     for kind, cursor in documents:
         found: tuple[Policy, ...] = ()
         match kind:
@@ -54,8 +56,11 @@ def kube_load(documents: Iterable[tuple[str, Cursor]], findings: list[Finding]) 
                 found = cluster_network_policy_read(cursor)
             case "SecurityPolicy":
                 found = security_policy_read(cursor)
+        staging = staging_read(cursor) if found else None
+        if staging is not None:
+            found = tuple(replace(item, staged=True, rules=() if staging == DELETE else item.rules) for item in found)
         for policy in found:
-            first = policies.setdefault(policy.path, policy)
+            first = policies.setdefault((policy.path, policy.staged), policy)
             if first is not policy:
                 where = f" at {first.place.file}:{first.place.line}" if first.place else ""
                 cursor.problem(f"{kind} {policy.namespace or policy.name} was already given{where}")

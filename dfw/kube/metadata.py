@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from dfw.fields import Cursor, Field, ignored, mapping, shown_value, text
+from dfw.fields import Cursor, Field, choice, ignored, mapping, shown_value, text
 
 DEFAULT_NAMESPACE = "default"
 _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
@@ -110,6 +110,24 @@ METADATA: Mapping[str, Field] = {
     "labels": Field(labels, default={}),
     **{key: Field(ignored) for key in _SERVERS},
 }
+
+STAGED = "palisade.internal/staged"
+DELETE = "delete"
+
+
+def staging_read(cursor: Cursor) -> str | None:
+    """What a policy's annotation STAGED says: "true", DELETE (its removal is staged), or None: it is enforced.
+
+    Annotations are otherwise not looked at; their values are strings (Kubernetes documentation, "Annotations").
+    """
+    metadata = cursor.node.get("metadata")
+    annotations = metadata.get("annotations") if metadata is not None else None
+    node = annotations.get(STAGED) if annotations is not None else None
+    if node is None:
+        return None
+    at = cursor.member("metadata").member("annotations").member(STAGED)
+    found = choice({"true": "true", DELETE: DELETE, "false": None})(at)
+    return None if found is None else str(found)
 
 
 def _node(cursor: Cursor) -> Cursor:

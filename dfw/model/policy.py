@@ -64,6 +64,7 @@ class Policy:
     Order within a tier: (uncategorised, number, kind, namespace, name); `number` is the NSX sequence_number, the
     ClusterNetworkPolicy priority and so on, `name` the NSX path or the Kubernetes name (SEMANTICS, Order).
     `uncategorised`: an NSX policy without category, after all others of Application. `schedule` None: always in force.
+    `staged`: never in force; it says what would be (PolicySet.what_if).
     """
 
     path: str
@@ -78,6 +79,7 @@ class Policy:
     tcp_strict: bool = True
     applied_to: Peers = ANY_PEERS
     schedule: Schedule | None = None
+    staged: bool = False
     place: Place | None = field(default=None, compare=False, repr=False)
 
     @property

@@ -8,7 +8,7 @@ nothing else of each other.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from dfw.model.address import Address, AddressRange
@@ -18,7 +18,7 @@ from dfw.model.schedule import Schedule
 from dfw.model.selector import NOBODY, Group, Peers, member_macs
 from dfw.model.service import Service
 from dfw.model.timers import Timers
-from dfw.model.words import Action, Direction, Tier
+from dfw.model.words import Action, Direction, PolicyKind, Tier
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +86,7 @@ class PolicySet:
     Policies may be given in any order; `ordered` has them as they are judged. `excluded`: the ports of the exclusion
     list, at which no policy is in force. `timers` hold where no binding does. `at`: seconds since the epoch; policies
     whose schedule is not active then are left out. None: schedules are not looked at, and every policy stands.
+    `staged`: policies that are not in force; `what_if` is the world in which they are.
     """
 
     policies: tuple[Policy, ...] = ()
@@ -97,6 +98,20 @@ class PolicySet:
     excluded: Peers = NOBODY
     timer_bindings: tuple[TimerBinding, ...] = ()
     at: float | None = None
+    staged: tuple[Policy, ...] = ()
+
+    @cached_property
+    def what_if(self) -> PolicySet:
+        """The world with the staged policies in force: each in the place of the enforced one of its path, if any.
+
+        A staged policy without rules leaves that place empty. Rules keep their paths; those of one path, their number.
+        """
+        replaced = {policy.path for policy in self.staged}
+        kept = [policy for policy in self.policies if policy.path not in replaced]
+        defaults = [policy for policy in self.staged if policy.kind is PolicyKind.DEFAULT]
+        added = [policy for policy in self.staged if policy.kind is not PolicyKind.DEFAULT]
+        default = defaults[0] if defaults else self.default
+        return replace(self, policies=(*kept, *added), default=default, staged=())
 
     @property
     def schedules(self) -> tuple[Schedule, ...]:

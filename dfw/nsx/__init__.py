@@ -31,7 +31,7 @@ from dfw.nsx.exclude_list import exclude_list_read
 from dfw.nsx.group import group_read
 from dfw.nsx.nesting import address_only, nesting_check
 from dfw.nsx.scheduler import schedule_read
-from dfw.nsx.security_policy import DEFAULT_PATH, PolicyReader
+from dfw.nsx.security_policy import DEFAULT_PATH, PolicyReader, is_staged
 from dfw.nsx.service import Services
 from dfw.nsx.timer_profile import timers_load
 
@@ -50,12 +50,16 @@ RESOURCE_TYPES = (*ROOTS, *BINDINGS)
 
 
 class NsxObjects(NamedTuple):
-    """What the documents define. `default`, `timers`: None where no document sets them. `used`: paths referred to."""
+    """What the documents define. `default`, `timers`: None where no document sets them. `used`: paths referred to.
+
+    `policies` holds staged ones too, each beside the enforced one of its path.
+    """
 
     groups: dict[str, Group]
     services: dict[str, Service]
     policies: tuple[Policy, ...]
     default: Policy | None
+    staged_default: Policy | None
     timers: Timers | None
     timer_bindings: tuple[TimerBinding, ...]
     excluded: Peers
@@ -73,6 +77,7 @@ def nsx_load(
         "Service": context.service_documents,
         "SecurityPolicy": context.policy_paths,
     }
+    staged: dict[str, Cursor] = {}
     for document in documents:
         cursor = Cursor(document, document.root, "", problems)
         node = cursor.node.get("resource_type")
@@ -85,7 +90,8 @@ def nsx_load(
             found = binding_path(cursor, BINDINGS[kind])
         # Without a usable id the document is still read for its other problems, under a path that nobody can write.
         path = found or f"{kind}/\0{document.file}:{document.root.line}"
-        first = registers[kind].setdefault(path, cursor)
+        register = staged if kind == "SecurityPolicy" and is_staged(cursor) else registers[kind]
+        first = register.setdefault(path, cursor)
         if first is not cursor:
             cursor.problem(f"{kind} {path} was already given at {first.place.file}:{first.place.line}")
     for path, cursor in context.group_paths.items():
@@ -99,12 +105,13 @@ def nsx_load(
     schedules = {path: schedule_read(path, cursor) for path, cursor in registers["PolicyFirewallScheduler"].items()}
     reader = PolicyReader(context, services, no_ports, schedules)
     policies: list[Policy] = []
-    default: Policy | None = None
-    for path, cursor in context.policy_paths.items():
-        if path == DEFAULT_PATH:
-            default = reader.read_default(cursor)
-        elif (policy := reader.read(path, cursor)) is not None:
-            policies.append(policy)
+    defaults: dict[bool, Policy | None] = {}
+    for register in (context.policy_paths, staged):
+        for path, cursor in register.items():
+            if path == DEFAULT_PATH:
+                defaults[register is staged] = reader.read_default(cursor)
+            elif (policy := reader.read(path, cursor)) is not None:
+                policies.append(policy)
     timers, timer_bindings = timers_load(
         context,
         registers["PolicyFirewallSessionTimerProfile"],
@@ -116,7 +123,8 @@ def nsx_load(
         context.groups,
         loaded,
         tuple(policies),
-        default,
+        defaults.get(False),
+        defaults.get(True),
         timers,
         timer_bindings,
         excluded[0] if excluded else NOBODY,

@@ -119,12 +119,19 @@ SECURITY_POLICY: Mapping[str, Field] = {
     "application_connectivity_strategy": Field(unsupported("write its default rules out")),
     "scheduler_path": Field(reference),
     "logging_enabled": Field(boolean, default=False),
+    "staged": Field(boolean, default=False),  # ours: never in force; what it would do is shown
 }
 _DEFAULT_SECTION_RULE = {key: RULE[key] for key in (*COMMON, "action", "logged", "sequence_number", "rule_id")} | {
     key: Field(ignored)
     for key in ("source_groups", "destination_groups", "services", "scope", "profiles", "direction", "ip_protocol")
     + ("sources_excluded", "destinations_excluded", "disabled", "tag", "notes", "service_entries")
 }
+
+
+def is_staged(cursor: Cursor) -> bool:
+    """Does a SecurityPolicy document say so? For the first pass: an enforced and a staged one may have one path."""
+    node = cursor.node.get("staged")
+    return node is not None and node.value is True
 
 
 class PolicyReader:
@@ -175,6 +182,7 @@ class PolicyReader:
             tcp_strict=values["stateful"] and values["tcp_strict"] is not False,
             applied_to=applied_to,
             schedule=self._schedule(values["scheduler_path"]),
+            staged=values["staged"],
             place=cursor.place,
         )
 
@@ -202,7 +210,8 @@ class PolicyReader:
             elif rule["action"] is Action.JUMP_TO_APPLICATION:
                 item.member("action").problem("the default rule ends the search: ALLOW, DROP or REJECT")
             else:
-                found = replace(default_policy(rule["action"], rule["logged"]), place=cursor.place)
+                section = default_policy(rule["action"], rule["logged"])
+                found = replace(section, place=cursor.place, staged=bool(values and values["staged"]))
         if values is not None and found is None and len(self.context.problems) == before:
             cursor.problem(f"{DEFAULT_SECTION} needs the rule {DEFAULT_RULE} with its action")
         return found

@@ -28,6 +28,7 @@ class Decision:
     ct: str
     reply: bool = False
     answers: list[bytes] = field(default_factory=list)
+    connection: Connection | None = None  # to which a packet that passes belongs
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class Worker:
     expectations: alg.Expectations = field(default_factory=alg.Expectations)
     now: int = 0
     file: str | None = None
+    arrival: int = 0  # of the packet that is judged: its place in the input
     resync_until: int | None = None
 
     def is_alive(self, connection: Connection) -> bool:
@@ -157,8 +159,8 @@ class Filter:
         full = self._make_room(packet, direction)
         if full is not None:
             return Decision("DROP", full, parent.rule, "new")
-        self._create(packet, direction, vrf, timestamp_ns, parent.rule, parent)
-        return Decision("ALLOW", "match", parent.rule, "related")
+        created = self._create(packet, direction, vrf, timestamp_ns, parent.rule, parent)
+        return Decision("ALLOW", "match", parent.rule, "related", connection=created)
 
     def _make_room(self, packet: Packet, direction: int) -> str | None:
         """Room for one more connection, in its budget and in the table (section 11); else the reason."""
@@ -206,8 +208,8 @@ class Filter:
         full = self._make_room(packet, direction)
         if full is not None:
             return Decision("DROP", full, rule, "new")
-        self._create(packet, direction, vrf, timestamp_ns, rule, None)
-        return Decision("ALLOW", "match", rule, "new")
+        created = self._create(packet, direction, vrf, timestamp_ns, rule, None)
+        return Decision("ALLOW", "match", rule, "new", connection=created)
 
     def _judge_stateless(self, rules: RuleList, packet: Packet, direction: int) -> Decision:
         """Neighbour discovery, multicast listeners: the rules for every packet."""
@@ -238,7 +240,7 @@ class Filter:
         timestamp_ns: int,
         rule: MatchedRule,
         parent: Connection | None,
-    ) -> None:
+    ) -> Connection:
         worker = self._worker
         is_icmp = packet.icmp_type >= 0
         connection = Connection(
@@ -255,6 +257,7 @@ class Filter:
             epoch=self.epoch,
             number=worker.table.next_number(),
             file=worker.file,
+            begun=worker.arrival,
             start_ns=timestamp_ns,
             parent=parent,
             expected=parent is not None,
@@ -271,6 +274,7 @@ class Filter:
         self._renew(connection)
         if in_order and parent is None:
             self._listen(connection, 0, packet)
+        return connection
 
     # Section 5: a hit
 
@@ -312,7 +316,7 @@ class Filter:
             self._renew(connection)
             if in_order and connection.parent is None:
                 self._listen(connection, direction, packet)
-        return Decision("ALLOW", "state", connection.rule, ct, direction == 1), False
+        return Decision("ALLOW", "state", connection.rule, ct, direction == 1, connection=connection), False
 
     def _track(self, connection: Connection, direction: int, packet: Packet) -> str:
         tracker = connection.tracker

@@ -38,6 +38,7 @@ class Flow:
     end_reason: str
     rule: int
     rule_path: str
+    begun: int = 0  # place in the input of the packet that began it
 
 
 @dataclass(slots=True, eq=False)
@@ -61,6 +62,7 @@ class Connection:
     number: int  # order of creation
     file: str | None
     start_ns: int
+    begun: int = 0  # place in the input of the packet that began it
     end_ns: int = 0
     deadline: int = 0
     tracker: TcpTracker | SctpTracker | None = None

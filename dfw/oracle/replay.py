@@ -7,11 +7,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from dfw.model import Address, Direction, Family, Inventory, Limits, PolicySet, Port, mac_packed
+from dfw.model import (
+    PROTOCOLS_WITH_PORTS,
+    Address,
+    Direction,
+    Family,
+    Inventory,
+    Limits,
+    PolicySet,
+    Port,
+    mac_packed,
+)
 from dfw.oracle.conntrack import NS_PER_TICK, ConnectionTable
 from dfw.oracle.filter import Decision, Filter, Worker
 from dfw.oracle.flow import Connection, Flow
 from dfw.oracle.fragment import FragmentStore, Piece
+from dfw.oracle.icmp import query_of
 from dfw.oracle.packet import IPV4, Packet
 from dfw.oracle.parse import parse
 from dfw.oracle.policy import MatchedRule, Rules
@@ -37,9 +48,23 @@ class Options:
     keep: bool = True
 
 
+class Ends(NamedTuple):
+    """Who talks to whom, in the packet's direction. Ports as in a flow record, None in fragments. `wire`: bytes."""
+
+    wire: int
+    ip_version: int  # 0: not IP
+    protocol: int
+    source: int
+    destination: int
+    source_port: int | None
+    destination_port: int | None
+
+
 class Judgement(NamedTuple):
     """One line of `--verdicts` (CONTRACT section 3). `n`: from 1 in each file; `ts_ns`: the capture's time in
-    nanoseconds; `length`: IP bytes."""
+    nanoseconds; `length`: IP bytes. `order`: the packet's place in the input; `flow`: that of the packet that began its
+    connection, where it passes, 0: none; `ends`: who talks to whom.
+    """
 
     n: int
     ts_ns: int
@@ -53,6 +78,9 @@ class Judgement(NamedTuple):
     reply: bool
     file: str | None = None
     length: int = 0
+    order: int = 0
+    flow: int = 0
+    ends: Ends | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +111,7 @@ class _Arrival(NamedTuple):
     n: int
     ts_ns: int
     file: str | None
+    wire: int
 
 
 class _Hop(NamedTuple):
@@ -153,7 +182,8 @@ class Replay:
             self._clock_ns = max(self._clock_ns, ts_ns)
             self._worker.now = self._clock_ns // NS_PER_TICK
         self._order += 1
-        arrival = _Arrival(self._order, n, ts_ns, self._worker.file)
+        self._worker.arrival = self._order
+        arrival = _Arrival(self._order, n, ts_ns, self._worker.file, wire_length)
         lines: list[_Line] = []
         if self._inventory is None:
             self._judge(_Hop(arrival, self._tap, Direction.IN_OUT), packet, lines)
@@ -233,6 +263,7 @@ class Replay:
                 False,
                 arrival.file,
                 packet.ip_length,
+                arrival.order,
             )
             lines.append(_Line(arrival.order, 0, nobody))
 
@@ -325,6 +356,9 @@ class Replay:
             decision.reply,
             arrival.file,
             packet.ip_length,
+            arrival.order,
+            0 if decision.connection is None else decision.connection.begun,
+            _ends(packet, arrival.wire),
         )
         lines.append(_Line(arrival.order, hop.direction, judgement))
         if rule is not None:
@@ -356,6 +390,20 @@ def _is_in_domain(inventory: Inventory, port: Port, vni: int | None) -> bool:
     )
 
 
+def _ends(packet: Packet, wire: int) -> Ends:
+    if packet.refusal is not None or not packet.ip_version:
+        return Ends(wire, 0, 0, 0, 0, None, None)
+    ports: tuple[int | None, int | None] = packet.source_port, packet.destination_port
+    query = query_of(packet)
+    if packet.is_fragment:
+        ports = None, None
+    elif query is not None:
+        ports = packet.identifier, query[0] * 256
+    elif packet.protocol not in PROTOCOLS_WITH_PORTS:
+        ports = 0, 0
+    return Ends(wire, packet.ip_version, packet.protocol, packet.source, packet.destination, *ports)
+
+
 def _flow(connection: Connection) -> Flow:
     family = Family.IPV4 if connection.ip_version == IPV4 else Family.IPV6
     return Flow(
@@ -379,4 +427,5 @@ def _flow(connection: Connection) -> Flow:
         connection.ended or "open",
         connection.rule.number,
         connection.rule.path,
+        connection.begun,
     )

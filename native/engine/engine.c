@@ -263,7 +263,7 @@ static void worker_ended(void *context, uint32_t ref, enum ct_end why)
 {
     engine_worker *ew = context;
     rule_settle(&ew->w, ew->w.table.cold[ref].rule, ref, true);
-    if (ew->w.table.flow)
+    if (ew->w.table.flow && ew->engine->options.flows == PAL_FLOWS_KEPT)
         flow_append(&ew->flows, &ew->w.table, ref, why);
 }
 

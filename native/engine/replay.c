@@ -16,6 +16,11 @@ static uint64_t clock_now(clockid_t id)
 pal_replay *pal_replay_new(pal_engine *e, const pal_replay_options *options, const pal_binding *bindings, uint32_t n, char *err,
                            size_t errlen)
 {
+    const pal_engine *s = options->staged;
+    if (s && (s->options.filters != e->options.filters || s->options.workers != e->options.workers || !s->options.flows || !e->options.flows)) {
+        snprintf(err, errlen, "the staged engine has other filters or workers, or connections are not told apart");
+        return NULL;
+    }
     if (options->batch == 0 || options->batch > 256) {
         snprintf(err, errlen, "a batch is 1 to 256 packets");
         return NULL;
@@ -25,10 +30,8 @@ pal_replay *pal_replay_new(pal_engine *e, const pal_replay_options *options, con
         r->engine = e;
         r->options = *options;
         r->lanes = e->options.workers;
-        r->pending.size = r->group.size = r->kept.size = sizeof(pal_record);
-        r->pending_frame.size = sizeof(pal_frame);
-        r->late.size = sizeof(replay_late);
-        r->late_free = PAL_NONE;
+        order_open(&r->order);
+        r->kept.size = sizeof(pal_record);
         r->generated.size = sizeof(pal_generated);
         r->generated_bytes.size = 1;
         r->flows.size = sizeof(pal_flow);
@@ -41,8 +44,18 @@ pal_replay *pal_replay_new(pal_engine *e, const pal_replay_options *options, con
         pal_replay_close(r);
         return NULL;
     }
+    bool opened = true;
     for (uint32_t i = 0; i < r->lanes; i++)
-        lane_open(&r->lane[i], r, i);
+        opened &= lane_open(&r->lane[i], r, e, i);
+    if (options->staged) {
+        r->staged = opened ? staged_open(r) : NULL;
+        opened = r->staged != NULL;
+    }
+    if (!opened) {
+        snprintf(err, errlen, "no memory for a replay");
+        pal_replay_close(r);
+        return NULL;
+    }
     if (output_open(r, err, errlen) < 0) {
         pal_replay_close(r);
         return NULL;
@@ -58,11 +71,10 @@ int pal_replay_close(pal_replay *r)
     for (uint32_t i = 0; r->lane && i < r->lanes; i++)
         lane_close(&r->lane[i]);
     binding_table_free(&r->binding);
-    free(r->pending.item);
+    if (r->staged)
+        staged_close(r->staged);
+    order_close(&r->order);
     free(r->kept.item);
-    free(r->pending_frame.item);
-    free(r->late.item);
-    free(r->group.item);
     free(r->generated.item);
     free(r->generated_bytes.item);
     free(r->flows.item);
@@ -244,9 +256,11 @@ int pal_replay_finish(pal_replay *r, int flush, char *err, size_t errlen)
     r->frames = 0;
     for (uint32_t i = 0; i < r->lanes; i++)
         lane_finish(&r->lane[i]);
+    if (r->staged)
+        staged_finish(r->staged);
     int result = order_chunk(r, err, errlen);
     for (uint32_t i = 0; flush && i < r->lanes; i++)
-        if (r->lane[i].ew->w.table.flow)
+        if (r->engine->options.flows == PAL_FLOWS_KEPT)
             replay_flush(&r->lane[i].ew->w.table);
     return result;
 }
@@ -283,6 +297,8 @@ void pal_replay_forget(pal_replay *r)
     r->kept.count = r->generated.count = r->generated_bytes.count = r->flows.count = 0;
     for (uint32_t i = 0; i < r->lanes; i++)
         r->lane[i].ew->flows.count = r->lane[i].unfiltered = r->lane[i].generated_count = 0;
+    if (r->staged)
+        pal_replay_changes_forget(r);
     r->total = (pal_replay_totals){0};
     r->timed = false;
 }
@@ -306,7 +322,9 @@ void pal_replay_restart(pal_replay *r)
         r->lane[i].clock_ns = 0;
         r->lane[i].records.count = 0;
     }
-    order_forget(r);
+    order_forget(&r->order);
+    if (r->staged)
+        staged_restart(r->staged);
     r->cut = r->timed = false;
 }
 

@@ -61,8 +61,28 @@ static const struct {
 #define FLOW_TEXT(name, value) (text_string(t, between[csv].name), text_string(t, (value)))
 #define FLOW_NUMBER(name) (text_string(t, between[csv].name), pal_text_u64(t, f->name))
 
+/* What the staged policies would do to it. A verdict that is not there is null, and nothing in CSV. */
+static void text_staged(pal_text *t, const pal_staged_flow *s, bool csv, const char *const *rule, uint32_t none)
+{
+    const bool judged = s->verdict != PAL_NO_VERDICT;
+    const char *const word[2] = {judged ? pal_word_verdict(s->verdict) : NULL, judged ? pal_word_reason(s->reason) : NULL};
+    static const char *const name[2] = {", \"staged_verdict\": ", ", \"staged_reason\": "};
+    for (int i = 0; i < 2; i++) {
+        text_string(t, csv ? "," : name[i]);
+        if (word[i] && !csv)
+            text_string(t, "\"");
+        text_string(t, word[i] ? word[i] : csv ? "" : "null");
+        if (word[i] && !csv)
+            text_string(t, "\"");
+    }
+    text_string(t, csv ? "," : ", ");
+    text_string(t, rule[s->rule == PAL_NO_RULE ? none : s->rule]);
+    text_string(t, csv ? "," : ", \"staged_cut_packets\": ");
+    pal_text_u64(t, s->packets);
+}
+
 int pal_replay_flows_write(pal_replay *r, int fd, int csv, const char *const *file, const char *const *filter,
-                           const char *const *rule)
+                           const char *const *rule, const pal_staged_flow *staged, const char *const *staged_rule)
 {
     uint64_t n;
     const pal_flow *f = pal_replay_flows(r, &n);
@@ -95,6 +115,8 @@ int pal_replay_flows_write(pal_replay *r, int fd, int csv, const char *const *fi
         pal_text_seconds(t, f->end_ns);
         FLOW_TEXT(end_reason, pal_word_end(f));
         FLOW_TEXT(rule, rule[f->rule]);
+        if (staged)
+            text_staged(t, staged++, csv, staged_rule, r->options.staged_rules);
         text_string(t, between[csv].last);
     }
     return pal_text_close(t);

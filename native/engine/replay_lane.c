@@ -50,28 +50,56 @@ static void lane_fail(replay_lane *lane, const char *problem)
 
 /* ---- what the worker says ---------------------------------------------------------------------------------- */
 
-/* Its time is filled in when its frame is met again, in replay_order.c. */
-static void lane_record(replay_lane *lane, const pal_judgement *j)
+/* Its time is filled in when its frame is met again, in replay_order.c; or, with staged policies, in replay_staged.c, and `flow`
+ * stands there until then. */
+static void lane_record(replay_lane *lane, const pal_judgement *j, uint64_t flow)
 {
     pal_record *r = replay_list_add(&lane->records);
     if (!r) {
         lane_fail(lane, "no memory for verdicts");
         return;
     }
-    *r = (pal_record){.number = j->cookie & COOKIE_NUMBER, .file = (uint32_t)(j->cookie >> COOKIE_FILE_SHIFT), .rule = j->rule,
+    *r = (pal_record){.number = j->cookie & COOKIE_NUMBER, .ts_ns = flow, .file = (uint32_t)(j->cookie >> COOKIE_FILE_SHIFT), .rule = j->rule,
                       .filter = j->filter, .dir = j->dir, .verdict = j->verdict, .reason = j->reason,
                       .ct = j->ct, .reply = j->reply};
     if (!lane->replay->options.vnics)
         r->dir = PAL_DIR_IN | PAL_DIR_OUT;
 }
 
+/* The connection of each verdict that let a packet pass, as long as none of them has ended: its entry may be another's then. */
+static void lane_flows_know(replay_lane *lane)
+{
+    const pal_worker *w = &lane->ew->w;
+    for (; lane->flows_known < w->out_count; lane->flows_known++) {
+        const pal_judgement *j = &w->out[lane->flows_known];
+        const bool has = j->verdict == PAL_ALLOW && j->ref != PAL_NONE && j->reason != PAL_REASON_RELATED;
+        lane->flow[lane->flows_known] = has ? w->table.flow[j->ref].cookie : 0;
+    }
+}
+
+static void lane_ended(void *context, uint32_t ref, enum ct_end why)
+{
+    engine_worker *ew = context;
+    replay_lane *lane = ew->user;
+    lane_flows_know(lane);
+    lane->ended(context, ref, why);
+}
+
 static void lane_flush(pal_worker *w)
 {
     replay_lane *lane = w->context;
+    if (lane->flow)
+        lane_flows_know(lane);
     if (order_is_wanted(&lane->replay->options))
         for (uint32_t i = 0; i < w->out_count; i++)
-            lane_record(lane, &w->out[i]);
-    w->out_count = 0;
+            lane_record(lane, &w->out[i], lane->flow ? lane->flow[i] : 0);
+    w->out_count = lane->flows_known = 0;
+}
+
+/* What a staged rule would have sent. */
+static void lane_generated_staged(pal_worker *w, const uint8_t *ip, uint32_t len, const pal_packet *cause, uint16_t filter, uint8_t dir)
+{
+    (void)w, (void)ip, (void)len, (void)cause, (void)filter, (void)dir;
 }
 
 static void lane_generated(pal_worker *w, const uint8_t *ip, uint32_t len, const pal_packet *cause, uint16_t filter, uint8_t dir)
@@ -152,7 +180,9 @@ static void lane_unfiltered(replay_lane *lane, const pal_packet *p)
                        .reason = PAL_REASON_NO_FILTER, .ct = PAL_CT_UNTRACKED};
     lane->unfiltered++;
     if (order_is_wanted(&lane->replay->options))
-        lane_record(lane, &j);
+        lane_record(lane, &j, 0);
+    if (lane->beside)
+        lane_record(lane->beside, &j, 0);
 }
 
 /* The next frames of the chunk, at most `batch`, of one link type, parsed. Time passes for everybody with every frame,
@@ -204,48 +234,86 @@ static uint32_t lane_choose(replay_lane *lane, const engine_config *config, uint
     return kept;
 }
 
+/* A burst by the rules in force, and the same packets by the staged ones; `staged`: the configuration of those. */
+static void lane_burst(replay_lane *lane, const engine_config *staged, const pal_route *route, pal_packet *packet, uint32_t n)
+{
+    pipeline_burst(&lane->ew->w, route, packet, n);
+    if (PAL_LIKELY(!staged))
+        return;
+    pal_route other[WORKER_BURST];
+    for (uint32_t i = 0; i < n; i++)
+        other[i] = (pal_route){.first = &staged->filter[route[i].first->number],
+                               .second = route[i].second ? &staged->filter[route[i].second->number] : NULL,
+                               .dir = route[i].dir};
+    pipeline_burst(&lane->beside->ew->w, other, packet, n);
+}
+
+static const engine_config *lane_enter(replay_lane *lane)
+{
+    const engine_config *config = engine_enter(lane->ew->engine, lane->ew->number);
+    lane->ew->w.snap = pal_cls_snapshot(lane->ew->engine->cls);
+    return config;
+}
+
+static void lane_leave(replay_lane *lane, uint64_t clock_ns)
+{
+    pipeline_clock(&lane->ew->w, clock_ns);
+    lane_flush(&lane->ew->w);
+    engine_leave(lane->ew->engine, lane->ew->number);
+}
+
 void lane_run(replay_lane *lane)
 {
     struct pal_replay *r = lane->replay;
-    pal_worker *w = &lane->ew->w;
-    uint32_t me = lane->ew->number;
     pal_packet packet[LANE_BATCH_MAX];
     pal_route route[LANE_BATCH_MAX];
-    const engine_config *config = engine_enter(r->engine, me);
-    w->snap = pal_cls_snapshot(r->engine->cls);
+    const engine_config *config = lane_enter(lane), *staged = lane->beside ? lane_enter(lane->beside) : NULL;
     for (uint32_t i = 0, n; i < r->frames && !lane->failed; i += n) {
         n = lane_parse(lane, i, r->options.batch, packet);
         uint32_t kept = lane_choose(lane, config, i, n, packet, route);
         for (uint32_t at = 0; at < kept; at += WORKER_BURST)
-            pipeline_burst(w, route + at, packet + at, min_u32(kept - at, WORKER_BURST));
+            lane_burst(lane, staged, route + at, packet + at, min_u32(kept - at, WORKER_BURST));
     }
-    pipeline_clock(w, lane->clock_ns);
-    lane_flush(w);
-    engine_leave(r->engine, me);
+    lane_leave(lane, lane->clock_ns);
+    if (lane->beside)
+        lane_leave(lane->beside, lane->clock_ns);
 }
 
 /* The input has ended. */
 void lane_finish(replay_lane *lane)
 {
-    (void)engine_enter(lane->replay->engine, lane->ew->number);
+    (void)engine_enter(lane->ew->engine, lane->ew->number);
     datagram_finish(&lane->ew->w);
     lane_flush(&lane->ew->w);
-    engine_leave(lane->replay->engine, lane->ew->number);
+    engine_leave(lane->ew->engine, lane->ew->number);
 }
 
-int lane_open(replay_lane *lane, struct pal_replay *r, uint32_t number)
+bool lane_open(replay_lane *lane, struct pal_replay *r, pal_engine *e, uint32_t number)
 {
-    *lane = (replay_lane){.replay = r, .ew = &r->engine->worker[number],
+    *lane = (replay_lane){.replay = r, .ew = &e->worker[number],
                           .records = {.size = sizeof(pal_record)},
                           .generated = {.size = sizeof(pal_generated)}, .bytes = {.size = 1}};
     lane->ew->w.context = lane;
     lane->ew->w.flush = lane_flush;
-    lane->ew->w.generated = lane_generated;
-    return 0;
+    lane->ew->w.generated = e == r->engine ? lane_generated : lane_generated_staged;
+    if (!r->options.staged)
+        return true;
+    lane->flow = malloc(WORKER_OUT * sizeof *lane->flow);
+    if (!lane->flow)
+        return false;
+    lane->ended = lane->ew->w.table.ended;
+    lane->ew->user = lane;
+    lane->ew->w.table.ended = lane_ended;
+    return true;
 }
 
 void lane_close(replay_lane *lane)
 {
+    if (lane->ended) {
+        lane->ew->w.table.ended = lane->ended;
+        lane->ew->user = NULL;
+    }
+    free(lane->flow);
     free(lane->records.item);
     free(lane->generated.item);
     free(lane->bytes.item);

@@ -23,8 +23,9 @@ typedef struct line_piece {
 struct replay_lines {
     char *memory;            /* where the pieces' text is */
     line_piece *rule;        /* by number; the last: no rule */
+    line_piece *staged_rule; /* the same of the staged engine; NULL: there is none */
     line_piece *place;       /* by filter and direction; the last: no filter */
-    uint32_t rules, filters;
+    uint32_t rules, staged_rules, filters;
     line_piece decision[PAL_VERDICT_COUNT][PAL_REASON_COUNT], end[PAL_CT_COUNT][2];
     line_piece file;         /* of the lines that are being written */
     char *file_memory;
@@ -57,6 +58,10 @@ static void pieces_make(replay_lines *l, const pal_replay_options *o, piece_make
     for (uint32_t i = 0; i < l->rules; i++)
         l->rule[i] = piece_make(m, o->rule_json[i], "", "", "", "");
     l->rule[l->rules] = piece_make(m, "\"rule\": null, \"rule_path\": null", "", "", "", "");
+    for (uint32_t i = 0; o->staged && i < l->staged_rules; i++)
+        l->staged_rule[i] = piece_make(m, o->staged_rule_json[i], "", "", "", "");
+    if (o->staged)
+        l->staged_rule[l->staged_rules] = piece_make(m, "\"rule\": null, \"rule_path\": null", "", "", "", "");
     for (uint32_t i = 0; i < l->filters; i++)
         for (uint8_t dir = 0; dir < DIRS; dir++)
             l->place[i * DIRS + dir] = piece_make(m, o->filter_json[i], ", \"dir\": \"", replay_word_dir(dir), "\"", "");
@@ -66,7 +71,7 @@ static void pieces_make(replay_lines *l, const pal_replay_options *o, piece_make
             l->decision[v][r] = piece_make(m, ", \"verdict\": \"", pal_word_verdict(v), "\", \"reason\": \"", pal_word_reason(r), "\", ");
     for (uint32_t c = 0; c < PAL_CT_COUNT; c++)
         for (uint32_t reply = 0; reply < 2; reply++)
-            l->end[c][reply] = piece_make(m, ", \"ct\": \"", pal_word_ct(c), "\", \"reply\": ", reply ? "true" : "false", "}\n");
+            l->end[c][reply] = piece_make(m, ", \"ct\": \"", pal_word_ct(c), "\", \"reply\": ", reply ? "true" : "false", o->staged ? "" : "}\n");
 }
 
 replay_lines *lines_open(const pal_replay_options *o)
@@ -75,13 +80,16 @@ replay_lines *lines_open(const pal_replay_options *o)
     if (!l)
         return NULL;
     l->rules = o->rules;
+    l->staged_rules = o->staged_rules;
     l->filters = o->filters;
     l->out.fd = o->verdict_fd;
     l->file_number = PAL_NONE;
     l->rule = calloc(l->rules + 1, sizeof *l->rule);
     l->place = calloc((size_t)l->filters * DIRS + 1, sizeof *l->place);
+    if (o->staged)
+        l->staged_rule = calloc((size_t)l->staged_rules + 1, sizeof *l->staged_rule);
     piece_maker maker = {0};
-    if (l->rule && l->place) {
+    if (l->rule && l->place && (l->staged_rule || !o->staged)) {
         pieces_make(l, o, &maker);
         l->memory = calloc(1, maker.at);
     }
@@ -102,6 +110,7 @@ int lines_close(replay_lines *l)
     const int error = l->out.error;
     free(l->memory);
     free(l->rule);
+    free(l->staged_rule);
     free(l->place);
     free(l->file_memory);
     free(l);
@@ -179,4 +188,39 @@ bool lines_write(replay_lines *l, const pal_record *v, const char *const *file_j
         to = piece_put(to, piece[i]);
     l->out.used += (size_t)(to - begin);
     return true;
+}
+
+/* ---- what staged policies would have said ------------------------------------------------------------------------- */
+
+static void line_text(replay_lines *l, const char *text) { sink_append(&l->out, text, strlen(text)); }
+
+static void line_piece_put(replay_lines *l, const line_piece *p, size_t skipped)
+{
+    sink_append(&l->out, p->text + skipped, p->len - skipped);
+}
+
+/* `"verdict": ...` without the comma that a line has before it. */
+static void line_judged(replay_lines *l, const pal_record *s)
+{
+    line_piece_put(l, &l->decision[s->verdict][s->reason], 2);
+    line_piece_put(l, &l->staged_rule[s->rule == PAL_NO_RULE ? l->staged_rules : s->rule], 0);
+    line_text(l, "}");
+}
+
+void lines_staged(replay_lines *l, const pal_record *s, const pal_record *then, size_t n)
+{
+    line_text(l, ", \"staged\": ");
+    if (s) {
+        line_text(l, "{");
+        line_judged(l, s);
+    } else {
+        line_text(l, "null");
+    }
+    for (size_t i = 0; i < n; i++) {
+        line_text(l, i == 0 ? ", \"staged_then\": [{" : ", {");
+        line_piece_put(l, &l->place[(size_t)then[i].filter * DIRS + then[i].dir], 0);
+        line_text(l, ", ");
+        line_judged(l, &then[i]);
+    }
+    line_text(l, n ? "]}\n" : "}\n");
 }

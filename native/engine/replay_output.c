@@ -50,7 +50,7 @@ int output_frame(struct pal_replay *r, const pal_record *v, size_t n, const pal_
 {
     const pal_replay_options *o = &r->options; /* pal_replay_mute has taken the descriptors out of them */
     bool room = !o->collect || replay_list_append(&r->kept, v, n);
-    if (r->verdicts && o->verdict_fd >= 0)
+    if (r->verdicts && o->verdict_fd >= 0 && !r->staged) /* else replay_staged.c has written them */
         for (size_t i = 0; i < n && room; i++)
             room = lines_write(r->verdicts, &v[i], r->file_json.item);
     if (PAL_UNLIKELY(!room)) {

@@ -179,6 +179,10 @@ typedef struct pal_limits {
     uint32_t fragments_prefix, fragments_source; /* 0: 96, 64 */
 } pal_limits;
 
+#define PAL_FLOWS_NONE 0
+#define PAL_FLOWS_KEPT 1  /* each connection leaves a record */
+#define PAL_FLOWS_NAMED 2 /* the packet that began a connection is known, no record is kept */
+
 typedef struct pal_engine_options {
     uint32_t capacity4, capacity6; /* connections of each family, a worker */
     uint32_t filters, rules;       /* numbers below these may be used */
@@ -186,7 +190,7 @@ typedef struct pal_engine_options {
     uint8_t sums;                  /* PAL_SUMS_* */
     uint8_t decap;                 /* judge inside Geneve and VXLAN */
     uint8_t sanity;                /* 0: source addresses are not looked at, 1: odd ones counted, 2: refused */
-    uint8_t flows;                 /* keep flow records */
+    uint8_t flows;                 /* PAL_FLOWS_* */
     uint8_t name_rules;            /* judgements of connections name their rule */
     uint8_t huge_pages;
     uint8_t reserved[6];
@@ -284,7 +288,42 @@ typedef struct pal_replay_options {
     const char *const *rule_json;  /* by rule number: '"rule": 1000, "rule_path": "..."' */
     const char *const *filter_json; /* by filter number: '"vnic": "web-1"' */
     uint32_t rules, filters;       /* how many of them */
+    pal_engine *staged;            /* NULL, or one of as many filters and workers, with the rules as staged policies have them: it
+                                      judges the same packets, and nothing follows. Neither engine's flows are PAL_FLOWS_NONE */
+    const char *const *staged_rule_json; /* as rule_json, of that engine's rules */
+    uint32_t staged_rules, note_flows; /* how many; changes tell of every connection's first packet too */
 } pal_replay_options;
+
+#define PAL_CHANGE_CUT 1   /* pal_change.change: the packet passes, and would not */
+#define PAL_CHANGE_PASS 2  /* it does not, and would */
+#define PAL_CHANGE_HERE 1  /* pal_change.marks: the two judgements at this filter differ in what passes */
+#define PAL_CHANGE_OPENS 2 /* the packet began the connection, by the rules in force */
+#define PAL_CHANGE_REPLY 4 /* it runs in the reply direction of `flow` */
+#define PAL_CHANGE_PORTS 8 /* ports are known: not in fragments */
+#define PAL_NO_VERDICT 0xff /* the packet did not come so far, or would not */
+
+/* What staged policies would change about one packet at one filter, or in all. */
+typedef struct pal_change {
+    uint64_t number, ts_ns;        /* the packet's */
+    uint64_t flow;                 /* where it passes: number and file (<< 40) of the packet that began its connection; 0: none */
+    uint32_t file, bytes;          /* bytes on the wire */
+    uint32_t rule, staged_rule;    /* PAL_NO_RULE when none was concerned */
+    uint16_t filter;               /* PAL_NO_FILTER: none */
+    uint16_t sport, dport;         /* as in pal_flow */
+    uint8_t dir;
+    uint8_t verdict, reason, staged_verdict, staged_reason; /* PAL_NO_VERDICT: not judged here */
+    uint8_t change;                /* PAL_CHANGE_*, on one of a packet's: where the one that refuses it does so; else 0 */
+    uint8_t marks, proto, family, reserved; /* PAL_CHANGE_*; family 0: not IP */
+    uint8_t src[16], dst[16];      /* of the packet */
+} pal_change;
+
+/* What staged policies would do to one connection. */
+typedef struct pal_staged_flow {
+    uint64_t packets;              /* that it let pass at its filter, and would not have */
+    uint32_t rule;                 /* of the staged judgement of its first packet; PAL_NO_RULE */
+    uint8_t verdict, reason;       /* of that judgement; PAL_NO_VERDICT: the packet would not have come so far */
+    uint8_t reserved[2];
+} pal_staged_flow;
 
 typedef struct pal_generated {
     uint64_t number;               /* of the packet that it answers */
@@ -324,6 +363,9 @@ void pal_replay_totals_read(const pal_replay *r, pal_replay_totals *out);
 /* What was collected, in order; valid until the next call. */
 const pal_record *pal_replay_records(const pal_replay *r, uint64_t *n);
 const pal_generated *pal_replay_generated(const pal_replay *r, uint64_t *n, const uint8_t **bytes);
+/* What staged policies would have changed since pal_replay_changes_forget, in the packets' order. */
+const pal_change *pal_replay_changes(const pal_replay *r, uint64_t *n);
+void pal_replay_changes_forget(pal_replay *r);
 void pal_replay_forget(pal_replay *r);
 /* Ends every connection and begins the clock anew, as pal_engine_clear; what was collected stays, flow records too. */
 void pal_replay_restart(pal_replay *r);
@@ -332,9 +374,10 @@ const pal_flow *pal_replay_flows(pal_replay *r, uint64_t *n);
 const char *pal_word_state(uint32_t kind, uint32_t state);
 const char *pal_word_end(const pal_flow *flow);
 /* The same as lines of JSON, or of CSV (RFC 4180): `file`, `filter` and `rule` are what a line says of each, by number, as
- * in pal_replay_options, or values with commas between them. 0 or a negative errno. */
+ * in pal_replay_options, or values with commas between them. staged: NULL, or one for each of pal_replay_flows, and the texts of
+ * the staged engine's rules, the last of them for none. 0 or a negative errno. */
 int pal_replay_flows_write(pal_replay *r, int fd, int csv, const char *const *file, const char *const *filter,
-                           const char *const *rule);
+                           const char *const *rule, const pal_staged_flow *staged, const char *const *staged_rule);
 
 /* ---- benchmarks (native/engine/bench_*.c) --------------------------------------------------------------------- */
 
@@ -400,6 +443,8 @@ _Static_assert(sizeof(pal_ether_rule) == 28, "pal_ether_rule is part of the cont
 _Static_assert(sizeof(pal_range) == 36, "pal_range is part of the contract with dfw/layout.py");
 _Static_assert(sizeof(pal_key) == 40, "pal_key is part of the contract with dfw/layout.py");
 _Static_assert(sizeof(pal_bench_frame) == 24, "pal_bench_frame is part of the contract with dfw/layout.py");
+_Static_assert(sizeof(pal_change) == 88, "pal_change is part of the contract with dfw/layout.py");
+_Static_assert(sizeof(pal_staged_flow) == 16, "pal_staged_flow is part of the contract with dfw/layout.py");
 _Static_assert(sizeof(pal_frame) == 48, "pal_frame is part of the contract with dfw/layout.py");
 
 #endif

@@ -26,11 +26,12 @@ static pal_rule rule(uint32_t number, uint8_t action, uint8_t flags, uint16_t pr
                       .dir = PAL_DIR_IN | PAL_DIR_OUT, .family = PAL_FAMILY_V4 | PAL_FAMILY_V6, .flags = flags};
 }
 
-static void commit(pal_engine *e, uint32_t filter, bool tap)
+/* Rules `kind` at a filter. */
+static void commit_as(pal_engine *e, uint32_t filter, uint32_t kind, bool tap)
 {
     pal_rule x[6] = {rule(0, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL, 6, 21, 21), rule(1, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL, 17, 69, 69),
                      rule(2, PAL_ACTION_REJECT, 0, PAL_PROTO_ANY, 1000, 5000), rule(3, PAL_ACTION_DROP, 0, 17, 53, 53),
-                     rule(4, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL | (filter & 1 ? PAL_RULE_TCP_STRICT : 0), PAL_PROTO_ANY, 0, 32767),
+                     rule(4, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL | (kind & 1 ? PAL_RULE_TCP_STRICT : 0), PAL_PROTO_ANY, 0, 32767),
                      rule(5, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL, PAL_PROTO_ANY, 0, 65535)};
     x[0].alg = PAL_ALG_FTP;
     x[1].alg = PAL_ALG_TFTP;
@@ -38,6 +39,8 @@ static void commit(pal_engine *e, uint32_t filter, bool tap)
     if (pal_cls_ruleset_build(pal_engine_classifier(e), x, 6, NULL, 0, &set) != 0 || pal_engine_stage(e, filter, set, timeouts, tap) != 0)
         exit(2);
 }
+
+static void commit(pal_engine *e, uint32_t filter, bool tap) { commit_as(e, filter, filter, tap); }
 
 /* The first few sources of the file, as vNICs. */
 static uint32_t sources(const uint8_t *map, size_t len, pal_binding *b)
@@ -66,7 +69,7 @@ static uint32_t sources(const uint8_t *map, size_t len, pal_binding *b)
 }
 
 typedef struct setting {
-    bool vnics, decap, verify;
+    bool vnics, decap, verify, staged;
     uint32_t batch, workers;
 } setting;
 
@@ -85,16 +88,22 @@ static uint64_t run(const char *name, const uint8_t *map, size_t len, setting s,
     if (!c)
         return 0;
     pal_engine *e = pal_engine_new(&o, NULL, err, sizeof err);
-    pal_replay_options ro = {.vnics = s.vnics, .collect = 1, .batch = s.batch, .verdict_fd = -1, .allowed_fd = -1, .dropped_fd = -1,
+    pal_engine *staged = s.staged ? pal_engine_new(&o, NULL, err, sizeof err) : NULL;
+    pal_replay_options ro = {.staged = staged, .note_flows = 1, .vnics = s.vnics, .collect = 1, .batch = s.batch, .verdict_fd = -1, .allowed_fd = -1, .dropped_fd = -1,
                              .generated_fd = -1};
-    pal_replay *r = e ? pal_replay_new(e, &ro, bindings, n, err, sizeof err) : NULL;
+    pal_replay *r = e && (staged || !s.staged) ? pal_replay_new(e, &ro, bindings, n, err, sizeof err) : NULL;
     if (!r) {
         fprintf(stderr, "%s: %s\n", name, err);
         exit(2);
     }
-    for (uint32_t i = 0; i < NAMES; i++)
+    for (uint32_t i = 0; i < NAMES; i++) {
         commit(e, i, !s.vnics);
+        if (staged) /* strict where the other is not */
+            commit_as(staged, i, i + 1, !s.vnics);
+    }
     pal_engine_commit(e, 0);
+    if (staged)
+        pal_engine_commit(staged, 0);
     int done = 0, failed = 0;
     while (!done && !failed) {
         failed = pal_replay_capture(r, c, 97, 0, "\"x\"", &done, err, sizeof err);
@@ -126,6 +135,7 @@ static uint64_t run(const char *name, const uint8_t *map, size_t len, setting s,
     if (pal_replay_close(r) != 0)
         exit(1);
     pal_engine_free(e);
+    pal_engine_free(staged);
     pal_capture_close(c);
     return failed ? 1 : sum;
 }
@@ -149,6 +159,7 @@ int main(int argc, char **argv)
             setting s = {.vnics = mode & 1, .decap = mode >= 2, .verify = mode == 3, .batch = 256, .workers = 1};
             uint64_t a = run(argv[i], map, (size_t)st.st_size, s, &packets);
             s.batch = 7;
+            s.staged = mode & 1; /* nothing follows from that either */
             if (a != run(argv[i], map, (size_t)st.st_size, s, &packets)) {
                 fprintf(stderr, "%s: mode %u: the size of the bursts makes a difference\n", argv[i], mode);
                 return 1;
