@@ -55,7 +55,7 @@ def policies_differ(old: PolicySet, new: PolicySet, *, tap: bool = False, most: 
     pair = _Pair(old, new, tap)
     work = Work(most, pair.weight)
     for space, found in pair.differences(work, find_first):
-        return witness_of(space, found.box, pair.vnics)
+        return witness_of(space, found.box, pair.ports)
     return None
 
 
@@ -97,6 +97,7 @@ class _Pair:
     def __init__(self, old: PolicySet, new: PolicySet, tap: bool) -> None:
         names = [port.name for port in new.inventory if port.name in old.inventory.ports]
         self.vnics = () if tap else tuple(names)
+        self.ports = [new.inventory.ports[name] for name in self.vnics]
         numbers = None if tap else {name: number for number, name in enumerate(names)}
         pool = RangePool()
         self.readers = [RuleReader(world, not tap, tap, numbers, pool) for world in (old, new)]
@@ -118,7 +119,7 @@ class _Pair:
         for box in boxes:
             apart += boxes_subtract(box, apart, Work(DIFF_WORK, self.weight))
         joined = tuple(boxes_join(apart))
-        samples = tuple(witness_of(space, box, self.vnics) for box in joined)
+        samples = tuple(witness_of(space, box, self.ports) for box in joined)
         items = [None if at < 0 else rules[at].item for rules, at in zip(self.rules, (old, new), strict=True)]
         return Change(kind, space, joined, items[0], items[1], samples)
 

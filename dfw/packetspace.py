@@ -8,6 +8,7 @@ may be a member of some and not of others, as far as that can matter.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,6 +83,7 @@ class Symbols:
             raise BudgetError
         chosen = [frozenset(some) for size in range(3) for some in combinations(others, size)]
         either = [frozenset(some) for size in range(len(exceptions) + 1) for some in combinations(exceptions, size)]
+        # The first one: a member of none.
         self.ways: list[frozenset[str]] = [one | other for other in either for one in chosen]
 
     def numbers(self, names: frozenset[str]) -> list[int]:
@@ -163,6 +165,15 @@ class AddressAxis:
         """An address of the classes, and the unresolved sets that it must be a member of besides."""
         number, way = divmod(lowest_bit(mask), len(self.symbols.ways))
         return self._examples[number], self.symbols.ways[way]
+
+    def has(self, mask: int, address: int) -> bool:
+        """Is the address in one of the classes, without being a member of any unresolved set?"""
+        at = bisect_right(self._firsts, address) - 1
+        return bool(mask >> self._intervals[at][1] * len(self.symbols.ways) & 1)
+
+    @cached_property
+    def _firsts(self) -> list[int]:
+        return [first for first, _ in self._intervals]
 
     @cached_property
     def _examples(self) -> list[int]:
@@ -263,6 +274,15 @@ class VnicAxis:
             if direction:
                 found.setdefault(direction, []).extend(members)
         return [(direction, sorted(numbers)) for direction, numbers in sorted(found.items())]
+
+    def has(self, mask: int, vnic: int, direction: Direction) -> bool:
+        """Is a vNIC there, in this direction? Not for a filter on a wire, nor where there is no inventory."""
+        side = 1 if direction is Direction.OUT else 0
+        return bool(mask >> (2 * self._class_of[vnic] * len(self.symbols.ways) + side) & 1)
+
+    @cached_property
+    def _class_of(self) -> dict[int, int]:
+        return {vnic: number for number, members in enumerate(self.members) for vnic in members}
 
     def example(self, mask: int) -> tuple[int | None, Direction]:
         """A vNIC's number, where there are any, and a direction; OUT where both are there."""

@@ -115,7 +115,7 @@ class _Judge:
     def __init__(self, reader: RuleReader, rules: Sequence[ReadRule]) -> None:
         self.rules = rules
         self.spaces = packet_spaces([(reader, rules)])
-        self.names = [port.name for port in reader.membership.ports]
+        self.ports = reader.membership.ports
         # Where no document says what the default section does, it may do anything.
         is_known = reader.world.default.place is not None
         rows = {
@@ -186,7 +186,7 @@ class _Judge:
         same.append(number)
 
     def _finding(self, kind: str, number: int, by: Sequence[int], packets: _Packets) -> RuleFinding:
-        witness = witness_of(packets.space, packets.box, self.names)
+        witness = witness_of(packets.space, packets.box, self.ports)
         return RuleFinding(kind, self.rules[number].item, tuple(self.rules[at].item for at in by), witness)
 
     def _here(self, number: int, work: Work, without: AbstractSet[int] | None = None) -> list[_Here]:

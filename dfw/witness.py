@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +16,16 @@ from dfw.model import (
     Address,
     Direction,
     Family,
+    Port,
 )
 from dfw.packetrules import Space
 from dfw.packetset import Box
+from dfw.packetspace import AddressAxis
 
 _NAMES = {PROTO_TCP: "tcp", PROTO_UDP: "udp", PROTO_ICMP: "icmp", PROTO_ICMPV6: "icmpv6", 132: "sctp"}
 _FLAGS = ("FIN", "SYN", "RST", "PSH", "ACK", "URG", "ECE", "CWR")
 _SYN = 0x02
+_LOOKED_AT = 256  # vNICs, for a packet that reads like one
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,14 +87,34 @@ class Witness:
         }
 
 
-def witness_of(space: Space, box: Box, vnics: Sequence[str]) -> Witness:
-    """One packet of a box; `vnics`: their names, by number."""
+def witness_of(space: Space, box: Box, ports: Sequence[Port]) -> Witness:
+    """One packet of a box: of a vNIC's own address, to another vNIC's, where the box has such. `ports`: by number."""
     number, direction = space.vnics.example(box.vnics)
     source, source_in = space.sources.example(box.sources)
     destination, destination_in = space.destinations.example(box.destinations)
+    senders = dict(_bound(space, space.sources, box.sources, ports))
+    receivers = dict(_bound(space, space.destinations, box.destinations, ports))
+    for own, way in ((senders, Direction.OUT), (receivers, Direction.IN)):
+        found = None if number is None else next((at for at in own if space.vnics.has(box.vnics, at, way)), None)
+        if found is not None:
+            number, direction = found, way
+            break
+    at_source, at_destination = (
+        number if direction is Direction.OUT else None,
+        number if direction is Direction.IN else None,
+    )
+    if senders:
+        mine = at_source if at_source in senders else next((at for at in senders if at != at_destination), None)
+        source, source_in = (source, source_in) if mine is None else (senders[mine], frozenset())
+    if receivers:
+        theirs = at_destination if at_destination in receivers else None
+        if theirs is None:
+            theirs = next((at for at in receivers if receivers[at] != source), None)
+        if theirs is not None:
+            destination, destination_in = receivers[theirs], frozenset()
     header = space.services.example(box.services)
     return Witness(
-        None if number is None else vnics[number],
+        None if number is None else ports[number].name,
         direction,
         Address(space.family, source),
         Address(space.family, destination),
@@ -102,3 +125,12 @@ def witness_of(space: Space, box: Box, vnics: Sequence[str]) -> Witness:
         tuple(sorted(source_in)),
         tuple(sorted(destination_in)),
     )
+
+
+def _bound(space: Space, axis: AddressAxis, mask: int, ports: Sequence[Port]) -> Iterator[tuple[int, int]]:
+    """vNICs with an address in the classes: number and address."""
+    for number, port in enumerate(ports[:_LOOKED_AT]):
+        for address in port.ips:
+            if address.family is space.family and axis.has(mask, address.value):
+                yield number, address.value
+                break

@@ -12,10 +12,11 @@ import pytest
 
 pytest.importorskip("dfw.core", reason="the packet core is not built")
 
+from dfw.judge_batch import BatchJudge
 from dfw.model import Family, Place, PolicySet
 from dfw.packetrules import RuleReader
 from dfw.rulelint import RuleFinding, rules_judge
-from tests.support.core_judge import CoreJudge, corner_keys, key_of, only_rule, random_keys, without_rule
+from tests.support.core_judge import core_judge, corner_keys, key_of, only_rule, random_keys, without_rule
 from tests.support.kube import loaded
 from tests.support.random_clusters import cluster, policies
 
@@ -30,19 +31,25 @@ def confirm_witness(world: PolicySet, found: RuleFinding) -> None:
     witness = found.witness
     assert witness is not None and not witness.source_in and not witness.destination_in
     key, path = key_of(witness), found.item.rule.path
-    alone = CoreJudge(only_rule(world, path), witness.vnic)
+    alone = core_judge(only_rule(world, path), witness.vnic)
     rule = found.item.rule
     if rule.action.is_final:
-        assert alone.path_of(int(alone.entry_of(key)[0])) == path
-    whole = CoreJudge(world, witness.vnic)
-    decider = whole.path_of(int(whole.entry_of(key)[0]))
+        assert path_of(alone, key) == path
+    whole = core_judge(world, witness.vnic)
+    decider = path_of(whole, key)
     named = {item.rule.path for item in found.by}
     leaves = any(not item.rule.action.is_final for item in (found.item, *found.by))
     if found.kind == "redundant" and decider == path:
-        after = CoreJudge(without_rule(world, path), witness.vnic)
-        assert after.path_of(int(after.entry_of(key)[0])) in named or leaves
+        after = core_judge(without_rule(world, path), witness.vnic)
+        assert path_of(after, key) in named or leaves
     elif found.kind != "contradicting" and not leaves:
         assert decider in named
+
+
+def path_of(judge: BatchJudge, key: np.ndarray) -> str | None:
+    """The rule that decides."""
+    rule = judge.rule_of(int(judge.entry_of(key)[0]))
+    return None if rule is None else rule.path
 
 
 def confirm_absence(world: PolicySet, found: RuleFinding, random: Random) -> int:
@@ -51,8 +58,8 @@ def confirm_absence(world: PolicySet, found: RuleFinding, random: Random) -> int
     count = 0
     judges = {}
     for port in world.inventory:
-        before = CoreJudge(world, port.name)
-        judges.setdefault(before.compiled.table_of[port.name], (before, CoreJudge(less, port.name)))
+        before = core_judge(world, port.name)
+        judges.setdefault(before.compiled.table_of[port.name], (before, core_judge(less, port.name)))
     for family in Family:
         corners = corner_keys(world, family, random, CORNERS)
         keys = np.concatenate([corners, random_keys(corners, random, RANDOM_PACKETS // 2)])

@@ -10,7 +10,8 @@ import numpy as np
 
 from dfw.model import Family
 from dfw.packetdiff import policies_compare, policies_differ
-from tests.support.small_policies import Small, changed_world, expected_changes, packet_index, packets_of, small_world
+from tests.support.small_changes import changed_world, expected_changes, packets_of
+from tests.support.small_policies import Small, packet_index, small_world
 
 PAIRS, PAIRS_LONG = 120, 20_000
 LONG = bool(os.environ.get("PALISADE_LONG"))
