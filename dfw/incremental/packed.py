@@ -28,7 +28,8 @@ _LOW_64 = (1 << 64) - 1
 
 def address_flat(address: Address) -> int:
     """An address as one number."""
-    return address.value if address.family is Family.IPV4 else address.value | IPV6_BIT
+    family, value = address
+    return value if family is Family.IPV4 else value | IPV6_BIT
 
 
 def range_flat(item: AddressRange) -> tuple[int, int]:

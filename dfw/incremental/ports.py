@@ -56,7 +56,7 @@ class Ports:
             self.flat.append(())
         self.slot_of[port.name] = slot
         self.ports[slot] = port
-        flat = tuple(map(address_flat, port.ips))
+        flat = (address_flat(port.ips[0]),) if len(port.ips) == 1 else tuple(map(address_flat, port.ips))
         self.flat[slot] = flat
         owners = self.owners
         for value in flat:

@@ -18,12 +18,14 @@ from dfw.incremental.packed import range_flat
 from dfw.incremental.ports import Before, Ports
 from dfw.membership import Membership
 from dfw.model import (
+    Addresses,
     AddressRange,
     AllOf,
     AnyOf,
     GroupMember,
     LabelOperator,
     LabelSelector,
+    MacAddresses,
     NamedPort,
     Peers,
     PolicySet,
@@ -49,6 +51,7 @@ class Kind(Enum):
     OWN = auto()  # workloads of one namespace
     GLOBAL = auto()  # workloads of namespaces by label
     NAMED = auto()  # holders of a named port
+    FIXED = auto()  # addresses alone: no port is a member, whatever happens
     OTHER = auto()  # NSX's terms
 
 
@@ -64,7 +67,7 @@ class Meaning:
         if isinstance(term, NamedPortHolders):
             self.kind = Kind.NAMED
         elif not isinstance(term, WorkloadMember):
-            self.kind = Kind.OTHER
+            self.kind = Kind.FIXED if _is_fixed(term) else Kind.OTHER
         else:
             self.holds = _predicate(term.labels)
             self.kind = Kind.OWN
@@ -76,6 +79,13 @@ class Meaning:
     def name(self) -> str:
         """What the address set is called: a group's path, or nothing."""
         return self.term.path if isinstance(self.term, GroupMember) else ""
+
+
+def _is_fixed(term: object) -> bool:
+    """Is this a list of addresses and nothing else?"""
+    if isinstance(term, AnyOf):
+        return all(map(_is_fixed, term.terms))
+    return isinstance(term, Addresses | MacAddresses)
 
 
 def _predicate(selector: LabelSelector) -> Holds | None:
@@ -253,7 +263,7 @@ class Selections:
         """Where a Selection is filed: a port that has none of these can be no member."""
         term = selection.meaning.term
         if not isinstance(term, WorkloadMember):
-            return [self._others]
+            return [] if selection.meaning.kind is Kind.FIXED else [self._others]
         assert isinstance(term.namespaces, LabelSelector)
         for selector, files in ((term.labels, self._by_label), (term.namespaces, self._by_namespace_label)):
             wanted = [item for item in selector.requirements if item.operator is LabelOperator.IN]
@@ -307,7 +317,7 @@ class Selections:
         if isinstance(term, NamedPortHolders):
             return set(ports.having(term.port))
         if not isinstance(term, WorkloadMember):
-            return resolver.members(term)
+            return set() if meaning.kind is Kind.FIXED else resolver.members(term)
         if meaning.kind is Kind.OWN:
             found = ports.of_namespace.get(selection.namespace, set())
             holds, table = meaning.holds, ports.ports

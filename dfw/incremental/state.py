@@ -160,7 +160,7 @@ class PolicyState:
             shifts.pop(selection, None)
             if selection.uses:
                 selection.members = self.selections.resolve(selection, resolver)
-                if selection.meaning.kind is Kind.OTHER:
+                if selection.meaning.kind in (Kind.FIXED, Kind.OTHER):
                     selection.fixed = resolver.fixed(selection.meaning.term)
         return shifts
 

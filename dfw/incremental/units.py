@@ -105,16 +105,23 @@ class Units:
         template, holes = instance.template, instance.holes
         acquire, namespace = self.selections.acquire, instance.namespace
         selections = []
+        of = self.selections.of
         for item in template.items:
             meaning = item.meaning or item.filled(holes, self.selections.meaning)
-            where = item.where
-            selections.append(acquire(meaning, namespace if where is None else where))
+            where = namespace if item.where is None else item.where
+            known = of.get((meaning, where))
+            if known is None:
+                known = acquire(meaning, where)
+            else:
+                known.uses += 1
+            selections.append(known)
         instance.selections = selections
         sides = [(0, 0)]
         runs: list[tuple[int, ...]] = []
         for side in template.sides[1:]:
             if len(side) == 1:
-                sides.append(self.sets.single(self.sets.set_of(selections[side[0]])))
+                shared = selections[side[0]].set or self.sets.set_of(selections[side[0]])
+                sides.append((shared.reference, 1) if shared.reference >= 0 else self.sets.single(shared))
             else:
                 numbers = tuple(dict.fromkeys([self.sets.set_of(selections[index]).number for index in side]))
                 sides.append(self.sets.run(numbers))

@@ -30,9 +30,9 @@ from dfw.kube.kinds import KUBE_KINDS
 from dfw.kube.metadata import (
     DEFAULT_NAMESPACE,
     METADATA,
+    is_label_value,
     is_object_name,
     label_key_problem,
-    label_value,
     namespace_name,
     object_name,
 )
@@ -44,7 +44,6 @@ from dfw.kube.security_policy import security_policy_read
 from dfw.kube.selector import selector
 from dfw.model import NAMESPACE_NAME_LABEL, Address, NamedPort, Namespace, Policy, Port
 
-_ENVELOPE = frozenset(("apiVersion", "kind", "metadata", "spec", "status"))
 _POLICIES: Mapping[str, tuple[str, bool, Callable[[Cursor, list[Finding]], tuple[Policy, ...]]]] = {
     "NetworkPolicy": ("np", True, network_policy_read),
     "SecurityPolicy": ("sp", True, lambda cursor, findings: security_policy_read(cursor)),
@@ -88,7 +87,9 @@ class DecodedReader:
         """The thing that an object is; None for a pod that has no vNIC. Raises PolicyError."""
         try:
             kind, metadata = decoded["kind"], decoded["metadata"]
-            if decoded["apiVersion"] not in KUBE_KINDS[kind] or not decoded.keys() <= _ENVELOPE:
+            # The three that are asked for here, and no others but these two.
+            plain = 3 + ("spec" in decoded) + ("status" in decoded)
+            if len(decoded) != plain or decoded["apiVersion"] not in KUBE_KINDS[kind]:
                 raise _NotPlain
             if kind == "Pod":
                 return self._pod(metadata, decoded.get("spec"), decoded.get("status"))
@@ -119,7 +120,8 @@ class DecodedReader:
 
     def _meta(self, metadata: Mapping[str, Any], namespaced: bool) -> tuple[str, str]:
         name, namespace = metadata["name"], metadata.get("namespace")
-        if not metadata.keys() <= METADATA.keys() or not is_object_name(name):
+        plain = 1 + ("namespace" in metadata) + ("labels" in metadata)
+        if not is_object_name(name) or (len(metadata) != plain and not metadata.keys() <= METADATA.keys()):
             raise _NotPlain
         if not namespaced:
             if namespace is not None:
@@ -142,7 +144,8 @@ class DecodedReader:
                     raise _NotPlain
                 keys.add(key)
             if value not in values:
-                self._clean(label_value, value)
+                if not is_label_value(value):
+                    raise _NotPlain
                 if len(values) >= _MANY:
                     values.clear()
                 values.add(value)
@@ -206,10 +209,13 @@ class DecodedReader:
         phase, first, others = status.get("phase"), status.get("podIP"), status.get("podIPs")
         if others is None:
             others = []
-        if first is not None and others == [{"ip": first}]:
-            others = []
         if type(others) is not list or not (phase is None or (isinstance(phase, str) and 0 < len(phase) <= 1024)):
             raise _NotPlain
+        try:
+            if first is not None and (not others or (len(others) == 1 and others[0] == {"ip": first})):
+                return phase, (workload_address(first),)
+        except ValueError:
+            raise _NotPlain from None
         texts = [] if first is None else [first]
         for item in others:
             if item.keys() != {"ip"}:

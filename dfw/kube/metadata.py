@@ -75,8 +75,15 @@ def label_key(cursor: Cursor) -> str | None:
     return str(found)
 
 
+def is_label_value(value: object) -> bool:
+    """Is this text of at most 63 letters, digits, `-`, `_` and `.`, or empty?"""
+    return isinstance(value, str) and len(value) <= 63 and (not value or _QUALIFIED.fullmatch(value) is not None)
+
+
 def label_value(cursor: Cursor) -> str | None:
     """A label's value; it may be empty."""
+    if is_label_value(cursor.node.value):
+        return cursor.node.value  # type: ignore[return-value]
     found = _value_text(cursor)
     if found and not _QUALIFIED.fullmatch(found):
         cursor.problem(f"{found!r} is not a label's value: letters, digits, '-', '_' and '.'")
