@@ -107,6 +107,7 @@ def read_requirements(which: Callable[[str], str | None] = shutil.which) -> list
     rows += [
         Requirement("numba", read_packages(["numba"]), "replay --backend oracle", f"{pip} 'palisade-dfw[oracle]'"),
         Requirement("pyarrow", read_packages(["pyarrow"]), "replay --flows .parquet", f"{pip} 'palisade-dfw[parquet]'"),
+        Requirement("pytest", read_packages(["pytest"]), "test", f"{pip} 'palisade-dfw[test]'"),
         Requirement("CAP_NET_ADMIN", read_capability(CAP_NET_ADMIN), "make demo, tests of real packets", "run as root"),
         Requirement("CAP_SYS_ADMIN", read_capability(CAP_SYS_ADMIN), "make demo (network namespaces)", "run as root"),
         Requirement("/dev/net/tun", read_file("/dev/net/tun"), "tests of real packets", "modprobe tun, run as root"),

@@ -12,23 +12,13 @@ from pathlib import Path
 from dfw.policytest.errors import PolicyTestError, assertion
 from dfw.policytest.messages import outcome_text
 from dfw.policytest.question import Ends, Question, question_make
-from dfw.policytest.rules import shown_file
 from dfw.policytest.verdict import Answered, Kind, ask
-from dfw.policytest.worlds import Asked, Subject, Worlds
+from dfw.policytest.worlds import Asked, UnderTest
 
 
-class PolicyUnderTest:
+class PolicyUnderTest(UnderTest):
     """A policy, as one test sees it. Ends: `ns/name` of a pod, a vNIC's name, an address, a CIDR, `group:ID`, `any`,
     `outside:ADDRESS`, or a list of these. Services: `tcp/443`, `udp/53`, `icmp`, `gre`, a port's name, or several."""
-
-    def __init__(self, worlds: Worlds, subject: Subject, test: str, folder: Path) -> None:
-        self._worlds = worlds
-        self._subject = subject
-        self._test = test
-        self._folder = folder
-
-    def __repr__(self) -> str:
-        return f"<policy {', '.join(map(shown_file, self._subject.sources.files))}>"
 
     def assert_allowed(
         self,
@@ -100,7 +90,11 @@ class PolicyUnderTest:
         __tracebackhide__ = True
         from dfw.policytest.matrix_file import matrix_check
 
-        matrix_check(self._subject, self._folder / file, self._held)
+        try:
+            matrix_check(self._subject, self._folder / file, self._held)
+        except (AssertionError, PolicyTestError):
+            self._is_opaque()  # should the test expect that, only it can say
+            raise
 
     def explain(self, source: str, destination: str, service: str) -> str:
         """What `palisade explain` says, for a test that is being written."""
@@ -117,14 +111,14 @@ class PolicyUnderTest:
         if outcome.kind is Kind.HOLDS:
             self._held(question, found)
             return
+        self._is_opaque()  # should the test expect that, only it can say
         message = outcome_text(self._subject, question, found, outcome)
         raise assertion(message) if outcome.kind is Kind.FAILS else PolicyTestError(message)
 
     def _held(self, question: Question, found: Answered) -> None:
         """Keep what held, for rule coverage and for mutations."""
-        if not self._worlds.recording:
-            return
-        self._subject.count(self._test, found.paths)
-        self._subject.asked.append(Asked(self._test, question))
+        self._count(found.paths)
+        if self._worlds.recording:
+            self._subject.asked.append(Asked(self._test, question))
         if not question.is_plain:
-            self._subject.opaque.add(self._test)
+            self._is_opaque()

@@ -30,11 +30,11 @@ Examples:
   palisade test --coverage-report coverage.html --coverage-report coverage.json tests/policy
   palisade test -n 2 examples/shop                    # pytest-xdist, where it is installed""",
 )
-@click.option("--policy", "policies", multiple=True, metavar="F", help="Instead of what palisade.toml names.")
-@click.option("--inventory", "inventories", multiple=True, metavar="F", help="The same for the inventory.")
+@click.option("--policy", multiple=True, metavar="F", help="Instead of what palisade.toml names.")
+@click.option("--inventory", multiple=True, metavar="F", help="The same for the inventory.")
 @click.option("--default-action", type=click.Choice(["ALLOW", "DROP", "REJECT"]), help="Of the default section.")
 @click.option("--at", metavar="TIME", help="For schedules: 2026-03-31T09:30 (UTC), or with an offset. Default: now.")
-@click.option("--coverage-report", "reports", multiple=True, metavar="F", help="Write one: .json, .html or .txt.")
+@click.option("--coverage-report", multiple=True, metavar="F", help="Write one: .json, .html or .txt.")
 @click.option("--mutate", is_flag=True, help="Change the policy a rule at a time; list what no test notices.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="table|json|yaml", help="How to show the result.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="PATH...")
@@ -46,27 +46,28 @@ def test(ctx: click.Context, /, **given: Any) -> int:
     failed or errored; 2 for a bad policy, or when there are no tests.
     """
     output, passed_on = _outputs(given["outputs"])
-    for report in given["reports"]:
-        if not report.endswith(REPORTS):
-            raise click.UsageError(f"--coverage-report {report}: its name must end in one of {', '.join(REPORTS)}")
+    for path in given["coverage_report"]:
+        if not path.endswith(REPORTS):
+            raise click.UsageError(f"--coverage-report {path}: its name must end in one of {', '.join(REPORTS)}")
     _check_pytest()
     arguments = [*given["arguments"], *passed_on]
     if given["mutate"] and any(item.startswith(("-n", "--numprocesses", "--dist")) for item in arguments):
         raise click.UsageError("--mutate runs in one process, and takes seconds: leave out -n")
     options = [*_PLUGINS, *(["--palisade-mutate"] if given["mutate"] else [])]
-    for parameter, name in (
-        ("policies", "policy"),
-        ("inventories", "inventory"),
-        ("default_action", "default-action"),
-        ("at", "at"),
-    ):
+    for name in ("policy", "inventory", "default_action", "at"):
         # What palisade.toml says is looked up for each test, beside it: it need not be this folder's.
-        if ctx.get_parameter_source(parameter) in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT):
-            value = given[parameter]
-            options += [f"--palisade-{name}={item}" for item in (value if isinstance(value, tuple) else (value,))]
+        if ctx.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT):
+            values = given[name] if isinstance(given[name], tuple) else (given[name],)
+            options += [f"--palisade-{name.replace('_', '-')}={value}" for value in values]
+    from dfw.policytest.report import report_text
+
     status, report = run_pytest([*options, *arguments], quiet=output != "table")
-    for path in given["reports"]:
-        _write(path, report)
+    for path in given["coverage_report"]:
+        try:
+            Path(path).write_text(report_text(path, report), encoding="utf-8")
+        except OSError as error:
+            click.echo(f"palisade test: {path}: {error.strerror or error}", err=True)
+            status = BAD_INPUT
     if output != "table":
         from dfw.output import emit
 
@@ -132,9 +133,3 @@ def run_pytest(arguments: list[str], quiet: bool = False) -> tuple[int, dict[str
         if code == pytest.ExitCode.NO_TESTS_COLLECTED:
             click.echo("palisade test: no tests were found; name a file such as test_shop.py, or its folder", err=True)
     return status, report_make(seen, status)
-
-
-def _write(path: str, report: dict[str, Any]) -> None:
-    from dfw.policytest.report import report_text
-
-    Path(path).write_text(report_text(path, report), encoding="utf-8")

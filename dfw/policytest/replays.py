@@ -14,25 +14,16 @@ from dfw.policytest.conversations import Captured, Conversation, PacketSeen, cap
 from dfw.policytest.errors import PolicyTestError, assertion
 from dfw.policytest.messages import explanation, table_text
 from dfw.policytest.question import Ends, ends_cover, probe_is_plain, services_parse
-from dfw.policytest.rules import rule_find, shown_file, shown_rule
-from dfw.policytest.worlds import Subject, Worlds
+from dfw.policytest.rules import rule_find, shown_rule
+from dfw.policytest.worlds import UnderTest
 from dfw.probe import Probe
 from dfw.replay_run import RunOptions
 
 _SHOWN = 5
 
 
-class ReplayUnderTest:
+class ReplayUnderTest(UnderTest):
     """Call it with captures (relative to the test's file): they are judged as `palisade replay` judges them."""
-
-    def __init__(self, worlds: Worlds, subject: Subject, test: str, folder: Path) -> None:
-        self._worlds = worlds
-        self._subject = subject
-        self._test = test
-        self._folder = folder
-
-    def __repr__(self) -> str:
-        return f"<replay through {', '.join(map(shown_file, self._subject.sources.files))}>"
 
     def __call__(
         self,
@@ -56,7 +47,7 @@ class ReplayUnderTest:
             live_sanity=live_sanity,
             live_limits=live_limits,
         )
-        self._subject.opaque.add(self._test)
+        self._is_opaque()
         return ReplayedCaptures(self, self._judged(files, options))
 
     def _judged(self, files: tuple[str, ...], options: RunOptions) -> Captured:
@@ -70,8 +61,7 @@ class ReplayUnderTest:
 
     def count(self, paths: Iterable[str | None]) -> None:
         """One more assertion that these rules decided."""
-        if self._worlds.recording:
-            self._subject.count(self._test, {path for path in paths if path})
+        self._count({path for path in paths if path})
 
     def why(self, packet: PacketSeen) -> list[str]:
         """An empty line and what `palisade explain` says of a packet that began a connection; nothing of another."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from dfw.model import Action, Policy, PolicySet, Rule
 from dfw.policytest.errors import PolicyTestError
 from dfw.policytest.judge import Answers, Judge, Resolved, answers_of
 from dfw.policytest.question import Question, ports_of
+from dfw.policytest.rules import shown_file
 from dfw.policytest.settings import Sources
 from dfw.probe import EPHEMERAL_PORT, DisagreementError, Probe, Verdict, inventory_of, judge_both, judge_core
 from dfw.reach_walk import ALLOWED
@@ -130,6 +132,29 @@ class Worlds:
         """As Subject.confirm, of all policies."""
         for subject in self.subjects.values():
             subject.confirm()
+
+
+class UnderTest:
+    """What a fixture knows: the policy, which test asks, and the folder of its file."""
+
+    def __init__(self, worlds: Worlds, subject: Subject, test: str, folder: Path) -> None:
+        self._worlds = worlds
+        self._subject = subject
+        self._test = test
+        self._folder = folder
+
+    def __repr__(self) -> str:
+        return f"<{', '.join(map(shown_file, self._subject.sources.files))}>"
+
+    def _count(self, paths: Collection[str]) -> None:
+        """One more assertion, decided by these rules."""
+        if self._worlds.recording:
+            self._subject.count(self._test, paths)
+
+    def _is_opaque(self) -> None:
+        """Only running the test again says what it makes of another policy."""
+        if self._worlds.recording:
+            self._subject.opaque.add(self._test)
 
 
 def _load(sources: Sources) -> Subject:

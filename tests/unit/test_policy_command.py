@@ -224,6 +224,19 @@ def test_tests_that_rules_alone_do_not_decide_are_run_again(small: pytest.Pytest
     done.stdout.no_fnmatch_line("*p/rules/rest: DROP becomes ALLOW*")
 
 
+def test_a_test_that_expects_a_failure_is_run_again(small: pytest.Pytester) -> None:
+    text = """
+        import pytest
+        def test_it(policy):
+            with pytest.raises(AssertionError):
+                policy.assert_allowed("a", "b", "tcp/80")
+        """
+    done = session(small, text, "--palisade-mutate")
+    done.assert_outcomes(passed=1)
+    done.stdout.fnmatch_lines(["*mutations*", "*no test notices:"])
+    done.stdout.no_fnmatch_line("*p/rules/rest: dropped*")
+
+
 def test_collect_only_judges_nothing(small: pytest.Pytester) -> None:
     done = session(small, "def test_it(policy): pass", "--palisade-mutate", "--collect-only")
     assert done.ret == 0
@@ -293,10 +306,18 @@ def test_settings_of_this_folder_do_not_go_before_those_beside_the_test(monkeypa
     assert CliRunner().invoke(command.test, [], **options).return_value == 0
     assert seen == [*command._PLUGINS, "--palisade-mutate"]
     seen.clear()
-    environment = {"PALISADE_TEST_POLICIES": "q.yaml"}
+    environment = {"PALISADE_TEST_POLICY": "q.yaml"}
     options["auto_envvar_prefix"] = "PALISADE_TEST"
     assert CliRunner().invoke(command.test, [], env=environment, **options).return_value == 0
     assert "--palisade-policy=q.yaml" in seen
+
+
+def test_a_report_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    report = {"tests": {}, "policies": [], "mutations": None}
+    monkeypatch.setattr(command, "run_pytest", lambda *_, **__: (0, report))
+    done = invoke("--coverage-report", str(tmp_path / "no" / "x.txt"))
+    assert done.return_value == 2
+    assert "No such file or directory" in done.output
 
 
 @pytest.mark.parametrize(("code", "status"), [(0, 0), (1, 1), (2, 2), (3, 2), (4, 2), (5, 2)])
