@@ -171,7 +171,7 @@ def _tags_text(tags: tuple[Tag, ...]) -> str:
     if not tags:
         return "no tags"
     shown = ", ".join(map(tag_text, tags[: _SHOWN * 2]))
-    return f"the tags {shown}" + (", ..." if len(tags) > _SHOWN * 2 else "")
+    return f"the tag{'s' if len(tags) > 1 else ''} {shown}" + (", ..." if len(tags) > _SHOWN * 2 else "")
 
 
 def _owner(world: PolicySet, term: Condition, port: Port) -> tuple[Subject, str]:

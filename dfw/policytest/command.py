@@ -37,7 +37,7 @@ Examples:
 @click.option("--coverage-report", multiple=True, metavar="F", help="Write one: .json, .html or .txt.")
 @click.option("--mutate", is_flag=True, help="Change the policy a rule at a time; list what no test notices.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="table|json|yaml", help="How to show the result.")
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="PATH...")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[PATH...]")
 @click.pass_context
 def test(ctx: click.Context, /, **given: Any) -> int:
     """Run policy unit tests: pytest with fixtures for a policy, and the rules that no test reached.

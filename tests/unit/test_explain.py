@@ -72,7 +72,7 @@ def test_rules_above_say_field_by_field_why_not() -> None:
     skipped = {item["rule_path"].removeprefix(POLICIES): item for item in step["skipped"]}
     assert list(skipped["shop/rules/app-to-db"]["why"]) == ["source"]
     assert skipped["shop/rules/app-to-db"]["near"] is True
-    wanted = "(web-1) is not in group app (Tag EQUALS app|app: machine web-1 has the tags app|web)"
+    wanted = "(web-1) is not in group app (Tag EQUALS app|app: machine web-1 has the tag app|web)"
     assert wanted in skipped["shop/rules/app-to-db"]["why"]["source"]
     assert list(skipped["shop/rules/web-to-app"]["why"]) == ["destination", "service"]
     assert skipped["shop/rules/web-to-app"]["near"] is False

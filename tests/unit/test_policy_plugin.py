@@ -206,7 +206,7 @@ def test_xdist_brings_coverage_home(shop: pytest.Pytester) -> None:
         """
     )
     done = subprocess.run(
-        [sys.executable, "-m", "dfw", "test", "-p", "xdist.plugin", "-n", "2", "-p", "no:cacheprovider", "-o", "json"],
+        [sys.executable, "-m", "dfw", "test", "-p", "xdist.plugin", "-n", "1", "-p", "no:cacheprovider", "-o", "json"],
         cwd=shop.path,
         env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
