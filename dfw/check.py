@@ -3,37 +3,42 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dfw.errors import PolicyError, Problem
 from dfw.findings import Finding
-from dfw.model import Place
-from dfw.output import emit, output_option
+from dfw.model import Place, PolicySet
+from dfw.output import emit, output_option, render_table
 
 if TYPE_CHECKING:
     from dfw.load import Loaded
 
 DONE, NO, BAD_INPUT = 0, 1, 2
+SHOWN_RULES = 20
 
 
 @click.command
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--strict", is_flag=True, help="Exit with 1 when there are warnings.")
+@click.option("--report", is_flag=True, help="Also what the rules become: vNICs, entries, addresses, bytes.")
 @output_option
-def check(files: tuple[str, ...], strict: bool, output: str) -> int:
+def check(files: tuple[str, ...], strict: bool, report: bool, output: str) -> int:
     """Validate and lint policies and inventories.
 
     Every error is reported with file, line, column and path, all at once; any error is exit status 2. Warnings alone
-    are exit status 0, with --strict 1. `-` is standard input.
+    are exit status 0, with --strict 1. `-` is standard input. --report shows which rules explode: at how many vNICs
+    each is programmed, in how many entries, over how many addresses.
 
     \b
     Examples:
       palisade check policy.yaml inventory.yaml
       palisade check --strict -o json policy.yaml
+      palisade check --report policy.yaml inventory.yaml
     """
-    result = check_files(files)
+    result = check_files(files, report=report)
     for error in result["errors"]:
         click.echo(_line(error), err=True)
     emit(result, output, _table)
@@ -42,8 +47,11 @@ def check(files: tuple[str, ...], strict: bool, output: str) -> int:
     return NO if strict and result["warnings"] else DONE
 
 
-def check_files(files: tuple[str, ...]) -> dict[str, Any]:
-    """Errors, warnings and counts of these files together, as `-o json` shows them. Raises nothing for bad input."""
+def check_files(files: tuple[str, ...], *, report: bool = False) -> dict[str, Any]:
+    """Errors, warnings and counts of these files together, as `-o json` shows them. Raises nothing for bad input.
+
+    `report`: also the explosion report; null where there is an error.
+    """
     from dfw.capabilities import unsupported_features
     from dfw.lint import lint
     from dfw.load import load
@@ -51,7 +59,8 @@ def check_files(files: tuple[str, ...]) -> dict[str, Any]:
     try:
         loaded = load(files)
     except PolicyError as error:
-        return _result([_problem(item) for item in error.problems], [], {})
+        failed = _result([_problem(item) for item in error.problems], [], {})
+        return {**failed, "explosion": None} if report else failed
     world = loaded.world
     unsupported = unsupported_features(world) + (unsupported_features(world.what_if) if world.staged else [])
     refused = [
@@ -68,7 +77,8 @@ def check_files(files: tuple[str, ...]) -> dict[str, Any]:
     }
     if world.staged:
         counts["staged policies"] = len(world.staged)
-    return _result(errors, [_finding(item) for item in (*lint(loaded), *_lint_staged(loaded))], counts)
+    result = _result(errors, [_finding(item) for item in (*lint(loaded), *_lint_staged(loaded))], counts)
+    return {**result, "explosion": None if errors else _explosion(world)} if report else result
 
 
 def _lint_staged(loaded: Loaded) -> list[Finding]:
@@ -87,6 +97,17 @@ def _lint_staged(loaded: Loaded) -> list[Finding]:
         if is_staged and (item.kind, item.place, item.message) not in known:
             found.append(item._replace(message=f"with the staged policies in force: {item.message}"))
     return found
+
+
+def _explosion(world: PolicySet) -> dict[str, Any]:
+    from dfw.explosion import explosion_of
+
+    found = asdict(explosion_of(world))
+    for rule in found["rules"]:
+        place = rule.pop("place")
+        rule["rule_path"] = rule.pop("path")
+        rule["file"], rule["line"] = (None, None) if place is None else place[:2]
+    return {**found, "rules": list(found["rules"])}
 
 
 def _result(errors: list[dict[str, Any]], warnings: list[dict[str, Any]], counts: dict[str, int]) -> dict[str, Any]:
@@ -130,4 +151,25 @@ def _table(result: dict[str, Any]) -> str:
     counts = ", ".join(f"{count} {name}" for name, count in result["counts"].items())
     verdict = f"{len(result['errors'])} errors" if result["errors"] else "no errors"
     lines.append(f"{verdict}, {len(result['warnings'])} warnings" + (f" in {counts}" if counts else ""))
+    if result.get("explosion"):
+        lines += _explosion_lines(result["explosion"])
     return "\n".join(lines)
+
+
+def _explosion_lines(found: dict[str, Any]) -> list[str]:
+    rows = [
+        (rule["rule_path"], rule["vnics"], rule["entries"], rule["ranges"], rule["programmed_bytes"])
+        for rule in found["rules"][:SHOWN_RULES]
+    ]
+    more = len(found["rules"]) - len(rows)
+    shared = found["table_bytes"] + found["set_bytes"]
+    return [
+        "",
+        f"{found['rules_written']} rules written, {found['rules_on_vnics']} on {found['vnics']} vNICs (the default "
+        f"section's too) in {found['entries_on_vnics']} entries of {found['programmed_bytes']} bytes",
+        f"shared: {found['tables']} tables and {found['sets']} sets of {found['set_ranges']} address ranges, "
+        f"{shared} bytes",
+        "",
+        render_table(("rule", "vnics", "entries", "ranges", "bytes"), rows, numbers=(1, 2, 3, 4)),
+        *([f"and {more} rules that take less"] if more else []),
+    ]
