@@ -128,7 +128,7 @@ class PolicyState:
             self.revision,
             sets,
             tables,
-            frozenset(work.gone.values()) - self.ports.slot_of.keys(),
+            frozenset(name for name in work.gone.values() if name not in self.ports.slot_of),
             self._bound(work, shifts),
             self._layer2_made(work, shifts),
         )
