@@ -13,6 +13,9 @@ DONE, NO, BAD_INPUT, LACKING = 0, 1, 2, 3
 _KINDS = ("hit", "allowed", "refused", "setup", "fragment")
 _RUNS = click.option("--runs", type=click.IntRange(1, 100), default=5, show_default=True)
 _BATCH = click.option("--batch", type=click.IntRange(1, 256), default=32, show_default=True, help="Packets a burst.")
+_LONG_BATCH = click.option(
+    "--batch", type=click.IntRange(1, 256), default=128, show_default=True, help="Packets handed in together."
+)
 
 
 @click.group
@@ -40,7 +43,7 @@ def _packet_options(function: Any) -> Any:
         click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True),
         click.option("--pattern", type=click.Choice(["random", "grid"]), default="random", show_default=True),
         click.option("--pages", type=click.Choice(["4k", "huge"]), default="4k", show_default=True),
-        _BATCH,
+        _LONG_BATCH,
         _RUNS,
         output_option,
     )

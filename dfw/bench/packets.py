@@ -41,7 +41,7 @@ class PacketBench:
     connections: int
     size: int = 64
     family: int = 4
-    batch: int = 32
+    batch: int = 128
     workers: int = 1
     grid: bool = False
     checksum: bool = False

@@ -10,43 +10,9 @@
 #define PAL_CORE_FAST_WIDE_H
 
 #include "fast.h"
-#include "wide.h"
+#include "key_wide.h"
 
 #ifdef PAL_WIDE
-/* pipeline_key for visits v .. v + 7: true when all are IPv4 and of CLASS_ACK. Equal addresses, which the ports put in order,
- * go the long way. */
-WIDE PAL_OUTLINE bool wide_key(pal_worker *w, pal_burst *b, uint32_t v, const hash_tcp *seed)
-{
-    const void *const *p = (const void *const *)&b->packet[v], *const *f = (const void *const *)&b->filter[v];
-    const uint64_t mask = CLASS_MASK, want = CLASS_ACK(PAL_FAMILY_V4);
-    wide_t class[4], other[4], rule[4]; /* class twice, source, destination; ports last; epoch, zone, established, number */
-    wide_gather(class, p, offsetof(pal_packet, family));
-    wide_t src = class[2], dst = class[3], sign = wide_of(0x80000000u);
-    wide_t bad = wide_or3(wide_unlike(class[0], (uint32_t)mask, (uint32_t)want), wide_unlike(class[1], (uint32_t)(mask >> 32), (uint32_t)(want >> 32)),
-                          _mm256_cmpeq_epi32(src, dst));
-    if (PAL_UNLIKELY(!wide_is_zero(bad)))
-        return false;
-    wide_gather(other, p, offsetof(pal_packet, fragments));
-    wide_gather(rule, f, offsetof(pal_filter, epoch));
-    if (PAL_UNLIKELY(!wide_is_zero(_mm256_srli_epi32(rule[3], 24)))) /* layer-2 rules come first */
-        return false;
-    wide_t high = _mm256_cmpgt_epi32(_mm256_xor_si256(src, sign), _mm256_xor_si256(dst, sign));
-    wide_t turned = _mm256_or_si256(_mm256_slli_epi32(other[3], 16), _mm256_srli_epi32(other[3], 16));
-    wide_t line[4] = {wide_choose(src, dst, high), wide_choose(dst, src, high), wide_choose(other[3], turned, high), rule[1]};
-    void *at[WIDE_LANES];
-    for (uint32_t i = 0; i < WIDE_LANES; i++)
-        at[i] = b->line[v + i];
-    wide_scatter(line, at, 0);
-    wide_store(&b->way[v], _mm256_or_si256(wide_load(&b->way[v]), _mm256_and_si256(high, sign)));
-    wide_store(&b->entry[v], wide_of(HINT_ACK));
-    for (uint32_t i = v; i < v + WIDE_LANES; i++) {
-        b->hash[i] = key_hash_tcp4(b->line[i][0], b->line[i][1], seed);
-        b->bucket[i] = hash_bucket(&w->table, b->hash[i]);
-        prefetch_read(&w->table.bucket[b->bucket[i]]);
-    }
-    return true;
-}
-
 /* Nonzero in the lanes whose connection has another key. */
 WIDE PAL_INLINE wide_t wide_differs(const void *const hot[WIDE_LANES], const uint64_t line[WIDE_LANES][2])
 {
@@ -57,14 +23,23 @@ WIDE PAL_INLINE wide_t wide_differs(const void *const hot[WIDE_LANES], const uin
     return _mm256_or_si256(_mm256_or_si256(m[0], m[1]), _mm256_or_si256(m[2], m[3]));
 }
 
+WIDE PAL_INLINE wide_t wide_addr6_differs(const ct_table *t, const pal_burst *b, uint32_t v)
+{
+    return _mm256_xor_si256(wide_load(t->addr6[b->ref[v] - t->cap4].addr), wide_load(b->key[v].addr));
+}
+
+/* Do the IPv6 connections among visits v .. v + 7, a bit each, have the packets' addresses? */
 WIDE PAL_INLINE bool wide_addr6_are(const ct_table *t, const pal_burst *b, uint32_t v, uint32_t lanes)
 {
-    bool same = true;
-    for (; lanes; lanes &= lanes - 1) {
-        uint32_t at = v + (uint32_t)__builtin_ctz(lanes);
-        same &= fast_addr6_is(t, b->ref[at], &b->key[at]);
+    wide_t differ = wide_of(0);
+    if (PAL_LIKELY(lanes == (1u << WIDE_LANES) - 1)) {
+        for (uint32_t i = 0; i < WIDE_LANES; i++)
+            differ = _mm256_or_si256(differ, wide_addr6_differs(t, b, v + i));
+    } else {
+        for (; lanes; lanes &= lanes - 1)
+            differ = _mm256_or_si256(differ, wide_addr6_differs(t, b, v + (uint32_t)__builtin_ctz(lanes)));
     }
-    return same;
+    return wide_is_zero(differ);
 }
 
 /* Visits v .. v + 7: true when all were judged and stand in w->out. Variables are named as in fast_judge. */
@@ -149,7 +124,6 @@ _Static_assert(offsetof(pal_judgement, rule) == offsetof(pal_judgement, filter) 
                    offsetof(pal_judgement, reserved) == offsetof(pal_judgement, filter) + 12, "a verdict's second half is one block");
 
 #else
-PAL_INLINE bool wide_key(pal_worker *w, pal_burst *b, uint32_t v, const hash_tcp *seed) { return (void)w, (void)b, (void)v, (void)seed, false; }
 PAL_INLINE bool wide_judge(pal_worker *w, const pal_burst *b, uint32_t v) { return (void)w, (void)b, (void)v, false; }
 #endif
 

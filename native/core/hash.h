@@ -38,4 +38,20 @@ PAL_INLINE uint64_t hash_words6(const uint64_t m[6], const uint64_t k[HASH_KEY_W
     return hash_finish(s);
 }
 
+/* A connection's key is hashed in words of 32 bits, a pair in each 64 (RFC 4418's own size): so eight keys go at once
+ * (key_wide.h). The chance is 2^-32 then; all of a key is compared whatever its hash. */
+PAL_INLINE uint64_t hash_pair(uint64_t m, uint64_t k) { return (uint64_t)(uint32_t)(m + k) * (uint32_t)((m >> 32) + (k >> 32)); }
+
+#define HASH_MIX1 0x9e3779b1u
+#define HASH_MIX2 0x85ebca77u
+
+/* One to one. The upper half picks the bucket, the lowest byte the tag. */
+PAL_INLINE uint64_t hash_spread(uint64_t sum)
+{
+    uint32_t low = (uint32_t)sum, x = (low ^ (uint32_t)(sum >> 32)) * HASH_MIX1;
+    x ^= x >> 15;
+    low ^= x;
+    return (uint64_t)(x * HASH_MIX2) << 32 | (low ^ low >> 24);
+}
+
 #endif

@@ -146,40 +146,37 @@ PAL_INLINE void key_from_packet(ct_key *k, const pal_packet *p, uint32_t zone)
 PAL_INLINE uint64_t key_hash(const ct_key *k, const uint64_t seed[HASH_KEY_WORDS])
 {
     uint64_t tail = k->tail & bytes_u64(0xff, 0xff, 0, 0);
-    if (PAL_LIKELY(k->family == PAL_FAMILY_V4)) {
-        uint64_t m[4] = {k->addr[0], k->ports_zone, tail, 0};
-        return hash_words4(m, seed);
-    }
-    uint64_t m[6] = {k->addr[0], k->addr[1], k->addr[2], k->addr[3], k->ports_zone, tail};
-    return hash_words6(m, seed);
+    if (PAL_LIKELY(k->family == PAL_FAMILY_V4))
+        return hash_spread(hash_pair(k->addr[0], seed[0]) + hash_pair(k->ports_zone, seed[1]) + hash_pair(tail, seed[2]));
+    return hash_spread(hash_pair(k->addr[0], seed[0]) + hash_pair(k->addr[1], seed[1]) + hash_pair(k->addr[2], seed[2]) +
+                       hash_pair(k->addr[3], seed[3]) + hash_pair(k->ports_zone, seed[4]) + hash_pair(tail, seed[5]));
 }
 
 /* key_hash for TCP, with what all of its keys have in common worked out once a burst. */
 typedef struct hash_tcp {
     uint64_t seed[HASH_KEY_WORDS];
-    unsigned __int128 tail4;
+    uint64_t tail4, tail6;
 } hash_tcp;
 
 PAL_INLINE hash_tcp hash_tcp_of(const uint64_t seed[HASH_KEY_WORDS])
 {
     hash_tcp h;
     memcpy(h.seed, seed, sizeof h.seed);
-    h.tail4 = (unsigned __int128)(bytes_u64(KIND_TCP, PAL_FAMILY_V4, 0, 0) + seed[2]) * seed[3];
+    h.tail4 = hash_pair(bytes_u64(KIND_TCP, PAL_FAMILY_V4, 0, 0), seed[2]);
+    h.tail6 = hash_pair(bytes_u64(KIND_TCP, PAL_FAMILY_V6, 0, 0), seed[5]);
     return h;
 }
 
 PAL_INLINE uint64_t key_hash_tcp4(uint64_t addr, uint64_t ports_zone, const hash_tcp *h)
 {
-    return hash_finish((unsigned __int128)(addr + h->seed[0]) * (ports_zone + h->seed[1]) + h->tail4);
+    return hash_spread(hash_pair(addr, h->seed[0]) + hash_pair(ports_zone, h->seed[1]) + h->tail4);
 }
 
 PAL_INLINE uint64_t key_hash_tcp6(const ct_key *k, const hash_tcp *h)
 {
     const uint64_t *s = h->seed;
-    unsigned __int128 sum = (unsigned __int128)(k->addr[0] + s[0]) * (k->addr[1] + s[1]);
-    sum += (unsigned __int128)(k->addr[2] + s[2]) * (k->addr[3] + s[3]);
-    sum += (unsigned __int128)(k->ports_zone + s[4]) * (bytes_u64(KIND_TCP, PAL_FAMILY_V6, 0, 0) + s[5]);
-    return hash_finish(sum);
+    return hash_spread(hash_pair(k->addr[0], s[0]) + hash_pair(k->addr[1], s[1]) + hash_pair(k->addr[2], s[2]) +
+                       hash_pair(k->addr[3], s[3]) + hash_pair(k->ports_zone, s[4]) + h->tail6);
 }
 
 #endif

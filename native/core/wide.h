@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * wide.h - eight packets, connections or filters at once with AVX2, a lane each: words for parse_wide.h and fast_wide.h.
+ * wide.h - eight packets, connections or filters at once with AVX2, a lane each: words for parse_wide.h, key_wide.h
+ * and fast_wide.h.
  *
  * What stands in memory one behind the other is read 16 bytes at a time and turned, so that each field of all eight is one
  * vector. Chosen at run time (wide_is_possible); PAL_NO_WIDE, and machines other than x86-64, do without.

@@ -62,8 +62,7 @@ static void setup_burst(setup_run *r, uint32_t step, uint32_t from, uint32_t n)
         parse_frame(&packet[i], LINKTYPE_ETHERNET, &w->parse);
         route[i] = (pal_route){.first = &config->filter[0], .dir = PAL_DIR_OUT};
     }
-    for (uint32_t at = 0; at < n; at += WORKER_BURST)
-        pipeline_burst(w, route + at, packet + at, min_u32(n - at, WORKER_BURST));
+    pipeline_burst(w, route, packet, n);
     w->out_count = 0;
     engine_leave(r->engine, 0);
 }

@@ -25,7 +25,7 @@ static void stream_keep(pal_worker *w)
     }
 }
 
-/* One burst: parsed, then judged in pieces of WORKER_BURST. */
+/* One burst: parsed, then judged. */
 static void stream_burst(pal_engine *e, const uint8_t *bytes, const pal_bench_frame *f, uint64_t at, uint32_t n, uint64_t total)
 {
     pal_worker *w = &e->worker[0].w;
@@ -44,8 +44,7 @@ static void stream_burst(pal_engine *e, const uint8_t *bytes, const pal_bench_fr
         parse_frame(&packet[k], LINKTYPE_ETHERNET, &w->parse);
         route[k] = (pal_route){.first = &config->filter[now->filter], .dir = now->dir};
     }
-    for (uint32_t k = 0; k < n; k += WORKER_BURST)
-        pipeline_burst(w, route + k, packet + k, min_u32(n - k, WORKER_BURST));
+    pipeline_burst(w, route, packet, n);
     if (w->context)
         w->flush(w);
     w->out_count = 0;

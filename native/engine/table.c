@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #define TABLE_MAGIC 0x31544c4150ull /* "PALT1" */
-#define TABLE_VERSION 2u
+#define TABLE_VERSION 3u
 
 typedef struct table_header {
     uint64_t magic;

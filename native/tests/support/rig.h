@@ -34,6 +34,7 @@
 #include "packets.h"
 
 #define RIG_OUT 4096u
+#define RIG_BURST 256u
 #define RIG_MS 1000000ull
 #define RIG_S 1000000000ull
 
@@ -142,12 +143,12 @@ static inline void rig_parse(rig *r, pal_packet *p, const uint8_t *bytes, uint32
     parse_frame(p, linktype, &r->w->parse);
 }
 
-/* Judges parsed packets in one burst at filter `out`, then `in` (4: none). */
+/* Judges parsed packets, at most RIG_BURST, in one call at filter `out`, then `in` (4: none). */
 static inline void rig_burst(rig *r, pal_packet *p, uint32_t n, uint32_t out, uint32_t in)
 {
     const engine_config *config = engine_enter(r->e, 0);
     r->w->snap = pal_cls_snapshot(r->e->cls);
-    pal_route route[WORKER_BURST];
+    pal_route route[RIG_BURST];
     for (uint32_t i = 0; i < n; i++)
         route[i] = (pal_route){.first = &config->filter[out], .second = in < 4 ? &config->filter[in] : NULL, .dir = PAL_DIR_OUT};
     pipeline_burst(r->w, route, p, n);
