@@ -73,8 +73,7 @@ Change: TypeAlias = Thing | Remove
 """A thing is put where nothing has its name or path, and else replaces that."""
 
 
-@dataclass(frozen=True, slots=True)
-class SetChange:
+class SetChange(NamedTuple):
     """An address set that is new, gone (`after` None) or different. `touched`: the addresses that may have changed, as
     numbers; None where it was computed from nothing."""
 

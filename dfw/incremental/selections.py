@@ -56,12 +56,14 @@ class Kind(Enum):
 
 
 class Meaning:
-    """A term, interned: one object for equal terms. `groups`: paths of all groups that it depends on."""
+    """A term, interned: one object for equal terms. `equal`: the one label that a selector asks for, if it is no more
+    than that; `holds`, `namespaces_hold`: selectors as functions, None where they hold for everything."""
 
-    __slots__ = ("holds", "kind", "namespaces_hold", "term")
+    __slots__ = ("equal", "holds", "kind", "namespaces_hold", "term")
 
     def __init__(self, term: Term | NamedPortHolders) -> None:
         self.term = term
+        self.equal: tuple[str, str] | None = None
         self.holds: Holds | None = None
         self.namespaces_hold: Holds | None = None
         if isinstance(term, NamedPortHolders):
@@ -69,6 +71,7 @@ class Meaning:
         elif not isinstance(term, WorkloadMember):
             self.kind = Kind.FIXED if _is_fixed(term) else Kind.OTHER
         else:
+            self.equal = _equality(term.labels)
             self.holds = _predicate(term.labels)
             self.kind = Kind.OWN
             if isinstance(term.namespaces, LabelSelector):
@@ -90,13 +93,20 @@ def _is_fixed(term: object) -> bool:
 
 def _predicate(selector: LabelSelector) -> Holds | None:
     """The selector as a function; None where it holds for everything."""
-    if not selector.requirements:
-        return None
-    first = selector.requirements[0]
-    if len(selector.requirements) == 1 and first.operator is LabelOperator.IN and len(first.values) == 1:
-        key, value = first.key, first.values[0]
+    equal = _equality(selector)
+    if equal is not None:
+        key, value = equal
         return lambda labels: labels.get(key) == value
-    return selector.holds
+    return selector.holds if selector.requirements else None
+
+
+def _equality(selector: LabelSelector) -> tuple[str, str] | None:
+    """Key and value of a selector that asks for one label."""
+    if len(selector.requirements) == 1:
+        only = selector.requirements[0]
+        if only.operator is LabelOperator.IN and len(only.values) == 1:
+            return only.key, only.values[0]
+    return None
 
 
 class Selection:
@@ -321,7 +331,13 @@ class Selections:
         if meaning.kind is Kind.OWN:
             found = ports.of_namespace.get(selection.namespace, set())
             holds, table = meaning.holds, ports.ports
-            found = set(found) if holds is None else {slot for slot in found if holds(table[slot].labels)}  # type: ignore[union-attr]
+            if meaning.equal is not None:  # the usual selector, without a call for each port
+                key, value = meaning.equal
+                found = {slot for slot in found if table[slot].labels.get(key) == value}  # type: ignore[union-attr]
+            elif holds is not None:
+                found = {slot for slot in found if holds(table[slot].labels)}  # type: ignore[union-attr]
+            else:
+                found = set(found)
         else:
             found = resolver.in_namespaces(meaning, ports.labelled(term.labels))
         if term.machines_only:

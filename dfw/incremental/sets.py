@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -152,7 +151,7 @@ class Sets:
         for number, gone in self._gone.items():
             known = changed.pop(number, None)
             if known is None or known.before is not None:
-                changed[number] = gone if known is None else replace(gone, before=known.before)
+                changed[number] = gone if known is None else gone._replace(before=known.before)
         return changed
 
     def rest(self) -> None:

@@ -64,21 +64,24 @@ class Tables:
         """Make the tables of these ports anew; the names of those that have another one now."""
         changed: list[str] = []
         made: dict[Key, Table] = {}
-        of, member_of, by_key, excluded = self.of, self.member_of, self._by_key, self.excluded
+        seen: dict[tuple[Selection, ...], Table] = {}  # by members of what they are: most ports are like others
+        of, member_of, by_key, excluded = self.of, self.member_of, self._by_key, frozenset(self.excluded)
         for slot in slots:
-            selections = [item for item in member_of[slot] if item.parts]
-            key: Key
-            if excluded and any(slot in item.members for item in excluded):
-                key = None
-            else:
-                key = tuple(sorted([item.number for item in selections]))
-            table = made.get(key)
+            member = tuple(member_of[slot])
+            table = seen.get(member)
             if table is None:
-                data = self.excluded_data if key is None else self._joined(selections)
-                table = by_key.get(key)
-                if table is None or table.data != data:
-                    table = by_key[key] = Table(key, data)
-                made[key] = table
+                selections = [item for item in member if item.parts]
+                key: Key = None
+                if not excluded or excluded.isdisjoint(member):
+                    key = tuple(sorted([item.number for item in selections]))
+                table = made.get(key)
+                if table is None:
+                    data = self.excluded_data if key is None else self._joined(selections)
+                    table = by_key.get(key)
+                    if table is None or table.data != data:
+                        table = by_key[key] = Table(key, data)
+                    made[key] = table
+                seen[member] = table
             before = of[slot]
             if before is table:
                 continue

@@ -137,7 +137,10 @@ class Units:
             else:
                 policy = template.policies[part.policy]
                 order = (part.order, policy.namespace, policy.name or policy.path, part.index)
-            scope = None if part.scope is None else tuple([selections[index] for index in part.scope])
+            scope: tuple[Selection, ...] | None = None
+            if part.scope is not None:
+                one = len(part.scope) == 1
+                scope = (selections[part.scope[0]],) if one else tuple([selections[index] for index in part.scope])
             made = Part(order, self._entries(instance, part, sides, derived), scope)
             parts.append(made)
             if scope is None:

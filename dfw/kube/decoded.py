@@ -194,7 +194,7 @@ class DecodedReader:
         node = spec.get("nodeName")
         if node is not None and node not in self._nodes:
             self._remember(self._nodes, node, self._clean(object_name, node))
-        read = [spec.get(field) for field in _READ_OF_SPEC]
+        read = list(map(spec.get, _READ_OF_SPEC))
         text = _encode(read)
         known = self._specs.get(text)
         if known is None:
