@@ -7,16 +7,20 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from dfw.incremental.selections import Meaning
 from dfw.model import Addresses, AddressRange, AnyOf, LabelSelector, Term, WorkloadMember
 
 
 class Hole:
-    """What stands for a mark in one instance. Made once for each distinct value, so that it is known by identity."""
+    """What stands for a mark in one instance. Made once for each distinct value, so that it is known by identity.
 
-    __slots__ = ("value",)
+    `meaning`: of a block of addresses alone, the usual destination of an egress rule."""
+
+    __slots__ = ("meaning", "value")
 
     def __init__(self, value: LabelSelector | AddressRange) -> None:
         self.value = value
+        self.meaning: Meaning | None = None
 
 
 class Marks:

@@ -49,7 +49,7 @@ class Item:
     """A term that a policy uses. `where`: the namespace it is used in (None: the instance's own). `meaning` is known
     here where the term holds no marks."""
 
-    __slots__ = ("_known", "_marks", "_numbers", "meaning", "term", "where")
+    __slots__ = ("_is_block", "_known", "_marks", "_numbers", "meaning", "term", "where")
 
     def __init__(self, term: Term, where: str | None, marks: Marks) -> None:
         self.term = term
@@ -57,6 +57,7 @@ class Item:
         self.meaning: Meaning | None = None
         self._marks = marks
         self._numbers = marks.within(term)
+        self._is_block = bool(self._numbers) and isinstance(term, Addresses) and len(term.items) == 1
         self._known: dict[Hole | tuple[Hole, ...], Meaning] = {}
 
     @property
@@ -67,6 +68,11 @@ class Item:
     def filled(self, holes: Sequence[Hole], intern: Intern) -> Meaning:
         """The meaning in an instance with these holes."""
         numbers = self._numbers
+        if self._is_block:
+            hole = holes[numbers[0]]
+            if hole.meaning is None:
+                hole.meaning = intern(self._marks.filled(self.term, holes))
+            return hole.meaning
         key = holes[numbers[0]] if len(numbers) == 1 else tuple(holes[number] for number in numbers)
         found = self._known.get(key)
         if found is None:
