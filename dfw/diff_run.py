@@ -122,7 +122,9 @@ def render_diff(data: dict[str, Any]) -> str:
         lines += _flow_lines(data["flows"])
     sets = sum(len(change["sets"]) for change in data["changes"])
     where = "at one filter on a wire" if data["filter"] == "tap" else f"at {vnics['compared']} vNICs"
-    verdict = "no packet is judged otherwise" if not sets else f"{sets} sets of packets are judged otherwise"
+    verdict = f"{sets} sets of packets are judged otherwise"
+    if sets < 2:
+        verdict = "1 set of packets is judged otherwise" if sets else "no packet is judged otherwise"
     lines.append(f"{verdict} {where}" + ("" if data["complete"] or sets else ", as far as was compared"))
     return "\n".join(lines)
 

@@ -182,7 +182,7 @@ def _parts(own: Sequence[tuple[int, tuple[PortRange, ...]]], most: int) -> list[
             always |= bit
             continue
         changes: dict[int, int] = {}
-        for first, last in _merged(ranges):
+        for first, last in ports_merge(ranges):
             changes[first] = changes.get(first, 0) ^ bit
             changes[last + 1] = changes.get(last + 1, 0) ^ bit
         for at, change in changes.items():
@@ -199,14 +199,15 @@ def _parts(own: Sequence[tuple[int, tuple[PortRange, ...]]], most: int) -> list[
     return [_Part(signature, tuple(ranges)) for signature, ranges in ordered]
 
 
-def _merged(ranges: Iterable[PortRange]) -> list[PortRange]:
+def ports_merge(ranges: Iterable[PortRange]) -> tuple[PortRange, ...]:
+    """The same ports as sorted, disjoint, non-adjacent ranges."""
     merged: list[PortRange] = []
     for item in sorted(ranges):
         if merged and item.first <= merged[-1].last + 1:
             merged[-1] = PortRange(merged[-1].first, max(merged[-1].last, item.last))
         else:
             merged.append(item)
-    return merged
+    return tuple(merged)
 
 
 def _port(ranges: Sequence[PortRange]) -> int:

@@ -173,6 +173,12 @@ def mask_of(classes: Iterable[int], size: int) -> int:
 
 def mask_bits(mask: int) -> Iterator[int]:
     """The numbers of a mask's bits, ascending."""
+    if mask.bit_count() << 6 < mask.bit_length():  # few: step from one to the next
+        while mask:
+            low = mask & -mask
+            yield low.bit_length() - 1
+            mask ^= low
+        return
     base = 0
     for octet in mask.to_bytes((mask.bit_length() + 7) >> 3, "little"):
         while octet:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from dfw.model import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Direction, PortRange
 from dfw.packetrules import Space
-from dfw.packetservice import ServiceAxis, Transport
+from dfw.packetservice import ServiceAxis, Transport, ports_merge
 from dfw.packetset import Box
 
 _NAMES = {PROTO_TCP: "tcp", PROTO_UDP: "udp", 132: "sctp", PROTO_ICMP: "icmp", PROTO_ICMPV6: "icmpv6", 47: "gre"}
@@ -87,10 +87,10 @@ def _rectangles(protocol: int, transports: Iterable[Transport], is_icmp: bool) -
         across.setdefault((item.flags, item.sources), []).extend(item.destinations)
     along: dict[tuple[tuple[int, ...], tuple[PortRange, ...]], list[PortRange]] = {}
     for (flags, sources), destinations in across.items():
-        along.setdefault((flags, _merged(destinations)), []).extend(sources)
+        along.setdefault((flags, ports_merge(destinations)), []).extend(sources)
     whole: dict[tuple[tuple[PortRange, ...], tuple[PortRange, ...]], list[int]] = {}
     for (flags, destinations_key), parts in along.items():
-        whole.setdefault((_merged(parts), destinations_key), []).extend(flags)
+        whole.setdefault((ports_merge(parts), destinations_key), []).extend(flags)
     every = (PortRange(0, 255),) if is_icmp else _ALL
     return [
         ServiceSet(
@@ -107,16 +107,6 @@ def _rectangles(protocol: int, transports: Iterable[Transport], is_icmp: bool) -
 def _segments(flags: Iterable[int]) -> str | None:
     begins = {value & 0x12 == 0x02 for value in flags}
     return None if len(begins) == 2 else "syn" if True in begins else "other"
-
-
-def _merged(ranges: Iterable[PortRange]) -> tuple[PortRange, ...]:
-    merged: list[PortRange] = []
-    for item in sorted(ranges):
-        if merged and item.first <= merged[-1].last + 1:
-            merged[-1] = PortRange(merged[-1].first, max(merged[-1].last, item.last))
-        else:
-            merged.append(item)
-    return tuple(merged)
 
 
 def places_of(space: Space, mask: int, vnics: Sequence[str]) -> list[dict[str, Any]] | None:

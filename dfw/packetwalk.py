@@ -14,6 +14,8 @@ from typing import NamedTuple, TypeAlias
 from dfw.packetrules import NO_RULE, Outcome, Row, Space
 from dfw.packetset import AXES, Box, Work, box_meet, box_minus, find_uncovered, mask_bits, mask_of
 
+_FEW_CLASSES = 256
+
 
 class RowIndex:
     """The rows of one list, found by what they have in common with a box: for each mask of an axis a set of rows, as
@@ -24,6 +26,8 @@ class RowIndex:
         self._boxes: list[int] = []  # the row of each box, ascending
         self._having: list[dict[int, int]] = [{} for _ in range(AXES)]
         self._meeting: list[dict[int, int]] = [{} for _ in range(AXES)]
+        self._narrow: list[dict[int, int]] = [{} for _ in range(AXES)]  # boxes by class, of masks with few classes
+        self._wide: list[dict[int, int]] = [{} for _ in range(AXES)]  # boxes by mask, of the others
         having: list[dict[int, list[int]]] = [{} for _ in range(AXES)]
         for at, row in enumerate(rows):
             for box in row.boxes:
@@ -32,14 +36,25 @@ class RowIndex:
                 self._boxes.append(at)
         for axis, masks in enumerate(having):
             self._having[axis] = {mask: mask_of(places, len(self._boxes)) for mask, places in masks.items()}
+            for mask, boxes in self._having[axis].items():
+                if mask.bit_count() > _FEW_CLASSES:
+                    self._wide[axis][mask] = boxes
+                    continue
+                narrow = self._narrow[axis]
+                for number in mask_bits(mask):
+                    narrow[number] = narrow.get(number, 0) | boxes
 
     def _meet(self, axis: int, mask: int, work: Work) -> int:
         """The boxes that have something in common with this mask on an axis."""
         found = self._meeting[axis].get(mask)
         if found is None:
-            masks = self._having[axis]
-            work.spend(len(masks) // 2 + 1)
             found = 0
+            masks = self._having[axis]
+            if mask.bit_count() <= _FEW_CLASSES:
+                masks, narrow = self._wide[axis], self._narrow[axis]
+                for number in mask_bits(mask):
+                    found |= narrow.get(number, 0)
+            work.spend(len(masks) // 2 + _FEW_CLASSES // 8)
             for other, boxes in masks.items():
                 if other & mask:
                     found |= boxes

@@ -14,10 +14,10 @@ import jsonschema
 import pytest
 
 from dfw.cli import run
+from dfw.schema import schema_files
 
 pytest.importorskip("dfw.core", reason="the packet core is not built")
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
 INVENTORY = {
     "apiVersion": "palisade.internal/v1alpha1",
     "kind": "Inventory",
@@ -72,16 +72,16 @@ def inventory(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def answer(palisade: Run) -> Callable[..., dict[str, Any]]:
+def answer(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
     """`diff -o json`, checked against its schema and the exit status that goes with it."""
-    schema = json.loads(palisade("schema", "diff").stdout)
+    schema = json.loads(schema_files()["diff"].read_text(encoding="utf-8"))
 
     def ask(*arguments: str) -> dict[str, Any]:
-        done = palisade("diff", *arguments, "-o", "json")
-        assert done.returncode in (0, 1), done.stderr
-        found: dict[str, Any] = json.loads(done.stdout)
+        capsys.readouterr()
+        status = run(["diff", *arguments, "-o", "json"])
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
         jsonschema.validate(found, schema)
-        assert done.returncode == (0 if found["equal"] else 1)
+        assert status == (0 if found["equal"] else 1)
         return found
 
     return ask
@@ -89,6 +89,19 @@ def answer(palisade: Run) -> Callable[..., dict[str, Any]]:
 
 def texts(found: dict[str, Any]) -> list[tuple[str, str]]:
     return [(change["change"], item["text"]) for change in found["changes"] for item in change["sets"]]
+
+
+def test_the_table(policy: Any, inventory: str, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = policy("old", rule(), REST), policy("new", rule(services=["MySQL", "SSH"]), REST)
+    assert run(["diff", old, "--to", new, "--inventory", inventory]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    path = "/infra/domains/default/security-policies/p/rules"
+    assert lines == [
+        f"newly passes: DROP {path}/rest -> ALLOW {path}/r",
+        "  tcp/22 from 10.0.0.1 to 10.0.0.2, IN and OUT at every vNIC",
+        "    for example tcp 10.0.0.1 port 40000 to 10.0.0.2 port 22, OUT at web",
+        "1 set of packets is judged otherwise at 2 vNICs",
+    ]
 
 
 def test_a_service_more(policy: Any, inventory: str, answer: Any) -> None:
