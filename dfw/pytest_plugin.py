@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from dfw.policytest.worlds import Worlds
 
 MARKER = (
-    "palisade_policy(*files, default_action=None, at=None): the policy and inventory of a test's palisade_policy and "
-    "palisade_replay, relative to its file; without it those of the nearest palisade.toml"
+    "palisade_policy(*files, default_action=None, at=None, staged=False): the policy and inventory of a test's "
+    "palisade_policy and palisade_replay, relative to its file; without it those of the nearest palisade.toml"
 )
 
 

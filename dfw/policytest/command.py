@@ -34,6 +34,7 @@ Examples:
 @click.option("--inventory", multiple=True, metavar="F", help="The same for the inventory.")
 @click.option("--default-action", type=click.Choice(["ALLOW", "DROP", "REJECT"]), help="Of the default section.")
 @click.option("--at", metavar="TIME", help="For schedules: 2026-03-31T09:30 (UTC), or with an offset. Default: now.")
+@click.option("--staged", is_flag=True, help="As if the staged policies were in force.")
 @click.option("--coverage-report", multiple=True, metavar="F", help="Write one: .json, .html or .txt.")
 @click.option("--mutate", is_flag=True, help="Change the policy a rule at a time; list what no test notices.")
 @click.option("-o", "--output", "outputs", multiple=True, metavar="table|json|yaml", help="How to show the result.")
@@ -54,11 +55,12 @@ def test(ctx: click.Context, /, **given: Any) -> int:
     if given["mutate"] and any(item.startswith(("-n", "--numprocesses", "--dist")) for item in arguments):
         raise click.UsageError("--mutate runs in one process, and takes seconds: leave out -n")
     options = [*_PLUGINS, *(["--palisade-mutate"] if given["mutate"] else [])]
-    for name in ("policy", "inventory", "default_action", "at"):
+    for name in ("policy", "inventory", "default_action", "at", "staged"):
         # What palisade.toml says is looked up for each test, beside it: it need not be this folder's.
         if ctx.get_parameter_source(name) in (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT):
             values = given[name] if isinstance(given[name], tuple) else (given[name],)
-            options += [f"--palisade-{name.replace('_', '-')}={value}" for value in values]
+            word = f"--palisade-{name.replace('_', '-')}"
+            options += [word if value is True else f"{word}={value}" for value in values]
     from dfw.policytest.report import report_text
 
     status, report = run_pytest([*options, *arguments], quiet=output != "table")

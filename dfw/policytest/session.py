@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dfw.policytest.replays import ReplayUnderTest
     from dfw.policytest.worlds import Subject
 
-OPTIONS: Final = ("policy", "inventory", "default_action", "at")
+OPTIONS: Final = ("policy", "inventory", "default_action", "at", "staged")
 _SHOWN: Final = 200
 
 
@@ -50,7 +50,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         group.addoption(f"--palisade-{name}", action="append", default=[])
     for name in ("default-action", "at"):
         group.addoption(f"--palisade-{name}", default=None)
-    group.addoption("--palisade-mutate", action="store_true")
+    for name in ("staged", "mutate"):
+        group.addoption(f"--palisade-{name}", action="store_true")
 
 
 def pytest_configure(config: pytest.Config) -> None:

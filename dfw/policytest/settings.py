@@ -6,6 +6,7 @@ policy = ["policy.yaml"]          # relative to the palisade.toml
 inventory = ["inventory.yaml"]
 default_action = "DROP"           # of the default section; may be left out
 at = "2026-03-31T09:30"           # for schedules; may be left out
+staged = true                     # as if the staged policies were in force; may be left out
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class Sources:
     files: tuple[str, ...]
     default_action: str | None = None
     at: str | None = None
+    staged: bool = False
 
 
 def sources_find(
@@ -55,18 +57,20 @@ def sources_find(
         files += [str((base_of / item).resolve()) for item in _texts(table.get(name, ()), name, base)]
     if not files:
         raise PolicyTestError(f"no policy is named for the tests in {folder}: {_HINT}")
-    return Sources(tuple(dict.fromkeys(files)), _action(table.get("default_action"), base), _text(table, "at", base))
+    action, at = _action(table.get("default_action"), base), _text(table, "at", base)
+    return Sources(tuple(dict.fromkeys(files)), action, at, _flag(table, "staged", base))
 
 
 def _of_marker(folder: Path, files: Sequence[Any], options: Mapping[str, Any]) -> Sources:
     where = f"@pytest.mark.{MARKER}"
-    unknown = set(options) - {"default_action", "at"}
+    unknown = set(options) - {"default_action", "at", "staged"}
     if unknown:
-        raise PolicyTestError(f"{where} takes files, default_action and at, not {', '.join(sorted(unknown))}")
+        raise PolicyTestError(f"{where} takes files, default_action, at and staged, not {', '.join(sorted(unknown))}")
     if not files or not all(isinstance(item, str | Path) for item in files):
         raise PolicyTestError(f'{where} names files, such as {where}("policy.yaml", "inventory.yaml")')
     found = tuple(str((folder / item).resolve()) for item in files)
-    return Sources(found, _action(options.get("default_action"), where), _text(options, "at", where))
+    action, at = _action(options.get("default_action"), where), _text(options, "at", where)
+    return Sources(found, action, at, _flag(options, "staged", where))
 
 
 def _table(folder: Path) -> tuple[dict[str, Any], Path]:
@@ -98,6 +102,13 @@ def _text(table: Mapping[str, Any], name: str, where: object) -> str | None:
     if hasattr(value, "isoformat"):  # TOML has times of its own
         return str(value.isoformat())
     raise PolicyTestError(f"{where}: {name} is a text, not {value!r}")
+
+
+def _flag(table: Mapping[str, Any], name: str, where: object) -> bool:
+    value = table.get(name, False)
+    if isinstance(value, bool):
+        return value
+    raise PolicyTestError(f"{where}: {name} is true or false, not {value!r}")
 
 
 def _action(value: Any, where: object) -> str | None:

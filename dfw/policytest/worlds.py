@@ -168,7 +168,7 @@ def _load(sources: Sources) -> Subject:
         world = world_at(loaded.world, sources.at)
     except EndpointError as error:
         raise PolicyTestError(str(error).replace("--at: ", "at: ")) from None
-    return Subject(sources, world, loaded.has_inventory)
+    return Subject(sources, world.what_if if sources.staged else world, loaded.has_inventory)
 
 
 def _rules(world: PolicySet) -> Iterator[Rule]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ FILES = (str(SHOP / "policy.yaml"), str(SHOP / "inventory.yaml"))
 RULES = "/infra/domains/default/security-policies/"
 
 
-def under_test(*files: str, folder: Path = SHOP, worlds: Worlds | None = None, **options: str) -> PolicyUnderTest:
+def under_test(*files: str, folder: Path = SHOP, worlds: Worlds | None = None, **options: Any) -> PolicyUnderTest:
     worlds = worlds or Worlds()
     return PolicyUnderTest(worlds, worlds.subject(Sources(files or FILES, **options)), "test_it", folder)
 
@@ -299,6 +300,14 @@ spec: {podSelector: {}, ingress: [{from: [{ipBlock: {cidr: 100.64.0.0/10}}]}]}
             ask("x/a", "x/b", "tcp/80")
 
 
+def test_staged_policies_as_if_in_force(tmp_path: Path) -> None:
+    staged = INVENTORY.replace("SecurityPolicy\nid: p\n", "SecurityPolicy\nid: p\nstaged: true\n")
+    assert staged != INVENTORY
+    file = written(tmp_path, staged)
+    under_test(file).assert_allowed("a-1", "b-1", "tcp/80", by="default/ingress")
+    under_test(file, staged=True).assert_denied("a-1", "b-1", "tcp/80", by="p/rules/no")
+
+
 # -- the packet core has the last word
 
 
@@ -350,6 +359,7 @@ def test_the_nearest_palisade_toml(tmp_path: Path) -> None:
         ("[test]\npolicy = 3\n", "is a list of files"),
         ("[test]\npolicy = ['p']\ndefault_action = 'PASS'\n", "one of ALLOW, DROP, REJECT"),
         ("[test]\npolicy = ['p']\nat = 3\n", "at is a text"),
+        ("[test]\npolicy = ['p']\nstaged = 1\n", "staged is true or false"),
         ("[test\n", "palisade.toml"),
     ],
 )

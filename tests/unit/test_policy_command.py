@@ -280,6 +280,7 @@ def test_what_reaches_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
         "a=b",
         "--at",
         "2026-01-01",
+        "--staged",
         "--tb=no",
         "-o",
         "yaml",
@@ -289,6 +290,7 @@ def test_what_reaches_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen[own:] == [
         "--palisade-policy=p.yaml",
         "--palisade-at=2026-01-01",
+        "--palisade-staged",
         "a.py",
         "-k",
         "one and two",
@@ -302,7 +304,7 @@ def test_what_reaches_pytest(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_of_this_folder_do_not_go_before_those_beside_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     monkeypatch.setattr(command, "run_pytest", lambda words, quiet: seen.extend(words) or (0, {}))
-    options = {"default_map": {"policy": ["p.yaml"], "mutate": True}, "standalone_mode": False}
+    options = {"default_map": {"policy": ["p.yaml"], "staged": True, "mutate": True}, "standalone_mode": False}
     assert CliRunner().invoke(command.test, [], **options).return_value == 0
     assert seen == [*command._PLUGINS, "--palisade-mutate"]
     seen.clear()
