@@ -22,7 +22,7 @@ from typing import Any
 
 from dfw.model import PolicySet
 from tests.support import coverage
-from tests.support.traffic import Event, Scenario, Traffic, scenario_draw
+from tests.support.traffic import Commit, Event, Packet, Scenario, Traffic, scenario_draw
 from tests.support.traffic_policies import policies_load
 from tests.support.twins import explain_difference, find_difference, native_answers, oracle_answers
 
@@ -69,8 +69,9 @@ def seed_agrees(seed: int, packets: int) -> Agreement:
         raise AssertionError(explain_difference(events, worlds, scenario))
     seen.reasons.update(str(row[4]) for row in native.judgements)
     seen.judgements += len(native.judgements)
-    commits = sum(len(event) == 1 for event in events)
-    return Agreement(seen, 1, len(events) - commits, commits if scenario.epoch > 1 else 0)
+    commits = sum(isinstance(event, Commit) for event in events)
+    packets = sum(isinstance(event, Packet) for event in events)
+    return Agreement(seen, 1, packets, commits if scenario.epoch > 1 else 0)
 
 
 def code_state(*, core: bool = True) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 import dfw.oracle.conntrack as conntrack
 from dfw.model import Timers
 from dfw.oracle import sctp, tcp
+from dfw.oracle.filter import Worker
 
 _PROBE = Timers(*range(1, len(fields(Timers)) + 1))
 _NAMES = [item.name for item in fields(Timers)]
@@ -30,6 +31,10 @@ SCTP_EVENTS = {0: "DATA", 1: "INIT", 2: "INIT_ACK", 6: "ABORT", 7: "SHUTDOWN", 8
     11: "COOKIE_ACK",
     14: "SHUTDOWN_COMPLETE",
 }
+
+
+# Of connections that another process took over: what it believes of them, and when it knows them again.
+RESYNC_OUTCOMES = {"resync accepted", "resync refused", "resync heard enough", "resync ran out"}
 
 
 def reasons_known() -> list[str]:
@@ -102,6 +107,7 @@ class Coverage:
             "sctp": sctp_cells() - set(self.sctp),
             "timers": timer_sides() - set(self.timers),
             "outcomes": {"sequence wrap", "takeover", "child", "reopened", "evicted", "one-way"} - set(self.outcomes),
+            "resync": RESYNC_OUTCOMES - set(self.outcomes),
         }
         return {name: sorted(items, key=str) for name, items in wanted.items() if items}
 
@@ -122,6 +128,7 @@ def watch() -> Iterator[Coverage]:
     find, end, insert = (getattr(conntrack.ConnectionTable, name) for name in ("find", "end", "insert"))
     track_tcp, begin_tcp, track_sctp = tcp.track, tcp.may_begin, sctp.track
     begin_sctp = sctp.may_begin
+    resync_time = Worker.resync_time
 
     def watched_find(table: Any, key: Any, packet: Any, now: int) -> Any:
         entry = table._by_key.get(key)
@@ -149,12 +156,22 @@ def watch() -> Iterator[Coverage]:
         seen.cells[str(state), str(event), direction] += 1
         half = tracker.halves[direction]
         before, was_seen = half.end, half.seen
+        relearning = tracker.resync is not None
         result = track_tcp(tracker, direction, packet)
+        if relearning and result in ("accepted", "tcp-window", "tcp-ack", "tcp-rst"):
+            seen.outcomes["resync accepted" if result == "accepted" else "resync refused"] += 1
+            seen.outcomes["resync heard enough"] += result == "accepted" and tracker.resync is None
         if was_seen and result == "accepted" and tracker.halves[direction].end < before and state != "SYN_SENT":
             seen.outcomes["sequence wrap"] += 1
         if event is tcp.Event.SYN_ACK and result == "accepted" and direction == 1 and str(state) in _LATER:
             seen.outcomes["takeover"] += 1
         return result
+
+    def watched_resync(worker: Any, tracker: Any) -> None:
+        relearning = tracker.resync is not None
+        resync_time(worker, tracker)
+        if relearning and tracker.resync is None:
+            seen.outcomes["resync ran out"] += 1
 
     def watched_sctp(tracker: Any, direction: int, packet: Any, *rest: Any) -> str:
         seen.sctp[tracker.state.value, SCTP_EVENTS[packet.chunk], direction] += 1
@@ -172,6 +189,7 @@ def watch() -> Iterator[Coverage]:
         (conntrack.ConnectionTable, "find", find, watched_find),
         (conntrack.ConnectionTable, "end", end, watched_end),
         (conntrack.ConnectionTable, "insert", insert, watched_insert),
+        (Worker, "resync_time", resync_time, watched_resync),
         (tcp, "track", track_tcp, watched_tcp),
         (tcp, "may_begin", begin_tcp, watched_begin_tcp),
         (sctp, "track", track_sctp, watched_sctp),

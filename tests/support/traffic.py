@@ -43,14 +43,21 @@ class Commit(NamedTuple):
     number: int
 
 
-Event = Packet | Commit
+class TakeOver(NamedTuple):
+    """Another process goes on with the table of connections, under policy `number` (packet-path.md section 14)."""
+
+    number: int
+
+
+Event = Packet | Commit | TakeOver
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """What is drawn once for a run. `vnics`: judged at the inventory's vNICs, else on a tap. `capacity`: of the
     connection table, None for plenty. `epoch`: the first, for engines that can be given one.
-    `calm`: no bursts and no floods. `limits`: budgets at each filter."""
+    `calm`: no bursts and no floods. `takeovers`: now and then another process goes on; what lists of connections are in
+    order of, and flow records, are the old one's then. `limits`: budgets at each filter."""
 
     seed: int
     link: int = ETHERNET
@@ -66,6 +73,7 @@ class Scenario:
     commits: int = 4000
     stopped: bool = False
     calm: bool = False
+    takeovers: bool = False
     limits: Limits = field(default_factory=Limits)
 
     @property
@@ -100,6 +108,7 @@ def scenario_draw(seed: int) -> Scenario:
         epoch=(1 << 32) - 3 if kind in (0, 1) else 1,
         width=48 if kind == 7 else rng.choice((48, 96, 200)),
         commits=rng.choice((800, 2500, 6000)),
+        takeovers=seed % 16 in (2, 8, 9),
         limits=TIGHT_LIMITS[kind] if kind in TIGHT_LIMITS else Limits(),
     )
 
@@ -263,6 +272,7 @@ class Traffic:
         self._sleepers: list[tuple[int, int, Talk]] = []
         self._number = 0
         self._late: list[bytes] = []
+        self._policy = -1  # in force
         self._events: list[Event] = []
         self._kinds = [maker for maker, weight in TALKS for _ in range(weight)]
 
@@ -307,11 +317,14 @@ class Traffic:
             chance = rnd()
             if chance < 1 / self.scenario.commits:
                 self._commit()
+            elif chance > 0.999 and self.scenario.takeovers and self._policy >= 0:
+                self._events.append(TakeOver(self._policy))
             elif chance < 0.003 + 1 / self.scenario.commits and sleepers:
                 self._jump()
 
     def _commit(self) -> None:
-        self._events.append(Commit(COMMIT_ORDER[int(self._rnd() * len(COMMIT_ORDER))]))
+        self._policy = COMMIT_ORDER[int(self._rnd() * len(COMMIT_ORDER))]
+        self._events.append(Commit(self._policy))
 
     def _turn(self, slot: list[Talk | int | None]) -> None:
         """A few packets of one conversation."""

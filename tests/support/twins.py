@@ -8,18 +8,19 @@ direction, verdict, reason, rule path, ct, reply), packets that were generated, 
 from __future__ import annotations
 
 import ipaddress
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from dfw.core import CTS, NO_FILTER, NO_RULE, REASONS, VERDICTS, EngineOptions, ReplayOptions, flow_words
+from dfw.core import CTS, NO_FILTER, NO_RULE, REASONS, VERDICTS, Engine, EngineOptions, ReplayOptions, ffi, flow_words
 from dfw.core import Replay as NativeReplay
 from dfw.enforcer import NativeEnforcer
 from dfw.layout import FRAME_DTYPE
 from dfw.model import PolicySet
 from dfw.oracle import Options, Replay
-from tests.support.traffic import Commit, Event, Packet, Scenario
+from tests.support.traffic import Commit, Event, Packet, Scenario, TakeOver
 
 Row = tuple[object, ...]
 _DIRECTIONS = {1: "IN", 2: "OUT", 3: "IN_OUT"}
@@ -68,16 +69,18 @@ def oracle_answers(events: Iterable[Event], worlds: Sequence[PolicySet], scenari
     replay = Replay(None, worlds[0].inventory if scenario.vnics else None, options)
     number = 0
     for event in events:
-        if len(event) == 1:
-            replay.commit(worlds[event[0]])
+        if isinstance(event, Commit):
+            replay.commit(worlds[event.number])
+        elif isinstance(event, TakeOver):
+            replay.take_over()
         else:
             number += 1
-            replay.feed(number, event.ts_ns, event.data, event.wire, event.link)  # type: ignore[union-attr]
+            replay.feed(number, event.ts_ns, event.data, event.wire, event.link)
     answers = Answers()
     for j in replay.finish():
         answers.judgements.append((j.n, j.vnic, j.dir, j.verdict, j.reason, j.rule_path, j.ct, j.reply))
     answers.generated = [(g.n, g.vnic, g.data.hex()) for g in replay.generated]
-    for f in replay.flows():
+    for f in () if scenario.takeovers else replay.flows():
         answers.flows.append(
             (f.vnic, f.dir, f.proto, f.src, f.sport, f.dst, f.dport, f.packets, f.bytes, f.reply_packets)
             + (
@@ -102,6 +105,9 @@ class NativeTwin:
         self._vnics = scenario.vnics
         inventory = worlds[0].inventory if scenario.vnics else None
         capacity = scenario.capacity or _MANY
+        self._scenario = scenario
+        self._batch = batch
+        self._state = tempfile.NamedTemporaryFile(prefix="palisade-") if scenario.takeovers else None  # noqa: SIM115
         self._enforcer = NativeEnforcer(
             inventory,
             EngineOptions(
@@ -112,28 +118,48 @@ class NativeTwin:
                 decap=scenario.decap,
                 flows=True,
                 limits=scenario.limits,
+                path=None if self._state is None else self._state.name,
             ),
         )
         self._enforcer.engine.set_epoch(scenario.epoch)
+        self._before = Answers()  # of the processes before
+        self._begin()
+        self._blobs: list[np.ndarray] = []
+        self._number = 0
+
+    def _begin(self) -> None:
+        scenario = self._scenario
         self._replay = NativeReplay(
             self._enforcer.engine,
-            ReplayOptions(vnics=scenario.vnics, stopped=scenario.stopped, collect=True, batch=batch),
+            ReplayOptions(vnics=scenario.vnics, stopped=scenario.stopped, collect=True, batch=self._batch),
             self._enforcer.bindings(),
         )
         self._file = self._replay.begin_file('"traffic"')
-        self._blobs: list[np.ndarray] = []
-        self._number = 0
+
+    def _take_over(self, number: int) -> None:
+        """The engine is closed, and opened again on its state file, under the policy that was in force."""
+        self._before = self._told()
+        enforcer = self._enforcer
+        ffi.release(enforcer.engine.handle)
+        enforcer.engine = Engine(enforcer.engine.options)
+        enforcer._sets.of.clear()  # rules keep their numbers, which connections know; the classifier is a new one
+        enforcer._ether.clear()
+        enforcer.commit(self._worlds[number])
+        self._begin()
 
     def feed(self, events: Iterable[Event]) -> None:
         """Judge packets; put policies in force."""
         pending: list[Packet] = []
         for event in events:
-            if len(event) == 1:
-                self._judge(pending)
-                pending = []
-                self._enforcer.commit(self._worlds[event[0]])
+            if isinstance(event, Packet):
+                pending.append(event)
+                continue
+            self._judge(pending)
+            pending = []
+            if isinstance(event, TakeOver):
+                self._take_over(event.number)
             else:
-                pending.append(event)  # type: ignore[arg-type]
+                self._enforcer.commit(self._worlds[event.number])
         self._judge(pending)
 
     def _judge(self, packets: list[Packet]) -> None:
@@ -154,10 +180,18 @@ class NativeTwin:
 
     def answers(self) -> Answers:
         """End of the events: everything that the core said."""
-        self._replay.finish()
+        answers = self._told()
+        if self._state is not None:
+            answers.judgements.sort(key=lambda row: int(str(row[0])))
+            self._state.close()
+        return answers
+
+    def _told(self) -> Answers:
+        """The replay ends."""
+        self._replay.finish(flush=self._state is None)
         filters = self._enforcer.filters
         rules = self._enforcer.rules
-        answers = Answers()
+        answers = self._before
         for r in self._replay.records().tolist():
             number, _, _, rule, where, direction, verdict, reason, ct, reply, _ = r
             known = where != NO_FILTER
@@ -168,7 +202,7 @@ class NativeTwin:
             )
         for row, data in self._replay.generated():
             answers.generated.append((int(row["number"]), filters[row["filter"]], data.hex()))
-        flows = self._replay.flows()
+        flows = self._replay.flows()[: 0 if self._state is not None else None]
         words = flow_words(flows)
         for flow, state, end in zip(flows, *words, strict=True):
             size = 4 if flow["family"] == 1 else 16
@@ -275,6 +309,6 @@ def _up_to(events: Sequence[Event], packet: int) -> list[Event]:
 
 
 def _event_text(event: Event) -> str:
-    if isinstance(event, Commit):
-        return f"  Commit({event.number})"
+    if not isinstance(event, Packet):
+        return f"  {event}"
     return f'  Packet({event.ts_ns}, bytes.fromhex("{event.data.hex()}"), {event.wire}, {event.link})'
