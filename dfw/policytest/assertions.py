@@ -8,6 +8,7 @@ proves nothing, or cannot be understood, raises PolicyTestError, and pytest repo
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from dfw.policytest.errors import PolicyTestError, assertion
 from dfw.policytest.messages import outcome_text
@@ -16,74 +17,37 @@ from dfw.policytest.verdict import Answered, Kind, ask
 from dfw.policytest.worlds import Asked, UnderTest
 
 
+class Options(TypedDict, total=False):
+    """What may be said beside the ends and the service. `by`: a rule's path, or an unambiguous end of it; `family`: 4
+    or 6, else both; `sport`: the source port, else 49152."""
+
+    by: str | None
+    except_from: Ends
+    except_to: Ends
+    family: int | None
+    sport: int | None
+
+
 class PolicyUnderTest(UnderTest):
     """A policy, as one test sees it. Ends: `ns/name` of a pod, a vNIC's name, an address, a CIDR, `group:ID`, `any`,
     `outside:ADDRESS`, or a list of these. Services: `tcp/443`, `udp/53`, `icmp`, `gre`, a port's name, or several."""
 
-    def assert_allowed(
-        self,
-        source: Ends,
-        destination: Ends,
-        service: Ends,
-        *,
-        by: str | None = None,
-        except_from: Ends = (),
-        except_to: Ends = (),
-        family: int | None = None,
-        sport: int | None = None,
-    ) -> None:
+    def assert_allowed(self, source: Ends, destination: Ends, service: Ends, **options: Unpack[Options]) -> None:
         """Every packet from `source` to `destination` arrives: each pair of ends, in each address family of both.
 
-        `by`: the rule (its path, or an unambiguous end of it) that decides at one of the vNICs on the way.
+        With `by` that rule decides at one of the vNICs on the way.
         """
         __tracebackhide__ = True
-        self._assert(
-            question_make(
-                self._subject.world,
-                allowed=True,
-                source=source,
-                destination=destination,
-                service=service,
-                by=by,
-                except_from=except_from,
-                except_to=except_to,
-                family=family,
-                sport=sport,
-            )
-        )
+        self._ask(True, source, destination, service, options)
 
-    def assert_denied(
-        self,
-        source: Ends,
-        destination: Ends,
-        service: Ends,
-        *,
-        by: str | None = None,
-        except_from: Ends = (),
-        except_to: Ends = (),
-        family: int | None = None,
-        sport: int | None = None,
-    ) -> None:
+    def assert_denied(self, source: Ends, destination: Ends, service: Ends, **options: Unpack[Options]) -> None:
         """No packet from `source` to `destination` arrives.
 
         Holds only where a rule is what stops it: both ends are workloads (or `outside:`), and the packet would arrive
         if every rule said ALLOW; with `by` that rule decides. Otherwise it errors.
         """
         __tracebackhide__ = True
-        self._assert(
-            question_make(
-                self._subject.world,
-                allowed=False,
-                source=source,
-                destination=destination,
-                service=service,
-                by=by,
-                except_from=except_from,
-                except_to=except_to,
-                family=family,
-                sport=sport,
-            )
-        )
+        self._ask(False, source, destination, service, options)
 
     def assert_matrix(self, file: str | Path) -> None:
         """Every row of a matrix file (docs/policy-tests.md) is as it says; those that differ are shown side by side."""
@@ -105,8 +69,18 @@ class PolicyUnderTest(UnderTest):
         )
         return "\n\n".join(explanation(self._subject, probe) for probe in question.probes[:4])
 
-    def _assert(self, question: Question) -> None:
+    def _ask(self, allowed: bool, source: Ends, destination: Ends, service: Ends, options: Options) -> None:
         __tracebackhide__ = True
+        unknown = sorted(options.keys() - Options.__annotations__.keys())
+        if unknown:
+            known = ", ".join(Options.__annotations__)
+            raise PolicyTestError(f"{unknown[0]}= is nothing that an assertion knows; there are {known}")
+        ends = {"source": source, "destination": destination}
+        try:
+            question = question_make(self._subject.world, allowed=allowed, service=service, **ends, **options)
+        except PolicyTestError:
+            self._is_opaque()  # as below
+            raise
         ((found, outcome),) = ask(self._subject, [question])
         if outcome.kind is Kind.HOLDS:
             self._held(question, found)

@@ -219,6 +219,10 @@ def test_an_assertion_without_pairs_errors(shop: PolicyUnderTest) -> None:
 def test_what_is_not_understood_errors(shop: PolicyUnderTest, arguments: tuple[str, str, str], message: str) -> None:
     with pytest.raises(PolicyTestError, match=message):
         shop.assert_allowed(*arguments)
+    with pytest.raises(
+        PolicyTestError, match="exept_from= is nothing that an assertion knows; there are by, except_from"
+    ):
+        shop.assert_denied("any", "db-1", "tcp/80", exept_from="web-1")  # type: ignore[call-arg]
     with pytest.raises(PolicyTestError, match="family is 4 or 6"):
         shop.assert_allowed("web-1", "db-1", "tcp/80", family=5)
 
