@@ -31,7 +31,7 @@ PAL_INLINE uint32_t rotate_half8(uint32_t v, uint32_t swap) { return (v << (swap
 /* Flow records and named rules are asked for: what they cost stays off the path. */
 PAL_OUTLINE void fast_observe(pal_worker *w, uint32_t ref, uint32_t dir, const pal_packet *p, pal_judgement *j)
 {
-    flow_accepted(&w->table, ref, dir, p);
+    flow_accepted_ack(&w->table, ref, dir, p);
     if (w->name_rules)
         j->rule = w->table.cold[ref].rule;
 }

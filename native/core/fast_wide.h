@@ -42,6 +42,15 @@ WIDE PAL_INLINE bool wide_addr6_are(const ct_table *t, const pal_burst *b, uint3
     return wide_is_zero(differ);
 }
 
+/* fast_observe for visits v .. v + 7; S: the packets' directions, all ones for the reply. */
+WIDE PAL_OUTLINE void wide_observe(pal_worker *w, const pal_burst *b, uint32_t v, wide_t S, pal_judgement *j)
+{
+    uint32_t dir[WIDE_LANES];
+    wide_store(dir, _mm256_srli_epi32(S, 31));
+    for (uint32_t i = 0; i < WIDE_LANES; i++)
+        fast_observe(w, b->ref[v + i], dir[i], b->packet[v + i], &j[i]);
+}
+
 /* Visits v .. v + 7: true when all were judged and stand in w->out. Variables are named as in fast_judge. */
 WIDE PAL_OUTLINE bool wide_judge(pal_worker *w, const pal_burst *b, uint32_t v)
 {
@@ -113,6 +122,8 @@ WIDE PAL_OUTLINE bool wide_judge(pal_worker *w, const pal_burst *b, uint32_t v)
     wide_scatter2(ref, y[1], out, offsetof(pal_judgement, ref));
     wide_scatter(rest, out, offsetof(pal_judgement, filter));
     w->out_count += WIDE_LANES;
+    if (PAL_UNLIKELY(w->observed))
+        wide_observe(w, b, v, S, j);
     return true;
 }
 

@@ -8,6 +8,8 @@
 #include "conntrack.h"
 #include "tcp.h"
 
+enum { FLOW_S, FLOW_H, FLOW_A, FLOW_D, FLOW_F, FLOW_R };
+
 /* Zeek's letters: capital for the originator, each once a direction, in order of appearance. */
 static inline void flow_letter(ct_flow *f, uint32_t dir, uint32_t letter)
 {
@@ -21,30 +23,29 @@ static inline void flow_letter(ct_flow *f, uint32_t dir, uint32_t letter)
 
 PAL_OUTLINE void flow_history(ct_flow *f, uint32_t dir, const pal_packet *p)
 {
-    enum { S, H, A, D, F, R };
     if (p->proto != PROTO_TCP) {
-        flow_letter(f, dir, D);
+        flow_letter(f, dir, FLOW_D);
         return;
     }
     bool any = false;
     if (p->tcp_flags & TCP_SYN) {
-        flow_letter(f, dir, p->tcp_flags & TCP_ACK ? H : S);
+        flow_letter(f, dir, p->tcp_flags & TCP_ACK ? FLOW_H : FLOW_S);
         any = true;
     }
     if (p->payload_len) {
-        flow_letter(f, dir, D);
+        flow_letter(f, dir, FLOW_D);
         any = true;
     }
     if (p->tcp_flags & TCP_FIN) {
-        flow_letter(f, dir, F);
+        flow_letter(f, dir, FLOW_F);
         any = true;
     }
     if (p->tcp_flags & TCP_RST) {
-        flow_letter(f, dir, R);
+        flow_letter(f, dir, FLOW_R);
         any = true;
     }
     if (!any)
-        flow_letter(f, dir, A);
+        flow_letter(f, dir, FLOW_A);
 }
 
 PAL_INLINE void flow_accepted(ct_table *t, uint32_t ref, uint32_t dir, const pal_packet *p)
@@ -53,6 +54,16 @@ PAL_INLINE void flow_accepted(ct_table *t, uint32_t ref, uint32_t dir, const pal
         return;
     t->flow[ref].last_ns = p->ts_ns > t->flow[ref].last_ns ? p->ts_ns : t->flow[ref].last_ns;
     flow_history(&t->flow[ref], dir, p);
+}
+
+/* The same for a packet of CLASS_ACK, which has one letter. */
+PAL_INLINE void flow_accepted_ack(ct_table *t, uint32_t ref, uint32_t dir, const pal_packet *p)
+{
+    if (!t->flow)
+        return;
+    ct_flow *f = &t->flow[ref];
+    f->last_ns = p->ts_ns > f->last_ns ? p->ts_ns : f->last_ns;
+    flow_letter(f, dir, p->payload_len ? FLOW_D : FLOW_A);
 }
 
 PAL_INLINE void flow_dropped(ct_table *t, uint32_t ref, uint32_t packets)

@@ -152,8 +152,8 @@ PAL_INLINE bool pipeline_prefetch_any(const pal_worker *w, const pal_burst *b, u
 }
 
 /* The connections that they may be; their lines are on their way. True: some seem to have none. `mixed` and `v6` as in the
- * burst: what is known of all of its visits need not be asked of each. */
-PAL_INLINE bool pipeline_prefetch_kind(const pal_worker *w, pal_burst *b, const bool mixed, const bool v6)
+ * burst, `observed` as in the worker: what is known of all visits need not be asked of each. */
+PAL_INLINE bool pipeline_prefetch_kind(const pal_worker *w, pal_burst *b, const bool mixed, const bool v6, const bool observed)
 {
     const ct_bucket *index = w->table.bucket;
     ct_hot *hot = w->table.hot;
@@ -182,6 +182,11 @@ PAL_INLINE bool pipeline_prefetch_kind(const pal_worker *w, pal_burst *b, const 
             prefetch_write(&w->table.cold[ref]);
         if (v6 && PAL_LIKELY(ref >= cap4))
             prefetch_read(&w->table.addr6[ref - cap4]);
+        if (observed) {
+            prefetch_read(&w->table.cold[ref].rule);
+            if (w->table.flow)
+                prefetch_write(&w->table.flow[ref]);
+        }
         if (PAL_UNLIKELY(m & (m - 1)) && (!mixed || b->entry[v] == HINT_ACK)) {
             doubt[doubts++] = (uint8_t)v;
             while (m &= m - 1)
@@ -200,9 +205,9 @@ PAL_INLINE bool pipeline_prefetch_kind(const pal_worker *w, pal_burst *b, const 
 
 PAL_INLINE bool pipeline_prefetch(const pal_worker *w, pal_burst *b)
 {
-    if (PAL_UNLIKELY(b->mixed))
-        return pipeline_prefetch_kind(w, b, true, b->v6);
-    return b->v6 ? pipeline_prefetch_kind(w, b, false, true) : pipeline_prefetch_kind(w, b, false, false);
+    if (PAL_UNLIKELY(b->mixed) || PAL_UNLIKELY(w->observed))
+        return pipeline_prefetch_kind(w, b, true, b->v6, w->observed);
+    return b->v6 ? pipeline_prefetch_kind(w, b, false, true, false) : pipeline_prefetch_kind(w, b, false, false, false);
 }
 
 #endif

@@ -190,10 +190,10 @@ PAL_INLINE bool pipeline_judge_one(pal_worker *w, pal_burst *b, uint32_t v)
     return pipeline_judge_any(w, b, v);
 }
 
-/* All visits in their order. Eight at once where nothing speaks against it: nobody's clock is due, nobody wants records. */
+/* All visits in their order. Eight at once where nothing speaks against it: nobody's clock is due. */
 PAL_INLINE void pipeline_judge(pal_worker *w, pal_burst *b)
 {
-    bool passed = true, wide = w->wide && !w->observed;
+    bool passed = true, wide = w->wide;
     for (uint32_t v = 0; v < b->n;) {
         uint32_t end = min_u32(v + WIDE_LANES, b->n);
 #ifndef PAL_NO_FAST
@@ -211,6 +211,7 @@ PAL_INLINE void pipeline_judge(pal_worker *w, pal_burst *b)
             passed = pipeline_judge_one(w, b, v);
         }
     }
+    (void)wide;
 }
 
 /* The connections and rules that a burst's visits may meet. */

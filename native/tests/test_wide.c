@@ -73,6 +73,9 @@ static void burst_both(uint32_t n, uint32_t out, uint32_t in, const uint32_t *ca
     CHECK_U64(wide.w->received, narrow.w->received);
     const ct_table *t = &wide.w->table;
     CHECK(memcmp(t->hot, narrow.w->table.hot, (t->cap4 + t->cap6) * sizeof(ct_hot)) == 0);
+    for (uint32_t ref = 0; t->flow && ref < t->cap4 + t->cap6; ref++)
+        if (t->hot[ref].state != CT_FREE)
+            CHECK(memcmp(&t->flow[ref], &narrow.w->table.flow[ref], offsetof(ct_flow, proto) + 1) == 0);
     rig_forget(&wide);
     rig_forget(&narrow);
 }
@@ -88,8 +91,9 @@ static void burst_whole(uint32_t n, uint32_t out, uint32_t in)
 static void begin_at(uint32_t talkers, uint32_t cap4, uint32_t cap6, uint8_t sums, uint8_t sanity)
 {
     pal_engine_options o = rig_options(cap4, cap6);
+    o.flows = (uint8_t)rng(2);
+    o.name_rules = (uint8_t)rng(2);
     crowd = talkers;
-    o.flows = o.name_rules = 0;
     o.sums = sums;
     o.sanity = sanity;
     char err[256];
