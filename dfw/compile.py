@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +35,7 @@ from dfw.model import (
     AddressRange,
     Direction,
     EffectiveRule,
+    FloodLimits,
     GroupMember,
     Peers,
     PolicySet,
@@ -80,6 +81,8 @@ PAL_PROTO_ANY = 256
 PAL_RULE_STATEFUL, PAL_RULE_TCP_STRICT, PAL_RULE_LOGGED = 1, 2, 4
 PAL_RULE_SRC_NEGATED, PAL_RULE_DST_NEGATED, PAL_RULE_PERSIST = 8, 16, 32
 _ALL_PORTS = (PortRange(0, 65535),)
+
+_Profile = TypeVar("_Profile")
 
 RuleArray: TypeAlias = npt.NDArray[Any]
 """One dimension, dtype PAL_RULE."""
@@ -129,7 +132,7 @@ class RuleTable:
 class Compiled:
     """A compiled policy. `table_of`: port name -> index into `tables`. `tap`: the table of a filter on a wire.
 
-    `timers_of`: by port name, where a binding gives a vNIC other timers than `timers`.
+    `timers_of`, `flood_of`: by port name, where a binding gives a vNIC others than `timers` and `flood`.
     """
 
     rules: tuple[CompiledRule, ...]
@@ -139,6 +142,8 @@ class Compiled:
     tap: RuleTable
     timers: Timers
     timers_of: Mapping[str, Timers]
+    flood: FloodLimits
+    flood_of: Mapping[str, FloodLimits]
     ether: EtherCompiled
 
 
@@ -209,16 +214,18 @@ class _Compiler:
             table_of,
             _frozen(tap, everything.set_refs),
             self.world.timers,
-            self._timers_of(),
+            self._bound((item.peers, item.timers) for item in self.world.timer_bindings_ordered),
+            self.world.flood,
+            self._bound((item.peers, item.limits) for item in self.world.flood_bindings_ordered),
             ether_compile(self.world, self.membership, layer2, len(effective)),
         )
 
-    def _timers_of(self) -> Mapping[str, Timers]:
-        """Timers of the vNICs that a binding selects; the first binding wins."""
-        found: dict[str, Timers] = {}
-        for binding in self.world.timer_bindings_ordered:
-            for number in self.membership.members(binding.peers):
-                found.setdefault(self.membership.ports[number].name, binding.timers)
+    def _bound(self, bindings: Iterable[tuple[Peers, _Profile]]) -> Mapping[str, _Profile]:
+        """What is bound to vNICs, by port name; the first binding that selects one wins."""
+        found: dict[str, _Profile] = {}
+        for peers, profile in bindings:
+            for number in self.membership.members(peers):
+                found.setdefault(self.membership.ports[number].name, profile)
         return found
 
     def _everything(self, effective: Sequence[EffectiveRule]) -> RuleTable:

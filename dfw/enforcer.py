@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 
@@ -64,6 +64,7 @@ class NativeEnforcer:
             ruleset = self.engine.classifier.build_staged(*_renumbered(table, numbers, sets))
             timers = timer_seconds(compiled.timers_of.get(name, compiled.timers))
             self.engine.stage(number, ruleset, timers, tap=self.inventory is None)
+            self.engine.stage_flood(number, astuple(compiled.flood_of.get(name, compiled.flood)))
             self._stage_ether(number, name, compiled, numbers)
         self.engine.commit()
         return compiled

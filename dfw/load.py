@@ -17,7 +17,7 @@ from dfw.fields import Cursor, nearest
 from dfw.findings import Finding
 from dfw.inventory import API_VERSION, INVENTORY_KINDS, inventory_load
 from dfw.kube import KUBE_KINDS, ignored_kind, kube_load
-from dfw.model import Action, Policy, PolicyKind, PolicySet, Rule, Timers, default_policy
+from dfw.model import Action, FloodLimits, Policy, PolicyKind, PolicySet, Rule, Timers, default_policy
 from dfw.nsx import RESOURCE_TYPES, nsx_load
 
 FIRST_NUMBER = 1000  # file mode: rule_id = 1000 + position (CONTRACT section 2)
@@ -80,6 +80,8 @@ def load_documents(documents: Sequence[Document], *, default_action: Action | No
         objects.timers or Timers(),
         objects.excluded,
         objects.timer_bindings,
+        objects.flood or FloodLimits(),
+        objects.flood_bindings,
         staged=staged if objects.staged_default is None else (*staged, objects.staged_default),
     )
     return Loaded(world, tuple(findings), objects.used, bool(inventories or kube.pods))

@@ -92,6 +92,12 @@ class Engine:
         if lib.pal_engine_stage(self.handle, number, handle, ffi.new("uint32_t[]", list(timers)), tap) != 0:
             raise CoreError(f"filter {number}: out of bounds, or no memory")
 
+    def stage_flood(self, number: int, limits: Sequence[int]) -> None:
+        """Stage how many connections of each kind filter `number` may have at a time: TCP before its handshake is done,
+        UDP, ICMP queries, others; 0 is no limit."""
+        if lib.pal_engine_stage_flood(self.handle, number, ffi.new("uint32_t[]", list(limits))) != 0:
+            raise CoreError(f"filter {number}: out of bounds, or no memory")
+
     def stage_ether(self, number: int, rules: npt.NDArray[np.void], macs: npt.NDArray[np.uint64]) -> None:
         """Stage a filter's layer-2 rules (ETHER_DTYPE) over these MAC addresses; no rules: every frame passes."""
         rows, numbers = array(rules, "pal_ether_rule *"), array(macs, "uint64_t *")

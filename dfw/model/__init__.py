@@ -17,6 +17,7 @@ from dfw.model.address import (
     ranges_merge,
     ranges_subtract,
 )
+from dfw.model.flood import FLOOD_MAXIMUM, FloodLimits
 from dfw.model.inventory import (
     NAMESPACE_NAME_LABEL,
     Gateway,
@@ -43,6 +44,7 @@ from dfw.model.place import Place
 from dfw.model.policy import DEFAULT_RULE_IDS, EXCLUDED_POLICY, Policy, Rule, default_policy
 from dfw.model.policyset import (
     EffectiveRule,
+    FloodBinding,
     PolicySet,
     TimerBinding,
     applied_to,
@@ -127,6 +129,9 @@ __all__ = [
     "ExternalIds",
     "Family",
     "Gateway",
+    "FLOOD_MAXIMUM",
+    "FloodBinding",
+    "FloodLimits",
     "Group",
     "GroupMember",
     "Host",

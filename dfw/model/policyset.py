@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from dfw.model.address import Address, AddressRange
+from dfw.model.flood import FloodLimits
 from dfw.model.inventory import Inventory, NamedPort, Port
 from dfw.model.policy import EXCLUDED_POLICY, Policy, Rule, default_policy
 from dfw.model.schedule import Schedule
@@ -79,12 +80,22 @@ class TimerBinding:
     timers: Timers
 
 
+@dataclass(frozen=True, slots=True)
+class FloodBinding:
+    """Flood protection for the vNICs of a group (NSX's profile binding map); `path` is the map's."""
+
+    path: str
+    number: int
+    peers: Peers
+    limits: FloodLimits
+
+
 @dataclass(frozen=True)
 class PolicySet:
     """Policies, groups and services by path, the default section, timers and the inventory.
 
     Policies may be given in any order; `ordered` has them as they are judged. `excluded`: the ports of the exclusion
-    list, at which no policy is in force. `timers` hold where no binding does. `at`: seconds since the epoch; policies
+    list, at which no policy is in force. `timers` and `flood` hold where no binding does. `at`: seconds since the epoch; policies
     whose schedule is not active then are left out. None: schedules are not looked at, and every policy stands.
     `staged`: policies that are not in force; `what_if` is the world in which they are.
     """
@@ -97,6 +108,8 @@ class PolicySet:
     timers: Timers = field(default_factory=Timers)
     excluded: Peers = NOBODY
     timer_bindings: tuple[TimerBinding, ...] = ()
+    flood: FloodLimits = field(default_factory=FloodLimits)
+    flood_bindings: tuple[FloodBinding, ...] = ()
     at: float | None = None
     staged: tuple[Policy, ...] = ()
 
@@ -129,6 +142,18 @@ class PolicySet:
             if self.selects(binding.peers, port):
                 return binding.timers
         return self.timers
+
+    @cached_property
+    def flood_bindings_ordered(self) -> tuple[FloodBinding, ...]:
+        """The bindings in order: of those that select a vNIC the first one counts."""
+        return tuple(sorted(self.flood_bindings, key=lambda item: (item.number, item.path)))
+
+    def flood_for(self, port: Port) -> FloodLimits:
+        """The flood protection at a vNIC: of the first binding that selects it, by (sequence_number, path)."""
+        for binding in self.flood_bindings_ordered:
+            if self.selects(binding.peers, port):
+                return binding.limits
+        return self.flood
 
     @cached_property
     def ordered(self) -> tuple[Policy, ...]:

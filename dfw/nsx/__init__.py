@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The NSX front end: Group, Service, SecurityPolicy and session timer documents -> model objects.
+"""The NSX front end: Group, Service, SecurityPolicy and profile documents -> model objects.
 
 Two passes: the first finds out what exists, so that references may point forward and to other files; the second reads.
 """
@@ -14,11 +14,24 @@ from dfw.documents import Document
 from dfw.errors import Problem
 from dfw.fields import Cursor
 from dfw.findings import Finding
-from dfw.model import NOBODY, Group, Inventory, Peers, Policy, Service, TimerBinding, Timers
+from dfw.model import (
+    NOBODY,
+    FloodBinding,
+    FloodLimits,
+    Group,
+    Inventory,
+    Peers,
+    Policy,
+    Service,
+    TimerBinding,
+    Timers,
+)
 from dfw.nsx.binding import binding_path
 from dfw.nsx.common import (
     EXCLUDE_LIST_ID,
     EXCLUDE_LIST_ROOT,
+    FLOOD_BINDINGS,
+    FLOOD_PROFILES_ROOT,
     GROUPS_ROOT,
     POLICIES_ROOT,
     SCHEDULERS_ROOT,
@@ -28,6 +41,7 @@ from dfw.nsx.common import (
     path_of,
 )
 from dfw.nsx.exclude_list import exclude_list_read
+from dfw.nsx.flood_profile import floods_load
 from dfw.nsx.group import group_read
 from dfw.nsx.nesting import address_only, nesting_check
 from dfw.nsx.scheduler import schedule_read
@@ -42,15 +56,20 @@ ROOTS = {
     "PolicyExcludeList": EXCLUDE_LIST_ROOT,
     "PolicyFirewallSessionTimerProfile": TIMER_PROFILES_ROOT,
     "PolicyFirewallScheduler": SCHEDULERS_ROOT,
+    "DistributedFloodProtectionProfile": FLOOD_PROFILES_ROOT,
 }
 _ONLY_IDS = {"PolicyExcludeList": EXCLUDE_LIST_ID}
 # Bound to groups: the collection under the group.
-BINDINGS = {"PolicyFirewallSessionTimerProfileBindingMap": TIMER_BINDINGS}
+BINDINGS = {
+    "PolicyFirewallSessionTimerProfileBindingMap": TIMER_BINDINGS,
+    "PolicyFirewallFloodProtectionProfileBindingMap": FLOOD_BINDINGS,
+}
 RESOURCE_TYPES = (*ROOTS, *BINDINGS)
 
 
 class NsxObjects(NamedTuple):
-    """What the documents define. `default`, `timers`: None where no document sets them. `used`: paths referred to.
+    """What the documents define. `default`, `timers`, `flood`: None where no document sets them. `used`: paths
+    that something refers to.
 
     `policies` holds staged ones too, each beside the enforced one of its path.
     """
@@ -62,6 +81,8 @@ class NsxObjects(NamedTuple):
     staged_default: Policy | None
     timers: Timers | None
     timer_bindings: tuple[TimerBinding, ...]
+    flood: FloodLimits | None
+    flood_bindings: tuple[FloodBinding, ...]
     excluded: Peers
     used: frozenset[str]
 
@@ -118,6 +139,12 @@ def nsx_load(
         registers["PolicyFirewallSessionTimerProfileBindingMap"],
         no_ports,
     )
+    flood, flood_bindings = floods_load(
+        context,
+        registers["DistributedFloodProtectionProfile"],
+        registers["PolicyFirewallFloodProtectionProfileBindingMap"],
+        no_ports,
+    )
     excluded = [exclude_list_read(context, cursor, no_ports) for cursor in registers["PolicyExcludeList"].values()]
     return NsxObjects(
         context.groups,
@@ -127,6 +154,8 @@ def nsx_load(
         defaults.get(True),
         timers,
         timer_bindings,
+        flood,
+        flood_bindings,
         excluded[0] if excluded else NOBODY,
         frozenset(context.used),
     )

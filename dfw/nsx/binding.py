@@ -53,6 +53,17 @@ def binding_path(cursor: Cursor, collection: str) -> str | None:
     return None
 
 
+def profile_everywhere(profiles: Mapping[str, Cursor], bindings: Iterable[Binding], what: str) -> str | None:
+    """The profile (by path) that no map names, which holds wherever none is bound; a second one is a problem."""
+    bound = {item.profile for item in bindings}
+    unbound = [path for path in profiles if path not in bound]
+    for path in unbound[1:]:
+        first = profiles[unbound[0]].place
+        message = f"there is already a {what} profile at {first.file}:{first.line}"
+        profiles[path].problem(f"{message} that is bound to no group and so holds for all vNICs; bind one of them")
+    return unbound[0] if unbound else None
+
+
 def bindings_read(
     context: Context,
     cursors: Mapping[str, Cursor],

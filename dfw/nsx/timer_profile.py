@@ -12,7 +12,7 @@ from dataclasses import fields
 
 from dfw.fields import Cursor, Field, integer, mapping
 from dfw.model import TimerBinding, Timers, timer_bounds
-from dfw.nsx.binding import binding_table, bindings_read
+from dfw.nsx.binding import binding_table, bindings_read, profile_everywhere
 from dfw.nsx.common import COMMON, TIMER_PROFILES_ROOT, Context, is_read_only
 
 NAMES = tuple(item.name for item in fields(Timers))
@@ -30,17 +30,13 @@ def timers_load(
     """The timers that hold everywhere (None: no document says), and those bound to groups."""
     timers = {path: timers_read(cursor) for path, cursor in profiles.items()}
     bindings = bindings_read(context, maps, TIMER_BINDING, PROFILE_FIELD, profiles, TIMER_PROFILES_ROOT, address_only)
-    unbound = [path for path in profiles if path not in {item.profile for item in bindings}]
-    for path in unbound[1:]:
-        first = profiles[unbound[0]].place
-        message = f"there is already a session timer profile at {first.file}:{first.line}"
-        profiles[path].problem(f"{message} that is bound to no group and so holds for all vNICs; bind one of them")
+    everywhere = profile_everywhere(profiles, bindings, "session timer")
     found = [
         TimerBinding(item.path, item.number, item.peers, profile)
         for item in bindings
         if (profile := timers[item.profile]) is not None
     ]
-    return (timers[unbound[0]] if unbound else None), tuple(found)
+    return None if everywhere is None else timers[everywhere], tuple(found)
 
 
 def timers_read(cursor: Cursor) -> Timers | None:

@@ -9,9 +9,9 @@ from dfw.model import Limits, Timers
 from dfw.oracle import icmp
 from dfw.oracle.flow import Connection
 from dfw.oracle.limits import HalfOpen
-from dfw.oracle.packet import ICMP, ICMPV6, IPV4, Packet
+from dfw.oracle.packet import ICMP, ICMPV6, IPV4, TCP, UDP, Packet
 from dfw.oracle.sctp import SctpState, SctpTracker
-from dfw.oracle.tcp import TcpState, TcpTracker
+from dfw.oracle.tcp import TcpState, TcpTracker, is_bare_syn
 
 TICKS_PER_SECOND = 100
 NS_PER_TICK = 10_000_000
@@ -142,6 +142,11 @@ class ConnectionTable:
             connection.account = None
         return list(self._living.values())
 
+    def count_of(self, filter_name: str, kind: str, now: int) -> int:
+        """Living connections of a filter that count under this limit of FloodLimits."""
+        own = [item for item in self._living.values() if item.filter_name == filter_name and flood_kind(item) == kind]
+        return sum(self.is_alive(item, now) for item in own)
+
     def make_room(self, ip_version: int, now: int) -> bool:
         """Is there room for one more of this family? Expired ones go first, then the oldest unanswered (section 11)."""
         if self.capacity is None or self._count[ip_version] < self.capacity:
@@ -173,6 +178,28 @@ class ConnectionTable:
             parent = connection.parent
             self.end(connection, "parent" if parent is not None and parent.ended not in (None, "open") else "open")
         return sorted(self.ended, key=lambda connection: connection.number)
+
+
+def flood_kind(connection: Connection) -> str | None:
+    """The limit of FloodLimits that a connection counts under; None: TCP whose handshake is done."""
+    tracker = connection.tracker
+    if isinstance(tracker, TcpTracker):
+        before = (TcpState.SYN_SENT, TcpState.SYN_SENT2, TcpState.SYN_RECEIVED)
+        return "tcp_half_open" if tracker.state in before else None
+    return _flood_kind(connection.ip_version, connection.protocol)
+
+
+def flood_kind_of_packet(packet: Packet) -> str | None:
+    """The limit that a connection which begins with this packet counts under; None: TCP picked up in mid-stream."""
+    if packet.protocol == TCP:
+        return "tcp_half_open" if is_bare_syn(packet) else None
+    return _flood_kind(packet.ip_version, packet.protocol)
+
+
+def _flood_kind(ip_version: int, protocol: int) -> str:
+    if protocol == UDP:
+        return "udp_active"
+    return "icmp_active" if protocol == (ICMP if ip_version == IPV4 else ICMPV6) else "other_active"
 
 
 def timeout_reason(connection: Connection) -> str:

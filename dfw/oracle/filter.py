@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dfw.model import Action, Alg, Timers
+from dfw.model import Action, Alg, FloodLimits, Timers
 from dfw.oracle import alg, icmp, sctp, tcp
-from dfw.oracle.conntrack import ConnectionTable, key_of, timeout_ticks
+from dfw.oracle.conntrack import ConnectionTable, flood_kind_of_packet, key_of, timeout_ticks
 from dfw.oracle.flow import Connection
 from dfw.oracle.limits import MissBudget
 from dfw.oracle.packet import ICMP, ICMPV6, IPV4, SCTP, SYN, TCP, Packet
@@ -75,16 +75,20 @@ class Filter:
         self.ether: EtherList | None = None
         self.epoch = 0
         self.timers = Timers()
+        self.flood = FloodLimits()
         self.hits: dict[MatchedRule, int] = {}
         self._worker = worker
         self._budget = RejectBudget(worker.table.limits)
         self._misses = MissBudget(worker.table.limits)
 
-    def commit(self, rules: RuleList | None, ether: EtherList | None, timers: Timers) -> None:
-        """Put rules of both layers and session timers in force. The epoch rises."""
+    def commit(
+        self, rules: RuleList | None, ether: EtherList | None, timers: Timers, flood: FloodLimits | None = None
+    ) -> None:
+        """Put rules of both layers, session timers and flood protection in force. The epoch rises."""
         self.rules = rules
         self.ether = ether
         self.timers = timers
+        self.flood = flood or FloodLimits()
         self.epoch += 1
 
     def refuse_frame(self, frame: Packet, direction: int) -> Decision | None:
@@ -165,6 +169,9 @@ class Filter:
     def _make_room(self, packet: Packet, direction: int) -> str | None:
         """Room for one more connection, in its budget and in the table (section 11); else the reason."""
         table, now = self._worker.table, self._worker.now
+        kind = flood_kind_of_packet(packet)
+        if kind is not None and 0 < getattr(self.flood, kind) <= table.count_of(self.name, kind, now):
+            return "flood-limit"
         half_open = table.half_open
         if half_open is not None and not half_open.room(self.name, direction, packet.ip_version, packet.source, now):
             return "half-open"

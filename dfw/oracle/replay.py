@@ -159,13 +159,16 @@ class Replay:
         """Put another policy in force, for all filters at once; connections are judged again on their next packet."""
         self._rules = Rules(policyset)
         if self._inventory is None:
-            self._tap.commit(self._rules.for_port(None), self._rules.ether_for_port(None), policyset.timers)
+            self._tap.commit(
+                self._rules.for_port(None), self._rules.ether_for_port(None), policyset.timers, policyset.flood
+            )
         for name, item in self._filters.items():
             self._commit_port(item, self._ports[name], self._rules)
 
     @staticmethod
     def _commit_port(item: Filter, port: Port, rules: Rules) -> None:
-        item.commit(rules.for_port(port), rules.ether_for_port(port), rules.world.timers_for(port))
+        timers, flood = rules.world.timers_for(port), rules.world.flood_for(port)
+        item.commit(rules.for_port(port), rules.ether_for_port(port), timers, flood)
 
     def begin_file(self, name: str) -> None:
         """The packets that follow are another file's; connections and clock stay."""

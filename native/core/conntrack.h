@@ -56,6 +56,7 @@ typedef struct ct_state_block {
 } ct_state_block;
 
 typedef struct half_open_table half_open_table;
+typedef struct flood_count flood_count;
 
 /* A process's view of the table: pointers into the mapping, never stored in it. */
 typedef struct ct_table {
@@ -65,6 +66,7 @@ typedef struct ct_table {
     ct_bucket *bucket;
     ct_flow *flow;       /* NULL unless flow records are wanted */
     half_open_table *half_open; /* NULL: unanswered connections have no budgets */
+    flood_count *flood;         /* by incarnation of the filter (flood.h) */
     ct_state_block *s;
     uint32_t buckets, cap4, cap6;
     void (*ended)(void *context, uint32_t ref, enum ct_end why); /* called before an entry is freed; may be NULL */
@@ -215,6 +217,7 @@ PAL_OUTLINE void ct_expire(ct_table *t, uint32_t budget);
 
 #include "wheel.h"
 #include "half_open.h"
+#include "flood.h"
 
 /* ---- the end of a connection ----------------------------------------------------------------------------- */
 
@@ -231,6 +234,7 @@ PAL_OUTLINE void ct_end(ct_table *t, uint32_t ref, enum ct_end why)
         unanswered_remove(t, ref);
     if (PAL_UNLIKELY(t->half_open != NULL) && !(h->marks & CT_REPLIED))
         half_open_leave(t, ref);
+    flood_leave(t, ref);
     wheel_remove(t, ref);
     index_remove(t, key_hash(&k, t->s->seed), ref);
     h->state = CT_FREE;

@@ -25,10 +25,11 @@ typedef struct pal_filter {
     uint8_t both;                    /* a tap: rules match whatever their direction */
     uint8_t layer2;                  /* ether is set */
     uint32_t timeout[TIMER_COUNT];   /* ticks */
-    uint32_t reserved2;
+    uint32_t flood[FLOOD_KINDS];     /* connections of a kind at a time; 0: no limit */
+    uint32_t reserved;
 } pal_filter;
 
-_Static_assert(sizeof(pal_filter) == 80, "four filters in five lines");
+_Static_assert(sizeof(pal_filter) == 96, "two filters in three lines");
 _Static_assert(offsetof(pal_filter, number) == offsetof(pal_filter, epoch) + 12, "a block of four numbers (fast_wide.h)");
 
 /* One verdict. */

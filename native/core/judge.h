@@ -105,6 +105,9 @@ PAL_OUTLINE uint32_t judge_create(judge_case *c, uint32_t rule, uint8_t rule_fla
     uint64_t hash;
     judge_key(c, &key, &hash);
     uint32_t generation = parent != PAL_NONE ? t->cold[parent].generation : 0;
+    c->full = PAL_REASON_FLOOD_LIMIT;
+    if (PAL_UNLIKELY(!flood_room(t, c->f->flood, key.zone, key.kind, tcp_is_bare_syn(c->p->tcp_flags))))
+        return PAL_NONE;
     half_open_claim claim;
     if (PAL_UNLIKELY(t->half_open != NULL)) {
         judge_claim(c, &claim);
@@ -142,6 +145,7 @@ PAL_OUTLINE uint32_t judge_create(judge_case *c, uint32_t rule, uint8_t rule_fla
         h->state |= CT_ONEWAY;
     if ((alg == PAL_ALG_FTP && key.kind == KIND_TCP) || (alg == PAL_ALG_TFTP && key.kind == KIND_UDP))
         h->marks |= CT_ALG;
+    flood_enter(t, ref);
     h->deadline = deadline_of(t, c->f, h);
     wheel_insert(t, ref);
     if (t->flow) {
@@ -340,6 +344,14 @@ PAL_INLINE void judge_accept(judge_case *c, uint32_t ref, uint32_t dir, bool ove
     c->j->reason = PAL_REASON_STATE;
 }
 
+PAL_INLINE uint8_t judge_tcp(ct_table *t, ct_hot *h, ct_cold *cold, uint32_t dir, const pal_packet *p)
+{
+    uint8_t before = ct_state_of(h), r = tcp_track(h, cold, dir, p);
+    if (PAL_UNLIKELY(ct_state_of(h) != before))
+        flood_move(t, h, before);
+    return r;
+}
+
 /* Returns false when the connection turned out to be over and the packet is a miss. */
 PAL_INLINE bool judge_hit(judge_case *c, uint32_t ref, uint32_t dir)
 {
@@ -371,7 +383,7 @@ PAL_INLINE bool judge_hit(judge_case *c, uint32_t ref, uint32_t dir)
     if (PAL_UNLIKELY((h->state & CT_ONEWAY) && dir))
         r = PAL_REASON_ONEWAY;
     else if (PAL_LIKELY(ct_kind_of(h) == KIND_TCP))
-        r = tcp_track(h, cold, dir, p);
+        r = judge_tcp(t, h, cold, dir, p);
     else if (ct_kind_of(h) == KIND_SCTP)
         r = sctp_track(h, dir, p);
     if (PAL_LIKELY(r == PAL_REASON_STATE)) {

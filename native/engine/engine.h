@@ -33,6 +33,14 @@ typedef struct flow_list {
     bool lost; /* memory ran out: records are missing */
 } flow_list;
 
+#define CONFIG_BETWEEN_BURSTS (~0ull)
+
+/* configuration.c */
+engine_config *config_new(uint32_t filters);
+void config_free(engine_config *c);
+/* Forgets the rule set staged for a filter, if any. */
+void config_rules_drop(struct pal_engine *e, uint32_t number);
+
 #define ENGINE_WORKERS_MAX 64
 
 /* Begins a line, as does all that a worker writes: no two workers write, or one reads what the other writes, in one line

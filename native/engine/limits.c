@@ -35,6 +35,18 @@ static half_open_table *half_open_new(const pal_limits *limits, uint32_t filters
     return h;
 }
 
+/* Who has connections that were taken over, or none. Other incarnations have had none yet. */
+static void flood_recount(ct_table *t, uint32_t incarnations)
+{
+    memset(t->flood, 0, incarnations * sizeof *t->flood);
+    for (uint32_t way = 0; way < CT_WAYS; way++)
+        for (uint32_t i = 0; i < t->s->fresh[way]; i++) {
+            uint32_t ref = way ? t->cap4 + i : i;
+            if (ct_state_of(&t->hot[ref]) != CT_FREE)
+                flood_enter(t, ref);
+        }
+}
+
 bool limits_open(pal_worker *w, const pal_limits *limits, uint32_t filters)
 {
     bool missed = limits->misses[0] || limits->misses[1];
@@ -42,11 +54,13 @@ bool limits_open(pal_worker *w, const pal_limits *limits, uint32_t filters)
     w->limits = limits;
     w->misses = missed ? aligned_alloc(PAL_CACHE_LINE, (filters * sizeof *w->misses + PAL_CACHE_LINE - 1) & ~(size_t)(PAL_CACHE_LINE - 1)) : NULL;
     w->table.half_open = half_open ? half_open_new(limits, filters) : NULL;
-    return (!missed || w->misses) && (!half_open || w->table.half_open);
+    w->table.flood = calloc(INCARNATIONS, sizeof *w->table.flood);
+    return w->table.flood && (!missed || w->misses) && (!half_open || w->table.half_open);
 }
 
-void limits_forget(pal_worker *w, uint32_t filters)
+void limits_forget(pal_worker *w, uint32_t filters, uint32_t incarnations)
 {
+    flood_recount(&w->table, incarnations);
     if (w->misses)
         memset(w->misses, 0, filters * sizeof *w->misses);
     if (w->table.half_open)
@@ -56,6 +70,7 @@ void limits_forget(pal_worker *w, uint32_t filters)
 void limits_close(pal_worker *w)
 {
     free(w->misses);
+    free(w->table.flood);
     half_open_free(w->table.half_open);
 }
 

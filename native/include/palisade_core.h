@@ -243,6 +243,10 @@ pal_cls *pal_engine_classifier(pal_engine *e);
  * caller's reference to the rule set is the engine's. Nothing is in force before pal_engine_commit. -1: a number out of
  * bounds, or no memory. */
 int pal_engine_stage(pal_engine *e, uint32_t number, pal_ruleset *rules, const uint32_t *timeouts, int both);
+#define PAL_FLOODS 4 /* TCP before its handshake is done, UDP, ICMP queries, others */
+/* Stages how many connections of each kind the filter may have at a time, in each worker; 0: no limit. They stay until
+ * staged again; the filter's epoch does not change by them. -1: a number out of bounds, or no memory. */
+int pal_engine_stage_flood(pal_engine *e, uint32_t number, const uint32_t *limits);
 /* Stages a filter's layer-2 rules, at most 128, in order; both arrays are copied. n 0: every frame passes. They stay until
  * staged again. -1: a number out of bounds, or no memory. */
 int pal_engine_stage_ether(pal_engine *e, uint32_t number, const pal_ether_rule *rules, uint32_t n, const uint64_t *macs,

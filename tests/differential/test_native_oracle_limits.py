@@ -3,19 +3,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 pytest.importorskip("dfw.core", reason="the packet core is not built")
 
-from dfw.model import Limits
+from dfw.model import FloodLimits, Limits
+from tests.support.agreement import worlds_of
 from tests.support.traffic import ETHERNET, Commit, Event, Packet, Scenario
-from tests.support.traffic_policies import policies_load
 from tests.support.twins import Answers, explain_difference, find_difference, native_answers, oracle_answers
-from tests.support.wire import ACK, PSH, SYN, End, ethernet, fragment
+from tests.support.wire import ACK, PSH, RST, SYN, End, ethernet, fragment
 from tests.support.wire import Path as Wire
 
 BEGIN = 1_700_000_000_000_000_000
@@ -32,8 +30,7 @@ def packets(frames: Iterator[tuple[Wire, bytes]], step_ns: int = 10_000) -> list
 
 def agreed(events: list[Event], scenario: Scenario) -> Answers:
     """What both engines say, which must be the same."""
-    with tempfile.TemporaryDirectory() as folder:
-        worlds = policies_load(Path(folder), short_timers=scenario.short_timers)
+    worlds = worlds_of(scenario)
     oracle = oracle_answers(events, worlds, scenario)
     native = native_answers(events, worlds, scenario)
     assert find_difference(oracle, native) is None, explain_difference(events, worlds, scenario)
@@ -187,3 +184,90 @@ def test_misses_on_every_tick() -> None:
         limits = Limits(misses_own=rate, misses_others=rate)
         answers = agreed(packets(frames(), step), Scenario(0, limits=limits))
         assert {"miss-budget", "match", "state"} <= {row[4] for row in answers.judgements}
+
+
+# ---- flood protection: the policy in force allows half of what a scenario's flood says (traffic_policies) ----
+
+
+def flooded(flood: FloodLimits, frames: Iterator[tuple[Wire, bytes]], step_ns: int = 10_000) -> list[str]:
+    """Why each packet got its verdict, under short timers."""
+    answers = agreed(packets(frames, step_ns), Scenario(0, flood=flood, short_timers=True))
+    return [str(row[4]) for row in answers.judgements]
+
+
+def test_handshakes_that_are_not_done() -> None:
+    def frames() -> Iterator[tuple[Wire, bytes]]:
+        for number in range(5):
+            yield syn(number)
+        yield path_of(0).back, path_of(0).back.tcp(443, 40_000, 5, 2, SYN | ACK, 9000)
+        yield syn(5)  # an answer alone leaves no room
+        yield path_of(0), path_of(0).tcp(40_000, 443, 2, 6, ACK, 9000)
+        yield syn(5)  # the handshake's end does
+        yield syn(6)
+        yield path_of(1).back, path_of(1).back.tcp(443, 40_001, 0, 2, RST | ACK, 0)
+        yield syn(6)  # and so does a refusal
+        yield path_of(9), path_of(9).tcp(1, 443, 1, 1, ACK, 9000)  # picked up in mid-stream: no handshake
+        yield path_of(9), path_of(9).udp(1, 53, b"x")
+
+    expected = ["match"] * 5 + [
+        "state",
+        "flood-limit",
+        "state",
+        "match",
+        "flood-limit",
+        "state",
+        "match",
+        "match",
+        "match",
+    ]
+    assert flooded(FloodLimits(tcp_half_open=10), frames()) == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "flood"),
+    [
+        ("udp", FloodLimits(udp_active=6)),
+        ("icmp", FloodLimits(icmp_active=6)),
+        ("gre", FloodLimits(other_active=6)),
+    ],
+)
+def test_connections_of_a_kind_until_they_run_out(kind: str, flood: FloodLimits) -> None:
+    def frame(number: int) -> tuple[Wire, bytes]:
+        path = path_of(number)
+        if kind == "udp":
+            return path, path.udp(40_000, 53, b"x")
+        return path, path.icmp(8, 0, 7, number) if kind == "icmp" else path.ip(47, b"x" * 8)
+
+    def frames() -> Iterator[tuple[Wire, bytes]]:
+        yield from (frame(number) for number in range(5))
+        yield frame(0)  # one that has its connection
+        for other in ("udp", "icmp", "gre"):
+            path = path_of(100)
+            of = {"udp": path.udp(1, 53, b"x"), "icmp": path.icmp(8, 0, 9, 1), "gre": path.ip(50, b"x" * 8)}
+            if other != kind:
+                yield path, of[other]
+        yield from (frame(number) for number in range(200, 212))
+
+    found = flooded(flood, frames(), step_ns=2_000_000_000)  # 40 s in all; the timers are 12 and 13 s
+    assert found[:8] == ["match"] * 3 + ["flood-limit"] * 2 + ["state", "match", "match"]
+    assert {"match", "flood-limit"} == set(found[8:])
+
+
+def test_children_count_and_vnics_have_their_own() -> None:
+    def frames() -> Iterator[tuple[Wire, bytes]]:
+        path, sequence = path_of(1), 1000
+        for number in range(3):
+            line = f"PORT 10,9,0,1,117,{number}\r\n".encode()
+            yield path, path.tcp(1025, 21, sequence, 1, ACK | PSH, 9000, line)
+            sequence += len(line)
+        for number in range(3):
+            yield path.back, path.back.tcp(20, 117 * 256 + number, 7, 0, SYN, 9000)
+
+    assert flooded(FloodLimits(tcp_half_open=4), frames()) == [
+        "match",
+        "state",
+        "state",
+        "match",
+        "match",
+        "flood-limit",
+    ]

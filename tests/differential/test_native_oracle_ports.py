@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("dfw.core", reason="the packet core is not built")
 
-from dfw.model import Peers, PolicySet, PortMember, TimerBinding, Timers
+from dfw.model import FloodBinding, FloodLimits, Peers, PolicySet, PortMember, TimerBinding, Timers
 from tests.support.traffic import Traffic, scenario_draw
 from tests.support.traffic_policies import policies_load
 from tests.support.twins import explain_difference, find_difference, native_answers, oracle_answers
@@ -25,7 +25,8 @@ def with_ports(world: PolicySet, number: int) -> PolicySet:
     """The policy with db-1 on the exclusion list, or (every other one) web-2, and hasty timers at web-1."""
     excluded = Peers((PortMember(("db-1", "web-2")[number % 2]),))
     binding = TimerBinding("/b", 0, Peers((PortMember("web-1"),)), HASTY)
-    return replace(world, excluded=excluded, timer_bindings=(binding,))
+    flood = FloodBinding("/f", 0, Peers((PortMember("app-1"),)), FloodLimits(3, 3, 2, 1))
+    return replace(world, excluded=excluded, timer_bindings=(binding,), flood_bindings=(flood,))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -41,3 +42,5 @@ def test_engines_agree(seed: int) -> None:
     assert paths, "no packet met an excluded port"
     without = native_answers(events, [replace(world, timer_bindings=()) for world in worlds], scenario)
     assert find_difference(native, without) is not None, "the bound timers made no difference"
+    refused = {row[1] for row in native.judgements if row[4] == "flood-limit"}
+    assert refused == {"app-1"}, "flood protection where it is bound, and nowhere else"

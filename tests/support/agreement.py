@@ -49,7 +49,9 @@ class Agreement:
 def worlds_of(scenario: Scenario) -> list[PolicySet]:
     """The policies of a scenario, as loaded from files."""
     with tempfile.TemporaryDirectory() as folder:
-        return policies_load(Path(folder), short_timers=scenario.short_timers, no_default=scenario.no_default)
+        return policies_load(
+            Path(folder), short_timers=scenario.short_timers, no_default=scenario.no_default, flood=scenario.flood
+        )
 
 
 def events_of(scenario: Scenario, packets: int) -> list[Event]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 from dfw.compile import PAL_PROTO_ANY, Compiled, RuleTable
@@ -30,6 +31,7 @@ from dfw.model import (
     Term,
     Tier,
 )
+from dfw.nsx.flood_profile import LIMITS
 
 ACTIONS = {0: "ALLOW", 1: "DROP", 2: "REJECT", 3: "RESUME"}
 FLAGS = {1: "stateful", 2: "strict", 4: "logged", 8: "not-src", 16: "not-dst", 32: "persist"}
@@ -75,6 +77,11 @@ def compiled_text(compiled: Compiled, loaded: Loaded) -> str:
     for port, timers in sorted(compiled.timers_of.items()):
         own = [name for name in timers.__slots__ if getattr(timers, name) != default_timer(name)]
         lines.append(f"timers of {port}: " + " ".join(f"{name} {getattr(timers, name)}" for name in own))
+    lines += [f"flood {name} {limit}" for name, limit in asdict(compiled.flood).items() if limit]
+    for port, limits in sorted(compiled.flood_of.items()):
+        lines.append(
+            f"flood of {port}: " + " ".join(f"{name} {limit}" for name, limit in asdict(limits).items() if limit)
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -174,6 +181,15 @@ def nsx_documents(world: PolicySet) -> list[dict[str, Any]]:
         kind = "PolicyFirewallSessionTimerProfileBindingMap"
         which = {"path": binding.path, "sequence_number": binding.number}
         documents.append({"resource_type": kind, "firewall_session_timer_profile_path": f"timers-{number}", **which})
+    floods = [("flood", world.flood)]
+    for number, bound in enumerate(world.flood_bindings):
+        floods.append((f"flood-{number}", bound.limits))
+        kind = "PolicyFirewallFloodProtectionProfileBindingMap"
+        which = {"path": bound.path, "sequence_number": bound.number}
+        documents.append({"resource_type": kind, "profile_path": f"flood-{number}", **which})
+    for name, limits in floods:
+        given = {long: value for long, own in LIMITS.items() if (value := getattr(limits, own))}
+        documents.append({"resource_type": "DistributedFloodProtectionProfile", "id": name, **given})
     if world.excluded.terms:
         members = [path for term in world.excluded.terms for item in expression(term) for path in item["paths"]]
         documents.append({"resource_type": "PolicyExcludeList", "members": members})

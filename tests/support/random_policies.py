@@ -23,6 +23,8 @@ from dfw.model import (
     ExternalIds,
     ExternalIdType,
     Family,
+    FloodBinding,
+    FloodLimits,
     Group,
     GroupMember,
     Inventory,
@@ -186,8 +188,20 @@ def worlds(draw: st.DrawFn) -> PolicySet:
         TimerBinding(f"/b{number}", draw(st.integers(0, 1)), draw(peers), Timers(udp_single=10 + number))
         for number in range(draw(st.integers(0, 2)))
     ]
+    floods = [
+        FloodBinding(f"/f{number}", draw(st.integers(0, 1)), draw(peers), FloodLimits(udp_active=10 + number))
+        for number in range(draw(st.integers(0, 2)))
+    ]
     return PolicySet(
-        tuple(found), groups, {}, draw(inventories()), default, excluded=excluded, timer_bindings=tuple(bindings)
+        tuple(found),
+        groups,
+        {},
+        draw(inventories()),
+        default,
+        excluded=excluded,
+        timer_bindings=tuple(bindings),
+        flood=draw(st.sampled_from([FloodLimits(), FloodLimits(other_active=3)])),
+        flood_bindings=tuple(floods),
     )
 
 

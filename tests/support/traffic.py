@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from dfw.model import Limits, Timers
+from dfw.model import FloodLimits, Limits, Timers
 from tests.support import hostile, talk, talk_alg
 from tests.support.talk_tcp import Said, Talk, tcp_life
 from tests.support.wire import End, Path, arp, ethernet, fragments
@@ -57,7 +57,7 @@ class Scenario:
     """What is drawn once for a run. `vnics`: judged at the inventory's vNICs, else on a tap. `capacity`: of the
     connection table, None for plenty. `epoch`: the first, for engines that can be given one.
     `calm`: no bursts and no floods. `takeovers`: now and then another process goes on; what lists of connections are in
-    order of, and flow records, are the old one's then. `limits`: budgets at each filter."""
+    order of, and flow records, are the old one's then. `limits`: budgets at each filter. `flood`: flood protection."""
 
     seed: int
     link: int = ETHERNET
@@ -75,6 +75,7 @@ class Scenario:
     calm: bool = False
     takeovers: bool = False
     limits: Limits = field(default_factory=Limits)
+    flood: FloodLimits = field(default_factory=FloodLimits)
 
     @property
     def timers(self) -> Timers:
@@ -89,6 +90,9 @@ TIGHT_LIMITS = {
     5: Limits(1, 20, 9, 6, 14, 20, 4, 8, 5, 3, 6, 10, 7, 4),
     6: Limits(14, 14, 8, 3, 55, 55, fragments_own=5, fragments_others=5, fragments_prefix=6, fragments_source=3),
 }
+
+# On a tap, which has more connections than any vNIC: one kind at a time, so that the others still fill the table.
+TIGHT_FLOODS = (FloodLimits(tcp_half_open=12), FloodLimits(udp_active=10, icmp_active=4), FloodLimits(other_active=5))
 
 
 def scenario_draw(seed: int) -> Scenario:
@@ -110,6 +114,7 @@ def scenario_draw(seed: int) -> Scenario:
         commits=rng.choice((800, 2500, 6000)),
         takeovers=seed % 16 in (2, 8, 9),
         limits=TIGHT_LIMITS[kind] if kind in TIGHT_LIMITS else Limits(),
+        flood=TIGHT_FLOODS[seed // 8 % 3] if kind == 3 else FloodLimits(),
     )
 
 

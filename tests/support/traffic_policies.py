@@ -9,11 +9,11 @@ groups, directions, families, Applied-To, tags. A commit from one to another let
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 from dfw.load import load
-from dfw.model import Inventory, PolicySet, Timers
+from dfw.model import FloodLimits, Inventory, PolicySet, Timers
 
 INVENTORY = """
 apiVersion: palisade.internal/v1alpha1
@@ -236,10 +236,13 @@ POLICIES = (_GROUPS + _MIXED, _GROUPS + _CHANGED, _GROUPS + _OPEN, _GROUPS)
 """As YAML texts. The last has no rule of its own: only the default section."""
 
 
-def policies_load(folder: Path, *, short_timers: bool = False, no_default: bool = False) -> list[PolicySet]:
+def policies_load(
+    folder: Path, *, short_timers: bool = False, no_default: bool = False, flood: FloodLimits | None = None
+) -> list[PolicySet]:
     """All policies, through the product's own front end. `folder`: where to write the texts.
 
-    `short_timers`: with timers of 10 to 15 s; `no_default`: with an empty default section (reason `no-rule`).
+    `short_timers`: with timers of 10 to 15 s; `no_default`: with an empty default section (reason `no-rule`);
+    `flood`: flood protection in the first of them; the others have half of the limits.
     """
     loaded = []
     for number, text in enumerate(POLICIES):
@@ -248,6 +251,9 @@ def policies_load(folder: Path, *, short_timers: bool = False, no_default: bool 
         world = load([str(path)]).world
         if no_default:
             world = replace(world, default=replace(world.default, rules=()))
+        if flood is not None:
+            limits = astuple(flood)
+            world = replace(world, flood=FloodLimits(*(limit if number == 0 else limit // 2 for limit in limits)))
         loaded.append(world)
     return loaded
 

@@ -164,6 +164,7 @@ def test_layout_of_tables_and_sets(world: PolicySet) -> None:
     assert set(compiled.table_of) == set(world.inventory.ports)
     for port in world.inventory:
         assert compiled.timers_of.get(port.name, compiled.timers) == world.timers_for(port)
+        assert compiled.flood_of.get(port.name, compiled.flood) == world.flood_for(port)
 
 
 def test_dtypes_are_the_headers(root_folder: Path) -> None:

@@ -23,6 +23,7 @@ from dfw.inventory import KINDS as INVENTORY_KINDS
 from dfw.load import load_documents
 from dfw.nsx import RESOURCE_TYPES
 from dfw.nsx.exclude_list import EXCLUDE_LIST
+from dfw.nsx.flood_profile import FLOOD_BINDING, FLOOD_PROFILE
 from dfw.nsx.group import GROUP
 from dfw.nsx.group import TABLES as EXPRESSIONS
 from dfw.nsx.scheduler import INTERVAL, SCHEDULER
@@ -45,7 +46,8 @@ INVENTORY = {"apiVersion": "palisade.internal/v1alpha1", "kind": "Inventory"}
 OTHER = {"resource_type": "Group", "id": "other"}
 DATES = {"start_date": "03/02/2026", "end_date": "03/31/2026", "timezone": "UTC"}
 MAP = "PolicyFirewallSessionTimerProfileBindingMap"
-PROFILE = {"resource_type": "PolicyFirewallSessionTimerProfile", "id": "profile"}
+FLOOD, FLOOD_MAP = "DistributedFloodProtectionProfile", "PolicyFirewallFloodProtectionProfileBindingMap"
+PROFILES = {MAP: "PolicyFirewallSessionTimerProfile", FLOOD_MAP: FLOOD}
 
 
 def _top(kind: str, table: Mapping[str, Field], **fields: Any) -> Kind:
@@ -64,6 +66,10 @@ KINDS: dict[str, Kind] = {
         id="m",
         parent_path="/infra/domains/default/groups/other",
         firewall_session_timer_profile_path="profile",
+    ),
+    FLOOD: _top(FLOOD, FLOOD_PROFILE, id="f"),
+    FLOOD_MAP: _top(
+        FLOOD_MAP, FLOOD_BINDING, id="m", parent_path="/infra/domains/default/groups/other", profile_path="profile"
     ),
     "PolicyFirewallScheduler": _top("PolicyFirewallScheduler", SCHEDULER, id="s", **DATES),
     "PolicyTimeIntervalValue": Kind(
@@ -116,8 +122,9 @@ CASES = [(name, key) for name, kind in KINDS.items() for key in kind.table if ke
 
 def problems_of(*items: Any) -> list[tuple[str, int, str]]:
     """With what they may refer to."""
-    bound = any(isinstance(item, dict) and item.get("resource_type") == MAP for item in items)
-    return wrong_fields.problems_of(*items, OTHER, *([PROFILE] if bound else []))
+    kinds = {item.get("resource_type") for item in items if isinstance(item, dict)}
+    bound = [{"resource_type": profile, "id": "profile"} for kind, profile in PROFILES.items() if kind in kinds]
+    return wrong_fields.problems_of(*items, OTHER, *bound)
 
 
 def test_every_kind_is_here() -> None:

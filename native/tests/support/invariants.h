@@ -136,6 +136,22 @@ static inline const char *invariant_fragments(const frag_table *f, const uint64_
     return NULL;
 }
 
+static const char *invariant_flood(const ct_table *t)
+{
+    flood_count *n = calloc(65536, sizeof *n);
+    const char *broken = NULL;
+    for (uint32_t ref = 0; ref < t->cap4 + t->cap6; ref++) {
+        const ct_hot *h = &t->hot[ref];
+        uint32_t kind = flood_kind_of(ct_kind_of(h), ct_state_of(h));
+        if (h->state != CT_FREE && kind != FLOOD_KINDS)
+            n[h->zone >> ZONE_VRF_BITS].n[kind]++;
+    }
+    if (memcmp(n, t->flood, 65536 * sizeof *n) != 0)
+        broken = "flood counts differ from a scan";
+    free(n);
+    return broken;
+}
+
 static const char *invariant_half_open(const ct_table *t)
 {
     const half_open_table *o = t->half_open;
@@ -213,6 +229,7 @@ static inline const char *invariant_broken(const pal_worker *w)
     broken = broken ? broken : invariant_wheel(&w->table);
     broken = broken ? broken : invariant_index(&w->table);
     broken = broken ? broken : invariant_half_open(&w->table);
+    broken = broken ? broken : invariant_flood(&w->table);
     broken = broken ? broken : invariant_fragments(w->fragments, w->table.s->seed);
     broken = broken ? broken : invariant_expected(w->expected, &w->table);
     return broken ? broken : invariant_counts(w);

@@ -26,6 +26,7 @@
 #include "../../engine/classifier_tree.c"
 #include "../../engine/classifier_uses.c"
 #endif
+#include "../../engine/configuration.c"
 #include "../../engine/engine.c"
 #include "../../engine/limits.c"
 #include "../../engine/statistics.c"
