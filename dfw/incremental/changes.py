@@ -12,6 +12,8 @@ from dfw.incremental.packed import packed_has, packed_ranges, range_unflat
 from dfw.incremental.templates import PolicyTemplate
 from dfw.model import (
     AddressRange,
+    FloodBinding,
+    FloodLimits,
     Group,
     Machine,
     Namespace,
@@ -55,8 +57,10 @@ class Clock:
     at: float | None
 
 
+Binding: TypeAlias = TimerBinding | FloodBinding
+"""What binds a profile to vNICs."""
 Thing: TypeAlias = (
-    Port | Namespace | Machine | Segment | Group | Policy | Stamp | Exclusion | TimerBinding | Timers | Clock
+    Port | Namespace | Machine | Segment | Group | Policy | Stamp | Exclusion | Binding | Timers | FloodLimits | Clock
 )
 """What there can be. The Policy with the path `default` is the default section."""
 
@@ -103,12 +107,13 @@ class SetChange(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Delta:
     """What an `apply` made different, and nothing else. `tables`: names of ports with another table or a first one;
-    `gone`: of those that have none any more; `timers`: of those with other session timers; `layer2`: whether the
+    `gone`: of those that have none any more; `profiles`: of those with other session timers or flood
+    limits; `layer2`: whether the
     layer-2 lists were made anew."""
 
     revision: int
     sets: Mapping[int, SetChange] = field(default_factory=dict)
     tables: frozenset[str] = frozenset()
     gone: frozenset[str] = frozenset()
-    timers: frozenset[str] = frozenset()
+    profiles: frozenset[str] = frozenset()
     layer2: bool = False

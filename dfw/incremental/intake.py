@@ -5,10 +5,11 @@ taken in and noted as work; nothing is resolved or compiled yet, except what can
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 from dfw.errors import UnsupportedError
-from dfw.incremental.changes import Change, Clock, Exclusion, Remove, Stamp
+from dfw.incremental.changes import Binding, Change, Clock, Exclusion, Remove, Stamp
 from dfw.incremental.ports import Before, Ports, PortsByName
 from dfw.incremental.selections import Selection, Selections
 from dfw.incremental.tables import Tables
@@ -20,6 +21,8 @@ from dfw.model import (
     AnyOf,
     Condition,
     ConditionKey,
+    FloodBinding,
+    FloodLimits,
     Group,
     Inventory,
     Machine,
@@ -64,7 +67,8 @@ class _Groups(dict[str, Group]):
 
 
 class Intake:
-    """The objects by name or path. `layer2`: policies of Ethernet rules; `bindings`: of session timers."""
+    """The objects by name or path. `layer2`: policies of Ethernet rules; `bindings`: of profiles, by what
+    they bind and their path."""
 
     def __init__(self, ports: Ports, selections: Selections, units: Units, tables: Tables) -> None:
         self.ports = ports
@@ -76,10 +80,11 @@ class Intake:
         self.segments = _Segments()
         self.groups = _Groups()
         self.timers = Timers()
+        self.flood = FloodLimits()
         self.at: float | None = None
         self.excluded = Peers(())
         self.layer2: dict[str, Policy] = {}
-        self.bindings: dict[str, tuple[TimerBinding, tuple[Selection, ...]]] = {}
+        self.bindings: dict[tuple[type[Binding], str], tuple[Binding, tuple[Selection, ...]]] = {}
         self._scheduled: dict[str, Policy] = {}
         self._ready: dict[int, PolicyTemplate] = {}  # of the policies of the changes that are being taken
         self._takers: Mapping[type[Any], Callable[[str, Any, Work], None]] = {
@@ -91,8 +96,10 @@ class Intake:
             Policy: self._policy,
             Stamp: lambda key, thing, work: work.policies.append((key, None)),
             Exclusion: self._exclusion,
-            TimerBinding: self._binding,
+            TimerBinding: partial(self._binding, TimerBinding),
+            FloodBinding: partial(self._binding, FloodBinding),
             Timers: self._timers,
+            FloodLimits: self._flood,
             Clock: self._clock,
         }
 
@@ -228,16 +235,20 @@ class Intake:
             found.append(self.selections.acquire(item.meaning, item.where or ""))
         return tuple(found)
 
-    def _binding(self, path: str, new: TimerBinding | None, work: Work) -> None:
-        _, old = self.bindings.pop(path, (None, ()))
+    def _binding(self, kind: type[Binding], path: str, new: Binding | None, work: Work) -> None:
+        _, old = self.bindings.pop((kind, path), (None, ()))
         for selection in old:
             self.selections.release(selection)
         if new is not None:
-            self.bindings[path] = (new, self._acquired(new.peers))
+            self.bindings[kind, path] = (new, self._acquired(new.peers))
         work.bindings = True
 
     def _timers(self, _: str, new: Timers | None, work: Work) -> None:
         self.timers = Timers() if new is None else new
+        work.bindings = True
+
+    def _flood(self, _: str, new: FloodLimits | None, work: Work) -> None:
+        self.flood = FloodLimits() if new is None else new
         work.bindings = True
 
     def _clock(self, _: str, new: Clock | None, work: Work) -> None:

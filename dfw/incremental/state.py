@@ -9,9 +9,10 @@ and tables of those whose members moved, the tables where an edited policy is in
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,14 +30,26 @@ from dfw.membership import Membership
 from dfw.model import (
     EXCLUDED_POLICY,
     EffectiveRule,
+    FloodLimits,
     Policy,
     PolicySet,
+    TimerBinding,
     Timers,
     default_policy,
     ether_rules_for_tap,
 )
 
 _MANY = 10_000  # changes in one apply from which on the garbage collector waits
+
+
+class Profiles(NamedTuple):
+    """The session timers and the flood limits of a vNIC; None where no binding says."""
+
+    timers: Timers | None
+    flood: FloodLimits | None
+
+
+_NONE = Profiles(None, None)
 
 
 class PolicyState:
@@ -49,7 +62,8 @@ class PolicyState:
         self.sets = Sets(self.ports)
         self.tables = Tables(self.ports)
         self.ether = EtherCompiled((), {}, ether_compile(PolicySet(), Membership(PolicySet()), (), 0).tap)
-        self._timers_of: dict[str, Timers] = {}
+        self._profiles: dict[str, Profiles] = {}
+        self._everywhere = Profiles(Timers(), FloodLimits())
         self.units = Units(self.ports, self.selections, self.sets, self.tables)
         self.intake = Intake(self.ports, self.selections, self.units, self.tables)
         self._exclude(Instance(template_compile((EXCLUDED_POLICY,), self.selections.meaning)))
@@ -82,9 +96,10 @@ class PolicyState:
         """What is known of a rule that a table's entry names."""
         return self.units.rule_owner[number].rule(number)
 
-    def timers_of(self, port: str) -> Timers:
-        """The session timers of a vNIC."""
-        return self._timers_of.get(port, self.intake.timers)
+    def profiles_of(self, port: str) -> Profiles:
+        """The session timers and the flood limits of a vNIC."""
+        own = self._profiles.get(port, _NONE)
+        return Profiles(own.timers or self.intake.timers, own.flood or self.intake.flood)
 
     def policies(self) -> Iterator[Policy]:
         """All policies in force, in no particular order, the default section too."""
@@ -192,22 +207,28 @@ class PolicyState:
         return {slot for slot in slots if ports[slot] is not None}
 
     def _bound(self, work: Work, shifts: Mapping[Selection, Shift]) -> frozenset[str]:
-        """Session timers of the ports that a binding selects; the first binding wins."""
+        """Profiles of the ports that a binding selects; the first binding of a kind wins. Whose are others now."""
         if not work.bindings and not any(
             item in shifts for _, found in self.intake.bindings.values() for item in found
         ):
             return frozenset()
-        before = self._timers_of
-        timers_of: dict[str, Timers] = {}
+        profiles: dict[str, Profiles] = {}
         ordered = sorted(self.intake.bindings.values(), key=lambda item: (item[0].number, item[0].path))
         for binding, selections in ordered:
             for slot in set().union(*(selection.members for selection in selections)):
                 port = self.ports.ports[slot]
                 assert port is not None
-                timers_of.setdefault(port.name, binding.timers)
-        self._timers_of = timers_of
-        names = before.keys() | timers_of.keys()
-        return frozenset(name for name in names if before.get(name) != timers_of.get(name))
+                known = profiles.get(port.name, _NONE)
+                if isinstance(binding, TimerBinding):
+                    profiles[port.name] = known._replace(timers=known.timers or binding.timers)
+                else:
+                    profiles[port.name] = known._replace(flood=known.flood or binding.limits)
+        before, everywhere = self._profiles, self._everywhere
+        self._profiles, self._everywhere = profiles, Profiles(self.intake.timers, self.intake.flood)
+        names: Set[str] = self.ports.slot_of.keys()
+        if everywhere == self._everywhere:
+            names = names & (before.keys() | profiles.keys())
+        return frozenset(name for name in names if before.get(name, everywhere) != profiles.get(name, self._everywhere))
 
     def _layer2_made(self, work: Work, shifts: Mapping[Selection, Shift]) -> bool:
         """Layer-2 rules are few: all their lists are made anew when anything that they could look at changed."""

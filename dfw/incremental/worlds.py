@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from dfw.incremental.changes import Change, Clock, Exclusion, Remove
-from dfw.model import Group, Machine, Namespace, Policy, PolicySet, Port, Segment, TimerBinding
+from dfw.model import FloodBinding, Group, Machine, Namespace, Policy, PolicySet, Port, Segment, TimerBinding
 
 _NOTHING = PolicySet()
 
@@ -22,12 +22,15 @@ def world_changes(after: PolicySet, before: PolicySet = _NOTHING) -> list[Change
     changes += _differences(Group, before.groups, after.groups)
     changes += _differences(Policy, _by_path(before.policies), _by_path(after.policies))
     changes += _differences(TimerBinding, _by_path(before.timer_bindings), _by_path(after.timer_bindings))
+    changes += _differences(FloodBinding, _by_path(before.flood_bindings), _by_path(after.flood_bindings))
     if before.default != after.default:
         changes.append(after.default)
     if before.excluded != after.excluded:
         changes.append(Exclusion(after.excluded))
     if before.timers != after.timers:
         changes.append(after.timers)
+    if before.flood != after.flood:
+        changes.append(after.flood)
     return changes
 
 

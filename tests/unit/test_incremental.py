@@ -22,6 +22,10 @@ from tests.support.random_clusters import cluster, policies
 from tests.support.random_policies import worlds
 
 LONG = bool(os.environ.get("PALISADE_LONG"))
+FIELDS = (
+    *("inventory", "policies", "groups", "excluded", "default"),
+    *("timers", "timer_bindings", "flood", "flood_bindings"),
+)
 EXAMPLES = 2000 if LONG else 20
 
 
@@ -34,12 +38,16 @@ def follow(state: PolicyState, before: PolicySet, after: PolicySet) -> None:
     """Apply what differs; the state is then as compiled from nothing, and the delta is exact."""
     tables = {name: state.tables.of[slot].data for name, slot in state.ports.slot_of.items()}  # type: ignore[union-attr]
     sets = {number: item.packed for number, item in state.sets.of.items()}
+    profiles = {name: state.profiles_of(name) for name in state.ports.slot_of}
     delta = state.apply(world_changes(after, before))
     compiled = compile_policy(after)
     assert canonical_state(state) == canonical_compiled(compiled)
-    assert {name: state.timers_of(name) for name in state.ports.slot_of} == {
-        name: compiled.timers_of.get(name, compiled.timers) for name in state.ports.slot_of
+    now = {name: state.profiles_of(name) for name in state.ports.slot_of}
+    assert now == {
+        name: (compiled.timers_of.get(name, compiled.timers), compiled.flood_of.get(name, compiled.flood))
+        for name in now
     }
+    assert {name for name, old in profiles.items() if now.get(name, old) != old} <= delta.profiles <= now.keys()
     check_delta(state, delta, tables, sets)
 
 
@@ -106,7 +114,7 @@ def test_documents_of_all_kinds_change(seed: int) -> None:
 
 @settings(max_examples=EXAMPLES)
 @given(st.lists(worlds(), min_size=2, max_size=4), st.integers(0, 2**32))
-def test_groups_exclusions_and_timers_change(drawn: list[PolicySet], seed: int) -> None:
+def test_groups_exclusions_and_profiles_change(drawn: list[PolicySet], seed: int) -> None:
     random = Random(seed)
     groups = {f"/g/{number}": Group(f"/g/{number}", AnyOf()) for number in range(3)}
     current = replace(drawn[0], groups={**groups, **drawn[0].groups})
@@ -114,7 +122,7 @@ def test_groups_exclusions_and_timers_change(drawn: list[PolicySet], seed: int) 
     follow(state, before, current)
     for other in drawn[1:]:
         before = current
-        for field in random.sample(("inventory", "policies", "groups", "excluded", "timer_bindings", "default"), 2):
+        for field in random.sample(FIELDS, 3):
             value = getattr(other, field)
             current = replace(current, **{field: {**groups, **value} if field == "groups" else value})
         if random.random() < 0.3:
