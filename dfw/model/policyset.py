@@ -95,9 +95,9 @@ class PolicySet:
     """Policies, groups and services by path, the default section, timers and the inventory.
 
     Policies may be given in any order; `ordered` has them as they are judged. `excluded`: the ports of the exclusion
-    list, at which no policy is in force. `timers` and `flood` hold where no binding does. `at`: seconds since the epoch; policies
-    whose schedule is not active then are left out. None: schedules are not looked at, and every policy stands.
-    `staged`: policies that are not in force; `what_if` is the world in which they are.
+    list, at which no policy is in force. `timers` and `flood` hold where no binding does. `at`: seconds since the
+    epoch; policies whose schedule is not active then are left out. None: schedules are not looked at, and every policy
+    stands. `staged`: policies that are not in force; `what_if` is the world in which they are.
     """
 
     policies: tuple[Policy, ...] = ()
