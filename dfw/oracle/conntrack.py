@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dfw.model import Limits, Timers
+from dfw.model import FloodLimits, Limits, Timers
 from dfw.oracle import icmp
 from dfw.oracle.flow import Connection
 from dfw.oracle.limits import HalfOpen
@@ -142,10 +142,14 @@ class ConnectionTable:
             connection.account = None
         return list(self._living.values())
 
-    def count_of(self, filter_name: str, kind: str, now: int) -> int:
-        """Living connections of a filter that count under this limit of FloodLimits."""
+    def is_flooded(self, filter_name: str, flood: FloodLimits, packet: Packet, now: int) -> bool:
+        """Has a filter as many connections of the kind that begins with this packet as it may have?"""
+        kind = flood_kind_of_packet(packet)
+        limit = 0 if kind is None else getattr(flood, kind)
+        if not limit:
+            return False
         own = [item for item in self._living.values() if item.filter_name == filter_name and flood_kind(item) == kind]
-        return sum(self.is_alive(item, now) for item in own)
+        return bool(limit <= sum(self.is_alive(item, now) for item in own))
 
     def make_room(self, ip_version: int, now: int) -> bool:
         """Is there room for one more of this family? Expired ones go first, then the oldest unanswered (section 11)."""

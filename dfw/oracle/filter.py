@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dfw.model import Action, Alg, FloodLimits, Timers
 from dfw.oracle import alg, icmp, sctp, tcp
-from dfw.oracle.conntrack import ConnectionTable, flood_kind_of_packet, key_of, timeout_ticks
+from dfw.oracle.conntrack import ConnectionTable, key_of, timeout_ticks
 from dfw.oracle.flow import Connection
 from dfw.oracle.limits import MissBudget
 from dfw.oracle.packet import ICMP, ICMPV6, IPV4, SCTP, SYN, TCP, Packet
@@ -81,14 +81,12 @@ class Filter:
         self._budget = RejectBudget(worker.table.limits)
         self._misses = MissBudget(worker.table.limits)
 
-    def commit(
-        self, rules: RuleList | None, ether: EtherList | None, timers: Timers, flood: FloodLimits | None = None
-    ) -> None:
+    def commit(self, rules: RuleList | None, ether: EtherList | None, timers: Timers, flood: FloodLimits) -> None:
         """Put rules of both layers, session timers and flood protection in force. The epoch rises."""
         self.rules = rules
         self.ether = ether
         self.timers = timers
-        self.flood = flood or FloodLimits()
+        self.flood = flood
         self.epoch += 1
 
     def refuse_frame(self, frame: Packet, direction: int) -> Decision | None:
@@ -169,8 +167,7 @@ class Filter:
     def _make_room(self, packet: Packet, direction: int) -> str | None:
         """Room for one more connection, in its budget and in the table (section 11); else the reason."""
         table, now = self._worker.table, self._worker.now
-        kind = flood_kind_of_packet(packet)
-        if kind is not None and 0 < getattr(self.flood, kind) <= table.count_of(self.name, kind, now):
+        if table.is_flooded(self.name, self.flood, packet, now):
             return "flood-limit"
         half_open = table.half_open
         if half_open is not None and not half_open.room(self.name, direction, packet.ip_version, packet.source, now):

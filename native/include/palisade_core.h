@@ -22,10 +22,8 @@
 #define PAL_ACTION_RESUME 3 /* decides nothing: the search goes on in the tier `resume` (PASS, JUMP_TO_APPLICATION) */
 
 #define PAL_TIERS 8
-
 #define PAL_DIR_IN 1
 #define PAL_DIR_OUT 2
-
 #define PAL_FAMILY_V4 1
 #define PAL_FAMILY_V6 2
 
@@ -35,11 +33,9 @@
 #define PAL_RULE_SRC_NEGATED 8
 #define PAL_RULE_DST_NEGATED 16
 #define PAL_RULE_PERSIST 32
-
 #define PAL_ALG_NONE 0
 #define PAL_ALG_FTP 1
 #define PAL_ALG_TFTP 2
-
 #define PAL_PROTO_ANY 256
 
 /* One classifier entry. A model rule with several services becomes several entries that share `rule`.
