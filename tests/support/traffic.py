@@ -90,8 +90,7 @@ TIGHT_LIMITS = {
     5: Limits(1, 20, 9, 6, 14, 20, 4, 8, 5, 3, 6, 10, 7, 4),
     6: Limits(14, 14, 8, 3, 55, 55, fragments_own=5, fragments_others=5, fragments_prefix=6, fragments_source=3),
 }
-
-# On a tap, which has more connections than any vNIC: one kind at a time, so that the others still fill the table.
+# On a tap, with more connections than any vNIC: one kind at a time.
 TIGHT_FLOODS = (FloodLimits(tcp_half_open=12), FloodLimits(udp_active=10, icmp_active=4), FloodLimits(other_active=5))
 
 
