@@ -19,7 +19,7 @@ from dfw.packetspace import RangePool
 from dfw.packetwalk import Cut, Difference, NotBothIn, RowIndex, deciding, differences, find_first, in_force, pieces
 from dfw.witness import Witness, witness_of
 
-DIFF_WORK = 60_000_000
+DIFF_WORK = 20_000_000  # comparisons of boxes, some three million a second
 
 __all__ = ["BudgetError", "Change", "Comparison", "policies_compare", "policies_differ"]
 
@@ -136,35 +136,42 @@ def _differences(space: Space, old: Sequence[Row], new: Sequence[Row], work: Wor
         same = {id(old[at]): id(new[other]) for at, other in kept.items()}
         yield from _in_pieces(space, indexes, [*gone, *come], same, work, cut)
         return
-    known = {id(row) for row in gone}
-    for row in gone:
-        for box in row.boxes:
+    old_of = {id(new[other]): at for at, other in kept.items()}
+    new_of = {id(old[at]): other for at, other in kept.items()}
+    for at, row in enumerate(old):
+        for box in () if at in kept else row.boxes:
             near, later = (index.meeting(box, work) for index in indexes)
-            yield from differences(space, box, near, later, _IsOld(row), work, cut)
-    for row in come:
-        for box in row.boxes:
+            yield from differences(space, box, near, later, _IsOld(row, at, old_of), work, cut, row)
+    for at, row in enumerate(new):
+        for box in () if at in stays else row.boxes:
             near, later = (index.meeting(box, work) for index in indexes)
-            yield from differences(space, box, near, later, _IsNew(row, known), work, cut)
+            yield from differences(space, box, near, later, _IsNew(row, at, new_of), work, cut, row)
 
 
 class _IsOld:
-    """Pairs whose old row is this one."""
+    """Pairs of this old row, which is gone, and new ones but for those that stood above it: they decide still.
 
-    def __init__(self, row: Row) -> None:
-        self.row = row
+    `places`: of the rows that stay, by identity, where they stood.
+    """
+
+    def __init__(self, row: Row, at: int, places: Mapping[int, int]) -> None:
+        self.row, self.at, self.places = row, at, places
 
     def __call__(self, old: Row | None, new: Row | None) -> bool:
-        return old is self.row
+        return old is self.row and self.places.get(id(new), self.at + 1) > self.at
 
 
 class _IsNew:
-    """Pairs whose new row is this one, and whose old row is none of those that were looked at."""
+    """Pairs of this new row, and old ones that stay, below it.
 
-    def __init__(self, row: Row, known: set[int]) -> None:
-        self.row, self.known = row, known
+    `places`: of the rows that stay, by identity, where they stand now.
+    """
+
+    def __init__(self, row: Row, at: int, places: Mapping[int, int]) -> None:
+        self.row, self.at, self.places = row, at, places
 
     def __call__(self, old: Row | None, new: Row | None) -> bool:
-        return new is self.row and id(old) not in self.known
+        return new is self.row and (old is None or self.places.get(id(old), -1) > self.at)
 
 
 def _in_pieces(

@@ -204,23 +204,26 @@ def differences(
     wanted: Callable[[Row | None, Row | None], bool],
     work: Work,
     cut: Cut = find_first,
+    only: Row | None = None,
 ) -> Iterator[Difference]:
     """Where two lists of deciding rows differ inside a box: packets whose first matches are one row of each list.
 
     `wanted`: which pairs of first matches are looked at (None: no rule). Where both rows stand in both lists, in one
-    order, they need not be: the same is first in both.
+    order, they need not be: the same is first in both. `only`: of all these, the pairs with this row.
     """
     nothing = Row(-1, 0, 0, NO_RULE, (piece,), True, None)
     olds, news = [*old, nothing], [*new, nothing]
+    every = list(enumerate(news))
+    with_it = every if only is None else [item for item in every if item[1] is only]
     for before, mine in enumerate(olds):
-        for after, theirs in enumerate(news):
+        for after, theirs in every if mine is only else with_it:
             if not wanted(None if mine is nothing else mine, None if theirs is nothing else theirs):
                 continue
             services = services_differing(space, mine.outcome, theirs.outcome)
             work.spend(1)
             for box in _meets(piece, mine, theirs, services):
                 above = [*olds[:before], *news[:after]]
-                for left in cut(box, boxes_of(above), work):
+                for left in cut(box, list(dict.fromkeys(boxes_of(above))), work):
                     yield Difference(left, *(None if row is nothing else row for row in (mine, theirs)))
 
 
