@@ -117,7 +117,7 @@ def render_diff(data: dict[str, Any]) -> str:
             lines.append(f"vNICs {word}, not compared: {_few(vnics[word])}")
     lines += [f"{what} differ, and are not compared by packets" for what in data["others"]]
     if not data["complete"]:
-        lines.append("not everything was compared: it would take more work than is allowed")
+        lines.append("not complete: to find or list everything would take more work than is allowed")
     if data["flows"] is not None:
         lines += _flow_lines(data["flows"])
     sets = sum(len(change["sets"]) for change in data["changes"])

@@ -19,6 +19,7 @@ from dfw.packetspace import RangePool
 from dfw.packetwalk import Cut, Difference, NotBothIn, RowIndex, deciding, differences, find_first, in_force, pieces
 from dfw.witness import Witness, witness_of
 
+MAXIMUM_SETS = 1000  # shown of one change
 DIFF_WORK = 20_000_000  # comparisons of boxes, some three million a second
 
 __all__ = ["BudgetError", "Change", "Comparison", "policies_compare", "policies_differ"]
@@ -38,7 +39,8 @@ class Change(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """`vnics`: those that both inventories have, by number; `complete`: False where the work allowed did not do."""
+    """`vnics`: those that both inventories have, by number; `complete`: False where the work allowed did not do, or a
+    change has more sets than are listed."""
 
     changes: list[Change]
     vnics: tuple[str, ...]
@@ -80,7 +82,18 @@ def policies_compare(old: PolicySet, new: PolicySet, *, tap: bool = False, most:
             found.setdefault((space.family, _kind(item), before, after), []).append(item.box)
     except BudgetError:
         complete = False
-    changes = [pair.change(*key, boxes) for key, boxes in sorted(found.items())]
+    changes: list[Change] = []
+    for key, boxes in sorted(found.items()):
+        try:
+            change = pair.change(*key, boxes, Work(most, pair.weight))
+        except BudgetError:
+            complete = False
+            continue
+        if len(change.boxes) > MAXIMUM_SETS:
+            complete = False
+            change = change._replace(boxes=change.boxes[:MAXIMUM_SETS])
+        samples = tuple(witness_of(change.space, box, pair.ports) for box in change.boxes)
+        changes.append(change._replace(samples=samples))
     return Comparison(changes, pair.vnics, added, removed, complete)
 
 
@@ -112,16 +125,16 @@ class _Pair:
                 old, new = (space.rows(rules) for rules in self.rules)
                 yield from ((space, found) for found in _differences(space, old, new, work, cut))
 
-    def change(self, family: Family, kind: str, old: int, new: int, boxes: Sequence[Box]) -> Change:
-        """One change, with its boxes made disjoint and joined, and a sample of each."""
-        space = self.spaces[family]
-        apart: list[Box] = []
-        for box in boxes:
-            apart += boxes_subtract(box, apart, Work(DIFF_WORK, self.weight))
-        joined = tuple(boxes_join(apart))
-        samples = tuple(witness_of(space, box, self.ports) for box in joined)
-        items = [None if at < 0 else rules[at].item for rules, at in zip(self.rules, (old, new), strict=True)]
-        return Change(kind, space, joined, items[0], items[1], samples)
+    def change(self, family: Family, kind: str, old: int, new: int, boxes: Sequence[Box], work: Work) -> Change:
+        """One change, without samples, with its boxes made disjoint and joined. Raises BudgetError."""
+        items = [None if at < 0 else rules[at] for rules, at in zip(self.rules, (old, new), strict=True)]
+        if any(item is not None and len(item.parts) > 1 for item in items):  # boxes of one rule may overlap
+            apart: list[Box] = []
+            for box in boxes:
+                apart += boxes_subtract(box, apart, work)
+            boxes = apart
+        rules = [None if item is None else item.item for item in items]
+        return Change(kind, self.spaces[family], tuple(boxes_join(boxes)), rules[0], rules[1], ())
 
 
 def _differences(space: Space, old: Sequence[Row], new: Sequence[Row], work: Work, cut: Cut) -> Iterator[Difference]:
