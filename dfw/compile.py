@@ -81,6 +81,7 @@ PAL_PROTO_ANY = 256
 PAL_RULE_STATEFUL, PAL_RULE_TCP_STRICT, PAL_RULE_LOGGED = 1, 2, 4
 PAL_RULE_SRC_NEGATED, PAL_RULE_DST_NEGATED, PAL_RULE_PERSIST = 8, 16, 32
 _ALL_PORTS = (PortRange(0, 65535),)
+_NO_ENTRIES = np.zeros(0, dtype=np.int64)
 
 _Profile = TypeVar("_Profile")
 
@@ -194,6 +195,8 @@ class _Compiler:
             for number in members:
                 selected[number].append(index)
         scope_of_entry = np.array(scopes.of_rule, dtype=np.int64)[everything.entries["rule"]]
+        by_scope = np.argsort(scope_of_entry, kind="stable")
+        of_scope = np.split(by_scope, np.cumsum(np.bincount(scope_of_entry, minlength=len(scopes.members)))[:-1])
         tables: list[RuleTable] = []
         seen: dict[tuple[int, ...], int] = {}
         table_of: dict[str, int] = {}
@@ -201,9 +204,8 @@ class _Compiler:
             selecting = tuple(indexes)
             if selecting not in seen:
                 seen[selecting] = len(tables)
-                is_chosen = np.zeros(len(scopes.members), dtype=np.bool_)
-                is_chosen[indexes] = True
-                tables.append(_frozen(everything.entries[is_chosen[scope_of_entry]], everything.set_refs))
+                chosen = np.sort(np.concatenate([of_scope[index] for index in indexes] or [_NO_ENTRIES]))
+                tables.append(_frozen(everything.entries[chosen], everything.set_refs))
             table_of[port.name] = seen[selecting]
         tap = everything.entries[everything.entries["rule"] < len(for_tap)]
         tap["dir"] = int(Direction.IN_OUT)
