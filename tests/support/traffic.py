@@ -55,9 +55,9 @@ Event = Packet | Commit | TakeOver
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """What is drawn once for a run. `vnics`: judged at the inventory's vNICs, else on a tap. `capacity`: of the
-    connection table, None for plenty. `epoch`: the first, for engines that can be given one.
-    `calm`: no bursts and no floods. `takeovers`: now and then another process goes on; what lists of connections are in
-    order of, and flow records, are the old one's then. `limits`: budgets at each filter. `flood`: flood protection."""
+    connection table, None for plenty. `epoch`: the first, for engines that can be given one. `calm`: no bursts and no
+    floods. `takeovers`: now and then another process goes on; what lists of connections are in order of, and flow
+    records, are the old one's then. `limits`: budgets at each filter. `flood`: flood protection."""
 
     seed: int
     link: int = ETHERNET
