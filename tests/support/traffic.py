@@ -84,7 +84,6 @@ class Scenario:
 
 
 SHORT_TIMERS = Timers(12, 10, 120, 14, 11, 10, 13, 10, 15, 12, 10)
-
 # By kind of run: at vNICs, and on a tap.
 TIGHT_LIMITS = {
     5: Limits(1, 20, 9, 6, 14, 20, 4, 8, 5, 3, 6, 10, 7, 4),
