@@ -15,7 +15,7 @@ import numpy as np
 
 from dfw.compile import Compiled, CompiledRule, RuleTable, compile_policy
 from dfw.core import NO_FILTER, Engine, EngineOptions
-from dfw.layout import BINDING_DTYPE, ETHER_DTYPE
+from dfw.layout import BINDING_DTYPE, ETHER_DTYPE, SEGMENT
 from dfw.model import Inventory, PolicySet, Port, Timers, mac_packed
 
 TAP = "tap"
@@ -113,7 +113,7 @@ class NativeEnforcer:
         return [f'"vnic": {json.dumps(name)}' for name in self.filters]
 
     def bindings(self) -> np.ndarray[tuple[int], np.dtype[np.void]]:
-        """MAC and IP addresses -> filter: outside tunnels, and for each VNI of a port's routing domain."""
+        """MAC and IP addresses -> filter: outside tunnels, and for each VNI of a port's routing domain; its segment."""
         rows: list[tuple[bytes, int, int, int]] = []
         domains = {} if self.inventory is None else _domains(self.inventory)
         for number, port in enumerate(self.ports):
@@ -124,6 +124,7 @@ class NativeEnforcer:
                 for address in port.ips
                 for vrf in (0, *domain)
             ]
+        rows += [(b"", SEGMENT, domains[port.name][0][0], number) for number, port in enumerate(self.ports)]
         found = np.zeros(len(rows), dtype=BINDING_DTYPE)
         for at, (address, family, vrf, number) in enumerate(rows):
             found[at] = (np.frombuffer(address.ljust(16, b"\0"), np.uint8), family, vrf, number)

@@ -191,6 +191,8 @@ BENCH_FRAME_DTYPE: Final = np.dtype(
     [("at", "=u8"), ("clock_ns", "=u8"), ("len", "=u4"), ("filter", "=u2"), ("dir", "u1"), ("reserved", "u1")]
 )
 BINDING_DTYPE: Final = np.dtype([("addr", "u1", (16,)), ("family", "=u4"), ("vrf", "=u4"), ("filter", "=u4")])
+SEGMENT: Final = 255
+"""`family` of a binding that says which segment (1 + VNI) a filter is on: PAL_SEGMENT."""
 RULE_COUNT_DTYPE: Final = np.dtype([("hits", "=u8"), ("packets", "=u8"), ("bytes", "=u8")])
 assert FRAME_DTYPE.itemsize == 48 and RECORD_DTYPE.itemsize == 32 and GENERATED_DTYPE.itemsize == 40
 assert BENCH_FRAME_DTYPE.itemsize == 24 and FLOW_DTYPE.itemsize == 128 and BINDING_DTYPE.itemsize == 28

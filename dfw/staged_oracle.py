@@ -101,12 +101,9 @@ class StagedOracle:
 
     def _compare(self, now: list[Judgement], then: list[Judgement]) -> Iterator[tuple[Any, ...]]:
         """The changes of one frame."""
-        refusals = [next((item for item in items if item.verdict != "ALLOW"), None) for items in (now, then)]
-        place, change = None, 0
-        if refusals[0] is None and refusals[1] is not None:
-            place, change = _place(refusals[1]), CUT
-        elif refusals[0] is not None and refusals[1] is None:
-            place, change = _place(refusals[0]), PASS
+        place, change = _missing(now, then), CUT
+        if place is None:
+            place, change = _missing(then, now), PASS
         beside = {_place(item): item for item in then}
         for item in now:
             at = _place(item)
@@ -156,6 +153,18 @@ def _bytes16(data: bytes) -> npt.NDArray[np.uint8]:
 
 def _place(item: Judgement) -> tuple[str | None, str | None]:
     return item.vnic, item.dir
+
+
+def _missing(here: list[Judgement], there: list[Judgement]) -> tuple[str | None, str | None] | None:
+    """Where a packet arrives here and not there; None: nowhere. What drops it OUT is the place then."""
+    ends = [
+        [_place(item) for item in items if item.verdict == "ALLOW" and (len(items) == 1 or item.dir == "IN")]
+        for items in (here, there)
+    ]
+    missing = [place for place in ends[0] if place not in ends[1]]
+    if missing and there[0].dir == "OUT" and there[0].verdict != "ALLOW":
+        return _place(there[0])
+    return missing[0] if missing else None
 
 
 def _said(now: list[Judgement], then: Iterable[Judgement]) -> Iterator[Said]:

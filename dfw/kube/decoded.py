@@ -18,7 +18,7 @@ import msgspec
 
 from dfw.assign import PODS_SEGMENT, free_mac
 from dfw.documents import document_of
-from dfw.errors import PolicyError, Problem
+from dfw.errors import PolicyError, Problem, UnsupportedError
 from dfw.fields import Cursor, Read, mapping
 from dfw.findings import Finding
 from dfw.incremental import Change, Stamp, Thing, collector_paused
@@ -30,6 +30,7 @@ from dfw.kube.kinds import KUBE_KINDS
 from dfw.kube.metadata import (
     DEFAULT_NAMESPACE,
     METADATA,
+    STAGED,
     is_label_value,
     is_object_name,
     label_key_problem,
@@ -87,6 +88,8 @@ class DecodedReader:
         """The thing that an object is; None for a pod that has no vNIC. Raises PolicyError."""
         try:
             kind, metadata = decoded["kind"], decoded["metadata"]
+            if kind in _POLICIES and (metadata.get("annotations") or {}).get(STAGED, "false") != "false":
+                raise UnsupportedError("incremental", f"staged policies ({kind} {metadata['name']})")
             # The three that are asked for here, and no others but these two.
             plain = 3 + ("spec" in decoded) + ("status" in decoded)
             if len(decoded) != plain or decoded["apiVersion"] not in KUBE_KINDS[kind]:

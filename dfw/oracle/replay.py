@@ -26,6 +26,7 @@ from dfw.oracle.icmp import query_of
 from dfw.oracle.packet import IPV4, Packet
 from dfw.oracle.parse import parse
 from dfw.oracle.policy import MatchedRule, Rules
+from dfw.oracle.reject import is_group_address
 
 TAP = "tap"
 
@@ -115,12 +116,12 @@ class _Arrival(NamedTuple):
 
 
 class _Hop(NamedTuple):
-    """A packet at a filter, and the filter where it goes on if it passes."""
+    """A packet at a filter, and the filters where it goes on if it passes: one, or all receivers of a group's."""
 
     arrival: _Arrival
     at: Filter
     direction: Direction
-    then: Filter | None = None
+    then: tuple[Filter, ...] = ()
 
 
 class _Line(NamedTuple):
@@ -245,29 +246,21 @@ class Replay:
 
     def _judge_ends(self, inventory: Inventory, packet: Packet, arrival: _Arrival, lines: list[_Line]) -> None:
         sender = self._port_of(inventory, packet, packet.source_mac, packet.source)
-        receiver = self._port_of(inventory, packet, packet.destination_mac, packet.destination)
-        # To itself: it leaves, and does not come back through the filter.
-        then = None if receiver is None or receiver is sender else self._filter_of(receiver)
+        if _is_for_many(packet):
+            receivers = _receivers(inventory, packet, sender)
+        else:
+            receiver = self._port_of(inventory, packet, packet.destination_mac, packet.destination)
+            # To itself: it leaves, and does not come back through the filter.
+            receivers = [] if receiver is None or receiver is sender else [receiver]
+        then = tuple(map(self._filter_of, receivers))
         if sender is not None:
             self._judge(_Hop(arrival, self._filter_of(sender), Direction.OUT, then), packet, lines)
-        elif then is not None:
-            self._judge(_Hop(arrival, then, Direction.IN), packet, lines)
+        elif then:
+            for item in then:
+                self._judge(_Hop(arrival, item, Direction.IN), packet, lines)
         else:
-            nobody = Judgement(
-                arrival.n,
-                arrival.ts_ns,
-                None,
-                None,
-                "ALLOW",
-                "no-filter",
-                None,
-                None,
-                "untracked",
-                False,
-                arrival.file,
-                packet.ip_length,
-                arrival.order,
-            )
+            nothing = None, None, "ALLOW", "no-filter", None, None, "untracked", False
+            nobody = Judgement(arrival.n, arrival.ts_ns, *nothing, arrival.file, packet.ip_length, arrival.order)
             lines.append(_Line(arrival.order, 0, nobody))
 
     def _port_of(self, inventory: Inventory, packet: Packet, mac: bytes | None, address: int) -> Port | None:
@@ -327,8 +320,8 @@ class Replay:
             self.generated.append(Generated(hop.arrival.n, hop.arrival.ts_ns, hop.at.name, data))
         for arrival, part in parts:
             self._write(arrival, hop, part, decision, lines)
-        if decision.verdict == "ALLOW" and hop.then is not None:
-            on = _Hop(hop.arrival, hop.then, Direction.IN)
+        for item in hop.then if decision.verdict == "ALLOW" else ():
+            on = _Hop(hop.arrival, item, Direction.IN)
             refused = on.at.refuse_frame(frame, on.direction)
             if refused is not None:
                 self._finish(on, packet, frame, parts, lines, refused)
@@ -376,6 +369,19 @@ class Replay:
 
 
 _DIRECTION_NAMES = {Direction.IN: "IN", Direction.OUT: "OUT", Direction.IN_OUT: "IN_OUT"}
+
+
+def _is_for_many(packet: Packet) -> bool:
+    """Multicast or broadcast: by its MAC address where it has one, else by its address."""
+    if packet.destination_mac is not None:
+        return bool(packet.destination_mac[0] & 1)
+    return packet.destination >= 0 and is_group_address(packet.ip_version, packet.destination)
+
+
+def _receivers(inventory: Inventory, packet: Packet, sender: Port | None) -> list[Port]:
+    """The other vNICs on the sender's segment, in the inventory's order; without a sender, on that of the VNI."""
+    vni = packet.vni if sender is None else inventory.segment_of(sender).vni
+    return [port for port in inventory if port is not sender and inventory.segment_of(port).vni == vni]
 
 
 def _is_in_segment(inventory: Inventory, port: Port, vni: int | None) -> bool:

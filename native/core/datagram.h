@@ -51,6 +51,16 @@ PAL_OUTLINE void datagram_finish(pal_worker *w)
     }
 }
 
+/* A datagram that was judged where it was put together, IN at another filter. The frame that completed it stands for all. */
+PAL_OUTLINE void datagram_onward(pal_worker *w, const pal_filter *f, const frag_datagram *d, pal_packet *whole, const pal_packet *last)
+{
+    pal_judgement j;
+    w->received += d->count;
+    if (!f->ether || !pipeline_refused(w, f, PAL_DIR_IN, last, whole, &j))
+        pipeline_judge_whole(w, f, PAL_DIR_IN, whole, NULL, &j);
+    datagram_emit(w, d, &j);
+}
+
 PAL_OUTLINE void datagram_judge(pal_worker *w, const pal_route *route, const frag_datagram *d, const pal_packet *last)
 {
     pal_packet whole = {.data = w->scratch, .ts_ns = last->ts_ns, .cookie = last->cookie, .vrf = d->vrf, .marks = MARK_WHOLE};
@@ -73,13 +83,12 @@ PAL_OUTLINE void datagram_judge(pal_worker *w, const pal_route *route, const fra
     pipeline_judge_whole(w, route->first, route->dir, &whole, NULL, &j);
     w->released += d->count;
     datagram_emit(w, d, &j);
-    if (route->second && j.verdict == PAL_ALLOW) {
-        w->received += d->count;
-        /* The frame that completed the datagram stands for all of its frames. */
-        if (!route->second->ether || !pipeline_refused(w, route->second, PAL_DIR_IN, last, &whole, &j))
-            pipeline_judge_whole(w, route->second, PAL_DIR_IN, &whole, NULL, &j);
-        datagram_emit(w, d, &j);
-    }
+    if (j.verdict != PAL_ALLOW)
+        return;
+    if (route->second)
+        datagram_onward(w, route->second, d, &whole, last);
+    for (uint32_t i = 0; i < w->receivers; i++)
+        datagram_onward(w, w->receiver[i], d, &whole, last);
 }
 
 PAL_OUTLINE void datagram_take(pal_worker *w, const pal_route *route, const pal_packet *p)

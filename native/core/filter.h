@@ -96,6 +96,8 @@ typedef struct pal_worker {
     uint32_t vrf_count;
     uint8_t *scratch;               /* a whole datagram: 65,535 + 400 bytes */
     uint8_t answer[REJECT_MAX_BYTES + 80];
+    const pal_filter *const *receiver; /* of the packet that is judged, if it is for a group: group.h */
+    uint32_t receivers;
 } pal_worker;
 
 /* The next verdict's place; worker_emit counts what has been written there. */

@@ -37,6 +37,8 @@ int binding_table_make(binding_table *t, const pal_binding *b, uint32_t n, uint6
         return -1;
     memset(t->slot, 0xff, (size_t)t->size * sizeof *t->slot);
     for (uint32_t i = 0; i < n; i++) {
+        if (b[i].family == PAL_SEGMENT)
+            continue;
         pal_binding *slot = binding_slot(t, b[i].addr, b[i].family, b[i].vrf);
         uint32_t filter = slot->filter == BINDING_UNKNOWN || slot->filter == b[i].filter ? b[i].filter : PAL_NO_FILTER;
         memset(slot, 0, sizeof *slot);
@@ -46,6 +48,14 @@ int binding_table_make(binding_table *t, const pal_binding *b, uint32_t n, uint6
         slot->filter = filter;
     }
     return 0;
+}
+
+void binding_segments(uint32_t *segment, uint32_t filters, const pal_binding *b, uint32_t n)
+{
+    memset(segment, 0, filters * sizeof *segment);
+    for (uint32_t i = 0; i < n; i++)
+        if (b[i].family == PAL_SEGMENT && b[i].filter < filters)
+            segment[b[i].filter] = b[i].vrf;
 }
 
 void binding_table_free(binding_table *t)

@@ -18,6 +18,9 @@ void binding_table_free(binding_table *t);
 
 #define BINDING_UNKNOWN 0xffffffffu
 
+/* The number of each filter's segment, 1 + VNI, or 0: `segment` has room for `filters`. */
+void binding_segments(uint32_t *segment, uint32_t filters, const pal_binding *b, uint32_t n);
+
 /* The filter's number, PAL_NO_FILTER when it is ambiguous, or BINDING_UNKNOWN. family 0: addr is a MAC address. */
 uint32_t binding_find(const binding_table *t, const uint8_t *addr, uint32_t family, uint32_t vrf);
 

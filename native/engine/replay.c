@@ -38,12 +38,14 @@ pal_replay *pal_replay_new(pal_engine *e, const pal_replay_options *options, con
         r->file_json.size = sizeof(const char *);
         r->frame = malloc(REPLAY_CHUNK_MAX * sizeof *r->frame);
         r->lane = calloc(r->lanes, sizeof *r->lane);
+        r->segment = malloc(e->options.filters * sizeof *r->segment);
     }
-    if (!r || !r->frame || !r->lane || binding_table_make(&r->binding, bindings, n, e->options.seed[5]) < 0) {
+    if (!r || !r->frame || !r->lane || !r->segment || binding_table_make(&r->binding, bindings, n, e->options.seed[5]) < 0) {
         snprintf(err, errlen, "no memory for a replay");
         pal_replay_close(r);
         return NULL;
     }
+    binding_segments(r->segment, e->options.filters, bindings, n);
     bool opened = true;
     for (uint32_t i = 0; i < r->lanes; i++)
         opened &= lane_open(&r->lane[i], r, e, i);
@@ -71,6 +73,7 @@ int pal_replay_close(pal_replay *r)
     for (uint32_t i = 0; r->lane && i < r->lanes; i++)
         lane_close(&r->lane[i]);
     binding_table_free(&r->binding);
+    free(r->segment);
     if (r->staged)
         staged_close(r->staged);
     order_close(&r->order);
@@ -337,7 +340,7 @@ static int flow_order(const void *a, const void *b)
         return x->file < y->file ? -1 : 1;
     if (x->number != y->number)
         return x->number < y->number ? -1 : 1;
-    return (int)y->dir - (int)x->dir;
+    return y->dir != x->dir ? (int)y->dir - (int)x->dir : (int)x->filter - (int)y->filter;
 }
 
 const pal_flow *pal_replay_flows(pal_replay *r, uint64_t *n)

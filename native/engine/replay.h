@@ -26,6 +26,7 @@
 #include <pthread.h>
 
 #include "../io/jsonl.h"
+#include "../core/group.h"
 #include "binding.h"
 #include "engine.h"
 
@@ -52,6 +53,7 @@ typedef struct replay_lane {
     struct pal_replay *replay;
     engine_worker *ew;
     struct replay_lane *beside; /* the staged engine's, of the same number; NULL: there is none, or it is this one */
+    const pal_filter **receiver; /* of a packet for many: room for all filters, twice with staged policies */
     uint64_t *flow;        /* with staged policies: of each of ew->w.out the first packet of its connection, 0: none */
     uint32_t flows_known;  /* how many of them */
     void (*ended)(void *context, uint32_t ref, enum ct_end why); /* the engine's own */
@@ -95,6 +97,7 @@ struct pal_replay {
     pal_engine *engine;
     pal_replay_options options;
     binding_table binding;
+    uint32_t *segment;     /* by filter: 1 + VNI */
     replay_lane *lane;
     uint32_t lanes;
     pal_frame *frame;      /* the chunk */

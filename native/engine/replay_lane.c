@@ -139,12 +139,28 @@ static const pal_filter *lane_filter(replay_lane *lane, const engine_config *con
     return found < config->filters ? &config->filter[found] : NULL;
 }
 
-static pal_route lane_route(replay_lane *lane, const engine_config *config, pal_packet *p, uint32_t linktype)
+/* Is it for many? By its MAC address where it has one, else by its address. */
+static bool packet_is_for_many(const pal_packet *p, bool macs)
 {
+    if (macs && p->cap >= 12)
+        return p->data[0] & 1;
+    return p->family && addr_is_group(packet_dst(p), p->family);
+}
+
+/* A route, and in *many what segment it is for, where it is for all of one: then there is no second filter. */
+static pal_route lane_route(replay_lane *lane, const engine_config *config, pal_packet *p, uint32_t linktype, uint32_t *many)
+{
+    *many = 0;
     if (!lane->replay->options.vnics)
         return (pal_route){.first = &config->filter[0], .dir = PAL_DIR_OUT};
     /* What was inside a tunnel has its own MAC addresses, or none, whatever the link outside. */
     const bool macs = p->vrf ? p->l2_len != L2_BARE : linktype == LINKTYPE_ETHERNET;
+    if (packet_is_for_many(p, macs)) {
+        const pal_filter *sender = lane_filter(lane, config, p, true, macs);
+        *many = sender ? lane->replay->segment[sender->number] : p->vrf;
+        p->vrf = 0;
+        return (pal_route){.first = sender, .dir = PAL_DIR_OUT};
+    }
     const pal_filter *out = lane_filter(lane, config, p, true, macs), *in = lane_filter(lane, config, p, false, macs);
     if (in == out) /* to itself: it leaves and does not come back through the filter */
         in = NULL;
@@ -210,20 +226,34 @@ static uint32_t lane_parse(replay_lane *lane, uint32_t first, uint32_t batch, pa
     return n;
 }
 
+/* The filters on a segment but the sender's, in their order, in lane->receiver. */
+static uint32_t lane_receivers(replay_lane *lane, const engine_config *config, uint32_t segment, const pal_filter *sender)
+{
+    const uint32_t *segments = lane->replay->segment;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < config->filters; i++)
+        if (segments[i] == segment && &config->filter[i] != sender)
+            lane->receiver[n++] = &config->filter[i];
+    return n;
+}
+
 /* Of the parsed frames those that this lane owns and a filter judges, with their routes; the others are passed over. */
-static uint32_t lane_choose(replay_lane *lane, const engine_config *config, uint32_t first, uint32_t n, pal_packet *packet, pal_route *route)
+static uint32_t lane_choose(replay_lane *lane, const engine_config *config, uint32_t first, uint32_t n, pal_packet *packet,
+                            pal_route *route, uint32_t *many)
 {
     uint32_t kept = 0;
     for (uint32_t i = 0; i < n; i++) {
         pal_packet *p = &packet[i];
         if (lane_owner(lane->replay, p) != lane->ew->number)
             continue;
-        pal_route to = lane_route(lane, config, p, lane->replay->frame[first + i].linktype);
+        pal_route to = lane_route(lane, config, p, lane->replay->frame[first + i].linktype, &many[kept]);
         if (PAL_UNLIKELY(lane->failed)) {
             lane->stopped_at = first + i;
             break;
         }
-        if (!to.first) {
+        if (many[kept] && lane_receivers(lane, config, many[kept], to.first) == 0)
+            many[kept] = 0; /* nobody else is there */
+        if (!to.first && !many[kept]) {
             lane_unfiltered(lane, p);
             continue;
         }
@@ -248,6 +278,20 @@ static void lane_burst(replay_lane *lane, const engine_config *staged, const pal
     pipeline_burst(&lane->beside->ew->w, other, packet, n);
 }
 
+/* A packet for all of a segment, as lane_burst. */
+static void lane_group(replay_lane *lane, const engine_config *config, const engine_config *staged, const pal_filter *sender,
+                       uint32_t segment, pal_packet *p)
+{
+    const uint32_t n = lane_receivers(lane, config, segment, sender);
+    group_judge(&lane->ew->w, sender, lane->receiver, n, p);
+    if (!staged)
+        return;
+    const pal_filter **other = lane->receiver + config->filters;
+    for (uint32_t i = 0; i < n; i++)
+        other[i] = &staged->filter[lane->receiver[i]->number];
+    group_judge(&lane->beside->ew->w, sender ? &staged->filter[sender->number] : NULL, other, n, p);
+}
+
 static const engine_config *lane_enter(replay_lane *lane)
 {
     const engine_config *config = engine_enter(lane->ew->engine, lane->ew->number);
@@ -267,12 +311,19 @@ void lane_run(replay_lane *lane)
     struct pal_replay *r = lane->replay;
     pal_packet packet[LANE_BATCH_MAX];
     pal_route route[LANE_BATCH_MAX];
+    uint32_t many[LANE_BATCH_MAX + 1];
     const engine_config *config = lane_enter(lane), *staged = lane->beside ? lane_enter(lane->beside) : NULL;
     for (uint32_t i = 0, n; i < r->frames && !lane->failed; i += n) {
         n = lane_parse(lane, i, r->options.batch, packet);
-        uint32_t kept = lane_choose(lane, config, i, n, packet, route);
-        for (uint32_t at = 0; at < kept; at += WORKER_BURST)
-            lane_burst(lane, staged, route + at, packet + at, min_u32(kept - at, WORKER_BURST));
+        uint32_t kept = lane_choose(lane, config, i, n, packet, route, many);
+        for (uint32_t at = 0, end; at < kept; at = end) {
+            for (end = at; end < kept && end - at < WORKER_BURST && !many[end];)
+                end++;
+            if (end > at)
+                lane_burst(lane, staged, route + at, packet + at, end - at);
+            else
+                lane_group(lane, config, staged, route[at].first, many[end++], &packet[at]);
+        }
     }
     lane_leave(lane, lane->clock_ns);
     if (lane->beside)
@@ -296,6 +347,9 @@ bool lane_open(replay_lane *lane, struct pal_replay *r, pal_engine *e, uint32_t 
     lane->ew->w.context = lane;
     lane->ew->w.flush = lane_flush;
     lane->ew->w.generated = e == r->engine ? lane_generated : lane_generated_staged;
+    lane->receiver = malloc((size_t)e->options.filters * 2 * sizeof *lane->receiver);
+    if (!lane->receiver)
+        return false;
     if (!r->options.staged)
         return true;
     lane->flow = malloc(WORKER_OUT * sizeof *lane->flow);
@@ -314,6 +368,7 @@ void lane_close(replay_lane *lane)
         lane->ew->user = NULL;
     }
     free(lane->flow);
+    free(lane->receiver);
     free(lane->records.item);
     free(lane->generated.item);
     free(lane->bytes.item);

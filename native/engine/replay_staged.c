@@ -112,12 +112,18 @@ static const pal_record *record_at(const pal_record *list, size_t n, const pal_r
     return NULL;
 }
 
-/* The first filter where this packet's way ends; NULL: it passes. */
-static const pal_record *record_refusing(const pal_record *list, size_t n)
+/* Does the packet come to its end by this one of n records? Where it goes on from OUT, that is for IN to say. */
+static bool record_arrives(size_t n, const pal_record *v)
+{
+    return record_passes(v) && (n == 1 || v->dir == PAL_DIR_IN);
+}
+
+/* Where a packet that comes to an end by list v does not by list s; NULL: nowhere. What refuses it OUT is the place then. */
+static const pal_record *record_missing(const pal_record *v, size_t n, const pal_record *s, size_t m)
 {
     for (size_t i = 0; i < n; i++)
-        if (!record_passes(&list[i]))
-            return &list[i];
+        if (record_arrives(n, &v[i]) && !record_arrives(m, record_at(s, m, &v[i])))
+            return s[0].dir == PAL_DIR_OUT && !record_passes(&s[0]) ? &s[0] : &v[i];
     return NULL;
 }
 
@@ -173,10 +179,8 @@ static bool change_add(struct pal_replay *r, const pal_record *v, const pal_reco
 /* A frame's records in both worlds. False: no memory. */
 static bool frame_compare(struct pal_replay *r, const pal_record *v, size_t n, const pal_record *s, size_t m, const pal_frame *f)
 {
-    const pal_record *refused = record_refusing(v, n), *refused_staged = record_refusing(s, m);
-    /* The packet as a whole differs where one world refuses it; that is where the other one lets it go on. */
-    const pal_record *place = !refused && refused_staged ? refused_staged : refused && !refused_staged ? refused : NULL;
-    const uint8_t change = !place ? 0 : refused ? PAL_CHANGE_PASS : PAL_CHANGE_CUT;
+    const pal_record *cut = record_missing(v, n, s, m), *place = cut ? cut : record_missing(s, m, v, n);
+    const uint8_t change = cut ? PAL_CHANGE_CUT : PAL_CHANGE_PASS;
     bool ok = true;
     for (size_t i = 0; ok && i < n; i++) {
         const bool is_place = place && v[i].filter == place->filter && v[i].dir == place->dir;

@@ -270,7 +270,9 @@ const char *pal_word_ct(uint32_t ct);
 
 /* ---- replay (native/engine/replay.c) ---------------------------------------------------------------------- */
 
-/* Which filter a MAC address or an address belongs to. family 0: a MAC address in the first six bytes. */
+/* Which filter a MAC address or an address belongs to, and (PAL_SEGMENT) which segment a filter is on. family 0: a MAC address in
+ * the first six bytes. */
+#define PAL_SEGMENT 255
 typedef struct pal_binding {
     uint8_t addr[16];
     uint32_t family;
@@ -320,9 +322,8 @@ typedef struct pal_change {
 /* What staged policies would do to one connection. */
 typedef struct pal_staged_flow {
     uint64_t packets;              /* that it let pass at its filter, and would not have */
-    uint32_t rule;                 /* of the staged judgement of its first packet; PAL_NO_RULE */
-    uint8_t verdict, reason;       /* of that judgement; PAL_NO_VERDICT: the packet would not have come so far */
-    uint8_t reserved[2];
+    uint32_t rule;                 /* of the staged judgement of its first packet: PAL_NO_RULE, PAL_NO_VERDICT where there is none */
+    uint8_t verdict, reason, reserved[2];
 } pal_staged_flow;
 
 typedef struct pal_generated {
@@ -363,7 +364,6 @@ void pal_replay_totals_read(const pal_replay *r, pal_replay_totals *out);
 /* What was collected, in order; valid until the next call. */
 const pal_record *pal_replay_records(const pal_replay *r, uint64_t *n);
 const pal_generated *pal_replay_generated(const pal_replay *r, uint64_t *n, const uint8_t **bytes);
-/* What staged policies would have changed since pal_replay_changes_forget, in the packets' order. */
 const pal_change *pal_replay_changes(const pal_replay *r, uint64_t *n);
 void pal_replay_changes_forget(pal_replay *r);
 void pal_replay_forget(pal_replay *r);
