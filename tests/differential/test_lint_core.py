@@ -27,7 +27,7 @@ CORNERS = 100_000 if LONG else 2000
 
 
 def confirm_witness(world: PolicySet, found: RuleFinding) -> None:
-    """The rule by itself matches it; in its policy the rules named decide about it, or the rule does, and none is missed."""
+    """The rule by itself matches it; in its policy the rules named decide about it, or the rule does."""
     witness = found.witness
     assert witness is not None and not witness.source_in and not witness.destination_in
     key, path = key_of(witness), found.item.rule.path
