@@ -120,6 +120,9 @@ static void sums_are_right(const pal_packet *p)
 /* What may be said of a packet of which less is present: the same, or that too little is there. */
 static bool is_for_want_of_bytes(const pal_packet *whole, const pal_packet *less)
 {
+    /* Sums that nobody can know are not wrong: what comes after them, the inside of a tunnel too, has its say. */
+    if (whole->reason == PAL_REASON_L4_CHECKSUM && options.decap)
+        return true;
     switch (less->reason) {
     case PAL_REASON_SHORT:
         return true;
@@ -127,8 +130,11 @@ static bool is_for_want_of_bytes(const pal_packet *whole, const pal_packet *less
         return less->proto == PROTO_SCTP;
     case PAL_REASON_TUNNEL_MALFORMED:
         return options.decap;
-    default: /* sums that nobody can know are not wrong */
-        return whole->reason == PAL_REASON_L4_CHECKSUM && less->reason == PAL_REASON_MATCH && less->l4_sum == SUM_UNVERIFIED;
+    case PAL_REASON_MATCH:
+    case PAL_REASON_BAD_ADDRESS:
+        return whole->reason == PAL_REASON_L4_CHECKSUM && less->l4_sum == SUM_UNVERIFIED;
+    default:
+        return false;
     }
 }
 
