@@ -6,12 +6,15 @@ A map lives under its group, `…/groups/<group>/<collection>/<id>`; a document 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from dfw.fields import Cursor, Field, Written, integer, mapping, reference, text
 from dfw.model import GroupMember, Peers
 from dfw.nsx.common import COMMON, Context, is_read_only
+
+_Profile = TypeVar("_Profile")
 
 
 class Binding(NamedTuple):
@@ -21,6 +24,18 @@ class Binding(NamedTuple):
     number: int
     peers: Peers
     profile: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileKind(Generic[_Profile]):
+    """What tells kinds of profiles apart. `table`: the fields of its binding maps; `field`: which of them names
+    the profile; `root`: where profiles live; `read` reports what is wrong and then may give None."""
+
+    name: str
+    root: str
+    field: str
+    table: Mapping[str, Field]
+    read: Callable[[Cursor], _Profile | None]
 
 
 def binding_table(profile_field: str) -> Mapping[str, Field]:
@@ -53,17 +68,6 @@ def binding_path(cursor: Cursor, collection: str) -> str | None:
     return None
 
 
-def profile_everywhere(profiles: Mapping[str, Cursor], bindings: Iterable[Binding], what: str) -> str | None:
-    """The profile (by path) that no map names, which holds wherever none is bound; a second one is a problem."""
-    bound = {item.profile for item in bindings}
-    unbound = [path for path in profiles if path not in bound]
-    for path in unbound[1:]:
-        first = profiles[unbound[0]].place
-        message = f"there is already a {what} profile at {first.file}:{first.line}"
-        profiles[path].problem(f"{message} that is bound to no group and so holds for all vNICs; bind one of them")
-    return unbound[0] if unbound else None
-
-
 def bindings_read(
     context: Context,
     cursors: Mapping[str, Cursor],
@@ -90,3 +94,27 @@ def bindings_read(
         elif group is not None and profile in known:
             found.append(Binding(path, values["sequence_number"], Peers((GroupMember(group),)), profile))
     return found
+
+
+def profiles_load(
+    context: Context,
+    profiles: Mapping[str, Cursor],
+    maps: Mapping[str, Cursor],
+    address_only: frozenset[str],
+    kind: ProfileKind[_Profile],
+) -> tuple[_Profile | None, list[tuple[Binding, _Profile]]]:
+    """The profile that holds wherever none is bound (None: no document says), and those that are bound to groups.
+
+    A profile that a map names holds at the vNICs of the map's group; one that no map names holds everywhere else, and a
+    second one of those is a problem.
+    """
+    read = {path: kind.read(cursor) for path, cursor in profiles.items()}
+    bindings = bindings_read(context, maps, kind.table, kind.field, profiles, kind.root, address_only)
+    bound = {item.profile for item in bindings}
+    unbound = [path for path in profiles if path not in bound]
+    for path in unbound[1:]:
+        first = profiles[unbound[0]].place
+        message = f"there is already a {kind.name} profile at {first.file}:{first.line}"
+        profiles[path].problem(f"{message} that is bound to no group and so holds for all vNICs; bind one of them")
+    found = [(item, profile) for item in bindings if (profile := read[item.profile]) is not None]
+    return read[unbound[0]] if unbound else None, found

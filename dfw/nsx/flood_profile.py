@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from dfw.fields import Cursor, Field, integer, mapping, unsupported
 from dfw.model import FLOOD_MAXIMUM, FloodBinding, FloodLimits
-from dfw.nsx.binding import binding_table, bindings_read, profile_everywhere
+from dfw.nsx.binding import ProfileKind, binding_table, profiles_load
 from dfw.nsx.common import COMMON, FLOOD_PROFILES_ROOT, Context, is_read_only
 
 _LIMIT = Field(integer(1, FLOOD_MAXIMUM, "a number of connections"))
@@ -36,15 +36,9 @@ def floods_load(
     context: Context, profiles: Mapping[str, Cursor], maps: Mapping[str, Cursor], address_only: frozenset[str]
 ) -> tuple[FloodLimits | None, tuple[FloodBinding, ...]]:
     """The limits that hold everywhere (None: no document says), and those bound to groups."""
-    limits = {path: flood_read(cursor) for path, cursor in profiles.items()}
-    bindings = bindings_read(context, maps, FLOOD_BINDING, PROFILE_FIELD, profiles, FLOOD_PROFILES_ROOT, address_only)
-    everywhere = profile_everywhere(profiles, bindings, "flood protection")
-    found = [
-        FloodBinding(item.path, item.number, item.peers, profile)
-        for item in bindings
-        if (profile := limits[item.profile]) is not None
-    ]
-    return None if everywhere is None else limits[everywhere], tuple(found)
+    kind = ProfileKind("flood protection", FLOOD_PROFILES_ROOT, PROFILE_FIELD, FLOOD_BINDING, flood_read)
+    everywhere, bound = profiles_load(context, profiles, maps, address_only, kind)
+    return everywhere, tuple(FloodBinding(item.path, item.number, item.peers, own) for item, own in bound)
 
 
 def flood_read(cursor: Cursor) -> FloodLimits | None:

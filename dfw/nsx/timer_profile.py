@@ -12,7 +12,7 @@ from dataclasses import fields
 
 from dfw.fields import Cursor, Field, integer, mapping
 from dfw.model import TimerBinding, Timers, timer_bounds
-from dfw.nsx.binding import binding_table, bindings_read, profile_everywhere
+from dfw.nsx.binding import ProfileKind, binding_table, profiles_load
 from dfw.nsx.common import COMMON, TIMER_PROFILES_ROOT, Context, is_read_only
 
 NAMES = tuple(item.name for item in fields(Timers))
@@ -28,15 +28,9 @@ def timers_load(
     context: Context, profiles: Mapping[str, Cursor], maps: Mapping[str, Cursor], address_only: frozenset[str]
 ) -> tuple[Timers | None, tuple[TimerBinding, ...]]:
     """The timers that hold everywhere (None: no document says), and those bound to groups."""
-    timers = {path: timers_read(cursor) for path, cursor in profiles.items()}
-    bindings = bindings_read(context, maps, TIMER_BINDING, PROFILE_FIELD, profiles, TIMER_PROFILES_ROOT, address_only)
-    everywhere = profile_everywhere(profiles, bindings, "session timer")
-    found = [
-        TimerBinding(item.path, item.number, item.peers, profile)
-        for item in bindings
-        if (profile := timers[item.profile]) is not None
-    ]
-    return None if everywhere is None else timers[everywhere], tuple(found)
+    kind = ProfileKind("session timer", TIMER_PROFILES_ROOT, PROFILE_FIELD, TIMER_BINDING, timers_read)
+    everywhere, bound = profiles_load(context, profiles, maps, address_only, kind)
+    return everywhere, tuple(TimerBinding(item.path, item.number, item.peers, own) for item, own in bound)
 
 
 def timers_read(cursor: Cursor) -> Timers | None:
