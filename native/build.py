@@ -26,7 +26,7 @@ import cffi
 
 ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "native"
-HEADER = NATIVE / "include" / "palisade_core.h"
+HEADERS = tuple(NATIVE / "include" / name for name in ("palisade_core.h", "palisade_live.h"))
 MODULE = "_palisade_core"
 PACKAGES = ("dfw", "overlay", "supervisor_glue")
 LIBRARIES: list[str] = ["m", "pthread"]
@@ -52,7 +52,7 @@ BUILD_SOURCE = r"""
 #pragma GCC diagnostic ignored "-Wunused-function"
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
 #pragma GCC diagnostic ignored "-Wcast-function-type"
-#include "palisade_core.h"
+#include "palisade_live.h"
 #if defined(__clang__)
 static const char *pal_build_compiler(void) { return __VERSION__; }
 #else
@@ -74,14 +74,17 @@ def sources() -> list[Path]:
 
 
 def header_cdef() -> str:
-    """The region of palisade_core.h that cffi reads.
+    """The regions of our headers that cffi reads.
 
-    Raises ValueError when the region is not marked.
+    Raises ValueError when one is not marked.
     """
-    match = re.search(r"/\* cffi: begin \*/\n(.*?)/\* cffi: end \*/", HEADER.read_text(), re.DOTALL)
-    if match is None:
-        raise ValueError(f"{HEADER}: no region between 'cffi: begin' and 'cffi: end'")
-    return match.group(1)
+    regions = []
+    for header in HEADERS:
+        match = re.search(r"/\* cffi: begin \*/\n(.*?)/\* cffi: end \*/", header.read_text(), re.DOTALL)
+        if match is None:
+            raise ValueError(f"{header}: no region between 'cffi: begin' and 'cffi: end'")
+        regions.append(match.group(1))
+    return "\n".join(regions)
 
 
 def layout_source(cdef: str) -> str:

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * host.h - a live host's packets, a burst at a time: from vNICs and the uplink, through firewall and forwarding, to vNICs
+ * and the uplink. Whoever owns the cards (native/io, tests, benchmarks) brings frames in buffers and takes out what leaves.
+ *
+ *   vNIC A -> parse -> spoofguard -> DFW OUT @A -> forward -> DFW IN @B -> vNIC B      (B on this host)
+ *                                                         `-> Geneve -> uplink         (B elsewhere)
+ *   uplink -> Geneve -> forward -> DFW IN @B -> vNIC B
+ */
+#ifndef PAL_ENGINE_HOST_H
+#define PAL_ENGINE_HOST_H
+
+#include "engine.h"
+#include "palisade_live.h"
+
+#define HOST_HEADROOM 128 /* bytes before each frame that may be written: outer headers go there */
+#define HOST_BURST 64
+
+/* What a virtio header says, checked: host byte order, offsets from the (inner) frame's first byte. Never taken from a pod
+ * as it is: host_offload_check recomputes what can be, and refuses the rest. */
+typedef struct host_offload {
+    uint16_t hdr_len, gso_size;      /* bytes of all headers; of data in each segment, 0: no super-packet */
+    uint16_t csum_start, csum_offset; /* NEEDS_CSUM */
+    uint8_t gso_type;                /* VIRTIO_NET_HDR_GSO_*: NONE, TCPV4, TCPV6, UDP_L4; ECN may be set */
+    uint8_t flags;                   /* VIRTIO_NET_HDR_F_NEEDS_CSUM, _DATA_VALID */
+    uint16_t reserved;
+} host_offload;
+
+/* A frame that arrived. From a vNIC: an Ethernet frame. From the uplink: a Geneve header and what follows; outer Ethernet,
+ * IP and UDP have been checked and taken off (outer.h), the offload is the inner frame's. */
+typedef struct host_frame {
+    uint8_t *data;
+    uint32_t len;
+    uint32_t from;                   /* a vNIC's filter number, or PAL_UPLINK */
+    host_offload offload;
+    pal_address outer;               /* PAL_UPLINK: the TEP that sent it */
+} host_frame;
+
+/* A frame that leaves: an Ethernet frame for a vNIC, or a Geneve header and an inner frame for a TEP. Its memory is that of a
+ * frame that arrived in this burst, or the host's own; both stay until the next burst. HOST_HEADROOM less the Geneve header
+ * bytes before it may be written. */
+typedef struct host_out {
+    uint8_t *data;
+    uint32_t len;
+    uint32_t vnic;                   /* filter number, or PAL_UPLINK */
+    uint32_t tep;                    /* PAL_UPLINK: index in the fabric of this burst */
+    pal_address outer;               /* PAL_UPLINK: that TEP's address */
+    uint16_t port;                   /* PAL_UPLINK: outer source port, by the inner flow, the same for both directions */
+    uint16_t inner;                  /* PAL_UPLINK: bytes of Geneve header before the inner frame */
+    host_offload offload;            /* the inner frame's */
+} host_out;
+
+typedef struct host_worker host_worker;
+
+host_worker *host_worker_of(pal_host *h, uint32_t number);
+/* One burst of at most HOST_BURST frames at a worker; now_ns never goes back. *out are `*n_out` frames in the order in which
+ * they leave; with more than fit (replicas, released fragments), `full` is called with what there is so far. n 0: time passes. */
+typedef void host_sink(void *context, const host_out *out, uint32_t n);
+void host_burst(host_worker *w, host_frame *frame, uint32_t n, uint64_t now_ns, host_sink *sink, void *context);
+
+#endif
