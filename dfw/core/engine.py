@@ -104,6 +104,18 @@ class Engine:
         if lib.pal_engine_stage_ether(self.handle, number, rows, len(rules), numbers, len(macs)) != 0:
             raise CoreError(f"filter {number}: more layer-2 rules than one filter may have, or no memory")
 
+    def adopt(self, number: int, incarnation: int) -> None:
+        """Filter `number` goes on with the connections of this incarnation, of a table that another process left.
+
+        Before anything is staged. Raises CoreError where another filter has it.
+        """
+        if lib.pal_engine_adopt(self.handle, number, incarnation) != 0:
+            raise CoreError(f"filter {number}: no incarnation {incarnation}, or another filter has it")
+
+    def incarnation(self, number: int) -> int:
+        """What names the connections of filter `number` in the table's file; 0 before it is staged."""
+        return int(lib.pal_engine_incarnation(self.handle, number))
+
     def remove(self, number: int) -> None:
         """Stage the end of filter `number` and of all its connections."""
         if lib.pal_engine_remove(self.handle, number) != 0:

@@ -99,6 +99,26 @@ void config_rules_drop(pal_engine *e, uint32_t number)
     e->staged_rules[number] = NULL;
 }
 
+int pal_engine_adopt(pal_engine *e, uint32_t number, uint32_t incarnation)
+{
+    if (number >= e->options.filters || incarnation == 0 || incarnation >= INCARNATIONS || !config_staged(e))
+        return -1;
+    for (uint32_t i = 0; i < e->staged->filters; i++)
+        if (i != number && e->staged->filter[i].zone >> ZONE_VRF_BITS == incarnation)
+            return -1;
+    e->staged->filter[number].zone = incarnation << ZONE_VRF_BITS;
+    e->staged->filter[number].epoch = 0;
+    if (incarnation > e->incarnation)
+        e->incarnation = incarnation;
+    return 0;
+}
+
+uint32_t pal_engine_incarnation(const pal_engine *e, uint32_t number)
+{
+    const engine_config *c = e->staged ? e->staged : e->current;
+    return number < c->filters ? c->filter[number].zone >> ZONE_VRF_BITS : 0;
+}
+
 static int filter_stage(pal_engine *e, uint32_t number, pal_ruleset *rules, const uint32_t *timeouts, int both, bool fresh)
 {
     if (number >= e->options.filters || !config_staged(e))

@@ -10,6 +10,14 @@
 
 /* cffi: begin */
 
+/* ---- filters that outlive a process (native/engine/configuration.c) --------------------------------------------- */
+
+/* A filter's connections are those of its incarnation, a number that it gets when it is staged for the first time and that
+ * stands in the connection table's file. A new process that opens that file says, before it stages anything, which
+ * incarnation each filter had. -1: a number out of bounds, one that another filter has, no memory. */
+int pal_engine_adopt(pal_engine *e, uint32_t number, uint32_t incarnation);
+uint32_t pal_engine_incarnation(const pal_engine *e, uint32_t number); /* 0: never staged */
+
 /* ---- fabric (native/engine/fabric.c): what a host knows of segments, gateways and other hosts ---------------- */
 
 #define PAL_NO_INDEX 0xffffffff

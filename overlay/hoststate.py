@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one host is told: its vNICs, what it forwards by, and the compiled rules of its vNICs.
+
+Computed from intent (overlay/span.py) and never stored as intent. The file is JSON; arrays of the packet core's rows
+(pal_rule, pal_range …) stand in it as base64 of their bytes, in this machine's byte order. A field that this version
+does not know makes it refuse the whole state: the old rules stay (DESIGN section 9).
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+VERSION: Final = 1
+GATEWAY_MAC: Final = "02:50:56:56:44:52"  # of every distributed router interface, the same on every host
+
+ROUTE_CONNECTED: Final = "connected"
+ROUTE_VIA: Final = "via"
+ROUTE_GATEWAY: Final = "gateway"
+ROUTE_BLACKHOLE: Final = "blackhole"
+
+
+class StateError(ValueError):
+    """A host's state that this version cannot take: the message is a sentence."""
+
+
+class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class VnicState(_Struct, frozen=True):
+    """A workload's card. `ips`: `address/length`. `gateways`: of its default routes. `netns`: where its interface is to
+    be, None where nothing is attached. `table`: of its rules; `ether`: of its layer-2 rules, None for none."""
+
+    name: str
+    mac: str
+    ips: tuple[str, ...]
+    segment: int
+    table: int
+    timers: tuple[int, ...]
+    ether: int | None = None
+    flood: tuple[int, ...] = (0, 0, 0, 0)
+    gateways: tuple[str, ...] = ()
+    mtu: int = 1500
+    netns: str | None = None
+    interface: str = "eth0"
+    guards: tuple[str, ...] = ("spoof", "dhcp", "ra")
+
+
+class SegmentState(_Struct, frozen=True):
+    """`gateway`: index of the gateway that routes for it. `replicas`: indexes of the TEPs that have vNICs on it."""
+
+    name: str
+    vni: int
+    gateway: int | None = None
+    replicas: tuple[int, ...] = ()
+    learn: bool = False
+
+
+class NeighbourState(_Struct, frozen=True):
+    """A workload on a segment, here (`vnic`) or behind a TEP. `ip` None: its MAC address only."""
+
+    segment: int
+    mac: str
+    ip: str | None = None
+    vnic: str | None = None
+    tep: int | None = None
+
+
+class InterfaceState(_Struct, frozen=True):
+    """A gateway's address on a segment."""
+
+    gateway: int
+    segment: int
+    ip: str
+
+
+class RouteState(_Struct, frozen=True):
+    """A row of a gateway's table. `target`: a segment, or for kind `gateway` a gateway."""
+
+    gateway: int
+    prefix: str
+    kind: str
+    target: int = 0
+    next_hop: str | None = None
+
+
+class TepState(_Struct, frozen=True):
+    """Another host's tunnel endpoint."""
+
+    host: str
+    ip: str
+
+
+class RuleState(_Struct, frozen=True):
+    """What is known of a rule when it has matched."""
+
+    rule_id: int
+    path: str
+    policy: str
+    tier: str
+    action: str
+    logged: bool = False
+    tag: str = ""
+
+
+class SetState(_Struct, frozen=True):
+    """An address set: `name` of its group, empty for raw addresses; `ranges`: rows of pal_range."""
+
+    name: str
+    ranges: bytes
+
+
+class TableState(_Struct, frozen=True):
+    """The entries of a filter: rows of pal_rule whose `rule` is an index of `rules`; `refs`: indexes of `sets`."""
+
+    entries: bytes
+    refs: bytes
+
+
+class EtherState(_Struct, frozen=True):
+    """Layer-2 entries: rows of pal_ether_rule, and the MAC addresses that they refer to."""
+
+    entries: bytes
+    macs: bytes
+
+
+class HostState(_Struct, frozen=True):
+    """All that a host is told, as of one revision."""
+
+    host: str
+    revision: int
+    tep: str
+    underlay_mtu: int = 1600
+    version: int = VERSION
+    byte_order: str = sys.byteorder
+    gateway_mac: str = GATEWAY_MAC
+    vnics: tuple[VnicState, ...] = ()
+    segments: tuple[SegmentState, ...] = ()
+    gateways: tuple[str, ...] = ()
+    neighbours: tuple[NeighbourState, ...] = ()
+    interfaces: tuple[InterfaceState, ...] = ()
+    routes: tuple[RouteState, ...] = ()
+    teps: tuple[TepState, ...] = ()
+    rules: tuple[RuleState, ...] = ()
+    sets: tuple[SetState, ...] = ()
+    tables: tuple[TableState, ...] = ()
+    ether: tuple[EtherState, ...] = ()
+
+
+def state_encode(state: HostState) -> bytes:
+    """One line of JSON."""
+    return msgspec.json.encode(state) + b"\n"
+
+
+def state_decode(data: bytes) -> HostState:
+    """The state in these bytes. Raises StateError: another version, byte order, or something that does not fit."""
+    try:
+        head = msgspec.json.decode(data, type=_Head)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StateError(f"this is no host state: {error}") from error
+    if head.version != VERSION:
+        raise StateError(f"a host state of version {head.version}; this agent reads version {VERSION}")
+    if head.byte_order != sys.byteorder:
+        raise StateError(f"a host state for a {head.byte_order}-endian machine; this one is {sys.byteorder}-endian")
+    try:
+        return msgspec.json.decode(data, type=HostState)
+    except msgspec.DecodeError as error:
+        raise StateError(f"this host state does not fit: {error}") from error
+
+
+class _Head(msgspec.Struct):
+    version: int
+    byte_order: str
+
+
+def state_write(path: str | Path, state: HostState) -> None:
+    """Replace the file in one step: a reader sees the old state or the new one. Raises OSError."""
+    file_replace(path, state_encode(state))
+
+
+def file_replace(path: str | Path, data: bytes, mode: int = 0o600) -> None:
+    """Replace a file's content in one step, and keep it over a power failure. Raises OSError."""
+    target = Path(path)
+    number, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    try:
+        with os.fdopen(number, "wb") as file:
+            os.fchmod(number, mode)
+            file.write(data)
+            file.flush()
+            os.fsync(number)
+        os.replace(name, target)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def state_read(path: str | Path) -> HostState:
+    """The state in a file. Raises OSError, StateError."""
+    return state_decode(Path(path).read_bytes())
