@@ -26,14 +26,8 @@ def run_in(netns: str | None, function: Callable[[], _Result]) -> _Result:
     errors: list[BaseException] = []
 
     def work() -> None:
-        from pyroute2.netns import setns
-
         try:
-            number = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                setns(number)
-            finally:
-                os.close(number)
+            namespace_enter(netns)
             results.append(function())
         except BaseException as error:
             errors.append(error)
@@ -44,3 +38,14 @@ def run_in(netns: str | None, function: Callable[[], _Result]) -> _Result:
     if errors:
         raise errors[0]
     return results[0]
+
+
+def namespace_enter(netns: str) -> None:
+    """This thread, and those that it starts, into the network namespace at this path. Raises OSError."""
+    from pyroute2.netns import setns
+
+    number = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(number)
+    finally:
+        os.close(number)

@@ -19,6 +19,9 @@ import msgspec
 VERSION: Final = 1
 GATEWAY_MAC: Final = "02:50:56:56:44:52"  # of every distributed router interface, the same on every host
 
+TIMERS: Final = 11  # PAL_TIMERS
+FLOODS: Final = 4  # PAL_FLOODS
+
 ROUTE_CONNECTED: Final = "connected"
 ROUTE_VIA: Final = "via"
 ROUTE_GATEWAY: Final = "gateway"
@@ -159,7 +162,7 @@ def state_encode(state: HostState) -> bytes:
 
 
 def state_decode(data: bytes) -> HostState:
-    """The state in these bytes. Raises StateError: another version, byte order, or something that does not fit."""
+    """The state in these bytes. Raises StateError: another version or byte order, or what does not fit."""
     try:
         head = msgspec.json.decode(data, type=_Head)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -169,9 +172,11 @@ def state_decode(data: bytes) -> HostState:
     if head.byte_order != sys.byteorder:
         raise StateError(f"a host state for a {head.byte_order}-endian machine; this one is {sys.byteorder}-endian")
     try:
-        return msgspec.json.decode(data, type=HostState)
+        state = msgspec.json.decode(data, type=HostState)
     except msgspec.DecodeError as error:
         raise StateError(f"this host state does not fit: {error}") from error
+    state_check(state)
+    return state
 
 
 class _Head(msgspec.Struct):
@@ -203,3 +208,43 @@ def file_replace(path: str | Path, data: bytes, mode: int = 0o600) -> None:
 def state_read(path: str | Path) -> HostState:
     """The state in a file. Raises OSError, StateError."""
     return state_decode(Path(path).read_bytes())
+
+
+def state_check(state: HostState) -> None:
+    """Does every index point at something? Raises StateError with the first that does not."""
+
+    def inside(what: str, index: int | None, count: int) -> None:
+        if index is not None and not 0 <= index < count:
+            raise StateError(f"{what} is {index}, of {count}")
+
+    names: set[str] = set()
+    for vnic in state.vnics:
+        if vnic.name in names:
+            raise StateError(f"vNIC {vnic.name} stands there twice")
+        names.add(vnic.name)
+        inside(f"the segment of vNIC {vnic.name}", vnic.segment, len(state.segments))
+        inside(f"the table of vNIC {vnic.name}", vnic.table, len(state.tables))
+        inside(f"the layer-2 table of vNIC {vnic.name}", vnic.ether, len(state.ether))
+        if len(vnic.timers) != TIMERS or len(vnic.flood) != FLOODS:
+            raise StateError(f"vNIC {vnic.name} has {len(vnic.timers)} timers and {len(vnic.flood)} flood limits")
+    for segment in state.segments:
+        inside(f"the gateway of segment {segment.name}", segment.gateway, len(state.gateways))
+        for tep in segment.replicas:
+            inside(f"a replica of segment {segment.name}", tep, len(state.teps))
+    for neighbour in state.neighbours:
+        inside(f"the segment of {neighbour.mac}", neighbour.segment, len(state.segments))
+        inside(f"the TEP of {neighbour.mac}", neighbour.tep, len(state.teps))
+        if (neighbour.vnic is None) == (neighbour.tep is None):
+            raise StateError(f"{neighbour.mac} is either at a vNIC here or behind a TEP")
+        if neighbour.vnic is not None and neighbour.vnic not in names:
+            raise StateError(f"{neighbour.mac} is at {neighbour.vnic}, which is no vNIC here")
+    for interface in state.interfaces:
+        inside(f"the gateway of {interface.ip}", interface.gateway, len(state.gateways))
+        inside(f"the segment of {interface.ip}", interface.segment, len(state.segments))
+    for route in state.routes:
+        inside(f"the gateway of {route.prefix}", route.gateway, len(state.gateways))
+        if route.kind not in (ROUTE_CONNECTED, ROUTE_VIA, ROUTE_GATEWAY, ROUTE_BLACKHOLE):
+            raise StateError(f"{route.kind!r} is no kind of route ({route.prefix})")
+        if route.kind != ROUTE_BLACKHOLE:
+            count = len(state.gateways if route.kind == ROUTE_GATEWAY else state.segments)
+            inside(f"the target of {route.prefix}", route.target, count)
