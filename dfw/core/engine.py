@@ -141,10 +141,10 @@ class Engine:
         raw = ffi.new("pal_engine_stats *")
         lib.pal_engine_stats_read(self.handle, raw)
         counts = {
-            (verdict, reason): int(raw.count[v * 64 + r])
+            (verdict, reason): int(raw.count[v * 128 + r])
             for v, verdict in enumerate(VERDICTS)
             for r, reason in enumerate(REASONS)
-            if raw.count[v * 64 + r]
+            if raw.count[v * 128 + r]
         }
         names = [name for name in EngineStats.__dataclass_fields__ if name not in ("counts",)]
         fields = {"bad_l4_sums": "bad_l4_sums"}

@@ -5,22 +5,9 @@
 #ifndef PAL_CORE_TUNNEL_H
 #define PAL_CORE_TUNNEL_H
 
-#define GENEVE_PORT 6081
-#define VXLAN_PORT 4789
+#include "geneve.h"
 
-/* Geneve options: each four bytes and (length & 31) words; an unknown option with its C bit set must be refused. */
-static inline bool geneve_options_fit(const uint8_t *opt, uint32_t len)
-{
-    for (uint32_t at = 0; at < len;) {
-        if (at + 4 > len)
-            return false;
-        uint32_t size = 4 + (opt[at + 3] & 31u) * 4;
-        if (at + size > len || (opt[at + 2] & 0x80))
-            return false;
-        at += size;
-    }
-    return true;
-}
+#define VXLAN_PORT 4789
 
 /* Replaces the outer packet by the inner one, in place; p->reason says what came of it. */
 static inline void tunnel_open(pal_packet *p, const parse_options *o)
@@ -35,13 +22,13 @@ static inline void tunnel_open(pal_packet *p, const parse_options *o)
         return;
     uint32_t vni = load_be32(h + 4) >> 8;
     if (p->dport == GENEVE_PORT) {
-        uint32_t options = (h[0] & 63u) * 4;
-        type = load_be16(h + 2);
-        if (h[0] >> 6 != 0 || there < 8 + options || p->payload_len < 8 + options || !geneve_options_fit(h + 8, options))
+        geneve_header g;
+        if (!geneve_read(h, min_u32(there, p->payload_len), &g))
             return;
+        type = g.protocol;
         if (type != ETHERTYPE_TEB && type != ETHERTYPE_IP4 && type != ETHERTYPE_IP6)
             return;
-        inner += 8 + options;
+        inner += g.len;
     } else {
         if (!(h[0] & 0x08) || p->payload_len < 8)
             return;

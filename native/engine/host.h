@@ -15,6 +15,7 @@
 
 #define HOST_HEADROOM 128 /* bytes before each frame that may be written: outer headers go there */
 #define HOST_BURST 64
+#define HOST_CONTROL 0xfffffffd /* host_out.vnic: for the host itself */
 
 /* What a virtio header says, checked: host byte order, offsets from the (inner) frame's first byte. Never taken from a pod
  * as it is: host_offload_check recomputes what can be, and refuses the rest. */
@@ -34,11 +35,14 @@ typedef struct host_frame {
     uint32_t from;                   /* a vNIC's filter number, or PAL_UPLINK */
     host_offload offload;
     pal_address outer;               /* PAL_UPLINK: the TEP that sent it */
+    uint8_t tos, reserved[3];        /* PAL_UPLINK: DSCP and ECN of the outer packet (outer_found.tos) */
 } host_frame;
 
-/* A frame that leaves: an Ethernet frame for a vNIC, or a Geneve header and an inner frame for a TEP. Its memory is that of a
- * frame that arrived in this burst, or the host's own; both stay until the next burst. HOST_HEADROOM less the Geneve header
- * bytes before it may be written. */
+/* A frame that leaves: an Ethernet frame for a vNIC, or a Geneve header and an inner frame for a TEP; or (HOST_CONTROL) a Geneve
+ * header and a control packet (O bit, RFC 9521: BFD) from the known TEP `outer`, for the host itself. Its memory is that of a frame
+ * that arrived in this burst, or the host's own, and is the sink's until the sink returns. HOST_HEADROOM less the Geneve header
+ * bytes before it may be written; copies of one frame for several vNICs share their memory and have the same offload, those for
+ * several TEPs do not share it. */
 typedef struct host_out {
     uint8_t *data;
     uint32_t len;
@@ -46,15 +50,16 @@ typedef struct host_out {
     uint32_t tep;                    /* PAL_UPLINK: index in the fabric of this burst */
     pal_address outer;               /* PAL_UPLINK: that TEP's address */
     uint16_t port;                   /* PAL_UPLINK: outer source port, by the inner flow, the same for both directions */
-    uint16_t inner;                  /* PAL_UPLINK: bytes of Geneve header before the inner frame */
+    uint16_t inner;                  /* PAL_UPLINK, HOST_CONTROL: bytes of Geneve header before the inner frame */
     host_offload offload;            /* the inner frame's */
 } host_out;
 
 typedef struct host_worker host_worker;
 
 host_worker *host_worker_of(pal_host *h, uint32_t number);
-/* One burst of at most HOST_BURST frames at a worker; now_ns never goes back. *out are `*n_out` frames in the order in which
- * they leave; with more than fit (replicas, released fragments), `full` is called with what there is so far. n 0: time passes. */
+/* One burst of at most HOST_BURST frames at a worker; now_ns never goes back. What leaves is given to the sink, in the order in
+ * which it leaves: all of it in one call at the end, or, when there is more than fits (replicas, released fragments), in several;
+ * none when nothing leaves. Whatever the sink is given must be sent, or copied, when it returns. n 0: time passes. */
 typedef void host_sink(void *context, const host_out *out, uint32_t n);
 void host_burst(host_worker *w, host_frame *frame, uint32_t n, uint64_t now_ns, host_sink *sink, void *context);
 

@@ -4,7 +4,7 @@
  */
 #include "engine.h"
 
-_Static_assert(PAL_REASON_COUNT <= 64 && PAL_VERDICT_COUNT == 4, "pal_engine_stats.count has room");
+_Static_assert(PAL_REASON_COUNT <= 128 && PAL_VERDICT_COUNT == 4, "pal_engine_stats.count has room");
 
 void pal_engine_stats_read(const pal_engine *e, pal_engine_stats *out)
 {
@@ -13,7 +13,7 @@ void pal_engine_stats_read(const pal_engine *e, pal_engine_stats *out)
         const pal_worker *w = &e->worker[i].w;
         for (uint32_t v = 0; v < PAL_VERDICT_COUNT; v++)
             for (uint32_t r = 0; r < PAL_REASON_COUNT; r++)
-                out->count[v * 64 + r] += w->count[v][r];
+                out->count[v * 128 + r] += w->count[v][r];
         out->received += w->received;
         out->released += w->released;
         out->bad_ip_sums += w->bad_ip_sum;

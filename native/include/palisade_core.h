@@ -220,7 +220,7 @@ typedef struct pal_rule_count {
 } pal_rule_count;
 
 typedef struct pal_engine_stats {
-    uint64_t count[256];           /* verdict * 64 + reason */
+    uint64_t count[512];           /* verdict * 128 + reason */
     uint64_t received, released;   /* wire packets judged (twice on two filters); held fragments decided later */
     uint64_t bad_ip_sums, bad_l4_sums, odd;
     uint64_t created, connections4, connections6;

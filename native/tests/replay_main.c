@@ -123,7 +123,7 @@ static uint64_t run(const char *name, const uint8_t *map, size_t len, setting s,
     pal_replay_totals totals;
     pal_engine_stats_read(e, &stats);
     pal_replay_totals_read(r, &totals);
-    for (uint32_t i = 0; i < 192; i++)
+    for (uint32_t i = 0; i < 384; i++)
         decided += stats.count[i];
     if (!failed && (decided != stats.received || count != stats.received + totals.unfiltered)) {
         fprintf(stderr, "%s: %llu verdicts, %llu decided, %llu received\n", name, (unsigned long long)count,
