@@ -7,7 +7,8 @@ file.
 
 One request a packet on a SOCK_SEQPACKET Unix socket, JSON, descriptors beside it:
 `{"do": "put", "name": N, "about": {…}}` + descriptors, `{"do": "get", "name": N}` -> descriptors,
-`{"do": "drop", "name": N}`, `{"do": "list"}`, `{"do": "end"}`. Each is answered with one packet, `{"error": sentence}` where it could not be done.
+`{"do": "drop", "name": N}`, `{"do": "list"}`, `{"do": "end"}`. Each is answered with one packet, `{"error": sentence}`
+where it could not be done.
 """
 
 from __future__ import annotations

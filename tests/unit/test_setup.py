@@ -214,7 +214,13 @@ def licences(name: str) -> Iterator[str]:
 
 
 def is_gpl(licence: str) -> bool:
-    """Whether a licence is the GNU GPL or AGPL without the exception for run-time libraries (GCC's)."""
+    """Whether a licence is the GNU GPL or AGPL without the exception for run-time libraries (GCC's).
+
+    Of alternatives (`A OR B`, SPDX) one may choose: all of them must be.
+    """
+    alternatives = re.split(r"\s+OR\s+", licence)
+    if len(alternatives) > 1:
+        return all(map(is_gpl, alternatives))
     text = re.sub(r"GPL-3\.0(-or-later|-only)?[- ]with[- ]GCC-exception(-3\.1)?", "", licence, flags=re.IGNORECASE)
     return bool(re.search(r"(?<![L])A?GPL|GNU (Affero )?General Public", text))
 
@@ -230,6 +236,8 @@ def is_gpl(licence: str) -> bool:
         ("GNU Lesser General Public License", False),
         ("BSD-3-Clause AND GPL-3.0-or-later WITH GCC-exception-3.1", False),
         ("Apache-2.0", False),
+        ("GPL-2.0-or-later OR Apache-2.0", False),
+        ("GPL-2.0-or-later OR AGPL-3.0", True),
     ],
 )
 def test_is_gpl(licence: str, expected: bool) -> None:

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host's agent shows of what is in force there: rows for `palisade show`, from the state realized. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from dfw.core import EngineStats
+from dfw.layout import RANGE_DTYPE, RULE_DTYPE
+from dfw.model import AddressRange, Family
+from overlay.hoststate import HostState, NeighbourState
+
+Rows = list[dict[str, Any]]
+FULL_SHARE: Final = 0.8  # of a connection table: from here on `show health` says so
+
+
+def show_vnics(state: HostState, attached: Mapping[str, int], problems: Mapping[str, str]) -> Rows:
+    """The host's vNICs. `attached`: filter numbers of those that have a card."""
+    return [
+        {
+            "vnic": vnic.name,
+            "segment": state.segments[vnic.segment].name,
+            "mac": vnic.mac,
+            "ips": [ip.partition("/")[0] for ip in vnic.ips],
+            "filter": attached.get(vnic.name),
+            "rules": len(np.unique(np.frombuffer(state.tables[vnic.table].entries, RULE_DTYPE)["rule"])),
+            "problem": problems.get(vnic.name),
+        }
+        for vnic in state.vnics
+    ]
+
+
+def show_rules(state: HostState, counts: Mapping[str, tuple[int, int, int]]) -> Rows:
+    """Each vNIC's rules in order of judgement. `counts`: hits, packets and bytes on this host, by the rule's path."""
+    rows: Rows = []
+    for vnic in state.vnics:
+        entries = np.frombuffer(state.tables[vnic.table].entries, RULE_DTYPE)["rule"]
+        for order, number in enumerate(dict.fromkeys(entries.tolist()), 1):
+            rule = state.rules[number]
+            hits, packets, octets = counts.get(rule.path, (0, 0, 0))
+            rows.append(
+                {
+                    "vnic": vnic.name,
+                    "order": order,
+                    "rule": rule.rule_id,
+                    "rule_path": rule.path,
+                    "tier": rule.tier,
+                    "action": rule.action,
+                    "logged": rule.logged,
+                    "host_hits": hits,
+                    "host_packets": packets,
+                    "host_bytes": octets,
+                }
+            )
+    return rows
+
+
+def show_addrsets(state: HostState) -> Rows:
+    """The address sets that rules here refer to, each with its members as prefixes and ranges."""
+    return [{"set": item.name or f"raw-{at}", "members": _ranges(item.ranges)} for at, item in enumerate(state.sets)]
+
+
+def _ranges(data: bytes) -> list[str]:
+    found = []
+    for row in np.frombuffer(data, RANGE_DTYPE):
+        family = Family.IPV4 if row["family"] == 1 else Family.IPV6
+        first, last = (int.from_bytes(row[end].tobytes()[: family.bits // 8], "big") for end in ("lo", "hi"))
+        found.append(str(AddressRange(family, first, last)))
+    return found
+
+
+def show_segments(state: HostState) -> Rows:
+    """The segments that this host knows, and where packets for all of one go."""
+    here = [vnic.segment for vnic in state.vnics]
+    return [
+        {
+            "segment": item.name,
+            "vni": item.vni,
+            "gateway": None if item.gateway is None else state.gateways[item.gateway],
+            "vnics_here": here.count(number),
+            "replicated_to": [state.teps[tep].host for tep in item.replicas],
+        }
+        for number, item in enumerate(state.segments)
+    ]
+
+
+def _where(state: HostState, item: NeighbourState) -> dict[str, Any]:
+    tep = None if item.tep is None else state.teps[item.tep]
+    return {"vnic": item.vnic, "host": None if tep is None else tep.host, "tep": None if tep is None else tep.ip}
+
+
+def show_mac_table(state: HostState) -> Rows:
+    """Where each MAC address of the segments known here is."""
+    once = {(item.segment, item.mac): item for item in state.neighbours}
+    return [
+        {"segment": state.segments[item.segment].name, "mac": item.mac} | _where(state, item) for item in once.values()
+    ]
+
+
+def show_arp_table(state: HostState) -> Rows:
+    """Which MAC address answers for an address: the host's own answers to ARP and ND."""
+    workloads = [
+        {"segment": state.segments[item.segment].name, "ip": item.ip, "mac": item.mac, "of": item.vnic or "remote"}
+        for item in state.neighbours
+        if item.ip is not None
+    ]
+    gateways = [
+        {
+            "segment": state.segments[item.segment].name,
+            "ip": item.ip,
+            "mac": state.gateway_mac,
+            "of": state.gateways[item.gateway],
+        }
+        for item in state.interfaces
+    ]
+    return [*workloads, *gateways]
+
+
+def show_tep_table(state: HostState) -> Rows:
+    """Other hosts' tunnel endpoints, and which segments reach there."""
+    return [
+        {
+            "host": tep.host,
+            "tep": tep.ip,
+            "segments": [item.name for item in state.segments if number in item.replicas],
+        }
+        for number, tep in enumerate(state.teps)
+    ]
+
+
+def show_gateways(state: HostState) -> Rows:
+    """The distributed routers of this host: their addresses and their tables."""
+    rows: Rows = []
+    for number, name in enumerate(state.gateways):
+        for route in state.routes:
+            if route.gateway != number:
+                continue
+            target = state.gateways if route.kind == "gateway" else state.segments
+            where = target[route.target] if route.kind != "blackhole" else None
+            rows.append(
+                {
+                    "gateway": name,
+                    "prefix": route.prefix,
+                    "kind": route.kind,
+                    "target": where if where is None or isinstance(where, str) else where.name,
+                    "next_hop": route.next_hop,
+                    "addresses": [item.ip for item in state.interfaces if item.gateway == number],
+                }
+            )
+    return rows
+
+
+def show_stats(stats: EngineStats) -> Rows:
+    """How often each verdict was given for each reason."""
+    return [
+        {"verdict": verdict, "reason": reason, "judgements": count}
+        for (verdict, reason), count in sorted(stats.counts.items(), key=lambda item: -item[1])
+    ]
+
+
+def show_health(stats: EngineStats, wanted: int, realized: int, error: str | None, stalled: list[int]) -> Rows:
+    """What is not as it should be; `ok` rows where it is."""
+    used = stats.connections4 + stats.connections6
+    share = used / stats.table_capacity if stats.table_capacity else 0.0
+    return [
+        {"check": "revision", "ok": wanted == realized and error is None, "says": error or f"{realized} of {wanted}"},
+        {"check": "table", "ok": share <= FULL_SHARE, "says": f"{used} of {stats.table_capacity} connections"},
+        {"check": "workers", "ok": not stalled, "says": f"stalled: {stalled}" if stalled else "all run"},
+    ]
+
+
+STATE_SHOWS: Final[Mapping[str, Callable[[HostState], Rows]]] = {
+    "addrsets": show_addrsets,
+    "segments": show_segments,
+    "mac-table": show_mac_table,
+    "arp-table": show_arp_table,
+    "tep-table": show_tep_table,
+    "gateways": show_gateways,
+}
+"""What the state alone answers, by the word of `palisade show`."""

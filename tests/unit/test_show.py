@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What agents show of what is in force, and how it is asked for."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from dfw.core import EngineStats
+from dfw.load import load
+from overlay import realized
+from overlay.ask import AskError, agent_ask
+from overlay.hoststate import HostState
+from overlay.show import show
+from overlay.span import resolve_span
+
+SHOP = Path(__file__).resolve().parents[2] / "examples" / "shop"
+
+
+@pytest.fixture(scope="module")
+def state() -> HostState:
+    world = load([str(SHOP / "inventory.yaml"), str(SHOP / "policy.yaml")]).world
+    return resolve_span(world, 4, {})["esx-1"]
+
+
+def test_tables_of_the_shop(state: HostState) -> None:
+    macs = {(row["segment"], row["mac"]): row for row in realized.show_mac_table(state)}
+    assert len(macs) == 9
+    assert macs["web", "02:00:00:00:01:11"]["vnic"] == "web-1"
+    assert (
+        macs["web", "02:00:00:00:01:12"] | {"host": "esx-2", "tep": "172.16.0.12"} == macs["web", "02:00:00:00:01:12"]
+    )
+    arp = {row["ip"]: row for row in realized.show_arp_table(state)}
+    assert arp["10.1.3.1"]["of"] == "t1-shop"
+    assert arp["2001:db8:3::11"]["mac"] == "02:00:00:00:03:11"
+    assert realized.show_tep_table(state) == [{"host": "esx-2", "tep": "172.16.0.12", "segments": ["web", "app", "db"]}]
+    segments = {row["segment"]: row for row in realized.show_segments(state)}
+    assert (segments["ops"]["vnics_here"], segments["ops"]["replicated_to"]) == (3, [])
+    assert {row["prefix"] for row in realized.show_gateways(state)} >= {"10.1.1.0/24", "2001:db8:4::/64"}
+    sets = {row["set"]: row["members"] for row in realized.show_addrsets(state)}
+    assert sets["/infra/domains/default/groups/db"] == ["10.1.3.11", "2001:db8:3::11"]
+
+
+def test_rules_of_each_vnic_in_their_order_with_counters(state: HostState) -> None:
+    path = next(rule.path for rule in state.rules if rule.path.endswith("shop/rules/anyone-to-web"))
+    rows = realized.show_rules(state, {path: (1, 2, 300)})
+    mine = [row for row in rows if row["vnic"] == "web-1"]
+    assert [row["order"] for row in mine] == list(range(1, len(mine) + 1))
+    assert mine[-1]["rule_path"].startswith("default/")
+    (row,) = (row for row in mine if row["rule_path"] == path)
+    assert (row["host_hits"], row["host_packets"], row["host_bytes"], row["action"]) == (1, 2, 300, "ALLOW")
+    vnics = realized.show_vnics(state, {"web-1": 3}, {"ops-1": "no room"})
+    assert {row["vnic"]: row["filter"] for row in vnics}["web-1"] == 3
+    assert {row["vnic"]: row["problem"] for row in vnics}["ops-1"] == "no room"
+
+
+def test_health_says_what_is_not_well() -> None:
+    stats = EngineStats({("DROP", "no-ruleset"): 2, ("ALLOW", "state"): 9}, 11, 0, 0, 0, 0, 5, 900, 0, 1, 1000)
+    assert [row["reason"] for row in realized.show_stats(stats)] == ["state", "no-ruleset"]
+    assert [row["ok"] for row in realized.show_health(stats, 3, 3, None, [])] == [True, False, True]
+    assert [row["ok"] for row in realized.show_health(stats, 4, 3, None, [1])] == [False, False, False]
+    assert realized.show_health(stats, 4, 3, "it was refused", [])[0]["says"] == "it was refused"
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str, bytes | None], None]]:
+    """Stand-ins for agents: each answers every request with the same bytes (None: with nothing)."""
+    monkeypatch.setenv("PALISADE_RUN", str(tmp_path))
+    folder = tmp_path / "labs" / "one"
+    listeners: list[socket.socket] = []
+
+    def agent(host: str, answer: bytes | None) -> None:
+        run = folder / "hosts" / host / "run"
+        run.mkdir(parents=True)
+        (folder / "lab.json").touch()
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(run / "agent.sock"))
+        listener.listen()
+        listeners.append(listener)
+
+        def serve() -> None:
+            try:
+                while True:
+                    client, _ = listener.accept()
+                    client.makefile("rb").readline()
+                    client.sendall(answer or b"")
+                    client.close()
+            except OSError:
+                pass
+
+        threading.Thread(target=serve, daemon=True).start()
+
+    yield agent
+    for listener in listeners:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def rows_of(*rows: dict[str, Any]) -> bytes:
+    return json.dumps({"rows": rows}).encode() + b"\n"
+
+
+def test_rows_of_all_hosts_stand_together(lab: Callable[[str, bytes | None], None]) -> None:
+    lab("h1", rows_of({"vnic": "a", "ips": ["10.0.0.1", "::1"]}))
+    lab("h2", rows_of({"vnic": "b", "ips": []}))
+    found = CliRunner().invoke(show, ["vnics", "-o", "json"])
+    assert found.exit_code == 0
+    assert [(row["host"], row["vnic"]) for row in json.loads(found.stdout)] == [("h1", "a"), ("h2", "b")]
+    assert "10.0.0.1, ::1" in CliRunner().invoke(show, ["vnics", "--host", "h1"]).stdout
+    assert CliRunner().invoke(show, ["vnics", "--host", "h3"]).exit_code == 2
+
+
+def test_a_host_that_is_silent_is_named_and_the_others_are_shown(lab: Callable[[str, bytes | None], None]) -> None:
+    lab("h1", rows_of({"vnic": "a"}))
+    lab("h2", None)
+    lab("h3", b'{"error": "no such thing"}\n')
+    found = CliRunner().invoke(show, ["vnics", "-o", "json"])
+    assert found.exit_code == 1
+    assert [row["host"] for row in json.loads(found.stdout)] == ["h1"]
+    assert "h2: " in found.stderr and "h3: no such thing" in found.stderr
+
+
+def test_bad_health_is_a_no(lab: Callable[[str, bytes | None], None]) -> None:
+    lab("h1", rows_of({"check": "table", "ok": False, "says": "full"}))
+    assert CliRunner().invoke(show, ["health"]).exit_code == 1
+
+
+def test_no_agent_and_no_json(tmp_path: Path, lab: Callable[[str, bytes | None], None]) -> None:
+    with pytest.raises(AskError, match="does not answer"):
+        agent_ask(tmp_path / "nobody", {"do": "status"})
+    lab("h1", b"not json\n")
+    with pytest.raises(AskError, match="ended before"):
+        agent_ask(tmp_path / "labs/one/hosts/h1/run/agent.sock", {"do": "status"})
