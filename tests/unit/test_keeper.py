@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An agent that is killed is there again; one that ends is not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PROGRAM = """
+import os, signal, sys, time
+from overlay.keeper import keep
+def work():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))
+    with open(sys.argv[1], "a") as file:
+        print(os.getpid(), file=file, flush=True)
+    if sys.argv[2] == "end":
+        return 5
+    if sys.argv[2] == "fail":
+        raise RuntimeError("it went wrong")
+    time.sleep(60)
+    return 0
+sys.exit(keep(work))
+"""
+
+
+def start(tmp_path: Path, what: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path / "pids"), what], stderr=subprocess.PIPE)
+
+
+def pids(tmp_path: Path, count: int) -> list[int]:
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        found = (tmp_path / "pids").read_text().split() if (tmp_path / "pids").exists() else []
+        if len(found) >= count:
+            return [int(item) for item in found]
+        time.sleep(0.01)
+    raise AssertionError(f"fewer than {count} were started")
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_killed_it_is_started_again_and_term_ends_both(tmp_path: Path) -> None:
+    keeper = start(tmp_path, "stay")
+    (first,) = pids(tmp_path, 1)
+    os.kill(first, signal.SIGKILL)
+    second = pids(tmp_path, 2)[1]
+    assert second != first and is_alive(second)
+    keeper.terminate()
+    assert keeper.wait(20) == 0 or keeper.returncode == 7
+    assert not is_alive(second)
+
+
+def test_its_own_end_is_the_keepers_too(tmp_path: Path) -> None:
+    keeper = start(tmp_path, "end")
+    assert keeper.wait(20) == 5
+    assert len(pids(tmp_path, 1)) == 1
+
+
+def test_a_defect_is_told_and_not_repeated_for_ever(tmp_path: Path) -> None:
+    keeper = start(tmp_path, "fail")
+    assert keeper.wait(20) == 70
+    assert keeper.stderr is not None and b"it went wrong" in keeper.stderr.read()
