@@ -89,7 +89,7 @@ def show_segments(state: HostState) -> Rows:
 
 def _where(state: HostState, item: NeighbourState) -> dict[str, Any]:
     tep = None if item.tep is None else state.teps[item.tep]
-    return {"vnic": item.vnic, "host": None if tep is None else tep.host, "tep": None if tep is None else tep.ip}
+    return {"vnic": item.vnic, "behind": None if tep is None else tep.host, "tep": None if tep is None else tep.ip}
 
 
 def show_mac_table(state: HostState) -> Rows:
@@ -123,7 +123,7 @@ def show_tep_table(state: HostState) -> Rows:
     """Other hosts' tunnel endpoints, and which segments reach there."""
     return [
         {
-            "host": tep.host,
+            "remote_host": tep.host,
             "tep": tep.ip,
             "segments": [item.name for item in state.segments if number in item.replicas],
         }

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from click.testing import CliRunner
 
 from dfw.core import EngineStats
 from dfw.load import load
+from dfw.schema import schema_files
 from overlay import realized
 from overlay.ask import AskError, agent_ask
 from overlay.hoststate import HostState
@@ -138,3 +140,14 @@ def test_no_agent_and_no_json(tmp_path: Path, lab: Callable[[str, bytes | None],
     lab("h1", b"not json\n")
     with pytest.raises(AskError, match="ended before"):
         agent_ask(tmp_path / "labs/one/hosts/h1/run/agent.sock", {"do": "status"})
+
+
+def test_every_row_is_what_the_schema_says(state: HostState) -> None:
+    validator = jsonschema.Draft202012Validator(json.loads(schema_files()["show"].read_text(encoding="utf-8")))
+    stats = EngineStats({("DROP", "no-ruleset"): 2}, 2, 0, 0, 0, 0, 0, 0, 0, 1, 1000)
+    tables = [show_one(state) for show_one in realized.STATE_SHOWS.values()]
+    tables += [realized.show_vnics(state, {}, {}), realized.show_rules(state, {}), realized.show_stats(stats)]
+    for rows in [*tables, realized.show_health(stats, 1, 1, None, [])]:
+        assert rows
+        validator.validate([{"host": "esx-1"} | row for row in rows])
+    assert not validator.is_valid([{"host": "esx-1", "something": "else"}])
