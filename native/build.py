@@ -80,10 +80,10 @@ def header_cdef() -> str:
     """
     regions = []
     for header in HEADERS:
-        match = re.search(r"/\* cffi: begin \*/\n(.*?)/\* cffi: end \*/", header.read_text(), re.DOTALL)
-        if match is None:
+        found = re.findall(r"/\* cffi: begin \*/\n(.*?)/\* cffi: end \*/", header.read_text(), re.DOTALL)
+        if not found:
             raise ValueError(f"{header}: no region between 'cffi: begin' and 'cffi: end'")
-        regions.append(match.group(1))
+        regions += found
     return "\n".join(regions)
 
 

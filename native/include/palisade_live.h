@@ -107,7 +107,9 @@ typedef struct pal_fabric {
 
 /* ---- host (native/engine/host.c): an engine and a fabric ------------------------------------------------------- */
 
+/* cffi: begin */
 typedef struct pal_host pal_host;
+/* cffi: end */
 
 /* The engine stays the caller's, and must outlive the host. NULL with a sentence in err. */
 pal_host *pal_host_new(pal_engine *e, char *err, size_t errlen);
@@ -116,6 +118,85 @@ void pal_host_free(pal_host *h);
  * sentence: an index out of bounds, an address twice, no memory; then nothing is staged. */
 int pal_host_stage(pal_host *h, const pal_fabric *fabric, char *err, size_t errlen);
 
+/* cffi: begin */
+
+/* ---- TAPs (native/io/tap.c) --------------------------------------------------------------------------------------- */
+
+#define PAL_TAP_QUEUES 16
+
+/* An open TAP: a file descriptor for each queue; what the kernel leaves for us to do (TUN_F_*); the interface's MAC address. */
+typedef struct pal_tap {
+    int32_t fd[PAL_TAP_QUEUES];
+    uint32_t queues, offloads;
+    uint8_t mac[6];
+    uint16_t reserved;
+} pal_tap;
+
+/* Opens the TAP `name` in the network namespace that the file `netns` stands for (NULL: here), which may be there already;
+ * with that MAC address unless it is NULL. tunnel: with the virtio header that UDP tunnels need. -1 with a sentence. */
+int pal_tap_open(const char *netns, const char *name, const uint8_t *mac, uint32_t queues, int tunnel, pal_tap *out, char *err,
+                 size_t errlen);
+void pal_tap_close(pal_tap *tap);
+
+/* ---- uplink (native/io/uplink.c) ----------------------------------------------------------------------------------- */
+
+#define PAL_TIER_AUTO 0 /* the first of the others that this kernel has */
+#define PAL_TIER_A 1    /* a TAP with UDP-tunnel GSO: super-packets leave whole */
+#define PAL_TIER_B 2    /* a UDP socket with UDP_SEGMENT and UDP_GRO */
+#define PAL_TIER_C 3    /* a UDP socket with neither */
+
+typedef struct pal_uplink_options {
+    const char *netns;             /* file of the host's network namespace; NULL: here */
+    const char *name;              /* tier A: of the TAP */
+    pal_address local;             /* this host's TEP */
+    uint32_t tier;                 /* PAL_TIER_* */
+    uint32_t mtu;                  /* of the underlay */
+    uint8_t mac[6], peer_mac[6];   /* tier A: ours, for the kernel's neighbour entry; the TAP's own, which is the kernel's */
+    uint32_t zero_sums;            /* tier A: outer UDP checksums are 0 */
+    uint32_t fds, offloads;        /* tier A: queues of the TAP that are open already, as from pal_tap_open; 0: it is opened */
+    int32_t fd[PAL_TAP_QUEUES];
+} pal_uplink_options;
+
+/* ---- live (native/io/live.c): cards, and threads that carry packets between them ------------------------------------ */
+
+/* Frames: a super-packet is one; segments: the packets that it stands for. Bytes are of frames. drop: by reason. */
+typedef struct pal_live_counts {
+    uint64_t rx_frames, rx_segments, rx_bytes;
+    uint64_t tx_frames, tx_segments, tx_bytes;
+    uint64_t drop[128];
+} pal_live_counts;
+
+typedef struct pal_live_worker {
+    uint64_t bursts, frames;       /* bursts in which there were frames; those frames */
+    uint64_t sleeps;               /* times that it waited for something to do */
+    uint64_t handed, taken;        /* frames that were another worker's, given to it; those got from others */
+    uint64_t cpu_ns;               /* time on a processor */
+} pal_live_worker;
+
+typedef struct pal_live pal_live;
+
+/* Frames go through `host`, which must outlive it, at as many workers as its engine has at least. NULL with a sentence. */
+pal_live *pal_live_new(pal_host *host, uint32_t workers, char *err, size_t errlen);
+void pal_live_free(pal_live *l);
+
+/* All of these may be called while it runs, by one thread or several; 0, or -1 with a sentence. What a worker must know of it
+ * knows when they return. File descriptors stay the caller's: they are duplicated. */
+int pal_live_start(pal_live *l, char *err, size_t errlen);
+void pal_live_stop(pal_live *l);
+int pal_live_port_add(pal_live *l, uint32_t filter, const int32_t *fd, uint32_t queues, uint32_t offloads, char *err, size_t errlen);
+int pal_live_port_remove(pal_live *l, uint32_t filter, char *err, size_t errlen);
+/* The tier in force, or -1 with a sentence: then the uplink is as it was. options NULL: no uplink from here on, PAL_TIER_AUTO. */
+int pal_live_uplink_set(pal_live *l, const pal_uplink_options *options, char *err, size_t errlen);
+
+/* Counters, without stopping anything. -1: there is no such port, uplink, worker. */
+int pal_live_port_read(pal_live *l, uint32_t filter, pal_live_counts *out);
+int pal_live_uplink_read(pal_live *l, pal_live_counts *out);
+/* drop only: frames that were to leave by a port or an uplink that is not there, or that no worker had room for. */
+void pal_live_lost_read(pal_live *l, pal_live_counts *out);
+int pal_live_worker_read(pal_live *l, uint32_t number, pal_live_worker *out);
+
+/* cffi: end */
+
 _Static_assert(sizeof(pal_address) == 20, "part of the contract with overlay/layout.py");
 _Static_assert(sizeof(pal_vnic) == 28, "part of the contract with overlay/layout.py");
 _Static_assert(sizeof(pal_segment) == 20, "part of the contract with overlay/layout.py");
@@ -123,5 +204,6 @@ _Static_assert(sizeof(pal_neighbour) == 40, "part of the contract with overlay/l
 _Static_assert(sizeof(pal_interface) == 28, "part of the contract with overlay/layout.py");
 _Static_assert(sizeof(pal_fabric_route) == 52, "part of the contract with overlay/layout.py");
 _Static_assert(sizeof(pal_tep) == 24, "part of the contract with overlay/layout.py");
+_Static_assert(sizeof(pal_live_counts) == 1072, "part of the contract with dfw/layout.py");
 
 #endif

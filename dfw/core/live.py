@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cards of a live host, and the threads that carry packets between them (native/io/live.h).
+
+Everything here may be called while packets run. A worker learns of a change between two bursts, and has learned of it
+when the call returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any, Final, Protocol
+
+from dfw.core.binding import ERROR_BYTES, REASONS, CoreError, ffi, lib, text
+
+TIERS: Final = ("auto", "A", "B", "C")
+"""By number. A: a TAP with UDP-tunnel GSO; B: a UDP socket with UDP_SEGMENT and UDP_GRO; C: a UDP socket with neither."""
+
+UPLINK_MAC: Final = "02:50:56:00:00:01"
+"""Our end of tier A's TAP: what the kernel's neighbour entry for the TEP must say."""
+UPLINK_PEER_MAC: Final = "02:50:56:00:00:02"
+"""The TAP's own address, which is the kernel's end."""
+
+
+class HasHandle(Protocol):
+    """A host of the core (pal_host)."""
+
+    handle: Any
+
+
+@dataclass(frozen=True, slots=True)
+class CardCounts:
+    """What went through a card since it was added. Frames: a super-packet is one; segments: the packets that it stands
+    for; bytes: of frames. `drops`: reason -> frames that did not, by the words of reasons.def."""
+
+    rx_frames: int
+    rx_segments: int
+    rx_bytes: int
+    tx_frames: int
+    tx_segments: int
+    tx_bytes: int
+    drops: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerCounts:
+    """One worker since it was made. `bursts` with frames in them; `frames` of those; `sleeps`: times that it waited;
+    `handed`, `taken`: frames given to and got from other workers; `cpu_ns`: time on a processor since the last start."""
+
+    bursts: int
+    frames: int
+    sleeps: int
+    handed: int
+    taken: int
+    cpu_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class LiveStats:
+    """Counters of everything. `ports`: by filter number; `lost`: frames that were to leave by a card that is not there, or
+    that no worker had room for, by reason."""
+
+    ports: dict[int, CardCounts]
+    uplink: CardCounts | None
+    workers: tuple[WorkerCounts, ...]
+    lost: dict[str, int]
+
+
+def tap_open(
+    netns: str | None, name: str, mac: str | None = None, queues: int = 1, *, tunnel: bool = False
+) -> tuple[list[int], int]:
+    """Open the TAP `name` in the network namespace at this path (None: here); this thread stays where it is.
+
+    Returns a file descriptor for each queue, which are the caller's to close, and the offloads that the kernel took
+    (TUN_F_*), for `add_port`. The interface goes when the last descriptor is closed. `mac` None: the kernel's choice, or
+    what it has. `tunnel`: for an uplink of tier A. Raises CoreError with the sentence why not.
+    """
+    found = ffi.new("pal_tap *")
+    error = ffi.new("char[]", ERROR_BYTES)
+    path = ffi.NULL if netns is None else netns.encode()
+    address = ffi.NULL if mac is None else mac_bytes(mac)
+    if lib.pal_tap_open(path, name.encode(), address, queues, tunnel, found, error, ERROR_BYTES) != 0:
+        raise CoreError(text(error))
+    return [int(found.fd[i]) for i in range(found.queues)], int(found.offloads)
+
+
+def mac_bytes(mac: str) -> bytes:
+    """The six bytes of a MAC address written with colons. Raises ValueError."""
+    packed = bytes(int(part, 16) for part in mac.split(":"))
+    if len(packed) != 6:
+        raise ValueError(f"{mac!r} is no MAC address")
+    return packed
+
+
+class Live:
+    """Ports, an uplink and `workers` threads that carry packets between them through `host`. Stopped at first."""
+
+    def __init__(self, host: HasHandle, workers: int = 1) -> None:
+        error = ffi.new("char[]", ERROR_BYTES)
+        handle = lib.pal_live_new(host.handle, workers, error, ERROR_BYTES)
+        if handle == ffi.NULL:
+            raise CoreError(text(error))
+        self.host = host
+        self.workers = workers
+        self.ports: set[int] = set()
+        self.handle = ffi.gc(handle, lib.pal_live_free)
+
+    def start(self) -> None:
+        """Begin to carry packets; running already, do nothing. Raises CoreError without threads."""
+        self._call(lib.pal_live_start)
+
+    def stop(self) -> None:
+        """No packet is carried from here on; ports and uplink stay, and `start` goes on."""
+        lib.pal_live_stop(self.handle)
+
+    def close(self) -> None:
+        """Stop, and let go of every card. The object is of no use afterwards."""
+        ffi.release(self.handle)
+
+    def add_port(self, filter_number: int, fds: Sequence[int], offloads: int) -> None:
+        """The vNIC with this filter has this TAP: `fds`, `offloads` as from `tap_open`. The descriptors stay the caller's, who
+        may close them. Worker w reads queue w. Raises CoreError: it has one already, a descriptor that is no good."""
+        numbers = ffi.new("int32_t[]", list(fds))
+        self._call(lib.pal_live_port_add, filter_number, numbers, len(fds), offloads)
+        self.ports.add(filter_number)
+
+    def remove_port(self, filter_number: int) -> None:
+        """No worker uses the vNIC's TAP any more when this returns. Raises CoreError: there is none."""
+        self._call(lib.pal_live_port_remove, filter_number)
+        self.ports.discard(filter_number)
+
+    def set_uplink(
+        self,
+        tier: str,
+        address: str,
+        *,
+        netns: str | None = None,
+        name: str = "tep0",
+        mac: str = UPLINK_MAC,
+        peer_mac: str = UPLINK_PEER_MAC,
+        mtu: int = 1600,
+        zero_sums: bool = False,
+        fds: Sequence[int] = (),
+        offloads: int = 0,
+    ) -> str:
+        """Send and receive Geneve as TEP `address` in the network namespace at this path (None: here).
+
+        `tier`: one of TIERS; the tier in force is returned. A: the TAP `name` is made, with MAC address `peer_mac`, and
+        nothing is wired: the caller routes `address` to it, with the neighbour `mac`. `fds`, `offloads`: it is open already
+        (`tap_open` with `tunnel`), with a queue for each worker. B and C: the address must be the kernel's already.
+        `mtu`: of the underlay. `zero_sums`: tier A sends outer UDP checksums of 0.
+        What was the uplink before is closed. Raises CoreError with the sentence why not; then nothing has changed.
+        """
+        options = ffi.new("pal_uplink_options *")
+        path = ffi.NULL if netns is None else ffi.new("char[]", netns.encode())
+        label = ffi.new("char[]", name.encode())
+        options.netns, options.name = path, label
+        local = ip_address(address)
+        options.local.addr = local.packed.ljust(16, b"\0")
+        options.local.family = lib.PAL_FAMILY_V4 if local.version == 4 else lib.PAL_FAMILY_V6
+        options.tier, options.mtu, options.zero_sums = TIERS.index(tier), mtu, zero_sums
+        options.mac, options.peer_mac = mac_bytes(mac), mac_bytes(peer_mac)
+        options.fds, options.offloads = len(fds), offloads
+        for number, fd in enumerate(fds):
+            options.fd[number] = fd
+        return TIERS[self._call(lib.pal_live_uplink_set, options)]
+
+    def remove_uplink(self) -> None:
+        """No uplink from here on."""
+        self._call(lib.pal_live_uplink_set, ffi.NULL)
+
+    def stats(self) -> LiveStats:
+        """All counters; nothing stops for it."""
+        raw = ffi.new("pal_live_counts *")
+        ports = {}
+        for number in sorted(self.ports):
+            if lib.pal_live_port_read(self.handle, number, raw) == 0:
+                ports[number] = _counts(raw)
+        uplink = _counts(raw) if lib.pal_live_uplink_read(self.handle, raw) == 0 else None
+        lib.pal_live_lost_read(self.handle, raw)
+        lost = _drops(raw)
+        workers = []
+        seen = ffi.new("pal_live_worker *")
+        for number in range(self.workers):
+            lib.pal_live_worker_read(self.handle, number, seen)
+            workers.append(WorkerCounts(**{name: int(getattr(seen, name)) for name in WorkerCounts.__dataclass_fields__}))
+        return LiveStats(ports, uplink, tuple(workers), lost)
+
+    def _call(self, function: Any, *arguments: Any) -> int:
+        """Call it with our handle before and room for a sentence behind. Raises CoreError with that where it is negative."""
+        error = ffi.new("char[]", ERROR_BYTES)
+        result = int(function(self.handle, *arguments, error, ERROR_BYTES))
+        if result < 0:
+            raise CoreError(text(error))
+        return result
+
+
+def _drops(raw: Any) -> dict[str, int]:
+    return {word: int(raw.drop[number]) for number, word in enumerate(REASONS) if raw.drop[number]}
+
+
+def _counts(raw: Any) -> CardCounts:
+    names = [name for name in CardCounts.__dataclass_fields__ if name != "drops"]
+    return CardCounts(**{name: int(getattr(raw, name)) for name in names}, drops=_drops(raw))

@@ -1,0 +1,253 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#define _GNU_SOURCE
+#include "live.h"
+
+#include <errno.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    EVENTS = 64,
+    TICK_MS = 100, /* asleep, time passes for the switch this often */
+};
+/* epoll_data of what is no port. */
+#define EVENT_WAKE (1ull << 32)
+#define EVENT_UPLINK (2ull << 32)
+
+static uint64_t live_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_BOOTTIME, &t); /* goes on while the machine is suspended: deadlines are of the outside world */
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+/* ---- out ---------------------------------------------------------------------------------------------------------- */
+
+static void live_sink(void *context, const host_out *out, uint32_t n)
+{
+    live_worker *w = context;
+    for (uint32_t i = 0; i < n; i++) {
+        const host_out *o = &out[i];
+        if (o->vnic == PAL_UPLINK) {
+            if (PAL_LIKELY(w->uplink != NULL))
+                uplink_send(w->uplink, o);
+            else
+                io_add(&w->lost.drop[PAL_REASON_LINK_DOWN], 1);
+            continue;
+        }
+        const live_port *p = o->vnic < LIVE_PORTS ? w->port[o->vnic] : NULL;
+        if (PAL_LIKELY(p != NULL))
+            tap_send(p->fd[w->number % p->queues], o, p->uso, &p->counts[w->number].c);
+        else
+            io_add(&w->lost.drop[PAL_REASON_LINK_DOWN], 1);
+    }
+    if (w->uplink) /* what we were given is ours until we return */
+        uplink_flush(w->uplink);
+}
+
+/* What has been read goes through the switch; its buffers are free then. */
+static void live_burst(live_worker *w)
+{
+    const uint32_t n = w->frames;
+    w->frames = 0;
+    w->live->what.burst(w->live->what.context, w->number, w->frame, n, live_now(), live_sink, w);
+    if (w->uplink)
+        uplink_release(w->uplink);
+    if (n == 0)
+        return;
+    io_add(&w->seen.bursts, 1);
+    io_add(&w->seen.frames, n);
+}
+
+/* ---- in ----------------------------------------------------------------------------------------------------------- */
+
+/* The frames from `first` on have been read; those of other workers go to them. */
+static void live_sort(live_worker *w, uint32_t first)
+{
+    const uint32_t workers = w->live->workers;
+    uint32_t kept = first;
+    if (workers == 1)
+        return;
+    for (uint32_t i = first; i < w->frames; i++) {
+        host_frame *f = &w->frame[i];
+        uint32_t skip = f->from == PAL_UPLINK && f->len >= 8 ? 8 + (f->data[0] & 63u) * 4 : 0;
+        skip = min_u32(skip, f->len);
+        const uint32_t owner = owner_of(f->data + skip, f->len - skip, workers);
+        if (owner == w->number) {
+            w->frame[kept++] = *f; /* buffers keep their places: frames read later must not take one that is in use */
+            continue;
+        }
+        live_worker *to = &w->live->worker[owner];
+        if (ring_put(&to->in[w->number], f)) {
+            io_add(&w->seen.handed, 1);
+            w->handed_to |= 1u << owner;
+        } else {
+            io_add(&w->lost.drop[PAL_REASON_QUEUE_FULL], 1);
+        }
+    }
+    if (kept == w->frames)
+        return;
+    w->frames = kept;
+    live_burst(w);
+}
+
+/* Whoever was given frames is woken, if it sleeps. */
+static void live_wake(live_worker *w)
+{
+    for (; w->handed_to; w->handed_to &= w->handed_to - 1) {
+        live_worker *to = &w->live->worker[__builtin_ctz(w->handed_to)];
+        __atomic_thread_fence(__ATOMIC_SEQ_CST); /* the frame is in the ring before we look; it looks after saying so */
+        if (__atomic_load_n(&to->asleep, __ATOMIC_RELAXED))
+            eventfd_write(to->wake, 1);
+    }
+}
+
+static void live_read_port(live_worker *w, live_port *p)
+{
+    io_counts *counts = &p->counts[w->number].c;
+    for (uint32_t read = 0; read < HOST_BURST;) {
+        const uint32_t first = w->frames;
+        bool more = true;
+        for (; w->frames < HOST_BURST && read < HOST_BURST; read++) {
+            uint8_t *data = frame_at(&w->pool, w->frames);
+            int32_t len = tap_read(p->fd[w->number], data, VIRTIO_BYTES);
+            if (len <= 0) {
+                if (len < 0) { /* the interface is gone: it would wake us for ever */
+                    epoll_ctl(w->epoll, EPOLL_CTL_DEL, p->fd[w->number], NULL);
+                    io_add(&counts->drop[PAL_REASON_LINK_DOWN], 1);
+                }
+                more = false;
+                break;
+            }
+            host_frame *f = &w->frame[w->frames];
+            const virtio_header h = virtio_load(data - VIRTIO_BYTES, VIRTIO_BYTES);
+            *f = (host_frame){.data = data, .len = (uint32_t)len, .from = p->filter};
+            const bool good = virtio_offload(&h, data, f->len, 0, &f->offload);
+            io_add(&counts->rx_frames, 1);
+            io_add(&counts->rx_bytes, f->len);
+            io_add(&counts->rx_segments, good ? offload_segments(&f->offload, f->len) : 1);
+            if (PAL_LIKELY(good))
+                w->frames++;
+            else
+                io_add(&counts->drop[PAL_REASON_OFFLOAD], 1);
+        }
+        live_sort(w, first);
+        if (!more)
+            return;
+        if (w->frames == HOST_BURST)
+            live_burst(w);
+    }
+}
+
+static void live_read_uplink(live_worker *w)
+{
+    for (uint32_t read = 0; read < 2 * HOST_BURST && w->uplink;) {
+        const uint32_t first = w->frames, n = uplink_receive(w->uplink, w->frame + first, HOST_BURST - first);
+        w->frames += n;
+        read += n;
+        live_sort(w, first);
+        if (PAL_UNLIKELY(w->uplink->gone)) { /* it would wake us for ever */
+            epoll_ctl(w->epoll, EPOLL_CTL_DEL, uplink_queue_fd(w->uplink), NULL);
+            w->uplink->gone = false;
+        }
+        if (n == 0)
+            return;
+        if (w->frames == HOST_BURST)
+            live_burst(w);
+    }
+}
+
+static void live_read_rings(live_worker *w)
+{
+    for (uint32_t i = 0; i < w->live->workers; i++)
+        while (i != w->number && ring_take(&w->in[i], frame_at(&w->pool, w->frames), &w->frame[w->frames])) {
+            io_add(&w->seen.taken, 1);
+            if (++w->frames == HOST_BURST)
+                live_burst(w);
+        }
+}
+
+static bool live_rings_empty(const live_worker *w)
+{
+    for (uint32_t i = 0; i < w->live->workers; i++)
+        if (i != w->number && !ring_empty(&w->in[i]))
+            return false;
+    return true;
+}
+
+/* ---- commands ----------------------------------------------------------------------------------------------------- */
+
+static int live_watch(const live_worker *w, int fd, uint64_t what)
+{
+    struct epoll_event e = {.events = EPOLLIN, .data.u64 = what};
+    return epoll_ctl(w->epoll, EPOLL_CTL_ADD, fd, &e) == 0 ? 0 : errno;
+}
+
+int live_worker_obey(live_worker *w, const live_command *c)
+{
+    live_port *p = c->port;
+    switch (c->kind) {
+    case LIVE_PORT_ADD:
+        w->port[p->filter] = p;
+        return w->number < p->queues ? live_watch(w, p->fd[w->number], p->filter) : 0;
+    case LIVE_PORT_REMOVE:
+        w->port[p->filter] = NULL;
+        if (w->number < p->queues)
+            epoll_ctl(w->epoll, EPOLL_CTL_DEL, p->fd[w->number], NULL);
+        return 0;
+    default:
+        if (w->uplink)
+            epoll_ctl(w->epoll, EPOLL_CTL_DEL, uplink_queue_fd(w->uplink), NULL);
+        w->uplink = c->uplink ? c->uplink->queue[w->number] : NULL;
+        return w->uplink ? live_watch(w, uplink_queue_fd(w->uplink), EVENT_UPLINK) : 0;
+    }
+}
+
+static void live_mail(live_worker *w)
+{
+    live_command *c = __atomic_exchange_n(&w->mail, NULL, __ATOMIC_ACQUIRE);
+    if (c == NULL)
+        return;
+    live_worker_obey(w, c); /* adding to epoll fails only without memory: the port stays mute, and is seen to be */
+    sem_post(&c->done);
+}
+
+/* ---- the loop ----------------------------------------------------------------------------------------------------- */
+
+void *live_worker_run(void *worker)
+{
+    live_worker *w = worker;
+    struct epoll_event event[EVENTS];
+    bool idle = false; /* nothing came in the last round */
+    while (!__atomic_load_n(&w->live->stop, __ATOMIC_ACQUIRE)) {
+        live_mail(w);
+        if (idle) {
+            __atomic_store_n(&w->asleep, 1, __ATOMIC_RELAXED);
+            __atomic_thread_fence(__ATOMIC_SEQ_CST); /* we say so before we look; whoever puts in a frame looks after it */
+            idle = live_rings_empty(w);
+        }
+        const int n = epoll_wait(w->epoll, event, EVENTS, idle ? TICK_MS : 0);
+        __atomic_store_n(&w->asleep, 0, __ATOMIC_RELAXED);
+        io_add(&w->seen.sleeps, idle);
+        for (int i = 0; i < n; i++) {
+            const uint64_t what = event[i].data.u64;
+            if (what == EVENT_UPLINK) {
+                live_read_uplink(w);
+            } else if (what == EVENT_WAKE) {
+                eventfd_t value;
+                eventfd_read(w->wake, &value);
+            } else if (w->port[what]) {
+                live_read_port(w, w->port[what]);
+            }
+        }
+        if (w->live->workers > 1)
+            live_read_rings(w);
+        if (w->frames > 0 || (n == 0 && idle))
+            live_burst(w);
+        live_wake(w);
+        idle = n <= 0;
+    }
+    return NULL;
+}
