@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from dfw.core.binding import ERROR_BYTES, REASONS, CoreError, ffi, lib, text
 
 TIERS: Final = ("auto", "A", "B", "C")
-"""By number. A: a TAP with UDP-tunnel GSO; B: a UDP socket with UDP_SEGMENT and UDP_GRO; C: a UDP socket with neither."""
+"""By number. A: a TAP with UDP-tunnel GSO; B: UDP sockets with UDP_SEGMENT and UDP_GRO; C: UDP sockets with neither."""
 
 UPLINK_MAC: Final = "02:50:56:00:00:01"
 """Our end of tier A's TAP: what the kernel's neighbour entry for the TEP must say."""
@@ -46,7 +46,7 @@ class CardCounts:
 @dataclass(frozen=True, slots=True)
 class WorkerCounts:
     """One worker since it was made. `bursts` with frames in them; `frames` of those; `sleeps`: times that it waited;
-    `handed`, `taken`: frames given to and got from other workers; `cpu_ns`: time on a processor since the last start."""
+    `handed`, `taken`: frames given to and got from other workers; `cpu_ns`: processor time from the last start."""
 
     bursts: int
     frames: int
@@ -58,8 +58,8 @@ class WorkerCounts:
 
 @dataclass(frozen=True, slots=True)
 class LiveStats:
-    """Counters of everything. `ports`: by filter number; `lost`: frames that were to leave by a card that is not there, or
-    that no worker had room for, by reason."""
+    """Counters of everything. `ports`: by filter number; `lost`: frames that were to leave by a card that is not there,
+    or that no worker had room for, by reason."""
 
     ports: dict[int, CardCounts]
     uplink: CardCounts | None
@@ -73,8 +73,8 @@ def tap_open(
     """Open the TAP `name` in the network namespace at this path (None: here); this thread stays where it is.
 
     Returns a file descriptor for each queue, which are the caller's to close, and the offloads that the kernel took
-    (TUN_F_*), for `add_port`. The interface goes when the last descriptor is closed. `mac` None: the kernel's choice, or
-    what it has. `tunnel`: for an uplink of tier A. Raises CoreError with the sentence why not.
+    (TUN_F_*), for `add_port`. The interface goes when the last descriptor is closed. `mac` None: the kernel's choice,
+    or what it has. `tunnel`: for an uplink of tier A. Raises CoreError with the sentence why not.
     """
     found = ffi.new("pal_tap *")
     error = ffi.new("char[]", ERROR_BYTES)
@@ -119,8 +119,8 @@ class Live:
         ffi.release(self.handle)
 
     def add_port(self, filter_number: int, fds: Sequence[int], offloads: int) -> None:
-        """The vNIC with this filter has this TAP: `fds`, `offloads` as from `tap_open`. The descriptors stay the caller's, who
-        may close them. Worker w reads queue w. Raises CoreError: it has one already, a descriptor that is no good."""
+        """The vNIC with this filter has this TAP: `fds`, `offloads` as from `tap_open`. The descriptors stay the
+        caller's, who may close them. Worker w reads queue w. Raises CoreError: it has one already, a bad descriptor."""
         numbers = ffi.new("int32_t[]", list(fds))
         self._call(lib.pal_live_port_add, filter_number, numbers, len(fds), offloads)
         self.ports.add(filter_number)
@@ -147,8 +147,8 @@ class Live:
         """Send and receive Geneve as TEP `address` in the network namespace at this path (None: here).
 
         `tier`: one of TIERS; the tier in force is returned. A: the TAP `name` is made, with MAC address `peer_mac`, and
-        nothing is wired: the caller routes `address` to it, with the neighbour `mac`. `fds`, `offloads`: it is open already
-        (`tap_open` with `tunnel`), with a queue for each worker. B and C: the address must be the kernel's already.
+        nothing is wired: the caller routes `address` to it, with the neighbour `mac`. `fds`, `offloads`: it is open
+        already (`tap_open` with `tunnel`), a queue for each worker. B and C: the kernel must have the address already.
         `mtu`: of the underlay. `zero_sums`: tier A sends outer UDP checksums of 0.
         What was the uplink before is closed. Raises CoreError with the sentence why not; then nothing has changed.
         """
@@ -184,11 +184,13 @@ class Live:
         seen = ffi.new("pal_live_worker *")
         for number in range(self.workers):
             lib.pal_live_worker_read(self.handle, number, seen)
-            workers.append(WorkerCounts(**{name: int(getattr(seen, name)) for name in WorkerCounts.__dataclass_fields__}))
+            workers.append(
+                WorkerCounts(**{name: int(getattr(seen, name)) for name in WorkerCounts.__dataclass_fields__})
+            )
         return LiveStats(ports, uplink, tuple(workers), lost)
 
     def _call(self, function: Any, *arguments: Any) -> int:
-        """Call it with our handle before and room for a sentence behind. Raises CoreError with that where it is negative."""
+        """Call it with our handle before and room for a sentence behind. Raises CoreError with that where it fails."""
         error = ffi.new("char[]", ERROR_BYTES)
         result = int(function(self.handle, *arguments, error, ERROR_BYTES))
         if result < 0:

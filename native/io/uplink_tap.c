@@ -123,6 +123,8 @@ static uint32_t uplink_tap_receive(uplink_queue *q, host_frame *frame, uint32_t 
             q->gone = len < 0;
             break;
         }
+        if (data[0] & 1) /* the kernel's own questions on the link between it and us: ARP, ND, MLD */
+            continue;
         host_frame f = {0};
         uint8_t reason = uplink_tap_open_frame(q, data, (uint32_t)len, &f);
         if (reason != PAL_REASON_MATCH) {
@@ -137,7 +139,7 @@ static uint32_t uplink_tap_receive(uplink_queue *q, host_frame *frame, uint32_t 
             io_add(&q->counts.rx_segments, (q->rest_bytes + q->rest_size - 1) / q->rest_size);
             n = uplink_split(q, frame, n, room);
         } else if (f.offload.gso_type != VIRTIO_GSO_NONE || (f.offload.flags & VIRTIO_NEEDS_CSUM)) {
-            io_add(&q->counts.rx_segments, offload_segments(&f.offload, f.len));
+            io_add(&q->counts.rx_segments, offload_segments(&f.offload, f.len - GENEVE_HEADER - (f.data[0] & 63u) * 4));
             frame[n++] = f;
         } else { /* one datagram from a wire: perhaps one of many */
             io_add(&q->counts.rx_segments, 1);
