@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host's counters in Prometheus' text format: base units, reasons as labels (CONTRACT section 5).
+
+The agent opens no port: whoever scrapes asks on its socket, or lets node_exporter read the file that it writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from dfw.core.live import CardCounts, LiveStats
+from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import generate_latest
+from prometheus_client.registry import Collector
+
+from dfw.core import EngineStats
+
+PREFIX: Final = "palisade_agent"
+
+
+@dataclass(frozen=True, slots=True)
+class HostCounters:
+    """Everything that is counted on one host, at one moment. `vnics`: names by filter number."""
+
+    host: str
+    engine: EngineStats
+    live: LiveStats
+    vnics: Mapping[int, str]
+    revision_wanted: int
+    revision_realized: int
+
+
+def render_metrics(counters: HostCounters) -> str:
+    """The text that a scrape gets."""
+    registry = CollectorRegistry()
+    registry.register(_Collected(counters))
+    return generate_latest(registry).decode()
+
+
+class _Collected(Collector):
+    def __init__(self, counters: HostCounters) -> None:
+        self.counters = counters
+
+    def collect(self) -> Iterable[Metric]:
+        c = self.counters
+        judged = _counter("judgements", "Verdicts at vNICs' filters", "verdict", "reason")
+        for (verdict, reason), count in c.engine.counts.items():
+            judged.add_metric([c.host, verdict, reason], count)
+        yield judged
+        yield _gauge("connections", "Connections tracked", c.host, c.engine.connections4 + c.engine.connections6)
+        yield _gauge("connections_capacity", "Connections that fit", c.host, c.engine.table_capacity)
+        created = _counter("connections_created", "Connections that began")
+        created.add_metric([c.host], c.engine.created)
+        yield created
+        yield _gauge("revision_wanted", "Revision of the desired state", c.host, c.revision_wanted)
+        yield _gauge("revision_realized", "Revision in force", c.host, c.revision_realized)
+        yield from self._cards()
+        cpu = _counter("worker_cpu_seconds", "Processor time of packet workers", "worker")
+        for number, worker in enumerate(c.live.workers):
+            cpu.add_metric([c.host, str(number)], worker.cpu_ns / 1e9)
+        yield cpu
+
+    def _cards(self) -> Iterable[Metric]:
+        c = self.counters
+        packets = _counter("card_packets", "Wire packets through a card", "card", "direction")
+        octets = _counter("card_bytes", "Bytes of frames through a card", "card", "direction")
+        drops = _counter("card_drops", "Frames dropped at a card", "card", "reason")
+        cards: dict[str, CardCounts] = {
+            c.vnics.get(number, f"filter-{number}"): card for number, card in c.live.ports.items()
+        }
+        if c.live.uplink is not None:
+            cards["uplink"] = c.live.uplink
+        for name, card in cards.items():
+            for direction in ("rx", "tx"):
+                packets.add_metric([c.host, name, direction], getattr(card, f"{direction}_segments"))
+                octets.add_metric([c.host, name, direction], getattr(card, f"{direction}_bytes"))
+            for reason, count in card.drops.items():
+                drops.add_metric([c.host, name, reason], count)
+        for reason, count in c.live.lost.items():
+            drops.add_metric([c.host, "", reason], count)
+        yield from (packets, octets, drops)
+
+
+def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
+    return CounterMetricFamily(f"{PREFIX}_{name}", text, labels=["host", *labels])
+
+
+def _gauge(name: str, text: str, host: str, value: float) -> GaugeMetricFamily:
+    found = GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=["host"])
+    found.add_metric([host], value)
+    return found
