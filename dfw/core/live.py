@@ -7,6 +7,8 @@ when the call returns.
 
 from __future__ import annotations
 
+import os
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -21,6 +23,10 @@ UPLINK_MAC: Final = "02:50:56:00:00:01"
 """Our end of tier A's TAP: what the kernel's neighbour entry for the TEP must say."""
 UPLINK_PEER_MAC: Final = "02:50:56:00:00:02"
 """The TAP's own address, which is the kernel's end."""
+
+
+_CONTROL: Final = struct.Struct("=16sIHH")  # pal_live_control
+_CONTROL_BYTES: Final = _CONTROL.size + 2048
 
 
 class HasHandle(Protocol):
@@ -65,6 +71,18 @@ class LiveStats:
     uplink: CardCounts | None
     workers: tuple[WorkerCounts, ...]
     lost: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlPacket:
+    """A Geneve packet with the O bit (RFC 8926 section 3.4) between hosts themselves, such as BFD (RFC 9521).
+
+    `tep`: the host that sent it, or that it goes to; `data`: Geneve header, which has `header` bytes, and what follows.
+    """
+
+    tep: str
+    data: bytes
+    header: int
 
 
 def tap_open(
@@ -169,6 +187,31 @@ class Live:
     def remove_uplink(self) -> None:
         """No uplink from here on."""
         self._call(lib.pal_live_uplink_set, ffi.NULL)
+
+    def control_fd(self) -> int:
+        """What to wait at for `read_control`. It stays ours."""
+        return int(lib.pal_live_control_fd(self.handle))
+
+    def read_control(self) -> ControlPacket | None:
+        """The next control packet that another host sent to this one; None: there is none now."""
+        try:
+            data = os.read(self.control_fd(), _CONTROL_BYTES)
+        except BlockingIOError:
+            return None
+        address, family, _, inner = _CONTROL.unpack_from(data)
+        packed = address[:4] if family == lib.PAL_FAMILY_V4 else address
+        return ControlPacket(str(ip_address(packed)), data[_CONTROL.size :], inner)
+
+    def send_control(self, packet: ControlPacket, port: int = 49152) -> None:
+        """Send it to the TEP `packet.tep`, from this outer source port where the tier has a choice.
+
+        Raises BlockingIOError: too many are waiting; ValueError: it is too long, or its header longer than it.
+        """
+        if len(packet.data) > _CONTROL_BYTES - _CONTROL.size or packet.header > len(packet.data):
+            raise ValueError("no control packet")
+        tep = ip_address(packet.tep)
+        family = lib.PAL_FAMILY_V4 if tep.version == 4 else lib.PAL_FAMILY_V6
+        os.write(self.control_fd(), _CONTROL.pack(tep.packed, family, port, packet.header) + packet.data)
 
     def stats(self) -> LiveStats:
         """All counters; nothing stops for it."""

@@ -173,6 +173,13 @@ typedef struct pal_live_worker {
     uint64_t cpu_ns;               /* time on a processor */
 } pal_live_worker;
 
+/* Before a control packet (Geneve header with the O bit, and what follows; RFC 9521: BFD) on pal_live_control_fd. */
+typedef struct pal_live_control {
+    pal_address outer;             /* the TEP that sent it, or that it goes to */
+    uint16_t port;                 /* outer source port of what goes out */
+    uint16_t inner;                /* bytes of Geneve header */
+} pal_live_control;
+
 typedef struct pal_live pal_live;
 
 /* Frames go through `host`, which must outlive it, at as many workers as its engine has at least. NULL with a sentence. */
@@ -187,6 +194,10 @@ int pal_live_port_add(pal_live *l, uint32_t filter, const int32_t *fd, uint32_t 
 int pal_live_port_remove(pal_live *l, uint32_t filter, char *err, size_t errlen);
 /* The tier in force, or -1 with a sentence: then the uplink is as it was. options NULL: no uplink from here on, PAL_TIER_AUTO. */
 int pal_live_uplink_set(pal_live *l, const pal_uplink_options *options, char *err, size_t errlen);
+
+/* A datagram socket, non-blocking, closed by pal_live_free: what other hosts say to this one arrives here, what is written here
+ * leaves by the uplink; a pal_live_control and the packet each. */
+int pal_live_control_fd(const pal_live *l);
 
 /* Counters, without stopping anything. -1: there is no such port, uplink, worker. */
 int pal_live_port_read(pal_live *l, uint32_t filter, pal_live_counts *out);
@@ -204,6 +215,7 @@ _Static_assert(sizeof(pal_neighbour) == 40, "part of the contract with overlay/l
 _Static_assert(sizeof(pal_interface) == 28, "part of the contract with overlay/layout.py");
 _Static_assert(sizeof(pal_fabric_route) == 52, "part of the contract with overlay/layout.py");
 _Static_assert(sizeof(pal_tep) == 24, "part of the contract with overlay/layout.py");
+_Static_assert(sizeof(pal_live_control) == 24, "part of the contract with dfw/core/live.py");
 _Static_assert(sizeof(pal_live_counts) == 1072, "part of the contract with dfw/layout.py");
 
 #endif

@@ -116,7 +116,7 @@ static inline bool coalesce_fits(const uint8_t *a, const coalesce_flow *f, uint3
     }
     if (f->udp)
         return true;
-    return load_be32(t + 4) == f->next && load_u32(s + 8) == load_u32(t + 8) && s[12] == t[12] && load_u16(s + 14) == load_u16(t + 14) &&
+    return load_be32(t + 4) == f->next && load_u32(s + 8) == load_u32(t + 8) && load_u16(s + 14) == load_u16(t + 14) &&
            memcmp(s + 20, t + 20, f->headers - f->l4 - 20) == 0;
 }
 

@@ -9,6 +9,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -55,8 +56,9 @@ static bool live_worker_begin(live_worker *w, pal_live *l, uint32_t number)
     for (uint32_t i = 0; i < l->workers; i++)
         if (i != number && (w->in[i].bytes = live_pages(RING_BYTES)) == NULL)
             return false;
-    struct epoll_event e = {.events = EPOLLIN, .data.u64 = 1ull << 32};
-    return epoll_ctl(w->epoll, EPOLL_CTL_ADD, w->wake, &e) == 0;
+    struct epoll_event wake = {.events = EPOLLIN, .data.u64 = EVENT_WAKE}, said = {.events = EPOLLIN, .data.u64 = EVENT_CONTROL};
+    return epoll_ctl(w->epoll, EPOLL_CTL_ADD, w->wake, &wake) == 0 &&
+           (number > 0 || epoll_ctl(w->epoll, EPOLL_CTL_ADD, l->said[0], &said) == 0);
 }
 
 static void live_port_free(live_port *p)
@@ -78,10 +80,12 @@ pal_live *live_new(live_switch what, uint32_t workers, char *err, size_t errlen)
         l->what = what;
         l->workers = workers;
         pthread_mutex_init(&l->control, NULL);
+        if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, l->said) != 0)
+            l->said[0] = l->said[1] = -1;
         l->port = live_pages(LIVE_PORTS * sizeof *l->port);
         l->worker = aligned_alloc(PAL_CACHE_LINE, workers * sizeof *l->worker);
     }
-    bool good = l && l->port && l->worker;
+    bool good = l && l->port && l->worker && l->said[0] >= 0;
     if (l && l->worker) {
         memset(l->worker, 0, workers * sizeof *l->worker);
         for (uint32_t i = 0; i < workers; i++)
@@ -111,6 +115,9 @@ void pal_live_free(pal_live *l)
         uplink_close(l->uplink);
         free(l->uplink);
     }
+    for (uint32_t i = 0; i < 2; i++)
+        if (l->said[i] >= 0)
+            close(l->said[i]);
     free(l->worker);
     pthread_mutex_destroy(&l->control);
     free(l);
@@ -262,6 +269,8 @@ int pal_live_uplink_set(pal_live *l, const pal_uplink_options *options, char *er
     }
     return tier;
 }
+
+int pal_live_control_fd(const pal_live *l) { return l->said[1]; }
 
 /* ---- counters ----------------------------------------------------------------------------------------------------- */
 

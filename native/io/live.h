@@ -18,6 +18,12 @@
 
 #define LIVE_WORKERS PAL_TAP_QUEUES
 #define LIVE_PORTS 65536u
+#define LIVE_CONTROL_BYTES 2048u /* of a control packet */
+
+/* epoll_data of what is no port. */
+#define EVENT_WAKE (1ull << 32)
+#define EVENT_UPLINK (2ull << 32)
+#define EVENT_CONTROL (3ull << 32) /* the first worker's */
 
 /* What decides where frames go: host_burst; in tests something small. `worker`: its number. */
 typedef struct live_switch {
@@ -67,6 +73,7 @@ typedef struct pal_live {
     uint32_t workers;
     uint32_t stop;          /* atomic */
     bool running;
+    int said[2];             /* control packets: the workers' end, the caller's */
     pthread_mutex_t control; /* among callers; no worker ever takes it */
     live_port **port;        /* by filter number */
     uplink *uplink;

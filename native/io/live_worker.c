@@ -5,6 +5,8 @@
 #include <errno.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -12,10 +14,6 @@ enum {
     EVENTS = 64,
     TICK_MS = 100, /* asleep, time passes for the switch this often */
 };
-/* epoll_data of what is no port. */
-#define EVENT_WAKE (1ull << 32)
-#define EVENT_UPLINK (2ull << 32)
-
 static uint64_t live_now(void)
 {
     struct timespec t;
@@ -24,6 +22,16 @@ static uint64_t live_now(void)
 }
 
 /* ---- out ---------------------------------------------------------------------------------------------------------- */
+
+/* To whoever listens at the control socket. */
+static void live_control_out(live_worker *w, const host_out *o)
+{
+    pal_live_control c = {.outer = o->outer, .inner = o->inner};
+    struct iovec v[2] = {{&c, sizeof c}, {o->data, o->len}};
+    const struct msghdr m = {.msg_iov = v, .msg_iovlen = 2};
+    if (o->len > LIVE_CONTROL_BYTES || sendmsg(w->live->said[0], &m, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+        io_add(&w->lost.drop[PAL_REASON_QUEUE_FULL], 1);
+}
 
 static void live_sink(void *context, const host_out *out, uint32_t n)
 {
@@ -35,6 +43,10 @@ static void live_sink(void *context, const host_out *out, uint32_t n)
                 uplink_send(w->uplink, o);
             else
                 io_add(&w->lost.drop[PAL_REASON_LINK_DOWN], 1);
+            continue;
+        }
+        if (PAL_UNLIKELY(o->vnic == HOST_CONTROL)) {
+            live_control_out(w, o);
             continue;
         }
         const live_port *p = o->vnic < LIVE_PORTS ? w->port[o->vnic] : NULL;
@@ -177,6 +189,25 @@ static bool live_rings_empty(const live_worker *w)
     return true;
 }
 
+/* What the host says to others. */
+static void live_read_control(live_worker *w)
+{
+    uint8_t room[FRAME_HEADROOM + sizeof(pal_live_control) + LIVE_CONTROL_BYTES], *at = room + FRAME_HEADROOM;
+    for (uint32_t read = 0; read < HOST_BURST; read++) {
+        const ssize_t n = recv(w->live->said[0], at, sizeof room - FRAME_HEADROOM, MSG_DONTWAIT);
+        pal_live_control c;
+        if (n < 0)
+            break;
+        if (n < (ssize_t)sizeof c)
+            continue;
+        memcpy(&c, at, sizeof c);
+        host_out o = {.data = at + sizeof c, .len = (uint32_t)(n - (ssize_t)sizeof c), .vnic = PAL_UPLINK, .outer = c.outer,
+                      .port = c.port, .inner = c.inner};
+        if (o.inner <= o.len)
+            live_sink(w, &o, 1);
+    }
+}
+
 /* ---- commands ----------------------------------------------------------------------------------------------------- */
 
 static int live_watch(const live_worker *w, int fd, uint64_t what)
@@ -238,6 +269,8 @@ void *live_worker_run(void *worker)
             } else if (what == EVENT_WAKE) {
                 eventfd_t value;
                 eventfd_read(w->wake, &value);
+            } else if (what == EVENT_CONTROL) {
+                live_read_control(w);
             } else if (w->port[what]) {
                 live_read_port(w, w->port[what]);
             }
