@@ -21,6 +21,7 @@ from dfw.core.binding import (
 )
 from dfw.core.classifier import Classifier, Ruleset
 from dfw.core.engine import Engine, EngineOptions, EngineStats
+from dfw.core.host import Fabric, Host, HostRun, HostStats, frames_of
 from dfw.core.replay import Capture, Replay, ReplayOptions, ReplayTotals, StagedRules, flow_words, linktype_name
 
 __all__ = [
@@ -37,6 +38,10 @@ __all__ = [
     "Engine",
     "EngineOptions",
     "EngineStats",
+    "Fabric",
+    "Host",
+    "HostRun",
+    "HostStats",
     "PacketRun",
     "Replay",
     "ReplayOptions",
@@ -47,6 +52,7 @@ __all__ = [
     "build_info",
     "ffi",
     "flow_words",
+    "frames_of",
     "lib",
     "linktype_name",
     "play_frames",

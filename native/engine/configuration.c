@@ -36,6 +36,8 @@ void config_free(engine_config *c)
 {
     for (uint32_t i = 0; c && i < c->filters; i++)
         ether_drop(c->filter[i].ether);
+    if (c)
+        fabric_drop(c->fabric);
     free(c);
 }
 
@@ -48,8 +50,21 @@ static engine_config *config_staged(pal_engine *e)
             memcpy(e->staged->filter, e->current->filter, e->options.filters * sizeof(pal_filter));
         for (uint32_t i = 0; e->staged && i < e->options.filters; i++)
             ether_hold(e->staged->filter[i].ether);
+        if (e->staged) {
+            e->staged->fabric = e->current->fabric;
+            fabric_hold(e->staged->fabric);
+        }
     }
     return e->staged;
+}
+
+int config_fabric_stage(pal_engine *e, const fabric *f)
+{
+    if (!config_staged(e))
+        return -1;
+    fabric_drop(e->staged->fabric);
+    e->staged->fabric = f;
+    return 0;
 }
 
 /* Frees configurations that no worker can still be using. */

@@ -11,11 +11,13 @@
 
 #include "../core/pipeline.h"
 #include "classifier.h"
+#include "fabric.h"
 #include "table.h"
 
 typedef struct engine_config {
     struct engine_config *older; /* retired before this one */
     uint64_t number;
+    const fabric *fabric;        /* NULL: none was staged */
     uint32_t filters;
     uint32_t reserved;
     pal_filter filter[];
@@ -40,6 +42,8 @@ engine_config *config_new(uint32_t filters);
 void config_free(engine_config *c);
 /* Forgets the rule set staged for a filter, if any. */
 void config_rules_drop(struct pal_engine *e, uint32_t number);
+/* Stages a fabric, whose hold is the configuration's then. -1: no memory; it stays the caller's. */
+int config_fabric_stage(struct pal_engine *e, const fabric *f);
 
 #define ENGINE_WORKERS_MAX 64
 

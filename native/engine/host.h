@@ -10,22 +10,13 @@
 #ifndef PAL_ENGINE_HOST_H
 #define PAL_ENGINE_HOST_H
 
+#include "../core/offload.h"
 #include "engine.h"
 #include "palisade_live.h"
 
 #define HOST_HEADROOM 128 /* bytes before each frame that may be written: outer headers go there */
 #define HOST_BURST 64
 #define HOST_CONTROL 0xfffffffd /* host_out.vnic: for the host itself */
-
-/* What a virtio header says, checked: host byte order, offsets from the (inner) frame's first byte. Never taken from a pod
- * as it is: host_offload_check recomputes what can be, and refuses the rest. */
-typedef struct host_offload {
-    uint16_t hdr_len, gso_size;      /* bytes of all headers; of data in each segment, 0: no super-packet */
-    uint16_t csum_start, csum_offset; /* NEEDS_CSUM */
-    uint8_t gso_type;                /* VIRTIO_NET_HDR_GSO_*: NONE, TCPV4, TCPV6, UDP_L4; ECN may be set */
-    uint8_t flags;                   /* VIRTIO_NET_HDR_F_NEEDS_CSUM, _DATA_VALID */
-    uint16_t reserved;
-} host_offload;
 
 /* A frame that arrived. From a vNIC: an Ethernet frame. From the uplink: a Geneve header and what follows; outer Ethernet,
  * IP and UDP have been checked and taken off (outer.h), the offload is the inner frame's. */

@@ -103,13 +103,21 @@ typedef struct pal_fabric {
     uint16_t reserved;
 } pal_fabric;
 
-/* cffi: end */
-
 /* ---- host (native/engine/host.c): an engine and a fabric ------------------------------------------------------- */
 
-/* cffi: begin */
+/* Frames, each counted once, whatever it stands for: received = passed + consumed + dropped + held. What we generate and copies
+ * are counted apart. */
+typedef struct pal_host_stats {
+    uint64_t received[2];          /* from vNICs, from the uplink */
+    uint64_t passed;               /* to a vNIC or a TEP; for many: to one of them at least */
+    uint64_t consumed;             /* answered here, or for the host itself */
+    uint64_t held;                 /* fragments, now */
+    uint64_t dropped[128];         /* by reason */
+    uint64_t copies, copies_refused; /* of frames for many; not made, since too long for the receiver */
+    uint64_t generated, generated_dropped; /* ARP, ND, ICMP, RST; of them those that a filter or forwarding refused */
+} pal_host_stats;
+
 typedef struct pal_host pal_host;
-/* cffi: end */
 
 /* The engine stays the caller's, and must outlive the host. NULL with a sentence in err. */
 pal_host *pal_host_new(pal_engine *e, char *err, size_t errlen);
@@ -117,8 +125,32 @@ void pal_host_free(pal_host *h);
 /* Stages a fabric. In force, together with whatever is staged in the engine, after pal_engine_commit: one step. -1 with a
  * sentence: an index out of bounds, an address twice, no memory; then nothing is staged. */
 int pal_host_stage(pal_host *h, const pal_fabric *fabric, char *err, size_t errlen);
+void pal_host_stats_read(const pal_host *h, pal_host_stats *out);
 
-/* cffi: begin */
+/* Frames in memory, for tests and benchmarks (native/engine/host_run.c). Offsets are of their first byte among `bytes`. */
+typedef struct pal_host_frame {
+    uint64_t at, now_ns;
+    uint32_t len;
+    uint32_t vnic;                 /* from or to: a filter number, PAL_UPLINK, or (to) 0xfffffffd: for the host itself */
+    pal_address outer;             /* PAL_UPLINK: the TEP; what is at `at` begins with its Geneve header */
+    uint16_t port, inner;          /* out, PAL_UPLINK: outer source port; bytes of Geneve header */
+    uint16_t hdr_len, gso_size, csum_start, csum_offset; /* virtio, host byte order, of the inner frame */
+    uint8_t gso_type, flags;
+    uint8_t tos;                   /* in, PAL_UPLINK: of the outer packet */
+    uint8_t reserved;
+    uint32_t burst;                /* out: number of the burst in which it left */
+} pal_host_frame;
+
+typedef struct pal_host_run pal_host_run;
+
+/* n frames through the first worker, `batch` (1 .. 64) a burst; frames of one burst have one time, the last's. They are copied.
+ * NULL without memory, or for a batch out of bounds. */
+pal_host_run *pal_host_run_new(pal_host *h, const uint8_t *bytes, const pal_host_frame *frames, uint64_t n, uint32_t batch);
+void pal_host_run_free(pal_host_run *r);
+/* What left, in order, its bytes, and every verdict (its `number`: that of the frame in this run, from 1). */
+const pal_host_frame *pal_host_run_frames(const pal_host_run *r, uint64_t *n);
+const uint8_t *pal_host_run_bytes(const pal_host_run *r, uint64_t *n);
+const pal_record *pal_host_run_records(const pal_host_run *r, uint64_t *n);
 
 /* ---- TAPs (native/io/tap.c) --------------------------------------------------------------------------------------- */
 
@@ -217,5 +249,6 @@ _Static_assert(sizeof(pal_fabric_route) == 52, "part of the contract with overla
 _Static_assert(sizeof(pal_tep) == 24, "part of the contract with overlay/layout.py");
 _Static_assert(sizeof(pal_live_control) == 24, "part of the contract with dfw/core/live.py");
 _Static_assert(sizeof(pal_live_counts) == 1072, "part of the contract with dfw/layout.py");
+_Static_assert(sizeof(pal_host_frame) == 64, "part of the contract with overlay/layout.py");
 
 #endif

@@ -28,6 +28,9 @@
 #endif
 #include "../../engine/configuration.c"
 #include "../../engine/engine.c"
+#include "../../engine/fabric.c"
+#include "../../engine/fabric_check.c"
+#include "../../engine/fabric_routes.c"
 #include "../../engine/limits.c"
 #include "../../engine/statistics.c"
 #include "../../engine/table.c"

@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "host_internal.h"
+
+/* ---- taken in -------------------------------------------------------------------------------------------------- */
+
+/* Geneve is accepted from known TEPs and for segments that are here; *inner: where the frame begins. */
+static void host_take_uplink(host_worker *w, const host_frame *f, host_source *s, uint32_t *inner)
+{
+    geneve_header g;
+    *s = (host_source){.vnic = PAL_UPLINK, .segment = PAL_NO_INDEX, .tep = PAL_NO_INDEX};
+    if (PAL_LIKELY(w->fabric != NULL))
+        s->tep = fabric_find(w->fabric, FABRIC_TEP, 0, f->outer.addr, f->outer.family);
+    if (PAL_UNLIKELY(s->tep == PAL_NO_INDEX)) {
+        s->reason = PAL_REASON_UNKNOWN_TEP;
+        return;
+    }
+    if (PAL_UNLIKELY(!geneve_read(f->data, f->len, &g))) {
+        s->reason = PAL_REASON_TUNNEL_MALFORMED;
+        return;
+    }
+    *inner = g.len;
+    s->marks = g.marks;
+    if (PAL_UNLIKELY(g.flags & GENEVE_OAM)) {
+        s->control = 1;
+        return;
+    }
+    if (PAL_UNLIKELY(g.protocol != GENEVE_ETHERNET)) {
+        s->reason = PAL_REASON_TUNNEL_MALFORMED;
+        return;
+    }
+    s->segment = fabric_segment_of(w->fabric, g.vni);
+    if (PAL_UNLIKELY(s->segment == PAL_NO_INDEX))
+        s->reason = PAL_REASON_UNKNOWN_VNI;
+}
+
+static void host_take_vnic(host_worker *w, const host_frame *f, host_source *s)
+{
+    *s = (host_source){.vnic = f->from, .segment = PAL_NO_INDEX, .tep = PAL_NO_INDEX};
+    if (PAL_LIKELY(w->fabric != NULL) && PAL_LIKELY(f->from < w->config->filters))
+        s->segment = w->fabric->vnic[f->from].segment;
+    if (PAL_UNLIKELY(s->segment == PAL_NO_INDEX))
+        s->reason = PAL_REASON_UNKNOWN_VNIC;
+}
+
+/* A control packet in Geneve: for whoever speaks BFD here. */
+static void host_control(host_worker *w, const host_frame *f, uint32_t inner)
+{
+    if (w->outs == HOST_OUT)
+        host_flush(w);
+    w->out[w->outs++] = (host_out){.data = f->data, .len = f->len, .vnic = HOST_CONTROL, .tep = PAL_NO_INDEX, .outer = f->outer,
+                                   .inner = (uint16_t)inner, .offload = f->offload};
+    w->stats.consumed++;
+}
+
+/* Where each came from; packet[k] is a frame to be parsed. Returns how many are looked at. */
+static uint32_t host_take(host_worker *w, uint32_t n)
+{
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < n; i++)
+        prefetch_read(w->frame[i].data);
+    for (uint32_t i = 0; i < n; i++) {
+        host_frame *f = &w->frame[i];
+        host_source *s = &w->source[kept];
+        const bool uplink = f->from == PAL_UPLINK;
+        uint32_t inner = 0;
+        w->stats.received[uplink]++;
+        if (uplink)
+            host_take_uplink(w, f, s, &inner);
+        else
+            host_take_vnic(w, f, s);
+        if (PAL_UNLIKELY(s->reason)) {
+            host_dropped(w, s->reason);
+            continue;
+        }
+        if (PAL_UNLIKELY(s->control)) {
+            host_control(w, f, inner);
+            continue;
+        }
+        pal_packet *p = &w->packet[kept];
+        p->data = f->data + inner;
+        p->cap = p->wire = f->len - inner;
+        p->ts_ns = p->clock_ns = w->now_ns;
+        p->cookie = w->base + i;
+        w->place[i] = (uint8_t)kept;
+        w->at[kept++] = (uint8_t)i;
+    }
+    return kept;
+}
+
+/* The card's word, or the kernel's, stands for a sum that is not looked at. */
+static void host_parse(host_worker *w, uint32_t n)
+{
+    const parse_options all = {.sum_mode = w->ew->w.parse.sum_mode}, none = {.sum_mode = SUM_MODE_OFF};
+    if (all.sum_mode == SUM_MODE_OFF) {
+        parse_burst(w->packet, n, LINKTYPE_ETHERNET, &none, w->ew->w.wide);
+        return;
+    }
+    for (uint32_t k = 0; k < n; k++) {
+        pal_packet *p = &w->packet[k];
+        const uint8_t flags = w->frame[w->at[k]].offload.flags;
+        const bool vouched = (flags & OFFLOAD_NEEDS_CSUM) || ((flags & OFFLOAD_DATA_VALID) && w->source[k].vnic == PAL_UPLINK);
+        parse_frame(p, LINKTYPE_ETHERNET, vouched ? &none : &all);
+        if (vouched && !p->reason && p->ip_sum == SUM_BAD && all.sum_mode == SUM_MODE_VERIFY)
+            p->reason = PAL_REASON_IP_CHECKSUM;
+    }
+}
+
+/* ---- looked at -------------------------------------------------------------------------------------------------- */
+
+/* Congestion that the underlay has marked goes on to the inner packet (RFC 6040 section 4.2). */
+static uint8_t host_congestion(pal_packet *p, uint8_t tos)
+{
+    if (PAL_LIKELY((tos & 3) != 3) || !p->family || p->reason)
+        return PAL_REASON_MATCH;
+    uint8_t *ip = (uint8_t *)(uintptr_t)p->data + p->l3;
+    if (p->family == PAL_FAMILY_V4) {
+        const uint16_t before = load_u16(ip);
+        if ((ip[1] & 3) == 0)
+            return PAL_REASON_ECN;
+        ip[1] |= 3;
+        uint64_t sum = (uint16_t)~load_u16(ip + 10); /* RFC 1624: the sum less the old word, plus the new one */
+        const uint16_t after = sum_finish(sum + (uint16_t)~before + load_u16(ip));
+        memcpy(ip + 10, &after, 2);
+        return PAL_REASON_MATCH;
+    }
+    if ((ip[1] & 0x30) == 0)
+        return PAL_REASON_ECN;
+    ip[1] |= 0x30;
+    return PAL_REASON_MATCH;
+}
+
+static uint8_t host_inspect(host_worker *w, uint32_t k)
+{
+    pal_packet *p = &w->packet[k];
+    host_frame *f = &w->frame[w->at[k]];
+    const host_source *s = &w->source[k];
+    const bool uplink = s->vnic == PAL_UPLINK;
+    uint8_t r = host_offload_check(p, &f->offload, uplink);
+    if (PAL_UNLIKELY(r))
+        return r;
+    if (!uplink)
+        return spoof_check(w->fabric, s->vnic, p);
+    if (PAL_UNLIKELY(p->cap >= 14 && ethertype_is_tag(load_be16(p->data + 12))))
+        return PAL_REASON_VLAN_GUEST;
+    if (PAL_UNLIKELY(p->reason))
+        return PAL_REASON_MATCH;
+    if (PAL_UNLIKELY(p->family && spoof_is_odd(p)))
+        return PAL_REASON_BAD_ADDRESS;
+    return host_congestion(p, f->tos);
+}
+
+static void host_route(host_worker *w, uint32_t k)
+{
+    const pal_filter *filter = w->config->filter;
+    const forward_plan *plan = &w->plan[k];
+    const uint32_t from = w->source[k].vnic;
+    pal_route *r = &w->route[k];
+    const pal_filter *in = plan->kind == FORWARD_VNIC && plan->vnic != from ? &filter[plan->vnic] : NULL;
+    if (from == PAL_UPLINK)
+        *r = (pal_route){.first = in, .dir = PAL_DIR_IN};
+    else
+        *r = (pal_route){.first = &filter[from], .second = in, .dir = PAL_DIR_OUT};
+}
+
+/* Spoofguard, and where each goes. Returns how many are left; they are moved together. */
+static uint32_t host_look(host_worker *w, uint32_t n)
+{
+    const fabric *f = w->fabric;
+    uint32_t kept = 0;
+    for (uint32_t k = 0; k < n; k++)
+        if (PAL_LIKELY(w->packet[k].cap >= 14))
+            fabric_mac_prefetch(f, w->source[k].segment, mac_number(w->packet[k].data));
+    for (uint32_t k = 0; k < n; k++) {
+        const uint8_t r = host_inspect(w, k);
+        if (PAL_UNLIKELY(r)) {
+            host_dropped(w, r);
+            continue;
+        }
+        if (PAL_UNLIKELY(kept != k)) {
+            w->packet[kept] = w->packet[k];
+            w->source[kept] = w->source[k];
+            w->at[kept] = w->at[k];
+            w->place[w->at[k]] = (uint8_t)kept;
+        }
+        const forward_case c = {.f = f, .p = &w->packet[kept], .segment = w->source[kept].segment, .vnic = w->source[kept].vnic,
+                                .gso_size = w->frame[w->at[kept]].offload.gso_size, .tep = w->source[kept].tep, .marks = w->source[kept].marks};
+        forward_look_up(&c, &w->plan[kept]);
+        host_route(w, kept);
+        kept++;
+    }
+    return kept;
+}
+
+/* ---- judged ----------------------------------------------------------------------------------------------------- */
+
+static void host_settle_alone(host_worker *w, const host_view *v, const pal_judgement *j)
+{
+    if (v->plan->kind == FORWARD_MANY) {
+        if (j->verdict == PAL_ALLOW) {
+            if (j->dir == PAL_DIR_OUT)
+                host_to_teps(w, v);
+            else
+                host_to_vnic(w, v, j->filter);
+        }
+    } else if (j->verdict == PAL_ALLOW) {
+        w->alone_passed = 1;
+    }
+    if (j->verdict != PAL_ALLOW)
+        w->alone_reason = j->reason;
+}
+
+/* Acts on the verdicts that there are. */
+void host_settle(host_worker *w)
+{
+    const pal_worker *pw = &w->ew->w;
+    for (; w->settled < pw->out_count; w->settled++) {
+        const pal_judgement *j = &pw->out[w->settled];
+        const uint64_t piece = j->cookie >> HOST_PIECE_SHIFT;
+        if (PAL_UNLIKELY(w->told != NULL))
+            w->told(w->told_context, j);
+        if (PAL_UNLIKELY(piece != 0)) {
+            held_settle(w, (uint32_t)piece - 1, j);
+            continue;
+        }
+        const uint32_t k = w->place[j->cookie - w->base];
+        const host_view v = host_view_at(w, k);
+        if (PAL_UNLIKELY(k == w->alone)) {
+            host_settle_alone(w, &v, j);
+            continue;
+        }
+        if (PAL_UNLIKELY(j->verdict != PAL_ALLOW)) {
+            host_dropped(w, j->reason);
+            continue;
+        }
+        const pal_route *r = &w->route[k];
+        if (!r->second || j->filter == r->second->number)
+            host_execute(w, &v);
+    }
+}
+
+void host_verdicts(pal_worker *pw)
+{
+    host_worker *w = pw->context;
+    host_settle(w);
+    w->settled = 0;
+}
+
+static void host_burst_judge(host_worker *w, uint32_t k, uint32_t n)
+{
+    pal_worker *pw = &w->ew->w;
+    pipeline_burst(pw, &w->route[k], &w->packet[k], n);
+    host_settle(w);
+    pw->out_count = w->settled = 0;
+}
+
+static void host_group_judge(host_worker *w, uint32_t k)
+{
+    const fabric_segment *s = &w->fabric->segment[w->plan[k].to];
+    const uint32_t *member = w->fabric->member + s->vnic_off;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->vnic_n; i++)
+        if (member[i] != w->source[k].vnic)
+            w->receiver[n++] = &w->config->filter[member[i]];
+    group_judge(&w->ew->w, w->route[k].first, w->receiver, n, &w->packet[k]);
+    host_settle(w);
+    w->ew->w.out_count = w->settled = 0;
+}
+
+/* A fragment: at how many filters may it be held? */
+static uint32_t host_holders(const host_worker *w, uint32_t k)
+{
+    if (w->route[k].first)
+        return 1;
+    return w->plan[k].kind == FORWARD_MANY ? w->fabric->segment[w->plan[k].to].vnic_n : 0;
+}
+
+static void host_fragment(host_worker *w, uint32_t k)
+{
+    pal_packet *p = &w->packet[k];
+    const uint32_t piece = held_take(w->held, host_holders(w, k), w->route[k].first ? w->route[k].dir : PAL_DIR_IN);
+    if (piece == PAL_NONE) {
+        host_dropped(w, PAL_REASON_HOST_MEMORY);
+        return;
+    }
+    p->cookie |= (uint64_t)(piece + 1) << HOST_PIECE_SHIFT;
+    w->piece = piece;
+    if (w->plan[k].kind == FORWARD_MANY)
+        host_group_judge(w, k);
+    else
+        host_burst_judge(w, k, 1);
+    w->piece = PAL_NONE;
+    if (held_waits(w->held, piece))
+        held_keep(w->held, piece, p->data + p->l3, p->ip_len);
+    held_finish(w);
+}
+
+static bool host_is_fragment(const pal_packet *p) { return (p->marks & MARK_FRAGMENT) && !p->reason; }
+
+/* A frame whose execution says something to somebody, makes copies, or releases others: it is judged, and dealt with, before
+ * the next one is judged. */
+static void host_special(host_worker *w, uint32_t k)
+{
+    const forward_plan *plan = &w->plan[k];
+    const host_view v = host_view_at(w, k);
+    w->alone = k;
+    w->alone_passed = w->alone_reason = w->copied = 0;
+    if (plan->kind == FORWARD_MANY && w->source[k].vnic != PAL_UPLINK) {
+        const fabric_segment *s = &w->fabric->segment[plan->to];
+        const uint32_t cost = s->vnic_n - 1 + s->tep_n;
+        if (!host_afford(&host_budget_of(w, w->source[k].vnic)->copies, 0, HOST_COPIES, cost, host_tick(w))) {
+            host_dropped(w, PAL_REASON_REPLICA_BUDGET);
+            w->alone = PAL_NONE;
+            return;
+        }
+    }
+    if (host_is_fragment(&w->packet[k]) && host_holders(w, k)) {
+        host_fragment(w, k);
+    } else if (plan->kind == FORWARD_MANY) {
+        host_group_judge(w, k);
+        if (w->copied)
+            w->stats.passed++;
+        else
+            host_dropped(w, w->alone_reason ? w->alone_reason : PAL_REASON_NO_RECEIVER);
+    } else {
+        if (w->route[k].first)
+            host_burst_judge(w, k, 1);
+        else
+            w->alone_passed = 1; /* nobody here judges it */
+        if (!w->alone_passed)
+            host_dropped(w, w->alone_reason);
+        else if (plan->kind == FORWARD_ANSWER)
+            host_answer(w, &v);
+        else
+            host_execute(w, &v);
+    }
+    w->alone = PAL_NONE;
+}
+
+static bool host_is_special(const host_worker *w, uint32_t k)
+{
+    return !w->route[k].first || forward_is_special(&w->plan[k]) || host_is_fragment(&w->packet[k]);
+}
+
+/* ---- a burst ---------------------------------------------------------------------------------------------------- */
+
+void host_burst(host_worker *w, host_frame *frame, uint32_t n, uint64_t now_ns, host_sink *sink, void *context)
+{
+    pal_worker *pw = &w->ew->w;
+    w->config = engine_enter(w->host->e, w->number);
+    pw->snap = pal_cls_snapshot(w->host->e->cls);
+    w->fabric = w->config->fabric;
+    w->frame = frame;
+    w->base = w->number_next;
+    w->now_ns = now_ns > w->now_ns ? now_ns : w->now_ns;
+    w->number_next += n;
+    w->sink = sink;
+    w->context = context;
+    w->outs = w->own_at = 0;
+    if (PAL_UNLIKELY(w->now_ns >= pw->clock_due))
+        pipeline_clock(pw, w->now_ns);
+    n = host_take(w, n);
+    host_parse(w, n);
+    if (n)
+        n = host_look(w, n);
+    for (uint32_t k = 0, end; k < n; k = end) {
+        for (end = k; end < n && !host_is_special(w, end);)
+            end++;
+        if (end > k)
+            host_burst_judge(w, k, end - k);
+        else
+            host_special(w, end++);
+    }
+    host_settle(w); /* what ran out of time, and was held */
+    pw->out_count = w->settled = 0;
+    held_finish(w);
+    host_flush(w);
+    w->stats.held = held_count(w->held);
+    engine_leave(w->host->e, w->number);
+}
