@@ -1,0 +1,263 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`palisade lab`: hosts, an underlay and pods on this machine, in namespaces of their own."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from dfw.cli import DONE, NO
+from dfw.output import emit, output_option
+
+if TYPE_CHECKING:
+    from overlay.lab_record import LabPaths, LabRecord
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def name_option(function: Function) -> Function:
+    """`--name`: which lab."""
+    text = "Which lab; default: the only one there is."
+    return click.option("--name", "--lab", "name", metavar="NAME", envvar="PALISADE_LAB_NAME", help=text)(function)
+
+
+@click.group(
+    epilog="""\b
+Example:
+  palisade lab up && palisade lab probe && palisade lab down
+
+`palisade lab COMMAND --help` has an example for each command."""
+)
+def lab() -> None:
+    """A lab on this machine: hosts, their underlay, and pods; real packets through the overlay and the firewall."""
+
+
+@lab.command()
+@click.argument("files", nargs=-1, metavar="[FILE]...")
+@click.option("--name", metavar="NAME", default="lab", show_default=True, help="The lab's name.")
+@click.option("--mtu", type=click.IntRange(1280, 9000), default=1700, show_default=True, help="Of the underlay, bytes.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+def up(files: tuple[str, ...], name: str, mtu: int, dry_run: bool, quiet: bool) -> int:
+    """Bring a lab up, or change it to what the files now say.
+
+    FILEs: Inventory, policy, Kubernetes manifests; none: the built-in example. The same files again: nothing changes.
+
+    \b
+    Examples:
+      palisade lab up
+      palisade lab up inventory.yaml policy.yaml --name shop --dry-run
+    """
+    from overlay import lab_up
+    from overlay.progress import Steps
+
+    begun = time.monotonic()
+    with _reported():
+        record, changes = lab_up.up(_paths(name), files, mtu=mtu, dry_run=dry_run, steps=Steps(quiet))
+    if dry_run:
+        click.echo("\n".join(changes.lines()) if changes else "nothing to do")
+        return DONE
+    _tell_up(record, bool(changes), time.monotonic() - begun)
+    return DONE
+
+
+def _tell_up(record: LabRecord, changed: bool, seconds: float) -> None:
+    word = f"up in {seconds:.1f} s" if changed else "as it was"
+    click.echo(
+        f"lab {record.name}, {word}: {len(record.hosts)} hosts, {len(record.pods)} pods, revision {record.revision}"
+    )
+    for name, pod in record.pods.items():
+        for controller in pod.unlimited:
+            click.echo(f"pod {name}: no limit on {controller}, which this machine does not let us set", err=True)
+
+
+@lab.command()
+@click.option("--name", metavar="NAME", help="Which lab; default: the only one there is.")
+@click.option("--all", "everything", is_flag=True, help="All labs.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+def down(name: str | None, everything: bool, quiet: bool) -> int:
+    """Take a lab down: no namespace, link, process or file of it is left.
+
+    \b
+    Example:
+      palisade lab down
+    """
+    from overlay import lab_up
+    from overlay.lab_apply import read_lacks
+    from overlay.lab_record import labs_list
+    from overlay.progress import Steps
+
+    if everything:
+        wanted = labs_list()
+    elif name is not None:
+        wanted = [paths for paths in [_paths(name)] if paths.folder.is_dir()]
+    else:
+        wanted = [_only()] if labs_list() else []
+    if not wanted:
+        click.echo("no lab is there" if name is None else f"there is no lab {name}")
+        return DONE
+    lacks = read_lacks()
+    if lacks is not None:
+        raise lacks
+    for paths in wanted:
+        begun = time.monotonic()
+        for note in lab_up.down(paths, Steps(quiet)):
+            click.echo(note, err=True)
+        click.echo(f"lab {paths.name}, down in {time.monotonic() - begun:.1f} s")
+    return DONE
+
+
+@lab.command()
+@name_option
+@output_option
+def status(name: str | None, output: str) -> int:
+    """What a lab's hosts say of themselves: revisions, vNICs, connections, drops; its segments and pods.
+
+    \b
+    Example:
+      palisade lab status -o json
+    """
+    from overlay.lab_status import read_status, render_status
+
+    paths, record = _known(name)
+    emit(read_status(paths, record), output, render_status)
+    return DONE
+
+
+@lab.command("exec", context_settings={"ignore_unknown_options": True})
+@name_option
+@click.argument("pod")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="[--] COMMAND...")
+def exec_(name: str | None, pod: str, command: tuple[str, ...]) -> None:
+    """Run a command in a pod's namespaces; its exit status is this one's.
+
+    \b
+    Example:
+      palisade lab exec web-1 -- ping -c 3 10.1.2.11
+    """
+    from overlay.linux import process_lives
+    from overlay.pod import exec_in_pod
+
+    _, record = _known(name)
+    found = record.pods.get(pod)
+    if found is None:
+        raise click.UsageError(f"lab {record.name} has no pod {pod!r}; it has {', '.join(record.pods)}")
+    if found.process is None or not process_lives(found.process):
+        raise click.UsageError(f"the pod {pod} has ended; `palisade lab up` with the same files starts it again")
+    exec_in_pod(found.process, command)
+
+
+@lab.command()
+@name_option
+@click.option("--ports", default="tcp/80,udp/53", show_default=True, help="tcp/80,udp/53,sctp/80 or ports' names.")
+@click.option("--family", type=click.Choice(["any", "4", "6"]), default="any", help="Default: a pair's first.")
+@click.option("--timeout", type=click.FloatRange(0.05, 60), default=1.0, show_default=True, help="Seconds for silence.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+@output_option
+def probe(name: str | None, ports: str, family: str, timeout: float, quiet: bool, output: str) -> int:
+    """Make real connections between all pods, and compare with what the policy says; exit status 1 where they differ.
+
+    Listeners are the probe's own, and end with it.
+
+    \b
+    Example:
+      palisade lab probe --ports tcp/80,udp/53 -o json
+    """
+    from dfw.matrix import ports_parse
+    from overlay.lab_probe import probe_lab, render_probe
+    from overlay.progress import Steps
+
+    asked = ports_parse(ports)
+    paths, record = _known(name)
+    with _reported():
+        rows = probe_lab(paths, record, asked, family=family, timeout=timeout, steps=Steps(quiet))
+    emit(rows, output, render_probe)
+    return DONE if all(row["expected"] == row["observed"] for row in rows) else NO
+
+
+@lab.command()
+@name_option
+@click.option("--format", "kind", type=click.Choice(["text", "svg", "dot"]), default="text", show_default=True)
+@click.option("--out", type=click.Path(dir_okay=False), help="Write to a file instead of stdout.")
+def graph(name: str | None, kind: str, out: str | None) -> int:
+    """A lab as a picture: gateways, segments, pods and hosts. SVG needs graphviz.
+
+    \b
+    Examples:
+      palisade lab graph
+      palisade lab graph --format svg --out lab.svg
+    """
+    from overlay.lab_graph import graph_dot, graph_svg, graph_text
+    from overlay.lab_plan import world_moved
+    from overlay.lab_up import inputs_kept
+
+    paths, record = _known(name)
+    world = world_moved(inputs_kept(paths, record).world, record.moved)
+    made = graph_text(record.name, world) if kind == "text" else graph_dot(record.name, world)
+    text = graph_svg(made) if kind == "svg" else made
+    if out is None:
+        click.echo(text)
+    else:
+        with click.open_file(out, "w", encoding="utf-8") as file:
+            file.write(text + "\n")
+    return DONE
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """What can go wrong with a lab, as messages with their exit statuses."""
+    from dfw.errors import EnvironmentLacksError
+    from overlay.lab_agents import AgentError
+    from overlay.lab_apply import PodError
+    from overlay.lab_record import RecordError
+
+    try:
+        yield
+    except (PodError, RecordError) as error:
+        raise click.UsageError(str(error)) from None
+    except AgentError as error:  # as `wait` that timed out
+        raise click.ClickException(str(error)) from None
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.EROFS):
+            raise
+        remedy = "this machine or container does not let us have that, or has no more of it"
+        raise EnvironmentLacksError(str(error), remedy) from error
+
+
+def _paths(name: str) -> LabPaths:
+    from overlay.lab_record import lab_paths
+
+    try:
+        return lab_paths(name)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _only() -> LabPaths:
+    from overlay.lab_record import labs_list
+
+    found = labs_list()
+    if not found:
+        raise click.UsageError("no lab is there; `palisade lab up` brings one up")
+    if len(found) > 1:
+        raise click.UsageError(f"there are several labs: {', '.join(item.name for item in found)}; say --name NAME")
+    return found[0]
+
+
+def _known(name: str | None) -> tuple[LabPaths, LabRecord]:
+    """A lab that is there. Raises click.UsageError."""
+    from overlay.lab_record import RecordError, record_read
+
+    paths = _only() if name is None else _paths(name)
+    try:
+        record = record_read(paths)
+    except RecordError as error:
+        raise click.UsageError(str(error)) from None
+    if record is None:
+        raise click.UsageError(f"there is no lab {paths.name}; `palisade lab up --name {paths.name}` brings one up")
+    return paths, record

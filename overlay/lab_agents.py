@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A lab's hosts' agents: their processes, what they are told (desired.json), and what they say of themselves."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from dfw.model import PolicySet
+from overlay.ask import AskError, agent_ask
+from overlay.hoststate import state_write
+from overlay.lab_record import LabPaths, LabRecord
+from overlay.launch import Launch
+from overlay.linux import Process, process_lives
+from overlay.pod import importing
+from overlay.span import resolve_span
+from overlay.underlay import TEP_WIRE
+
+AGENT: Final = (sys.executable, "-m", "dfw", "agent", "run")
+READY_SECONDS: Final = 60.0  # for all of a lab's agents together, on a busy machine
+REALIZED_SECONDS: Final = 60.0
+ASK_SECONDS: Final = 5.0
+_LOG_LINES: Final = 15
+
+
+class AgentError(RuntimeError):
+    """An agent did not do as it was told: which, and its last words."""
+
+
+def agent_launch(paths: LabPaths, host: str) -> Launch:
+    """The launch of a host's agent, inside the host's network namespace."""
+    folder = paths.host(host)
+    name, _, value = paths.mark.partition("=")
+    command = [*AGENT, "--host", host, "--desired", str(folder / "desired.json")]
+    command += ["--run", str(folder / "run"), "--netns", str(paths.host_netns(host)), "--underlay", TEP_WIRE]
+    return Launch(
+        key=host,
+        netns=str(paths.host_netns(host)),
+        hostname=None,
+        hidden=[],
+        command=command,
+        environment={**importing(os.environ), "OPENBLAS_NUM_THREADS": "1", name: value},
+        log=str(folder / "run" / "agent.log"),
+        cgroups=[],
+    )
+
+
+def agent_status(paths: LabPaths, host: str) -> dict[str, Any] | None:
+    """What a host's agent says of itself; None where none answers."""
+    try:
+        return agent_ask(paths.socket(host), {"do": "status"}, ASK_SECONDS)
+    except AskError:
+        return None
+
+
+def desired_write(paths: LabPaths, record: LabRecord, world: PolicySet) -> None:
+    """Tell every host what it needs as of the record's revision. Raises UnsupportedError, OSError."""
+    attachments = {name: str(paths.room / pod.netns) for name, pod in record.pods.items()}
+    for host, state in resolve_span(world, record.revision, attachments, underlay_mtu=record.mtu).items():
+        folder = paths.host(host)
+        (folder / "run").mkdir(parents=True, exist_ok=True)
+        state_write(folder / "desired.json", state)
+
+
+def wait_realized(
+    paths: LabPaths, agents: Mapping[str, Process], revision: int, told: Callable[[str], None], seconds: float
+) -> None:
+    """Until every agent says that everything up to the revision is in force. Raises AgentError."""
+    deadline = time.monotonic() + seconds
+    waiting = dict(agents)
+    while waiting:
+        for host, process in list(waiting.items()):
+            status = agent_status(paths, host)
+            if status is not None and int(status.get("revision_realized") or 0) >= revision:
+                del waiting[host]
+                told(host)
+            elif not process_lives(process):
+                raise AgentError(f"the agent of host {host} ended:\n{agent_log(paths, host)}")
+            elif time.monotonic() > deadline:
+                said = (status or {}).get("errors") or agent_log(paths, host) or "nothing"
+                raise AgentError(f"host {host} has not realized revision {revision}; its agent says: {said}")
+        if waiting:
+            time.sleep(0.02)
+
+
+def agent_log(paths: LabPaths, host: str) -> str:
+    """The last lines of an agent's log."""
+    try:
+        text = (paths.host(host) / "run" / "agent.log").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-_LOG_LINES:])
+

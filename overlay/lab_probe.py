@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lab probe`: real connections between all pods, beside what the policy says of them.
+
+`expected` is `palisade matrix`'s answer from the same code. A connection-oriented one is allowed when it was accepted
+and an answer came back, a datagram when it arrived. Where a connection that is expected does not come about, it is
+tried again alone, with more patience: a busy machine loses packets too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from dfw.matrix import Asked, Matrix
+from dfw.model import PROTO_SCTP, PROTO_TCP, PROTO_UDP, Family, PolicySet, Port
+from dfw.moment import world_at
+from dfw.output import render_table
+from dfw.reach import Reachability
+from overlay.connect import Attempt, apply_attempts
+from overlay.lab_plan import world_moved
+from overlay.lab_record import LabPaths, LabRecord
+from overlay.lab_up import inputs_kept
+from overlay.progress import Steps
+
+ALLOWED: Final = "allowed"
+DENIED: Final = "denied"
+_NUMBERS: Final = {"TCP": PROTO_TCP, "UDP": PROTO_UDP, "SCTP": PROTO_SCTP}
+_FAMILIES: Final = {"4": Family.IPV4, "6": Family.IPV6}
+_AGAIN: Final = 3  # how often what is missing is tried again
+_SHOWN: Final = 30
+
+
+def probe_lab(
+    paths: LabPaths, record: LabRecord, asked: Sequence[Asked], *, family: str, timeout: float, steps: Steps
+) -> list[dict[str, Any]]:
+    """A row for every pair of pods and port, in the order of `palisade matrix`.
+
+    `family`: "4", "6", or any: the sender's first that the receiver has too. Raises as apply_attempts does.
+    """
+    world = world_moved(world_at(inputs_kept(paths, record).world, None), record.moved)
+    if family in _FAMILIES:
+        world = _of_family(world, _FAMILIES[family])
+    ports = world.inventory.ports
+    rows = []
+    attempts: list[tuple[dict[str, Any], Attempt]] = []
+    for row in Matrix(Reachability(world), asked).rows():
+        if row["allowed"] is None:  # a workload without any address
+            continue
+        made = {
+            "from": row["from"],
+            "to": row["to"],
+            "protocol": row["protocol"],
+            "port": row["port"],
+            "expected": ALLOWED if row["allowed"] else DENIED,
+            "observed": DENIED,
+            "family": None,
+            "by": row["by"],
+        }
+        rows.append(made)
+        attempt = _attempt(paths, record, ports[row["from"]], ports[row["to"]], row)
+        if attempt is not None:
+            made["family"] = "IPv4" if attempt.family is Family.IPV4 else "IPv6"
+            attempts.append((made, attempt))
+    with steps.shown():
+        _try(attempts, timeout, steps)
+    return rows
+
+
+def _of_family(world: PolicySet, family: Family) -> PolicySet:
+    ports = {
+        name: replace(port, ips=tuple(ip for ip in port.ips if ip.family is family))
+        for name, port in world.inventory.ports.items()
+    }
+    return replace(world, inventory=replace(world.inventory, ports=ports))
+
+
+def _attempt(paths: LabPaths, record: LabRecord, sender: Port, receiver: Port, row: dict[str, Any]) -> Attempt | None:
+    """The connection for a row; None where the two have no family in common: nothing can be sent."""
+    for ip in sender.ips:
+        theirs = next((item for item in receiver.ips if item.family is ip.family), None)
+        if theirs is not None:
+            return Attempt(
+                paths.room / record.pods[sender.name].netns,
+                paths.room / record.pods[receiver.name].netns,
+                ip.family,
+                _NUMBERS[row["protocol"]],
+                row["port"],
+                str(theirs),
+                near=sender.segment == receiver.segment,
+            )
+    return None
+
+
+def _try(attempts: list[tuple[dict[str, Any], Attempt]], timeout: float, steps: Steps) -> None:
+    todo = attempts
+    for round_ in range(_AGAIN + 1):
+        text = "connections" if round_ == 0 else "once more, of those expected"
+        with steps.step(text, len(todo)) as step:
+            patience = timeout * (1 + round_)
+            apply_attempts([item for _, item in todo], patience, step.advance, 256 if round_ == 0 else 32)
+        for row, attempt in todo:
+            row["observed"] = ALLOWED if attempt.arrived else DENIED
+        todo = [
+            (row, replace(attempt, short=False, said=0))
+            for row, attempt in todo
+            if attempt.short or (row["expected"] == ALLOWED and row["observed"] == DENIED)
+        ]
+        if not todo:
+            return
+
+
+def render_probe(rows: list[dict[str, Any]]) -> str:
+    """For people: how many are as expected, and those that are not."""
+    wrong = [row for row in rows if row["expected"] != row["observed"]]
+    passed = sum(row["observed"] == ALLOWED for row in rows)
+    text = f"{len(rows):,} connections tried: {passed:,} allowed, {len(rows) - passed:,} denied"
+    if not wrong:
+        return f"{text}; all as the policy says"
+    columns = ["from", "to", "protocol", "port", "expected", "observed", "by"]
+    table = render_table(columns, [[row[key] for key in columns] for row in wrong[:_SHOWN]])
+    more = f"\n… and {len(wrong) - _SHOWN:,} more" if len(wrong) > _SHOWN else ""
+    return f"{text}; {len(wrong):,} differ from the policy:\n\n{table}{more}"

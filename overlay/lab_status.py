@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lab status`: what there is of a lab, and what its hosts' agents say of themselves."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from dfw.output import render_table
+from overlay.lab_agents import agent_status
+from overlay.lab_plan import world_moved
+from overlay.lab_record import LabPaths, LabRecord
+from overlay.lab_up import inputs_kept
+from overlay.linux import process_lives
+from overlay.underlay import TEP_WIRE
+
+# What is taken over from an agent's answer as it stands.
+_SAID = ("tier", "revision_realized", "vnics", "connections", "drops")
+
+
+def read_status(paths: LabPaths, record: LabRecord) -> dict[str, Any]:
+    """The answer of `lab status -o json`. What only an agent knows is null where none answers."""
+    world = world_moved(inputs_kept(paths, record).world, record.moved)
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        said = dict(zip(record.hosts, pool.map(lambda name: agent_status(paths, name), record.hosts), strict=True))
+    hosts = []
+    for name, answer in said.items():
+        known = world.inventory.hosts.get(name)
+        row: dict[str, Any] = {
+            "name": name,
+            "netns": str(paths.host_netns(name)),
+            "underlay": TEP_WIRE,
+            "tep": None if known is None else str(known.tep),
+            "revision_wanted": record.revision,
+            **{key: (answer or {}).get(key) for key in _SAID},
+            "agent": "answers" if answer is not None else "silent",
+        }
+        hosts.append(row)
+    return {
+        "name": record.name,
+        "revision": record.revision,
+        "hosts": hosts,
+        "segments": [{"name": item.name, "vni": item.vni} for item in world.inventory.segments.values()],
+        "pods": [_pod(paths, record, name) for name in record.pods],
+    }
+
+
+def _pod(paths: LabPaths, record: LabRecord, name: str) -> dict[str, Any]:
+    pod = record.pods[name]
+    lives = pod.process is not None and process_lives(pod.process)
+    return {
+        "name": name,
+        "host": pod.host,
+        "netns": str(paths.room / pod.netns),
+        "state": "running" if lives else "ended",
+        "pid": pod.process.pid if pod.process is not None and lives else None,
+        "unlimited": list(pod.unlimited),
+    }
+
+
+def render_status(data: dict[str, Any]) -> str:
+    """For people."""
+    columns = ["host", "tep", "tier", "wanted", "realized", "vnics", "connections", "drops", "agent"]
+    keys = ["name", "tep", "tier", "revision_wanted", "revision_realized", "vnics", "connections", "drops", "agent"]
+    hosts = [["-" if item[key] is None else item[key] for key in keys] for item in data["hosts"]]
+    running = [pod for pod in data["pods"] if pod["state"] == "running"]
+    segments = ", ".join(f"{item['name']} ({item['vni']})" for item in data["segments"])
+    lines = [f"lab {data['name']}, revision {data['revision']}; segments {segments}", ""]
+    lines += [render_table(columns, hosts, numbers=(3, 4, 5, 6, 7)), ""]
+    ended = [pod["name"] for pod in data["pods"] if pod not in running]
+    lines.append(f"{len(running)} pods run" + (f"; ended: {', '.join(ended)}" if ended else ""))
+    return "\n".join(lines)
