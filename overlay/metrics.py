@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from dfw.core.live import CardCounts, LiveStats
 from prometheus_client.core import CollectorRegistry, CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
 from dfw.core import EngineStats
+from dfw.core.live import CardCounts, LiveStats
 
 PREFIX: Final = "palisade_agent"
 

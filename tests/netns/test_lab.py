@@ -104,7 +104,8 @@ def test_lab_comes_up_and_goes(lab: Lab) -> None:
     assert [item["vni"] for item in status["segments"]] == [5001, 5002]
     assert list_leftovers(lab.run)["links"] == before["links"]  # nothing in our own namespace
     for host in status["hosts"]:
-        assert ("ul0", True, 1700) in [(link["name"], link["up"], link["mtu"]) for link in read_links(Path(host["netns"]))]
+        links = list(read_links(Path(host["netns"])))
+        assert ("ul0", True, 1700) in [(link["name"], link["up"], link["mtu"]) for link in links]
     # A second time: nothing changes, not even a process.
     pids = lab.pids()
     assert "as it was" in lab("up")
