@@ -153,6 +153,7 @@ def _lay_out(paths: LabPaths, record: LabRecord, plan: LabPlan, changes: Changes
     record_write(paths, record)
     with steps.step("namespaces", len(changes.new_namespaces)) as step:
         for name in changes.new_namespaces:
+            apply_namespace_end(paths.room / name)  # of which the record knows nothing
             apply_namespace(paths.room / name)
             step.advance()
     if changes.new_bridges:

@@ -7,6 +7,7 @@ here is unmounted too in the mount namespaces that others made meanwhile; else t
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,7 +45,12 @@ def namespace_exists(path: Path) -> bool:
 
 
 def apply_namespace(path: Path) -> None:
-    """Make a network namespace with `lo` up, named by a bind mount at `path`. Raises OSError; then there is none."""
+    """Make a network namespace with `lo` up, named by a bind mount at `path`.
+
+    Raises FileExistsError where that is the name of one; OSError: then there is none.
+    """
+    if namespace_exists(path):
+        raise FileExistsError(errno.EEXIST, "there is a namespace of that name", str(path))
     own = os.open(_OWN, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.close(os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o444))

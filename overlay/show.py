@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -27,16 +26,12 @@ WHAT: Final = (
     "stats",
     "health",
 )
-RUN: Final = "/run/palisade"
-
-
-def labs_folder() -> Path:
-    """Where labs live: a directory for each, with one for each of its hosts."""
-    return Path(os.environ.get("PALISADE_RUN", RUN)) / "labs"
 
 
 def lab_sockets(name: str | None) -> dict[str, Path]:
     """The agents' sockets of a lab, by host; None: of the only one. Raises click.UsageError, EnvironmentLacksError."""
+    from overlay.lab_record import labs_folder
+
     folder = labs_folder()
     found = sorted(path.parent.name for path in folder.glob("*/lab.json"))
     if name is None:
