@@ -18,7 +18,7 @@ UNIT_CFLAGS := -O0 -g1 -Wno-unused-function '-DPAL_INLINE=static inline __attrib
 FUZZ_CFLAGS := -O1 -g -fsanitize=fuzzer,address,undefined
 NATIVE_TESTS := $(patsubst native/tests/%.c,build/native/%,$(wildcard native/tests/test_*.c))
 # Tests with a whole engine in them (support/rig.h) share the classifier's objects: half of what they would compile.
-RIG_TESTS := $(patsubst native/tests/%.c,build/native/%,$(shell grep -l '"support/rig.h"' native/tests/test_*.c))
+RIG_TESTS := $(patsubst native/tests/%.c,build/native/%,$(shell grep -lE '"support/(host_)?rig.h"' native/tests/test_*.c))
 RIG_OBJECTS := $(patsubst native/engine/%.c,build/native/%.o,$(wildcard native/engine/classifier*.c))
 FUZZERS := $(patsubst native/fuzz/%.c,build/fuzz/%,$(wildcard native/fuzz/fuzz_*.c))
 

@@ -88,7 +88,8 @@ def conntrack(output: str, **given: Any) -> int:
 @click.option("--rules", type=click.IntRange(1, 100_000), default=1000, show_default=True, help="Of every filter.")
 @_packet_options
 def pipeline(output: str, **given: Any) -> int:
-    """The firewall at both vNICs: two connections a packet. Forwarding and encapsulation are not part of it yet."""
+    """The firewall at both vNICs: two connections a packet. `hosts` (IPv4, one worker): the same through two whole
+    hosts, with spoofguard, routing and Geneve, out of the one and into the other."""
     return _packets("pipeline", output, given)
 
 

@@ -99,11 +99,15 @@ def bench_packets(name: str, given: PacketBench) -> dict[str, Any]:
     more: dict[str, Any] = {}
     if given.workers > 1:
         more = _scaling(runs, given.workers)
+    verified = all(run.verified for run in runs)
+    if given.both and given.family == 4 and given.workers == 1:
+        more["hosts"] = _hosts(given, packets)
+        verified &= more["hosts"]["verified"]
     pattern = "grid" if given.grid else "random"
     return render_runs(
         f"{name}/{pattern}/{given.connections}/v1",
         [run.ns for run in runs],
-        all(run.verified for run in runs),
+        verified,
         family=given.family,
         bytes=size,
         batch=given.batch,
@@ -131,6 +135,20 @@ def _rules(engine: Engine, given: PacketBench) -> tuple[RuleArray, U32Array]:
     for number, ranges in enumerate(table.sets):
         engine.classifier.put_set(number, ranges)
     return table.rules, table.refs
+
+
+def _hosts(given: PacketBench, packets: int) -> dict[str, Any]:
+    """The same rules on two whole hosts."""
+    from dfw.bench.hosts import HostsBench, bench_hosts
+
+    sets: list[Any] = []
+    rules, refs = rules_empty(1), np.zeros(0, dtype=np.uint32)
+    if given.rules > 1:
+        generated = rule_table(rules_generate("acl", given.rules - 1, 1, FAMILY_V4))
+        table = rules_with(generated, action=ACTION_ALLOW, flags=RULE_STATEFUL)
+        rules, refs, sets = table.rules, table.refs, list(table.sets)
+    chosen = HostsBench(given.connections, packets, given.size, min(given.batch, 64), given.runs)
+    return bench_hosts(chosen, rules, refs, given.rules, sets)
 
 
 def _scaling(runs: list[PacketRun], workers: int) -> dict[str, Any]:

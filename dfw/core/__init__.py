@@ -21,7 +21,7 @@ from dfw.core.binding import (
 )
 from dfw.core.classifier import Classifier, Ruleset
 from dfw.core.engine import Engine, EngineOptions, EngineStats
-from dfw.core.host import Fabric, Host, HostRun, HostStats, frames_of
+from dfw.core.host import Fabric, Host, HostRun, HostStats, WayRun, frames_of, run_way
 from dfw.core.replay import Capture, Replay, ReplayOptions, ReplayTotals, StagedRules, flow_words, linktype_name
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "Ruleset",
     "SavedState",
     "StagedRules",
+    "WayRun",
     "build_info",
     "ffi",
     "flow_words",
@@ -58,4 +59,5 @@ __all__ = [
     "play_frames",
     "run_conntrack",
     "run_setup",
+    "run_way",
 ]

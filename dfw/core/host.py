@@ -159,3 +159,39 @@ def frames_of(packets: Sequence[tuple[int, bytes]], now_ns: int = 0) -> tuple[by
     rows["vnic"] = [vnic for vnic, _ in packets]
     rows["now_ns"] = now_ns
     return b"".join(frame for _, frame in packets), rows
+
+
+@dataclass(frozen=True, slots=True)
+class WayRun:
+    """Packets from one host's vNICs to another's: nanoseconds each at the one and at the other, of a loop that writes
+    six lines for each (0: not asked for); frames that left for the underlay, and that reached a vNIC."""
+
+    near_ns: float
+    far_ns: float
+    floor_ns: float
+    sent: int
+    delivered: int
+
+
+def run_way(
+    near: Host,
+    far: Host,
+    data: npt.NDArray[np.uint8],
+    frames: npt.NDArray[np.void],
+    tep: npt.NDArray[np.uint8],
+    batch: int,
+    order: npt.NDArray[np.uint32] | None = None,
+    connections: int = 0,
+) -> WayRun:
+    """Time frames (HOST_FRAME_DTYPE over `data`) from vNICs of `near`, an IPv4 TEP, to those of `far`
+    (native/engine/bench_host.c). `order`: the connection of each. Raises MemoryError."""
+    outer, out = ffi.new("pal_address *"), ffi.new("pal_bench_way *")
+    outer.addr, outer.family = list(tep), 1
+    places = ffi.NULL if order is None else array(order, "uint32_t *")
+    rows, held = array(frames, "pal_host_frame *"), array(data.reshape(-1), "uint8_t *")
+    code = lib.pal_bench_way_run(
+        near.handle, far.handle, held, rows, len(frames), outer, batch, places, connections, out
+    )
+    if code != 0:
+        raise MemoryError("no memory for a run, or a batch out of bounds")
+    return WayRun(out.near_ns, out.far_ns, out.floor_ns, int(out.sent), int(out.delivered))

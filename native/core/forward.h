@@ -253,14 +253,25 @@ static inline void forward_routed(const forward_case *c, forward_plan *plan)
 
 /* ---- a frame ----------------------------------------------------------------------------------------------------- */
 
-/* The frame's own words only: what the parser refused is refused by the firewall, wherever it goes. */
+/* What the parser refused is refused, and counted, by a filter where there is one: the sender's, or that of the vNIC here which
+ * has the MAC address. */
+PAL_OUTLINE void forward_refused(const forward_case *c, forward_plan *plan)
+{
+    const fabric_mac *m = c->p->cap >= 12 ? fabric_mac_find(c->f, c->segment, mac_number(c->p->data)) : NULL;
+    plan->reason = c->p->reason;
+    if (!m || m->vnic == PAL_UPLINK || m->vnic == c->vnic)
+        return;
+    plan->kind = FORWARD_VNIC;
+    plan->vnic = m->vnic;
+}
+
 PAL_INLINE void forward_look_up(const forward_case *c, forward_plan *plan)
 {
     const fabric *f = c->f;
     const pal_packet *p = c->p;
     *plan = (forward_plan){.from = c->segment, .to = c->segment, .vnic = PAL_NO_INDEX, .tep = PAL_NO_INDEX, .reason = PAL_REASON_NO_RECEIVER};
     if (PAL_UNLIKELY(p->reason) || PAL_UNLIKELY(p->cap < 14)) {
-        plan->reason = p->reason;
+        forward_refused(c, plan);
         return;
     }
     if (PAL_UNLIKELY(p->data[0] & 1)) {

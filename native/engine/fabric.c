@@ -73,8 +73,11 @@ static bool fabric_vnics(fabric *f, const pal_fabric *from)
 
 static bool fabric_segments(fabric *f, const pal_fabric *from)
 {
+    size_t replicas = 0; /* segments may share rows */
+    for (uint32_t i = 0; i < f->segments; i++)
+        replicas += from->segment[i].tep_n;
     f->segment = calloc(f->segments + 1, sizeof *f->segment);
-    f->replica = calloc(from->replicas + 1, sizeof *f->replica);
+    f->replica = calloc(replicas + 1, sizeof *f->replica);
     if (!f->segment || !f->replica)
         return false;
     uint32_t member = 0, replica = 0;

@@ -55,6 +55,7 @@ static bool check_vnics(const pal_fabric *x, uint32_t filters, uint32_t *segment
 
 static bool check_segments(const pal_fabric *x, fabric_error *err)
 {
+    uint64_t replicas = 0;
     for (uint32_t i = 0; i < x->segments; i++) {
         const pal_segment *s = &x->segment[i];
         if (s->vni >= 1u << 24)
@@ -63,7 +64,10 @@ static bool check_segments(const pal_fabric *x, fabric_error *err)
             return fabric_bad(err, "segment %u: there is no gateway %u", i, s->gateway);
         if (s->tep_off > x->replicas || s->tep_n > x->replicas - s->tep_off)
             return fabric_bad(err, "segment %u: its TEPs go beyond those given", i);
+        replicas += s->tep_n;
     }
+    if (replicas > 1u << 24)
+        return fabric_bad(err, "more TEPs of all segments than there can be");
     for (uint32_t i = 0; i < x->replicas; i++)
         if (x->replica[i] >= x->teps)
             return fabric_bad(err, "replica %u: there is no TEP %u", i, x->replica[i]);

@@ -50,7 +50,7 @@ static void address(frame *f, uint32_t from, uint32_t to)
 
 static void frame_build(input *in, frame *f)
 {
-    static uint8_t bytes[1500];
+    static uint8_t bytes[1600];
     const uint32_t kind = take(in), who = take(in), how = take(in);
     const uint32_t family = kind & 1 ? PAL_FAMILY_V6 : PAL_FAMILY_V4;
     const uint8_t from = (uint8_t)(1 + who % HOSTS), to = (uint8_t)((who >> 3) % 8), ip = how & 0x80 ? 254 : to == 7 ? 1 + how % HOSTS : to;

@@ -38,8 +38,9 @@ RESYNC_OUTCOMES = {"resync accepted", "resync refused", "resync heard enough", "
 
 
 def reasons_known() -> list[str]:
-    """The log words of native/core/reasons.def."""
-    return re.findall(r'^REASON\(\w+,\s+"([\w-]+)"', _REASONS.read_text("utf-8"), re.MULTILINE)
+    """The log words of native/core/reasons.def, without those of live hosts only."""
+    text = _REASONS.read_text("utf-8").partition("/* Of live hosts only")[0]
+    return re.findall(r'^REASON\(\w+,\s+"([\w-]+)"', text, re.MULTILINE)
 
 
 def tcp_cells() -> set[tuple[str, str, int]]:

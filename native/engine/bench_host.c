@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * bench_host.c - packets through two hosts in memory: parse, spoofguard, firewall OUT at the sender, forwarding, Geneve and
+ * outer headers into cold packet memory at the one; outer headers, Geneve, forwarding, firewall IN at the other.
+ */
+#include "bench.h"
+#include "host_internal.h"
+#include "palisade_bench.h"
+
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#define WAY_SLOT 256u /* bytes of each frame's memory, HOST_HEADROOM of them before it; longer frames have more */
+#define WAY_LINES 6u
+
+typedef struct way {
+    host_frame *in, *out;       /* of the near host; of the far one */
+    uint64_t sent, delivered, most; /* of sent */
+    outer_ends ends;
+    bool far;
+} way;
+
+static void way_sink(void *context, const host_out *out, uint32_t n)
+{
+    way *w = context;
+    for (uint32_t i = 0; i < n; i++) {
+        const host_out *o = &out[i];
+        if (o->vnic != PAL_UPLINK) {
+            w->delivered += w->far;
+            continue;
+        }
+        if (w->far || w->sent == w->most)
+            continue;
+        /* The inner sums are the card's, as on a live uplink. */
+        const uint8_t tos = outer_tos(o->data + o->inner, o->len - o->inner);
+        if (outer_write(o->data, o->len, &w->ends, o->port, tos, OUTER_SUM_PARTIAL) == 0)
+            continue;
+        w->out[w->sent++] = (host_frame){.data = o->data - outer_bytes(w->ends.local.family), .len = o->len + outer_bytes(w->ends.local.family),
+                                         .from = PAL_UPLINK, .offload = o->offload};
+    }
+}
+
+static void way_receive(host_frame *f)
+{
+    outer_found found;
+    if (outer_read(f->data, f->len, OUTER_VERIFIED, &found) != PAL_REASON_MATCH)
+        return;
+    f->data += found.at;
+    f->len = found.len;
+    f->outer = found.from;
+    f->tos = found.tos;
+}
+
+static double way_run(way *w, host_worker *host, host_frame *frame, uint64_t n, uint32_t batch, uint64_t now_ns)
+{
+    const uint64_t start = bench_now();
+    for (uint64_t at = 0; at < n; at += batch) {
+        const uint32_t k = (uint32_t)(n - at < batch ? n - at : batch);
+        if (w->far) {
+            for (uint32_t i = 0; i < k; i++)
+                prefetch_read(frame[at + i].data);
+            for (uint32_t i = 0; i < k; i++)
+                way_receive(&frame[at + i]);
+        }
+        host_burst(host, frame + at, k, now_ns, way_sink, w);
+    }
+    return n ? (double)(bench_now() - start) / (double)n : 0;
+}
+
+/* Six lines a step, each of `connections` of its own array, asked for and then written, a burst at a time. */
+static double way_floor(const uint32_t *order, uint64_t n, uint32_t connections)
+{
+    const size_t len = (size_t)connections * PAL_CACHE_LINE;
+    uint64_t *line = mmap(NULL, len * WAY_LINES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (line == MAP_FAILED)
+        return -1;
+    memset(line, 0, len * WAY_LINES);
+    const uint64_t start = bench_now();
+    for (uint64_t i = 0; i + WORKER_BURST <= n; i += WORKER_BURST) {
+        for (uint32_t k = 0; k < WORKER_BURST; k++)
+            for (uint32_t j = 0; j < WAY_LINES; j++)
+                prefetch_write(&line[((size_t)j * connections + order[i + k]) * 8]);
+        for (uint32_t k = 0; k < WORKER_BURST; k++)
+            for (uint32_t j = 0; j < WAY_LINES; j++)
+                line[((size_t)j * connections + order[i + k]) * 8] += i;
+    }
+    const double ns = (double)(bench_now() - start) / (double)(n / WORKER_BURST * WORKER_BURST);
+    munmap(line, len * WAY_LINES);
+    return ns;
+}
+
+int pal_bench_way_run(pal_host *near, pal_host *far, const uint8_t *bytes, const pal_host_frame *frames, uint64_t n, const pal_address *from,
+                      uint32_t batch, const uint32_t *order, uint32_t connections, pal_bench_way *out)
+{
+    host_worker *a = host_worker_of(near, 0), *b = host_worker_of(far, 0);
+    way w = {.most = n, .ends = {.local = *from, .remote = *from}};
+    size_t room = 0;
+    for (uint64_t i = 0; i < n; i++)
+        room += (HOST_HEADROOM + frames[i].len + WAY_SLOT - 1) / WAY_SLOT * WAY_SLOT;
+    uint8_t *memory = room ? aligned_alloc(PAL_CACHE_LINE, room) : NULL;
+    w.in = calloc(n + 1, sizeof *w.in);
+    w.out = calloc(n + 1, sizeof *w.out);
+    const bool good = memory && w.in && w.out && batch >= 1 && batch <= HOST_BURST;
+    *out = (pal_bench_way){0};
+    if (good) {
+        uint8_t *at = memory;
+        for (uint64_t i = 0; i < n; i++) {
+            memcpy(at + HOST_HEADROOM, bytes + frames[i].at, frames[i].len);
+            w.in[i] = (host_frame){.data = at + HOST_HEADROOM, .len = frames[i].len, .from = frames[i].vnic};
+            at += (HOST_HEADROOM + frames[i].len + WAY_SLOT - 1) / WAY_SLOT * WAY_SLOT;
+        }
+        const uint64_t now_ns = n ? frames[n - 1].now_ns : 0;
+        out->near_ns = way_run(&w, a, w.in, n, batch, now_ns);
+        w.far = true;
+        out->far_ns = way_run(&w, b, w.out, w.sent, batch, now_ns);
+        out->sent = w.sent;
+        out->delivered = w.delivered;
+        if (order)
+            out->floor_ns = way_floor(order, n, connections);
+    }
+    free(memory);
+    free(w.in);
+    free(w.out);
+    return good ? 0 : -1;
+}
