@@ -72,10 +72,15 @@ def _blocks(subnet: AddressRange) -> range:
     return range((first - SUBNET_POOL.first) >> 8, ((last - SUBNET_POOL.first) >> 8) + 1 if first <= last else 0)
 
 
+def usual_mac(name: str) -> str:
+    """The MAC address of a port as long as nobody else has it."""
+    return _mac(crc32(f"{name}\0mac".encode()))  # where _number begins to look
+
+
 def free_mac(name: str, macs: Mapping[str, str]) -> str:
     """A MAC address that depends on the port's name alone, unless another port has it. `macs`: names by address."""
 
-    first = _mac(crc32(f"{name}\0mac".encode()))  # where _number begins to look
+    first = usual_mac(name)
     if macs.get(first, name) == name:
         return first
     return _mac(_number("mac", name, 1 << 32, lambda number: macs.get(_mac(number), name) != name) or 0)

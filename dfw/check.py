@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -77,25 +78,31 @@ def check_files(files: tuple[str, ...], *, report: bool = False) -> dict[str, An
     }
     if world.staged:
         counts["staged policies"] = len(world.staged)
-    result = _result(errors, [_finding(item) for item in (*lint(loaded), *_lint_staged(loaded))], counts)
+    found = lint(loaded)
+    result = _result(errors, [_finding(item) for item in (*found, *_lint_staged(loaded, found))], counts)
     return {**result, "explosion": None if errors else _explosion(world)} if report else result
 
 
-def _lint_staged(loaded: Loaded) -> list[Finding]:
-    """What would be found about rules of staged policies if they were in force, and is not found now."""
+def _lint_staged(loaded: Loaded, now: Sequence[Finding]) -> list[Finding]:
+    """What would be found if the staged policies were in force, and is not found now: about their rules, and about
+    rules in force that they would make so (a rule that is found as much now is not named again)."""
     from dfw.lint import lint
 
     world = loaded.world
     if not world.staged:
         return []
-    known = {(item.kind, item.place, item.message) for item in lint(loaded)}
-    paths = {rule.path for policy in world.staged for rule in policy.rules} | {policy.path for policy in world.staged}
-    places = {policy.place for policy in world.staged}
+    found_now = {(item.kind, item.place, item.message) for item in now}
+    named_now = {(item.kind, item.place) for item in now}
+    staged_places = {policy.place for policy in world.staged}
+    staged_places |= {rule.place for policy in world.staged for rule in policy.rules}
     found = []
     for item in lint(loaded._replace(world=world.what_if)):
-        is_staged = item.rule_path in paths or item.place in places
-        if is_staged and (item.kind, item.place, item.message) not in known:
-            found.append(item._replace(message=f"with the staged policies in force: {item.message}"))
+        is_staged = item.place is not None and item.place in staged_places
+        if (item.kind, item.place, item.message) in found_now or (
+            not is_staged and (item.kind, item.place) in named_now
+        ):
+            continue
+        found.append(item._replace(message=f"with the staged policies in force: {item.message}", staged=True))
     return found
 
 
@@ -133,6 +140,7 @@ def _finding(finding: Finding) -> dict[str, Any]:
         "witness": finding.witness or None,
         "rules": list(finding.rules),
         "packet": finding.packet,
+        "staged": finding.staged,
     }
 
 

@@ -11,7 +11,8 @@ from dfw.model import Place
 class Finding(NamedTuple):
     """One warning. `kind` is a stable slug; `witness` describes a packet that shows it, where there is one.
 
-    `rules`: paths of the rules that decide instead, or that are meant, in their order; `packet`: the witness's fields.
+    `rules`: paths of the rules that decide instead, or that are meant, in their order; `packet`: the witness's fields;
+    `staged`: it is so only with the staged policies in force.
     """
 
     kind: str
@@ -21,6 +22,7 @@ class Finding(NamedTuple):
     witness: str = ""
     rules: tuple[str, ...] = ()
     packet: dict[str, Any] | None = None
+    staged: bool = False
 
     def __str__(self) -> str:
         where = f"{self.place}: " if self.place else ""

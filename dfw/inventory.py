@@ -6,6 +6,7 @@ Only a name is required; dfw/assign.py fills in the rest.
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -26,6 +27,15 @@ _UNUSABLE_BY_FAMILY = {
 }
 
 
+def _first_octets(first: int, last: int) -> range:
+    """Of an IPv4 range that is whole /8s."""
+    assert not (first | ~last) & 0xFFFFFF
+    return range(first >> 24, (last >> 24) + 1)
+
+
+_UNUSABLE_OCTETS = frozenset(octet for item in _UNUSABLE_BY_FAMILY[Family.IPV4] for octet in _first_octets(*item))
+
+
 def workload_address(value: str) -> Address:
     """An address that a workload can have: unicast, not of this host, not unspecified. Raises ValueError."""
     address = address_parse(value)
@@ -34,6 +44,15 @@ def workload_address(value: str) -> Address:
         if first <= number <= last:
             raise ValueError(f"{value} is no unicast address that a workload can have")
     return address
+
+
+def workload_ipv4(value: str) -> bytes | None:
+    """An IPv4 address that a workload can have, as bytes; None for any other text (see `workload_address`)."""
+    try:
+        packed = socket.inet_pton(socket.AF_INET, value)
+    except (OSError, ValueError):
+        return None
+    return None if packed[0] in _UNUSABLE_OCTETS else packed
 
 
 def _tag(cursor: Cursor) -> Tag | None:

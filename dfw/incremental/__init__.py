@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A compiled policy that follows changes: dfw/incremental/state.py; docs/decisions/0009-incremental-compile.md."""
 
-from dfw.incremental.changes import Change, Clock, Delta, Exclusion, Remove, SetChange, Stamp, Thing
+from dfw.incremental.changes import Change, Clock, Delta, Exclusion, Remove, SetChange, Staged, Stamp, Thing
 from dfw.incremental.state import PolicyState, collector_paused
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "PolicyState",
     "Remove",
     "SetChange",
+    "Staged",
     "Stamp",
     "collector_paused",
     "Thing",

@@ -44,6 +44,14 @@ class Stamp(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Staged:
+    """A policy that is staged (decision 0010): never in force; it says what would be. One without rules says what
+    would be if the enforced one with its key were gone. Removed by that key."""
+
+    policy: Policy | Stamp
+
+
+@dataclass(frozen=True, slots=True)
 class Exclusion:
     """The exclusion list: vNICs at which no policy is in force."""
 
@@ -60,7 +68,19 @@ class Clock:
 Binding: TypeAlias = TimerBinding | FloodBinding
 """What binds a profile to vNICs."""
 Thing: TypeAlias = (
-    Port | Namespace | Machine | Segment | Group | Policy | Stamp | Exclusion | Binding | Timers | FloodLimits | Clock
+    Port
+    | Namespace
+    | Machine
+    | Segment
+    | Group
+    | Policy
+    | Stamp
+    | Staged
+    | Exclusion
+    | Binding
+    | Timers
+    | FloodLimits
+    | Clock
 )
 """What there can be. The Policy with the path `default` is the default section."""
 
@@ -107,9 +127,9 @@ class SetChange(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Delta:
     """What an `apply` made different, and nothing else. `tables`: names of ports with another table or a first one;
-    `gone`: of those that have none any more; `profiles`: of those with other session timers or flood
-    limits; `layer2`: whether the
-    layer-2 lists were made anew."""
+    `gone`: of those that have none any more; `profiles`: of those with other session timers or flood limits; `layer2`:
+    whether the layer-2 lists were made anew; `what_if`: the same of the world with the staged policies in force, which
+    begins with everything where there was none (None: nothing is staged)."""
 
     revision: int
     sets: Mapping[int, SetChange] = field(default_factory=dict)
@@ -117,3 +137,4 @@ class Delta:
     gone: frozenset[str] = frozenset()
     profiles: frozenset[str] = frozenset()
     layer2: bool = False
+    what_if: Delta | None = None

@@ -4,12 +4,12 @@ taken in and noted as work; nothing is resolved or compiled yet, except what can
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
 from dfw.errors import UnsupportedError
-from dfw.incremental.changes import Binding, Change, Clock, Exclusion, Remove, Stamp
+from dfw.incremental.changes import Binding, Change, Clock, Exclusion, Remove, Staged, Stamp, Thing
 from dfw.incremental.ports import Before, Ports, PortsByName
 from dfw.incremental.selections import Selection, Selections
 from dfw.incremental.tables import Tables
@@ -95,6 +95,7 @@ class Intake:
             Group: self._group,
             Policy: self._policy,
             Stamp: lambda key, thing, work: work.policies.append((key, None)),
+            Staged: lambda key, thing, work: None,  # nothing is staged: see dfw/incremental/staged.py
             Exclusion: self._exclusion,
             TimerBinding: partial(self._binding, TimerBinding),
             FloodBinding: partial(self._binding, FloodBinding),
@@ -114,6 +115,28 @@ class Intake:
         policies = tuple(self.layer2.values())
         return PolicySet(policies, self.groups, {}, inventory, excluded=self.excluded, at=self.at)
 
+    def things(self) -> Iterator[Thing]:
+        """What would put all this in force in another state: everything but the policies that `units` holds."""
+        if self.at is not None:
+            yield Clock(self.at)
+        yield from self.namespaces.values()
+        yield from self.machines.values()
+        yield from self.segments.values()
+        yield from (port for _, port in self.ports)
+        yield from self.groups.values()
+        yield from self.layer2.values()
+        yield from (policy for path, policy in self._scheduled.items() if path not in self.units.of)
+        yield Exclusion(self.excluded)
+        yield from (binding for binding, _ in self.bindings.values())
+        yield self.timers
+        yield self.flood
+
+    def policy_at(self, key: str) -> Policy | Stamp | None:
+        """The policy with this path, or the template's with this key, as it was put; None where there is none."""
+        found: Policy | Stamp | None = self.layer2.get(key) or self._scheduled.get(key)
+        instance = self.units.of.get(key)
+        return found if found is not None or instance is None else instance_given(instance)
+
     def namespace_labels(self, name: str) -> Mapping[str, str]:
         """The labels of a namespace; one that nobody described has only its name."""
         known = self.namespaces.get(name)
@@ -126,9 +149,7 @@ class Intake:
         return Before(port, self.ports.flat[slot], labels)
 
     def take(self, changes: Iterable[Change], work: Work) -> None:
-        """Take the changes in. Raises UnsupportedError; then nothing has changed."""
-        self._ready.clear()
-        self._refuse(changes)
+        """Take the changes in, which `prepare` has seen."""
         for change in changes:
             kind = type(change)
             if kind is Port:
@@ -141,8 +162,9 @@ class Intake:
                 self._takers[kind](str(getattr(change, "path", None) or getattr(change, "name", "")), change, work)
         self._ready.clear()
 
-    def _refuse(self, changes: Iterable[Change]) -> None:
-        """Refuse what the packet core cannot express, before anything is touched."""
+    def prepare(self, changes: Iterable[Change]) -> None:
+        """Refuse what the packet core cannot express, before anything is touched. Raises UnsupportedError."""
+        self._ready.clear()
         at = self.at
         for change in changes:
             kind = type(change)
@@ -263,6 +285,13 @@ class Intake:
 def _holder(peers: Peers) -> Policy:
     """A policy that is never in force, to compile an Applied-To of its own."""
     return Policy("", Tier.DEFAULT, 0, rules=(Rule("", "", 0, Action.ALLOW),), applied_to=peers)
+
+
+def instance_given(instance: Instance) -> Policy | Stamp:
+    """What was put to have this in force."""
+    if instance.template.prefix:
+        return Stamp(instance.template, instance.namespace, instance.name, instance.holes)
+    return instance.template.policies[0]
 
 
 def _put(table: dict[str, Any], key: str, thing: Any) -> str:

@@ -54,8 +54,9 @@ def _record(first: int, last: int) -> bytes:
 def packed_of(addresses: Sequence[int], ranges: Iterable[tuple[int, int]] = ()) -> bytes:
     """These addresses and ranges, in any order and overlapping as they like, as records."""
     pairs = list(ranges)
-    if len(addresses) == 1 and not pairs:
-        return _record(addresses[0], addresses[0])
+    if len(pairs) + len(addresses) == 1:
+        first, last = pairs[0] if pairs else (addresses[0], addresses[0])
+        return _record(first, last)
     if len(addresses) >= _SMALL and not pairs:
         return _packed_many(addresses)
     pairs += [(value, value) for value in addresses]

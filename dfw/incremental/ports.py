@@ -45,35 +45,37 @@ class Ports:
 
     def put(self, port: Port) -> int:
         """Add a port, or replace the one of that name; returns its number."""
-        slot = self.slot_of.get(port.name)
-        if slot is not None:
-            self._forget(slot)
-        elif self._free:
-            slot = self._free.pop()
-        else:
+        name, ips, namespace = port.name, port.ips, port.namespace
+        slot = self.slot_of.get(name)
+        flat = (address_flat(ips[0]),) if len(ips) == 1 else tuple(map(address_flat, ips))
+        if slot is None and not self._free:
             slot = len(self.ports)
-            self.ports.append(None)
-            self.flat.append(())
-        self.slot_of[port.name] = slot
-        self.ports[slot] = port
-        flat = (address_flat(port.ips[0]),) if len(port.ips) == 1 else tuple(map(address_flat, port.ips))
-        self.flat[slot] = flat
+            self.ports.append(port)
+            self.flat.append(flat)
+        else:
+            if slot is None:
+                slot = self._free.pop()
+            else:
+                self._forget(slot)
+            self.ports[slot] = port
+            self.flat[slot] = flat
+        self.slot_of[name] = slot
         owners = self.owners
         for value in flat:
-            there = owners.get(value)
-            owners[value] = (slot,) if there is None else (*there, slot)
+            owners[value] = (*owners[value], slot) if value in owners else (slot,)
         for item in port.named_ports:
-            self.named.setdefault((item.name, item.protocol), {}).setdefault(item.number, set()).add(slot)
-        if port.namespace is not None:
-            there_too = self.of_namespace.get(port.namespace)
-            if there_too is None:
-                self.of_namespace[port.namespace] = {slot}
+            key = (item.name, item.protocol)
+            self.named.setdefault(key, {}).setdefault(item.number, set()).add(slot)
+        if namespace is not None:
+            there = self.of_namespace.get(namespace)
+            if there is None:
+                self.of_namespace[namespace] = {slot}
             else:
-                there_too.add(slot)
-            for key, values in self._by_label.items():
-                value_of_key = port.labels.get(key)
-                if value_of_key is not None:
-                    values.setdefault(value_of_key, set()).add(slot)
+                there.add(slot)
+            for label, values in self._by_label.items():
+                value_of_label = port.labels.get(label)
+                if value_of_label is not None:
+                    values.setdefault(value_of_label, set()).add(slot)
         return slot
 
     def remove(self, name: str) -> int:

@@ -57,16 +57,20 @@ class Kind(Enum):
 
 class Meaning:
     """A term, interned: one object for equal terms. `equal`: the one label that a selector asks for, if it is no more
-    than that; `holds`, `namespaces_hold`: selectors as functions, None where they hold for everything."""
+    than that; `holds`, `namespaces_hold`: selectors as functions, None where they hold for everything; `uses`: how
+    many Selections there are of it, in all states that share it."""
 
-    __slots__ = ("equal", "holds", "kind", "namespaces_hold", "term")
+    __slots__ = ("equal", "holds", "kind", "namespaces_hold", "term", "uses")
 
     def __init__(self, term: Term | NamedPortHolders) -> None:
         self.term = term
+        self.uses = 0
         self.equal: tuple[str, str] | None = None
         self.holds: Holds | None = None
         self.namespaces_hold: Holds | None = None
-        if isinstance(term, NamedPortHolders):
+        if type(term) is Addresses:
+            self.kind = Kind.FIXED
+        elif isinstance(term, NamedPortHolders):
             self.kind = Kind.NAMED
         elif not isinstance(term, WorkloadMember):
             self.kind = Kind.FIXED if _is_fixed(term) else Kind.OTHER
@@ -201,14 +205,14 @@ class Shift:
 
 
 class Selections:
-    """All Selections in use, filed by what a port must have to be meant."""
+    """All Selections in use, filed by what a port must have to be meant. `shared`: whose Meanings are used too."""
 
-    def __init__(self, ports: Ports) -> None:
+    def __init__(self, ports: Ports, shared: Selections | None = None) -> None:
         self.ports = ports
         self.of: dict[tuple[Meaning, str], Selection] = {}
         self.fresh: dict[Selection, None] = {}
         self.idle: list[Selection] = []
-        self._meanings: dict[Term | NamedPortHolders, Meaning] = {}
+        self._meanings: dict[Term | NamedPortHolders, Meaning] = {} if shared is None else shared._meanings
         self._own: dict[str, list[Selection]] = {}
         self._by_label: dict[tuple[str, str], dict[Selection, None]] = {}
         self._by_namespace_label: dict[tuple[str, str], dict[Selection, None]] = {}
@@ -229,6 +233,7 @@ class Selections:
         found = self.of.get(key)
         if found is None:
             found = self.of[key] = Selection(meaning, namespace, self._next)
+            meaning.uses += 1
             self._next += 1
             self.fresh[found] = None
             if meaning.kind is Kind.OWN:
@@ -237,7 +242,7 @@ class Selections:
                     self._own[namespace] = [found]
                 else:
                     there.append(found)
-            else:
+            elif meaning.kind is not Kind.FIXED:
                 for file in self._files(found):
                     file[found] = None
         found.uses += 1
@@ -255,6 +260,7 @@ class Selections:
             if selection.uses:
                 continue
             meaning = selection.meaning
+            meaning.uses -= 1
             del self.of[meaning, selection.namespace]
             if meaning.kind is Kind.OWN:
                 there = self._own[selection.namespace]
@@ -264,7 +270,7 @@ class Selections:
             else:
                 for file in self._files(selection):
                     del file[selection]
-                if self._meanings.get(meaning.term) is meaning:
+                if not meaning.uses and self._meanings.get(meaning.term) is meaning:
                     del self._meanings[meaning.term]
             yield selection
         self.idle.clear()
@@ -273,7 +279,7 @@ class Selections:
         """Where a Selection is filed: a port that has none of these can be no member."""
         term = selection.meaning.term
         if not isinstance(term, WorkloadMember):
-            return [] if selection.meaning.kind is Kind.FIXED else [self._others]
+            return [] if selection.meaning.kind is Kind.FIXED else [self._others]  # addresses: nobody is shown to them
         assert isinstance(term.namespaces, LabelSelector)
         for selector, files in ((term.labels, self._by_label), (term.namespaces, self._by_namespace_label)):
             wanted = [item for item in selector.requirements if item.operator is LabelOperator.IN]

@@ -11,18 +11,19 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from dfw.compile import EXCLUDED_RULES, PAL_RANGE, PAL_RULE, AddressSet, CompiledRule, RuleTable, rule_described
 from dfw.compile_ether import EtherCompiled, ether_compile
-from dfw.incremental.changes import Change, Delta
-from dfw.incremental.intake import Intake
+from dfw.incremental.changes import Change, Delta, Staged, Thing
+from dfw.incremental.intake import Intake, instance_given
 from dfw.incremental.ports import Ports
 from dfw.incremental.selections import Kind, Resolver, Selection, Selections, Shift
 from dfw.incremental.sets import Sets, refilled
+from dfw.incremental.staged import StagedPolicies
 from dfw.incremental.tables import Tables
 from dfw.incremental.templates import Instance, PlainEntry, head_pack, template_compile
 from dfw.incremental.units import Units, Work
@@ -53,12 +54,16 @@ _NONE = Profiles(None, None)
 
 
 class PolicyState:
-    """A policy in force, resolved and compiled. Change it with `apply` only."""
+    """A policy in force, resolved and compiled. Change it with `apply` only.
 
-    def __init__(self, default: Policy | None = None) -> None:
+    `what_if`: the state of the world in which the staged policies are in force; None while there are none. `shared`:
+    Selections of a state whose templates are used here too."""
+
+    def __init__(self, default: Policy | None = None, shared: Selections | None = None) -> None:
         self.revision = 0
+        self.what_if: PolicyState | None = None
         self.ports = Ports()
-        self.selections = Selections(self.ports)
+        self.selections = Selections(self.ports, shared)
         self.sets = Sets(self.ports)
         self.tables = Tables(self.ports)
         self.ether = EtherCompiled((), {}, ether_compile(PolicySet(), Membership(PolicySet()), (), 0).tap)
@@ -66,6 +71,7 @@ class PolicyState:
         self._everywhere = Profiles(Timers(), FloodLimits())
         self.units = Units(self.ports, self.selections, self.sets, self.tables)
         self.intake = Intake(self.ports, self.selections, self.units, self.tables)
+        self._staged = StagedPolicies(self.intake.policy_at)
         self._exclude(Instance(template_compile((EXCLUDED_POLICY,), self.selections.meaning)))
         self.apply([default_policy() if default is None else default])
 
@@ -110,16 +116,44 @@ class PolicyState:
     # Changes.
 
     def apply(self, changes: Iterable[Change]) -> Delta:
-        """Put all the changes in force, as one. Raises UnsupportedError; then nothing has changed.
-
-        Later changes of one apply to the same thing replace earlier ones.
+        """Put all the changes in force, as one; staged policies in `what_if` only. Raises UnsupportedError; then
+        nothing has changed. Later changes of one apply to the same thing replace earlier ones.
         """
         changes = list(changes)
         with collector_paused(len(changes) >= _MANY):
-            work = Work()
-            self.intake.take(changes, work)
-            self.units.stamp(work)
-            return self._settled(work)
+            if self.what_if is None and Staged not in set(map(type, changes)):
+                self.intake.prepare(changes)
+                return self._applied(changes)
+            return self._applied_twice(changes)
+
+    def _applied(self, changes: Iterable[Change]) -> Delta:
+        work = Work()
+        self.intake.take(changes, work)
+        self.units.stamp(work)
+        return self._settled(work)
+
+    def _applied_twice(self, changes: Iterable[Change]) -> Delta:
+        """In the world in force, and in the one with the staged policies."""
+        staged, here, there = self._staged.after(changes)
+        if self.what_if is None:
+            self.intake.prepare([*here, *staged.values()])
+        else:
+            self.intake.prepare(here)
+            self.what_if.intake.prepare(there)
+        delta = self._applied(here)
+        self._staged.of = staged
+        if not staged:
+            self.what_if = None
+            return delta
+        if self.what_if is None:
+            self.what_if = PolicyState(shared=self.selections)
+            there = list(self._staged.replacing(self._things()))
+            self.what_if.intake.prepare(there)
+        return replace(delta, what_if=self.what_if._applied(there))
+
+    def _things(self) -> Iterator[Thing]:
+        yield from self.intake.things()
+        yield from map(instance_given, self.units.of.values())
 
     # What follows from the changes.
 
@@ -153,7 +187,7 @@ class PolicyState:
         return delta
 
     def _shifts(self, work: Work, world: PolicySet, resolver: Resolver) -> dict[Selection, Shift]:
-        """How the Selections changed, fresh ones included."""
+        """How the Selections changed; fresh ones have their members, and are in `member_of`, after it."""
         if work.machines or work.segments:
             for slot, machine_port in list(self.ports):
                 if machine_port.machine in work.machines or machine_port.segment in work.segments:
@@ -171,21 +205,25 @@ class PolicyState:
                     shift.joined += known.joined
                     shift.left += known.left
                 shifts[selection] = shift
+        resolve, member_of = self.selections.resolve, self.tables.member_of
         for selection in fresh:
             shifts.pop(selection, None)
-            if selection.uses:
-                selection.members = self.selections.resolve(selection, resolver)
-                if selection.meaning.kind in (Kind.FIXED, Kind.OTHER):
-                    selection.fixed = resolver.fixed(selection.meaning.term)
+            if not selection.uses:
+                continue
+            kind = selection.meaning.kind
+            if kind is not Kind.FIXED:
+                selection.members = resolve(selection, resolver)
+                for slot in selection.members:
+                    member_of[slot].append(selection)
+            if kind is Kind.FIXED or kind is Kind.OTHER:
+                selection.fixed = resolver.fixed(selection.meaning.term)
         return shifts
 
     def _moved(self, work: Work, shifts: Mapping[Selection, Shift]) -> set[int]:
         """Keep `member_of`; the ports whose tables may be different."""
         slots, member_of, ports = work.slots, self.tables.member_of, self.ports.ports
-        for selection in self.selections.fresh:
-            for slot in selection.members:
-                member_of[slot].append(selection)
-            if selection in self.tables.excluded:
+        for selection in self.tables.excluded:
+            if selection in self.selections.fresh:
                 slots |= selection.members
         self.selections.fresh.clear()
         for selection, shift in shifts.items():
@@ -199,9 +237,10 @@ class PolicyState:
             if selection.parts or selection in self.tables.excluded:
                 slots.update(shift.joined)
                 slots.update(shift.left)
-        for selection in work.scopes:
-            slots |= selection.members
         slots.update(work.before)
+        if len(slots) < len(self.ports.slot_of):
+            for selection in work.scopes:
+                slots |= selection.members
         if work.everyone:
             slots.update(slot for slot, _ in self.ports)
         return {slot for slot in slots if ports[slot] is not None}

@@ -71,7 +71,7 @@ class Item:
         if self._is_block:
             hole = holes[numbers[0]]
             if hole.meaning is None:
-                hole.meaning = intern(self._marks.filled(self.term, holes))
+                hole.meaning = intern(Addresses((hole.value,)))  # type: ignore[arg-type]
             return hole.meaning
         key = holes[numbers[0]] if len(numbers) == 1 else tuple(holes[number] for number in numbers)
         found = self._known.get(key)

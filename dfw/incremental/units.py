@@ -158,6 +158,9 @@ class Units:
     ) -> bytes:
         base = instance.base
         if part.plain is not None:
+            if len(part.plain) == 1:
+                rule, source, destination, tail = part.plain[0]
+                return head_pack(base + rule, *sides[source], *sides[destination]) + tail
             return b"".join(
                 [
                     head_pack(base + rule, *sides[source], *sides[destination]) + tail

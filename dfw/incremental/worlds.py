@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from dfw.incremental.changes import Change, Clock, Exclusion, Remove
+from dfw.incremental.changes import Change, Clock, Exclusion, Remove, Staged
 from dfw.model import FloodBinding, Group, Machine, Namespace, Policy, PolicySet, Port, Segment, TimerBinding
 
 _NOTHING = PolicySet()
@@ -25,6 +25,9 @@ def world_changes(after: PolicySet, before: PolicySet = _NOTHING) -> list[Change
     changes += _differences(FloodBinding, _by_path(before.flood_bindings), _by_path(after.flood_bindings))
     if before.default != after.default:
         changes.append(after.default)
+    old, new = _by_path(before.staged), _by_path(after.staged)
+    changes += [Remove(Staged, path) for path in old if path not in new]
+    changes += [Staged(policy) for path, policy in new.items() if old.get(path) != policy]
     if before.excluded != after.excluded:
         changes.append(Exclusion(after.excluded))
     if before.timers != after.timers:

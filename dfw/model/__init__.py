@@ -17,6 +17,7 @@ from dfw.model.address import (
     ranges_merge,
     ranges_subtract,
 )
+from dfw.model.columns import rows_of_columns
 from dfw.model.flood import FLOOD_MAXIMUM, FloodLimits
 from dfw.model.inventory import (
     NAMESPACE_NAME_LABEL,
@@ -184,6 +185,7 @@ __all__ = [
     "ranges_intersect",
     "ranges_merge",
     "ranges_subtract",
+    "rows_of_columns",
     "rules_for",
     "rules_for_tap",
     "timer_bounds",

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from dfw.bench.clusters import make_cluster
 from dfw.errors import PolicyError
-from dfw.incremental import PolicyState, Stamp
+from dfw.incremental import PolicyState, Staged, Stamp
 from dfw.incremental.canonical import canonical_state
 from dfw.incremental.templates import Instance
 from dfw.incremental.worlds import world_changes
 from dfw.kube.decoded import DecodedReader
+from dfw.kube.metadata import STAGED
 from dfw.model import NAMESPACE_NAME_LABEL, Port
 from tests.support.kube import labels, loaded, network_policy, pod
 from tests.support.random_clusters import cluster, policies
@@ -29,10 +30,21 @@ KUBE = ("Namespace", "Pod", "NetworkPolicy", "ClusterNetworkPolicy", "SecurityPo
 JUNK: list[Any] = [None, "", "x", "X y", 0, -1, 70000, 1.5, True, [], {}, [None], ["x"], {"a": None}, {"a": "b"}, "::1"]
 
 
-def documents(random: Random) -> list[dict[str, Any]]:
-    """Of Kubernetes' kinds."""
+def documents(random: Random, *, staged: bool = True) -> list[dict[str, Any]]:
+    """Of Kubernetes' kinds; some policies are staged, as new ones or beside those in force."""
     found = cluster(random) + policies(random)
-    return [item for item in found if item.get("kind") in KUBE and "resource_type" not in item]
+    plain = [item for item in found if item.get("kind") in KUBE and "resource_type" not in item]
+    beside = [staged_version(random, item) for item in plain if item["kind"] in KUBE[2:] and random.random() < 0.3]
+    return plain + beside if staged else plain
+
+
+def staged_version(random: Random, document: dict[str, Any]) -> dict[str, Any]:
+    """The document as a staged change of the same policy, of another one, or as a staged deletion."""
+    name = document["metadata"]["name"] + random.choice(["", "-new"])
+    annotations = {STAGED: random.choice(["true", "true", "delete", "false"])}
+    if annotations[STAGED] == "false":
+        name += "-in-force"
+    return {**document, "metadata": {**document["metadata"], "name": name, "annotations": annotations}}
 
 
 def outcome(reader: DecodedReader, document: Mapping[str, Any], *, slowly: bool) -> object:
@@ -41,6 +53,9 @@ def outcome(reader: DecodedReader, document: Mapping[str, Any], *, slowly: bool)
         found = reader._read_slowly(document) if slowly else reader.read(document)
     except PolicyError as error:
         return str(error)
+    if isinstance(found, Staged):
+        assert isinstance(found.policy, Stamp)
+        return "staged", found.policy.key, Instance(*found.policy).policies()
     return (found.key, Instance(*found).policies()) if isinstance(found, Stamp) else found
 
 
@@ -81,6 +96,9 @@ def test_decoded_objects_compile_as_manifests_do(seed: int) -> None:
     slow.apply(world_changes(world))
     quick.apply(DecodedReader(quick.selections.meaning).read_all(given_documents))
     assert without_numbers(quick) == without_numbers(slow)
+    assert (quick.what_if is None) == (slow.what_if is None) == (not world.staged)
+    if quick.what_if is not None and slow.what_if is not None:
+        assert without_numbers(quick.what_if) == without_numbers(slow.what_if)
 
 
 def without_numbers(state: PolicyState) -> dict[str, Any]:
@@ -130,6 +148,33 @@ def test_pods_without_a_vnic_and_assigned_things() -> None:
     assert isinstance(again, Port) and again.mac == found.mac
     described = reader.read({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "x"}})
     assert described is not None and described.labels == {NAMESPACE_NAME_LABEL: "x"}  # type: ignore[union-attr]
+
+
+@settings(max_examples=EXAMPLES // 3)
+@given(st.integers(0, 2**32))
+def test_pods_are_read_many_at_a_time_as_one_by_one(seed: int) -> None:
+    """Whatever is among them (not plain, wrong, without a vNIC): the same vNICs in order, or the same errors."""
+    random = Random(seed)
+    given_pods = [item for item in documents(random) for _ in range(3) if item["kind"] == "Pod"]
+    for at in range(len(given_pods)):
+        if random.random() < 0.3:
+            given_pods[at] = spoil(random, given_pods[at])
+        elif random.random() < 0.1:
+            given_pods[at] = {**given_pods[at], "status": {"phase": "Failed"}}
+    one_by_one, errors = [], []
+    reader = DecodedReader(PolicyState().selections.meaning)
+    for item in given_pods:
+        try:
+            one_by_one.append(reader.read(item))
+        except PolicyError as error:
+            errors += error.problems
+    many = DecodedReader(PolicyState().selections.meaning)
+    if errors:
+        with pytest.raises(PolicyError) as caught:
+            many.read_all(given_pods)
+        assert list(caught.value.problems) == errors
+    else:
+        assert many.read_all(given_pods) == [port for port in one_by_one if port is not None]
 
 
 def test_all_problems_of_all_objects() -> None:

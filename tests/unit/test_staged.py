@@ -392,3 +392,22 @@ def test_check_lints_staged_rules_as_what_they_are(tmp_path: Path) -> None:
     before = {item["message"] for item in check_files(files)["warnings"]}
     after = {item["message"] for item in result["warnings"] if not item["message"].startswith("with the staged")}
     assert before == after
+
+
+def test_check_says_what_staged_rules_do_to_those_in_force(tmp_path: Path) -> None:
+    """A staged policy that decides everything first: the rules in force would never decide, and are not wrong now."""
+    (tmp_path / "i.yaml").write_text(INVENTORY)
+    (tmp_path / "s.yaml").write_text(POLICY + NEW.replace("services: [HTTP], ", ""))
+    files = (str(tmp_path / "i.yaml"), str(tmp_path / "s.yaml"))
+    result = check_files(files)
+    schema = json.loads(schema_files()["check"].read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator(schema).validate(result)
+    found = {(item["kind"], item["rule_path"]): item for item in result["warnings"] if item["staged"]}
+    for path in (f"{PATH}p/rules/{name}" for name in ("names", "mysql", "rest")):
+        item = found["unreachable", path]
+        assert item["message"].startswith("with the staged policies in force: ")
+        assert item["rules"] == [f"{PATH}front/rules/no-web"] and item["packet"]
+    (tmp_path / "s.yaml").write_text(POLICY)
+    plain = check_files(files)["warnings"]
+    assert [item for item in result["warnings"] if not item["staged"]] == plain
+    assert not any(item["kind"] == "unreachable" for item in plain)
