@@ -28,12 +28,15 @@ COLUMNS: Final = (
     *("packets", "bytes", "reply_packets", "reply_bytes", "dropped"),
     *("state", "history", "start", "end", "end_reason", "rule", "rule_path"),
 )
-STAGED_COLUMNS: Final = ("staged_verdict", "staged_reason", "staged_rule", "staged_rule_path", "staged_cut_packets")
+STAGED_COLUMNS: Final = (
+    *("staged_verdict", "staged_reason", "staged_rule", "staged_rule_path"),
+    *("staged_cut_packets", "staged_pass_packets"),
+)
 """Added where policies are staged: what the flow's first packet would have met at this vNIC (nothing: it would not have
-come so far), and what it let pass there that would have been refused."""
+come so far), what it let pass there that would have been refused, and what was refused there that would have passed."""
 _NUMBERS: Final = frozenset(
     ("proto", "sport", "dport", "packets", "bytes", "reply_packets", "reply_bytes", "dropped", "rule")
-    + ("staged_rule", "staged_cut_packets")
+    + ("staged_rule", "staged_cut_packets", "staged_pass_packets")
 )
 _SECONDS: Final = frozenset(("start", "end"))
 
@@ -52,10 +55,17 @@ def write_flows(
 ) -> None:
     """Write all flow records of the core: .csv, .parquet, or for any other ending JSON lines. Raises OSError.
 
-    `beside`: what staged policies would do to them, in columns of its own.
+    `beside`: what staged policies would do to them, in columns of its own, and after them what would newly pass where
+    no connection is: a record of no packets, with how many were `dropped`.
     """
-    staged = None if beside is None else beside.changes.of_flows(replay.flows())
-    columns = COLUMNS if beside is None else (*COLUMNS, *STAGED_COLUMNS)
+    staged, columns = None, COLUMNS
+    new: list[tuple[Any, ...]] = []
+    if beside is not None:
+        columns = (*COLUMNS, *STAGED_COLUMNS)
+        flows = replay.flows()
+        staged = beside.changes.of_flows(flows)
+        found = beside.changes.new_flows(flows, beside.names(enforcer, files))
+        new = [tuple(map(row.__getitem__, columns)) for row in found]
     if path.endswith((".csv", ".parquet")):
         names = [_csv_text(name) for name in files]
         rules = [f"{rule.rule_id},{_csv_text(rule.path)}" for rule in enforcer.rules]
@@ -68,6 +78,7 @@ def write_flows(
                 replay.write_flows(
                     file.fileno(), names, filters, rules, csv=True, staged=staged, staged_rules=staged_rules
                 )
+                _append_new(file.fileno(), new, csv_form=True)
         else:
             with tempfile.TemporaryFile(prefix="palisade-") as spool:
                 spool.write(_csv_header(columns))
@@ -75,6 +86,7 @@ def write_flows(
                 replay.write_flows(
                     spool.fileno(), names, filters, rules, csv=True, staged=staged, staged_rules=staged_rules
                 )
+                _append_new(spool.fileno(), new, csv_form=True)
                 _write_parquet(spool, path, columns)
         return
     names = [json.dumps(name) for name in files]
@@ -84,6 +96,7 @@ def write_flows(
     def write(descriptor: int) -> None:
         texts = names, enforcer.filter_json(), enforcer.rule_json()
         replay.write_flows(descriptor, *texts, csv=False, staged=staged, staged_rules=staged_rules)
+        _append_new(descriptor, new, csv_form=False)
 
     if path == "-":
         sys.stdout.flush()
@@ -94,6 +107,15 @@ def write_flows(
         write(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _append_new(descriptor: int, rows: Iterable[Sequence[Any]], *, csv_form: bool) -> None:
+    with open(descriptor, "w", newline="", encoding="utf-8", errors="surrogateescape", closefd=False) as file:
+        if csv_form:
+            csv.writer(file).writerows(rows)
+        else:
+            columns = (*COLUMNS, *STAGED_COLUMNS)
+            file.writelines(json_line(zip(columns, row, strict=True)) for row in rows)
 
 
 def _staged_json(rule_id: int | None, path: str | None) -> str:

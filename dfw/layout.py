@@ -181,6 +181,7 @@ CHANGE_DTYPE: Final = np.dtype(
 STAGED_FLOW_DTYPE: Final = np.dtype(
     [
         ("packets", "=u8"),
+        ("passes", "=u8"),
         ("rule", "=u4"),
         ("verdict", "u1"),
         ("reason", "u1"),
@@ -196,7 +197,7 @@ SEGMENT: Final = 255
 RULE_COUNT_DTYPE: Final = np.dtype([("hits", "=u8"), ("packets", "=u8"), ("bytes", "=u8")])
 assert FRAME_DTYPE.itemsize == 48 and RECORD_DTYPE.itemsize == 32 and GENERATED_DTYPE.itemsize == 40
 assert BENCH_FRAME_DTYPE.itemsize == 24 and FLOW_DTYPE.itemsize == 128 and BINDING_DTYPE.itemsize == 28
-assert ETHER_DTYPE.itemsize == 28 and CHANGE_DTYPE.itemsize == 88 and STAGED_FLOW_DTYPE.itemsize == 16
+assert ETHER_DTYPE.itemsize == 28 and CHANGE_DTYPE.itemsize == 88 and STAGED_FLOW_DTYPE.itemsize == 24
 assert RULE_DTYPE.itemsize == 40 and RANGE_DTYPE.itemsize == 36 and KEY_DTYPE.itemsize == 40
 
 RuleArray = npt.NDArray[np.void]

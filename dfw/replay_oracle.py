@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any, TextIO
 
 from dfw.capture import CaptureError, open_capture
@@ -20,6 +20,7 @@ from dfw.oracle import Replay as OracleReplay
 from dfw.oracle.flow import Flow
 from dfw.oracle.replay import AmbiguousVnicError, Judgement
 from dfw.records import json_line, seconds
+from dfw.replay_oracle_packets import OraclePackets
 from dfw.replay_run import CaptureResult, RunOptions, RunResult
 from dfw.schedule_clock import ScheduleClock, always, schedule_clock
 from dfw.staged_oracle import StagedOracle
@@ -33,8 +34,19 @@ def run_oracle(
     world: PolicySet, paths: Sequence[str], options: RunOptions, progress: Callable[[int], None] = lambda _: None
 ) -> RunResult:
     """As run_native, packet by packet in Python. Raises OracleRefusal for options that only the core has."""
-    if options.allowed or options.dropped or options.generated or options.live_sanity:
-        raise OracleRefusal("--backend oracle has no --allowed, --dropped, --generated, --live-sanity")
+    if options.live_sanity:
+        raise OracleRefusal("--backend oracle has no --live-sanity")
+    with ExitStack() as outputs:
+        return _run(world, paths, options, progress, OraclePackets(options, outputs))
+
+
+def _run(
+    world: PolicySet,
+    paths: Sequence[str],
+    options: RunOptions,
+    progress: Callable[[int], None],
+    packets: OraclePackets,
+) -> RunResult:
     result = RunResult()
     judgements: list[Judgement] = []
     flows: list[Flow] = []
@@ -47,14 +59,15 @@ def run_oracle(
         if run is None or options.each:
             run, clock = _begin(world, options, staged)
         run.begin_file(path)
+        packets.begin_file()
         if staged is not None:
             staged.run.begin_file(path)
-        _feed(run, path, entry, result, progress, clock, staged)
+        _feed(run, path, entry, result, progress, clock, staged, packets)
         if options.each:
-            _end(run, result, judgements, flows, staged)
+            _end(run, result, judgements, flows, staged, packets)
             run = None
     if run is not None:
-        _end(run, result, judgements, flows, staged)
+        _end(run, result, judgements, flows, staged, packets)
     if staged is not None:
         result.staged = staged.summary()
     _count(result, judgements, flows)
@@ -66,8 +79,10 @@ def run_oracle(
     if options.flows is not None and staged is None:
         write_rows((_flow_row(flow) for flow in flows), options.flows)
     elif options.flows is not None and staged is not None:
+        columns = (*COLUMNS, *STAGED_COLUMNS)
         rows = (_flow_row(flow) + also for flow, also in zip(flows, staged.of_flows(flows), strict=True))
-        write_rows(rows, options.flows, (*COLUMNS, *STAGED_COLUMNS))
+        new = (tuple(map(row.__getitem__, columns)) for row in staged.new_flows(flows))
+        write_rows(chain(rows, new), options.flows, columns)
     if options.log:
         from dfw.log_run import LogRecord, log_entries, write_log
 
@@ -109,6 +124,7 @@ def _feed(
     progress: Callable[[int], None],
     clock: ScheduleClock | None,
     staged: StagedOracle | None,
+    packets: OraclePackets,
 ) -> None:
     try:
         with open_capture(path) as source:
@@ -125,6 +141,7 @@ def _feed(
                         data = bytes(source.view[at : at + length])
                         try:
                             _feed_one(run, frame, data)
+                            packets.keep(run, frame, data)
                             if staged is not None:
                                 _feed_one(staged.run, frame, data)
                         except CoreError as error:
@@ -164,8 +181,10 @@ def _end(
     judgements: list[Judgement],
     flows: list[Flow],
     staged: StagedOracle | None,
+    packets: OraclePackets,
 ) -> None:
     found, ended = run.finish(), run.flows()
+    packets.end(run, found)
     if staged is not None:
         found, ended = staged.end(found, ended)
     judgements += found

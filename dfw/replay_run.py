@@ -139,7 +139,8 @@ def run_native(
     result = RunResult()
     with ExitStack() as outputs:
         verdict_fd, allowed_fd, dropped_fd, generated_fd = (
-            _create(path, outputs) for path in (options.verdicts, options.allowed, options.dropped, options.generated)
+            output_create(path, outputs)
+            for path in (options.verdicts, options.allowed, options.dropped, options.generated)
         )
         replay = Replay(
             enforcer.engine,
@@ -175,7 +176,9 @@ def run_native(
     return result
 
 
-def _create(path: str | None, outputs: ExitStack) -> int:
+def output_create(path: str | None, outputs: ExitStack) -> int:
+    """A descriptor to write this file with, until `outputs` close it; -1 for none. `-` is standard output. Raises
+    OSError."""
     if path is None:
         return -1
     if path == "-":

@@ -9,7 +9,7 @@ connections of a packet between two vNICs are one flow.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -18,11 +18,14 @@ import numpy.typing as npt
 
 from dfw.core import NO_FILTER, NO_RULE, REASONS, VERDICTS
 from dfw.layout import STAGED_FLOW_DTYPE
+from dfw.records import seconds
 
 CUT, PASS = 1, 2
 HERE, OPENS, REPLY, PORTS = 1, 2, 4, 8
 NO_VERDICT: Final = 0xFF
 FILE_SHIFT: Final = 40
+REFUSED: Final = "REFUSED"
+"""State of the flow records of what would newly pass, and has no connection in force."""
 FLOWS_LISTED: Final = 10_000
 """At most so many flows stand in the summary."""
 _WORDS = {CUT: "cut", PASS: "pass"}
@@ -62,6 +65,7 @@ class _Flow:
 
     change: int
     first: np.void
+    last_ns: int = 0
     packets: int = 0
     bytes: int = 0
 
@@ -99,10 +103,15 @@ class StagedChanges:
     def _add_flows(self, change: int, rows: Changes) -> None:
         numbers, first, inverse = np.unique(rows["flow"], return_index=True, return_inverse=True)
         sums = _sums(inverse, len(numbers), rows["bytes"])
-        for number, at, (packets, size) in zip(numbers.tolist(), first.tolist(), sums.tolist(), strict=True):
+        last = np.zeros(len(numbers), dtype=np.uint64)
+        last[inverse] = rows["ts_ns"]  # of several the last one stays
+        for number, at, ns, (packets, size) in zip(
+            numbers.tolist(), first.tolist(), last.tolist(), sums.tolist(), strict=True
+        ):
             flow = self._flows.get((change, number))
             if flow is None:
                 flow = self._flows[change, number] = _Flow(change, rows[at].copy())
+            flow.last_ns = ns
             flow.packets += packets
             flow.bytes += size
 
@@ -116,13 +125,17 @@ class StagedChanges:
 
     def of_flows(self, flows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
         """For each flow record (FLOW_DTYPE): what its first packet would have met at this filter, and what would have
-        been cut (STAGED_FLOW_DTYPE). Needs `keep_flows`."""
+        been cut, or newly pass (STAGED_FLOW_DTYPE). Needs `keep_flows`."""
         found = np.zeros(len(flows), dtype=STAGED_FLOW_DTYPE)
         found["verdict"], found["reason"], found["rule"] = NO_VERDICT, NO_VERDICT, NO_RULE
+        passing, at_flow = self._passing(flows)
+        for flow, at in zip(passing, at_flow.tolist(), strict=True):
+            if at >= 0:
+                found["passes"][at] = flow.packets
         if not self._opened:
             return found
         opened = np.concatenate(self._opened)
-        mine = _keys(flows["number"] | flows["file"].astype(np.uint64) << np.uint64(FILE_SHIFT), flows["filter"])
+        mine = _flow_keys(flows)
         parts = [mine, _keys(opened["flow"], opened["filter"]), *self._cut_keys]
         _, inverse = np.unique(np.concatenate(parts), return_inverse=True)
         own, first, cut = np.split(inverse, [len(mine), len(mine) + len(opened)])
@@ -137,6 +150,29 @@ class StagedChanges:
             found[name][known] = opened[f"staged_{name}"][at[known]]
         found["packets"] = packets[own]
         return found
+
+    def _passing(self, flows: npt.NDArray[np.void]) -> tuple[list[_Flow], npt.NDArray[np.int64]]:
+        """The flows that would newly pass, in order of their first packets, and the place among the given records of
+        each one's connection at the filter that refuses it; -1: in force it has none there."""
+        passing = sorted(
+            (flow for flow in self._flows.values() if flow.change == PASS), key=lambda flow: _place(flow.first)
+        )
+        mine = _flow_keys(flows)
+        theirs = _keys(
+            np.array([flow.first["flow"] for flow in passing], dtype=np.uint64),
+            np.array([flow.first["filter"] for flow in passing], dtype=np.uint16),
+        )
+        _, inverse = np.unique(np.concatenate([mine, theirs]), return_inverse=True)
+        place = np.full(len(inverse), -1, dtype=np.int64)
+        place[inverse[: len(mine)]] = np.arange(len(mine))
+        return passing, place[inverse[len(mine) :]]
+
+    def new_flows(self, flows: npt.NDArray[np.void], names: Names) -> Iterator[dict[str, Any]]:
+        """What would newly pass where no given flow record (FLOW_DTYPE) is: one record a flow, by the names of
+        dfw.flows.COLUMNS and STAGED_COLUMNS, in order of their first packets. Needs `keep_flows`."""
+        for flow, at in zip(*self._passing(flows), strict=True):
+            if at < 0:
+                yield _new_flow(flow, names)
 
     def summary(self, names: Names) -> dict[str, Any]:
         """The member `staged` of `replay -o json`."""
@@ -168,6 +204,10 @@ class StagedChanges:
     def _total(self, change: int, flows: Sequence[_Flow]) -> dict[str, int]:
         mine = sum(flow.change == change for flow in flows)
         return {"flows": mine, "packets": self._packets[change], "bytes": self._bytes[change]}
+
+
+def _flow_keys(flows: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
+    return _keys(flows["number"] | flows["file"].astype(np.uint64) << np.uint64(FILE_SHIFT), flows["filter"])
 
 
 def _keys(flow: npt.NDArray[Any], filters: npt.NDArray[Any]) -> npt.NDArray[np.void]:
@@ -222,6 +262,27 @@ def _shown(flow: _Flow, names: Names) -> dict[str, Any]:
             "reason": REASONS[int(row["staged_reason"])],
             **_named(names.staged_rules, int(row["staged_rule"])),
         },
+    }
+
+
+def _new_flow(flow: _Flow, names: Names) -> dict[str, Any]:
+    """A flow record of what is refused and would pass: of a connection that is not there in force."""
+    shown = _shown(flow, names)
+    staged = {f"staged_{name}": value for name, value in shown["staged"].items()}
+    return {
+        **{name: shown[name] for name in ("file", "vnic", "dir", "proto", "src", "sport", "dst", "dport")},
+        **dict.fromkeys(("packets", "bytes", "reply_packets", "reply_bytes"), 0),
+        "dropped": flow.packets,
+        "state": REFUSED,
+        "history": "",
+        "start": seconds(int(flow.first["ts_ns"])),
+        "end": seconds(flow.last_ns),
+        "end_reason": "refused",
+        "rule": shown["rule"],
+        "rule_path": shown["rule_path"],
+        **staged,
+        "staged_cut_packets": 0,
+        "staged_pass_packets": flow.packets,
     }
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from dfw.core import EngineOptions, Replay, StagedRules
@@ -35,7 +36,7 @@ class StagedBeside:
         """Everything begins anew: another repetition."""
         self.changes = StagedChanges(self.changes.keep_flows)
 
-    def names(self, enforcer: NativeEnforcer, files: list[str]) -> Names:
+    def names(self, enforcer: NativeEnforcer, files: Sequence[str]) -> Names:
         """What the numbers in changes mean."""
         rules, staged = (
             [RuleName(rule.rule_id, rule.path) for rule in item.rules] for item in (enforcer, self.enforcer)

@@ -83,12 +83,19 @@ class StagedOracle:
         """The member `staged` of `replay -o json`."""
         return self._changes.summary(self._names)
 
-    def of_flows(self, flows: Sequence[Flow]) -> Iterator[tuple[Any, ...]]:
-        """The values of dfw.flows.STAGED_COLUMNS for each flow."""
+    def new_flows(self, flows: Sequence[Flow]) -> Iterator[dict[str, Any]]:
+        """Flow records of what would newly pass, and has no connection in force (see StagedChanges.new_flows)."""
+        return self._changes.new_flows(self._keys(flows), self._names)
+
+    def _keys(self, flows: Sequence[Flow]) -> npt.NDArray[np.void]:
         keys = np.zeros(len(flows), dtype=FLOW_DTYPE)
         keys["number"] = [flow.begun for flow in flows]
         keys["filter"] = [self._filters[flow.vnic] for flow in flows]
-        for row in self._changes.of_flows(keys):
+        return keys
+
+    def of_flows(self, flows: Sequence[Flow]) -> Iterator[tuple[Any, ...]]:
+        """The values of dfw.flows.STAGED_COLUMNS for each flow."""
+        for row in self._changes.of_flows(self._keys(flows)):
             judged = int(row["verdict"]) != NO_VERDICT
             rule = self._names.staged_rules[int(row["rule"])] if int(row["rule"]) != NO_RULE else None
             yield (
@@ -97,6 +104,7 @@ class StagedOracle:
                 None if rule is None else rule.rule,
                 None if rule is None else rule.rule_path,
                 int(row["packets"]),
+                int(row["passes"]),
             )
 
     def _compare(self, now: list[Judgement], then: list[Judgement]) -> Iterator[tuple[Any, ...]]:

@@ -197,6 +197,11 @@ class Replay:
             self._lines += lines
         return [line.judgement for line in lines]
 
+    @property
+    def fed(self) -> int:
+        """How many packets it was given: `order` of the last one's judgements."""
+        return self._order
+
     def take_over(self) -> None:
         """Another process goes on with the table of connections (section 14). Fragments held are lost: incomplete."""
         lines: list[_Line] = []

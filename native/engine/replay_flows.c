@@ -79,6 +79,8 @@ static void text_staged(pal_text *t, const pal_staged_flow *s, bool csv, const c
     text_string(t, rule[s->rule == PAL_NO_RULE ? none : s->rule]);
     text_string(t, csv ? "," : ", \"staged_cut_packets\": ");
     pal_text_u64(t, s->packets);
+    text_string(t, csv ? "," : ", \"staged_pass_packets\": ");
+    pal_text_u64(t, s->passes);
 }
 
 int pal_replay_flows_write(pal_replay *r, int fd, int csv, const char *const *file, const char *const *filter,

@@ -321,7 +321,7 @@ typedef struct pal_change {
 
 /* What staged policies would do to one connection. */
 typedef struct pal_staged_flow {
-    uint64_t packets;              /* that it let pass at its filter, and would not have */
+    uint64_t packets, passes;      /* that it let pass at its filter, and would not have; that were refused, and would pass */
     uint32_t rule;                 /* of the staged judgement of its first packet: PAL_NO_RULE, PAL_NO_VERDICT where there is none */
     uint8_t verdict, reason, reserved[2];
 } pal_staged_flow;
@@ -444,7 +444,7 @@ _Static_assert(sizeof(pal_range) == 36, "pal_range is part of the contract with 
 _Static_assert(sizeof(pal_key) == 40, "pal_key is part of the contract with dfw/layout.py");
 _Static_assert(sizeof(pal_bench_frame) == 24, "pal_bench_frame is part of the contract with dfw/layout.py");
 _Static_assert(sizeof(pal_change) == 88, "pal_change is part of the contract with dfw/layout.py");
-_Static_assert(sizeof(pal_staged_flow) == 16, "pal_staged_flow is part of the contract with dfw/layout.py");
+_Static_assert(sizeof(pal_staged_flow) == 24, "pal_staged_flow is part of the contract with dfw/layout.py");
 _Static_assert(sizeof(pal_frame) == 48, "pal_frame is part of the contract with dfw/layout.py");
 
 #endif

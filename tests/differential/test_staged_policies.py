@@ -26,6 +26,8 @@ from tests.support.capture_mutations import pcap_write
 from tests.support.pcap import Captured
 from tests.support.traffic import Packet, Scenario, scenario_draw
 
+PACKETS = ("allowed", "dropped", "generated")
+"""Files of packets, each with comments."""
 _ACTIONS = (Action.ALLOW, Action.DROP, Action.REJECT)
 
 
@@ -86,6 +88,7 @@ class Outputs:
             verdicts=str(folder / "verdicts.jsonl"),
             flows=str(folder / "flows.jsonl"),
             log=str(folder / "log"),
+            **{name: str(folder / name) for name in PACKETS},
             **more,
         )
         run = run_native if backend == "native" else run_oracle
@@ -101,8 +104,12 @@ class Outputs:
 
 
 def enforced_only(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Lines without what staged policies add to them."""
-    return [{name: value for name, value in row.items() if not name.startswith("staged")} for row in rows]
+    """Lines without what staged policies add to them, and without the flows that are not there in force."""
+    return [
+        {name: value for name, value in row.items() if not name.startswith("staged")}
+        for row in rows
+        if row.get("state") != "REFUSED"
+    ]
 
 
 def check(seed: int, packets: int, folder: Path) -> Outputs:
@@ -112,7 +119,7 @@ def check(seed: int, packets: int, folder: Path) -> Outputs:
     capture_of(scenario, packets, folder / "traffic.pcap")
     native, oracle = (Outputs(backend, world, scenario, folder / backend) for backend in ("native", "oracle"))
     plain = Outputs("native", replace(world, staged=()), scenario, folder / "plain")
-    for name in ("verdicts.jsonl", "flows.jsonl", "log"):
+    for name in ("verdicts.jsonl", "flows.jsonl", "log", *PACKETS):
         assert native.text(name) == oracle.text(name), name
     assert native.result.staged == oracle.result.staged
     for name in ("verdicts.jsonl", "flows.jsonl"):
@@ -158,6 +165,18 @@ def check_sums(run: Outputs) -> None:
         would = [flow for flow in run.rows("flows.jsonl") if flow["staged_cut_packets"]]
         known = {(flow["src"], flow["sport"], flow["dst"], flow["dport"]) for flow in would}
         assert {ends for ends in cut if None not in ends} <= known
+    flows = list(run.rows("flows.jsonl"))
+    there = {(flow["file"], flow["vnic"], flow["src"], flow["sport"], flow["dst"], flow["dport"]) for flow in flows}
+    for flow in staged["flows"]:
+        if flow["change"] == "pass":
+            ends = flow["file"], flow["vnic"], flow["src"], flow["sport"], flow["dst"], flow["dport"]
+            assert ends in there, flow
+    new = [flow for flow in flows if flow["state"] == "REFUSED"]
+    assert flows[len(flows) - len(new) :] == new
+    assert all(flow["dropped"] == flow["staged_pass_packets"] > 0 == flow["packets"] for flow in new)
+    if staged["pass"]["flows"] + staged["cut"]["flows"] < 10_000:
+        in_flows = sum(flow["packets"] for flow in staged["flows"] if flow["change"] == "pass")
+        assert sum(flow["staged_pass_packets"] for flow in flows) <= in_flows
 
 
 @pytest.mark.parametrize("seed", [1, 3, 4, 6, 7])

@@ -91,10 +91,12 @@ def test_both_backends_write_the_same_bytes(run: Run) -> None:
         for backend in ("native", "oracle"):
             for ending in ("jsonl", "csv"):
                 arguments = ["--verdicts", f"{backend}.v", "--flows", f"{backend}.{ending}", "--backend", backend]
+                for name in ("allowed", "dropped", "generated"):
+                    arguments += [f"--{name}", f"{backend}.{name}"]
                 done = run("cap.pcap", *where, *arguments, "-o", "json")
                 assert done.status == 0
                 check_schema(done)
-        for ending in ("v", "jsonl", "csv"):
+        for ending in ("v", "jsonl", "csv", "allowed", "dropped", "generated"):
             assert Path(f"native.{ending}").read_bytes() == Path(f"oracle.{ending}").read_bytes()
         summaries = [run("cap.pcap", *where, "--backend", name, "-o", "json").json for name in ("native", "oracle")]
         for key in ("packets", "bytes", "verdicts", "rules", "captures", "generated"):

@@ -209,7 +209,16 @@ def test_lines_flows_and_summary(run: Run) -> None:
     assert [(flow["vnic"], flow["staged_verdict"], flow["staged_cut_packets"]) for flow in lines("f.jsonl")] == [
         *([("client", "DROP", 7), ("server", None, 7)] * 2),
         *([("client", "ALLOW", 0), ("server", "ALLOW", 0)]),
+        *([("client", "ALLOW", 0)] * 2),
     ]
+    *there, mysql, ssh = lines("f.jsonl")
+    assert {flow["staged_pass_packets"] for flow in there} == {0}
+    for flow, port, rule, staged_rule in ((mysql, 3306, "mysql", "mysql"), (ssh, 22, "rest", "ssh")):
+        names = ("vnic", "dir", "dport", "packets", "dropped", "state", "end_reason", "staged_pass_packets")
+        assert [flow[name] for name in names] == ["client", "OUT", port, 0, 1, "REFUSED", "refused", 1]
+        assert flow["rule_path"] == f"{PATH}p/rules/{rule}"
+        assert flow["staged_rule_path"] == f"{PATH}p/rules/{staged_rule}"
+        assert flow["start"] == flow["end"] and flow["history"] == ""
 
 
 def test_nothing_is_added_where_nothing_is_staged(run: Run) -> None:
@@ -232,7 +241,7 @@ def test_a_table_for_people(run: Run) -> None:
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_flow_columns_in_other_formats(run: Run, ending: str) -> None:
     Path("s.yaml").write_text(POLICY + TIGHTER)
-    capture("cap.pcap", [*conversation(), frame(THERE.udp(5000, 53, b"x"))])
+    capture("cap.pcap", [*conversation(), frame(THERE.udp(5000, 53, b"x")), *refused()])
     assert run("cap.pcap", "--inventory", "i.yaml", "--flows", f"f.{ending}", policy="s.yaml").status == 0
     if ending == "csv":
         rows: list[dict[str, Any]] = list(csv.DictReader(Path("f.csv").read_text().splitlines()))
@@ -241,7 +250,9 @@ def test_flow_columns_in_other_formats(run: Run, ending: str) -> None:
         parquet = pytest.importorskip("pyarrow.parquet")
         rows = parquet.read_table("f.parquet").to_pylist()
         nothing = None
-    assert [str(row["staged_cut_packets"]) for row in rows] == ["7", "7", "0", "0"]
+    assert [str(row["staged_cut_packets"]) for row in rows] == ["7", "7", "0", "0", "0"]
+    assert [str(row["staged_pass_packets"]) for row in rows] == ["0", "0", "0", "0", "1"]
+    assert (rows[4]["state"], str(rows[4]["dropped"])) == ("REFUSED", "1")
     assert rows[0]["staged_rule_path"] == f"{PATH}p/rules/rest"
     assert rows[1]["staged_rule"] == nothing
     assert rows[2]["staged_verdict"] == "ALLOW"
