@@ -58,7 +58,8 @@ def write_flows(
     `beside`: what staged policies would do to them, in columns of its own, and after them what would newly pass where
     no connection is: a record of no packets, with how many were `dropped`.
     """
-    staged, columns = None, COLUMNS
+    staged = None
+    columns: Sequence[str] = COLUMNS
     new: list[tuple[Any, ...]] = []
     if beside is not None:
         columns = (*COLUMNS, *STAGED_COLUMNS)
