@@ -22,7 +22,6 @@ from dfw.core.binding import (
 from dfw.core.classifier import Classifier, Ruleset
 from dfw.core.engine import Engine, EngineOptions, EngineStats
 from dfw.core.host import Fabric, Host, HostRun, HostStats, WayRun, frames_of, run_way
-from dfw.core.host import Fabric, Host, HostRun, HostStats, frames_of
 from dfw.core.packetfile import LINKTYPE_RAW, PacketFile
 from dfw.core.replay import Capture, Replay, ReplayOptions, ReplayTotals, StagedRules, flow_words, linktype_name
 
