@@ -15,6 +15,10 @@
 _Static_assert(FRAME_HEADROOM >= HOST_HEADROOM + VIRTIO_TUNNEL_BYTES, "headers go before a frame");
 _Static_assert(FRAME_STRIDE % PAL_CACHE_LINE == 0 && FRAME_STRIDE % 4096 != 0, "buffers begin lines, in different sets");
 
+/* A burst ends at this many bytes too, and the same buffers are used again: what was read is still in the second-level cache when
+ * it is written. */
+#define BURST_BYTES (192u << 10)
+
 /* `n` buffers, one after the other. */
 typedef struct frame_pool {
     uint8_t *base;

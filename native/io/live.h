@@ -60,7 +60,7 @@ typedef struct live_worker {
     uplink_queue *uplink;
     frame_pool pool;        /* buffer i is frame i's, unless that came from the uplink */
     host_frame frame[HOST_BURST];
-    uint32_t frames;
+    uint32_t frames, bytes; /* of the burst so far */
     ring *in;               /* from each worker */
     uint32_t handed_to;     /* bits of workers that were given frames in this round */
     PAL_ALIGNED(PAL_CACHE_LINE) pal_live_worker seen;

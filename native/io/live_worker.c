@@ -3,6 +3,7 @@
 #include "live.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
@@ -13,7 +14,9 @@
 enum {
     EVENTS = 64,
     TICK_MS = 100, /* asleep, time passes for the switch this often */
+    EAGER_MAX = 16,
 };
+#define PAUSE_NS 100000u /* a pause shorter than this costs less awake than waking from it */
 static uint64_t live_now(void)
 {
     struct timespec t;
@@ -59,11 +62,13 @@ static void live_sink(void *context, const host_out *out, uint32_t n)
         uplink_flush(w->uplink);
 }
 
+static bool live_burst_full(const live_worker *w) { return w->frames == HOST_BURST || w->bytes >= BURST_BYTES; }
+
 /* What has been read goes through the switch; its buffers are free then. */
 static void live_burst(live_worker *w)
 {
     const uint32_t n = w->frames;
-    w->frames = 0;
+    w->frames = w->bytes = 0;
     w->live->what.burst(w->live->what.context, w->number, w->frame, n, live_now(), live_sink, w);
     if (w->uplink)
         uplink_release(w->uplink);
@@ -122,7 +127,7 @@ static void live_read_port(live_worker *w, live_port *p)
     for (uint32_t read = 0; read < HOST_BURST;) {
         const uint32_t first = w->frames;
         bool more = true;
-        for (; w->frames < HOST_BURST && read < HOST_BURST; read++) {
+        for (; !live_burst_full(w) && read < HOST_BURST; read++) {
             uint8_t *data = frame_at(&w->pool, w->frames);
             int32_t len = tap_read(p->fd[w->number], data, VIRTIO_BYTES);
             if (len <= 0) {
@@ -140,6 +145,7 @@ static void live_read_port(live_worker *w, live_port *p)
             io_add(&counts->rx_frames, 1);
             io_add(&counts->rx_bytes, f->len);
             io_add(&counts->rx_segments, good ? offload_segments(&f->offload, f->len) : 1);
+            w->bytes += f->len;
             if (PAL_LIKELY(good))
                 w->frames++;
             else
@@ -148,7 +154,7 @@ static void live_read_port(live_worker *w, live_port *p)
         live_sort(w, first);
         if (!more)
             return;
-        if (w->frames == HOST_BURST)
+        if (live_burst_full(w))
             live_burst(w);
     }
 }
@@ -157,6 +163,8 @@ static void live_read_uplink(live_worker *w)
 {
     for (uint32_t read = 0; read < 2 * HOST_BURST && w->uplink;) {
         const uint32_t first = w->frames, n = uplink_receive(w->uplink, w->frame + first, HOST_BURST - first);
+        for (uint32_t i = 0; i < n; i++)
+            w->bytes += w->frame[first + i].len;
         w->frames += n;
         read += n;
         live_sort(w, first);
@@ -164,10 +172,10 @@ static void live_read_uplink(live_worker *w)
             epoll_ctl(w->epoll, EPOLL_CTL_DEL, uplink_queue_fd(w->uplink), NULL);
             w->uplink->gone = false;
         }
-        if (n == 0)
-            return;
-        if (w->frames == HOST_BURST)
+        if (live_burst_full(w))
             live_burst(w);
+        else
+            return; /* nothing is left, or it needs what this burst has */
     }
 }
 
@@ -176,7 +184,8 @@ static void live_read_rings(live_worker *w)
     for (uint32_t i = 0; i < w->live->workers; i++)
         while (i != w->number && ring_take(&w->in[i], frame_at(&w->pool, w->frames), &w->frame[w->frames])) {
             io_add(&w->seen.taken, 1);
-            if (++w->frames == HOST_BURST)
+            w->bytes += w->frame[w->frames++].len;
+            if (live_burst_full(w))
                 live_burst(w);
         }
 }
@@ -251,7 +260,9 @@ void *live_worker_run(void *worker)
 {
     live_worker *w = worker;
     struct epoll_event event[EVENTS];
-    bool idle = false; /* nothing came in the last round */
+    bool idle = false;    /* nothing came in the last round */
+    uint64_t busy = 0;    /* when something last did */
+    uint32_t eager = 0;   /* how many of the latest pauses were short, about */
     while (!__atomic_load_n(&w->live->stop, __ATOMIC_ACQUIRE)) {
         live_mail(w);
         if (idle) {
@@ -280,7 +291,15 @@ void *live_worker_run(void *worker)
         if (w->frames > 0 || (n == 0 && idle))
             live_burst(w);
         live_wake(w);
-        idle = n <= 0;
+        const uint64_t now = live_now();
+        if (n > 0) {
+            eager = now - busy < PAUSE_NS ? min_u32(eager + 1, EAGER_MAX) : eager / 2;
+            busy = now;
+        }
+        /* While pauses are short we look again, and let others have the processor in between; then we sleep. */
+        idle = n <= 0 && (eager == 0 || now - busy > PAUSE_NS);
+        if (n <= 0 && !idle)
+            sched_yield();
     }
     return NULL;
 }

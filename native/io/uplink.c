@@ -79,7 +79,7 @@ void uplink_release(uplink_queue *q)
 {
     q->spare = q->receive;
     if (q->rest_bytes == 0)
-        q->received = 0;
+        q->received = q->bytes = 0;
 }
 
 uint32_t uplink_split(uplink_queue *q, host_frame *frame, uint32_t n, uint32_t room)

@@ -27,7 +27,8 @@ void uplink_close(uplink *u);
 int uplink_queue_fd(const uplink_queue *q);
 const io_counts *uplink_queue_counts(const uplink_queue *q);
 
-/* The next frames that have arrived, at most `room`: 0 means that there are none left. They stay until uplink_release; a burst
+/* The next frames that have arrived, at most `room` and not much more than BURST_BYTES: 0 means that there are none left, or that
+ * what there is must be released first. They stay until uplink_release; a burst
  * may be put together by several calls. */
 uint32_t uplink_receive(uplink_queue *q, host_frame *frame, uint32_t room);
 void uplink_release(uplink_queue *q);
@@ -44,6 +45,7 @@ struct uplink_queue {
     int fd;
     frame_pool pool;
     uint32_t receive, received; /* of the first ones; those in use */
+    uint32_t bytes;             /* in those */
     uint32_t spare;             /* the next of the others */
     io_counts counts;
     pal_address local;

@@ -116,7 +116,7 @@ static uint8_t uplink_tap_open_frame(uplink_queue *q, uint8_t *data, uint32_t le
 static uint32_t uplink_tap_receive(uplink_queue *q, host_frame *frame, uint32_t room)
 {
     uint32_t n = uplink_split(q, frame, 0, room);
-    while (n < room && q->rest_bytes == 0 && q->received < q->receive) {
+    while (n < room && q->rest_bytes == 0 && q->received < q->receive && q->bytes < BURST_BYTES) {
         uint8_t *data = frame_at(&q->pool, q->received);
         int32_t len = tap_read(q->fd, data, VIRTIO_TUNNEL_BYTES);
         if (len <= 0) {
@@ -133,6 +133,7 @@ static uint32_t uplink_tap_receive(uplink_queue *q, host_frame *frame, uint32_t 
             continue;
         }
         q->received++;
+        q->bytes += f.len;
         io_add(&q->counts.rx_frames, 1);
         io_add(&q->counts.rx_bytes, f.len);
         if (q->rest_bytes > 0) {

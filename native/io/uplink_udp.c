@@ -59,6 +59,7 @@ typedef struct uplink_udp {
     uplink_queue q;
     bool segment; /* UDP_SEGMENT may be used */
     uint32_t pending, next;  /* messages read; the next of them */
+    uint32_t reads;          /* how many to ask for: fewer when they are long */
     struct mmsghdr message[UDP_READS];
     struct iovec part[UDP_READS];
     struct sockaddr_in6 from[UDP_READS];
@@ -195,14 +196,17 @@ static void uplink_udp_close(uplink_queue *q)
 
 static void uplink_udp_read(uplink_udp *u)
 {
-    for (uint32_t i = 0; i < UDP_READS; i++) {
+    const uint32_t reads = u->reads ? u->reads : UDP_READS;
+    for (uint32_t i = 0; i < reads; i++) {
         u->part[i] = (struct iovec){frame_at(&u->q.pool, i), FRAME_ROOM};
         u->message[i].msg_hdr = (struct msghdr){.msg_name = &u->from[i], .msg_namelen = sizeof u->from[i], .msg_iov = &u->part[i],
                                                 .msg_iovlen = 1, .msg_control = u->control[i], .msg_controllen = sizeof u->control[i]};
     }
-    int n = recvmmsg(u->q.fd, u->message, UDP_READS, MSG_DONTWAIT, NULL);
+    int n = recvmmsg(u->q.fd, u->message, reads, MSG_DONTWAIT, NULL);
     u->next = 0;
     u->pending = u->q.received = n > 0 ? (uint32_t)n : 0;
+    if (u->pending)
+        u->reads = min_u32(max_u32(BURST_BYTES / max_u32(u->message[0].msg_len, 1), 2), UDP_READS);
 }
 
 /* IPv4 says it as a byte, IPv6 as an int. */

@@ -106,18 +106,21 @@ def ping(hosts: TwoHosts, family: int) -> None:
     protocol, kind, answer = (socket.IPPROTO_ICMP, 8, 0) if family == 4 else (socket.IPPROTO_ICMPV6, 128, 129)
     domain = socket.AF_INET if family == 4 else socket.AF_INET6
     raw = run_in(netns_path(hosts.pods[0]), lambda: socket.socket(domain, socket.SOCK_RAW, protocol))
+    message = struct.pack("!BBHHH", kind, 0, 0, 7, 1) + b"palisade"
+    if family == 4:
+        message = struct.pack("!BBHHH", kind, 0, ones_complement(message), 7, 1) + b"palisade"
     with raw:
-        raw.settimeout(20)
-        message = struct.pack("!BBHHH", kind, 0, 0, 7, 1) + b"palisade"
-        if family == 4:
-            message = struct.pack("!BBHHH", kind, 0, ones_complement(message), 7, 1) + b"palisade"
-        raw.sendto(message, (PODS[family][1], 0))
-        while True:
-            got, sender = raw.recvfrom(2000)
-            body = got[20:] if family == 4 else got
-            if sender[0] == PODS[family][1] and body[0] == answer:
-                assert body[4:] == message[4:]
-                return
+        raw.settimeout(0.5)
+        for _ in range(40):  # the first ones may find the hosts' kernels still asking for each other (ND, after DAD)
+            raw.sendto(message, (PODS[family][1], 0))
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    got, sender = raw.recvfrom(2000)
+                    body = got[20:] if family == 4 else got
+                    if sender[0] == PODS[family][1] and body[0] == answer:
+                        assert body[4:] == message[4:]
+                        return
+    raise AssertionError("no answer in 20 seconds")
 
 
 def ones_complement(data: bytes) -> int:
