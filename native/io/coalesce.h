@@ -80,6 +80,7 @@ static inline bool coalesce_read(const uint8_t *data, uint32_t len, coalesce_flo
     if (f->headers >= len)
         return false;
     f->size = len - f->headers;
+    f->closed |= f->size < OFFLOAD_SEGMENT_LEAST; /* no super-packet has shorter segments: host_offload_check */
     f->next = load_be32(l4 + 4) + f->size;
     return true;
 }

@@ -6,10 +6,6 @@
 
 #include <stdio.h>
 
-/* A core without forwarding links too; it has no live hosts. */
-#pragma weak host_worker_of
-#pragma weak host_burst
-
 static void live_host_burst(void *context, uint32_t worker, host_frame *frame, uint32_t n, uint64_t now_ns, host_sink *sink, void *sink_context)
 {
     host_burst(host_worker_of(context, worker), frame, n, now_ns, sink, sink_context);
@@ -17,8 +13,8 @@ static void live_host_burst(void *context, uint32_t worker, host_frame *frame, u
 
 pal_live *pal_live_new(pal_host *host, uint32_t workers, char *err, size_t errlen)
 {
-    if (host_burst == NULL) {
-        snprintf(err, errlen, "this core has no forwarding");
+    if (workers > 0 && host_worker_of(host, workers - 1) == NULL) {
+        snprintf(err, errlen, "%u workers: the engine has fewer", workers);
         return NULL;
     }
     return live_new((live_switch){.burst = live_host_burst, .context = host}, workers, err, errlen);

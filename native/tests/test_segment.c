@@ -306,7 +306,7 @@ int main(void)
         for (int udp = 0; udp < 2; udp++) {
             check_where = udp ? "udp" : "tcp";
             test_segments(family, udp);
-            static const uint32_t cases[][2] = {{1, 1000}, {1000, 1000}, {1001, 1000}, {64000, 1448}, {64, 1}, {65000, 1400}, {128, 2}};
+            static const uint32_t cases[][2] = {{1, 1000}, {1000, 1000}, {1001, 1000}, {64000, 1448}, {64, 32}, {65000, 1400}, {4000, 77}};
             for (uint32_t i = 0; i < sizeof cases / sizeof *cases; i++)
                 test_round(family, udp, cases[i][0], cases[i][1]);
         }
