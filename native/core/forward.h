@@ -12,6 +12,7 @@
 
 #include "geneve.h"
 #include "icmp_build.h"
+#include "learn.h"
 #include "spoof.h"
 
 enum forward_kind {
@@ -47,6 +48,8 @@ typedef struct forward_case {
     uint32_t gso_size;  /* 0: no super-packet */
     uint32_t tep;       /* PAL_UPLINK: from which */
     uint8_t marks;      /* PAL_UPLINK: GENEVE_* */
+    learn_slot *learned; /* NULL: nothing is */
+    uint64_t tick;
 } forward_case;
 
 PAL_INLINE void forward_refuse(forward_plan *plan, uint8_t reason, enum icmp_error_kind error)
@@ -265,6 +268,20 @@ PAL_OUTLINE void forward_refused(const forward_case *c, forward_plan *plan)
     plan->vnic = m->vnic;
 }
 
+/* A MAC address that the fabric does not have. */
+PAL_OUTLINE void forward_unknown(const forward_case *c, forward_plan *plan, uint64_t mac)
+{
+    if (mac == 0) {
+        forward_refuse(plan, PAL_REASON_LINK_LOCAL, ICMP_NONE);
+        return;
+    }
+    const uint32_t tep = c->learned && c->f->segment[c->segment].learn ? learn_find(c->learned, c->f, c->segment, mac, c->tick) : PAL_NO_INDEX;
+    if (tep == PAL_NO_INDEX)
+        forward_group(c, plan);
+    else
+        forward_to(c, plan, PAL_UPLINK, tep);
+}
+
 PAL_INLINE void forward_look_up(const forward_case *c, forward_plan *plan)
 {
     const fabric *f = c->f;
@@ -291,10 +308,7 @@ PAL_INLINE void forward_look_up(const forward_case *c, forward_plan *plan)
             forward_to(c, plan, m->vnic, m->tep);
         return;
     }
-    if (mac == 0)
-        forward_refuse(plan, PAL_REASON_LINK_LOCAL, ICMP_NONE);
-    else
-        forward_group(c, plan);
+    forward_unknown(c, plan, mac);
 }
 
 /* Is it dealt with alone? Its execution says something to somebody, or makes copies. */

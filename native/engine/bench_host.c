@@ -56,9 +56,9 @@ static double way_run(way *w, host_worker *host, host_frame *frame, uint64_t n, 
     const uint64_t start = bench_now();
     for (uint64_t at = 0; at < n; at += batch) {
         const uint32_t k = (uint32_t)(n - at < batch ? n - at : batch);
+        for (uint32_t i = k; i < 2 * k && at + i < n; i++) /* a card would have written them just now */
+            prefetch_read(frame[at + i].data);
         if (w->far) {
-            for (uint32_t i = 0; i < k; i++)
-                prefetch_read(frame[at + i].data);
             for (uint32_t i = 0; i < k; i++)
                 way_receive(&frame[at + i]);
         }

@@ -8,8 +8,11 @@ static void host_take_uplink(host_worker *w, const host_frame *f, host_source *s
 {
     geneve_header g;
     *s = (host_source){.vnic = PAL_UPLINK, .segment = PAL_NO_INDEX, .tep = PAL_NO_INDEX};
-    if (PAL_LIKELY(w->fabric != NULL))
-        s->tep = fabric_find(w->fabric, FABRIC_TEP, 0, f->outer.addr, f->outer.family);
+    if (PAL_UNLIKELY(memcmp(&f->outer, &w->outer, sizeof w->outer) != 0)) { /* most of a burst come from one host */
+        w->outer = f->outer;
+        w->outer_tep = w->fabric ? fabric_find(w->fabric, FABRIC_TEP, 0, f->outer.addr, f->outer.family) : PAL_NO_INDEX;
+    }
+    s->tep = w->outer_tep;
     if (PAL_UNLIKELY(s->tep == PAL_NO_INDEX)) {
         s->reason = PAL_REASON_UNKNOWN_TEP;
         return;
@@ -28,7 +31,11 @@ static void host_take_uplink(host_worker *w, const host_frame *f, host_source *s
         s->reason = PAL_REASON_TUNNEL_MALFORMED;
         return;
     }
-    s->segment = fabric_segment_of(w->fabric, g.vni);
+    if (PAL_UNLIKELY(g.vni != w->outer_vni)) {
+        w->outer_vni = g.vni;
+        w->outer_segment = fabric_segment_of(w->fabric, g.vni);
+    }
+    s->segment = w->outer_segment;
     if (PAL_UNLIKELY(s->segment == PAL_NO_INDEX))
         s->reason = PAL_REASON_UNKNOWN_VNI;
 }
@@ -56,8 +63,10 @@ static void host_control(host_worker *w, const host_frame *f, uint32_t inner)
 static uint32_t host_take(host_worker *w, uint32_t n)
 {
     uint32_t kept = 0;
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i < n; i++) {
+        prefetch_write(w->frame[i].data - GENEVE_HEADER); /* where headers will stand */
         prefetch_read(w->frame[i].data);
+    }
     for (uint32_t i = 0; i < n; i++) {
         host_frame *f = &w->frame[i];
         host_source *s = &w->source[kept];
@@ -183,8 +192,14 @@ static uint32_t host_look(host_worker *w, uint32_t n)
             w->place[w->at[k]] = (uint8_t)kept;
         }
         const forward_case c = {.f = f, .p = &w->packet[kept], .segment = w->source[kept].segment, .vnic = w->source[kept].vnic,
-                                .gso_size = w->frame[w->at[kept]].offload.gso_size, .tep = w->source[kept].tep, .marks = w->source[kept].marks};
-        forward_look_up(&c, &w->plan[kept]);
+                                .gso_size = w->frame[w->at[kept]].offload.gso_size, .tep = w->source[kept].tep, .marks = w->source[kept].marks,
+                                .learned = w->learned, .tick = host_tick(w)};
+        if (PAL_UNLIKELY(f->segment[c.segment].learn) && c.vnic == PAL_UPLINK && !c.p->reason && c.p->cap >= 14)
+            learn_source(w->learned, f, c.segment, c.p->data + 6, c.tep, c.tick);
+        if (PAL_LIKELY(w->path != NULL))
+            path_look_up(w->path, w->config->number + 1, &c, &w->plan[kept]);
+        else
+            forward_look_up(&c, &w->plan[kept]);
         host_route(w, kept);
         kept++;
     }
@@ -356,6 +371,9 @@ void host_burst(host_worker *w, host_frame *frame, uint32_t n, uint64_t now_ns, 
     w->sink = sink;
     w->context = context;
     w->outs = w->own_at = 0;
+    w->outer = (pal_address){0}; /* what was known of the last one is the last configuration's */
+    w->outer_tep = w->outer_segment = PAL_NO_INDEX;
+    w->outer_vni = PAL_NO_INDEX;
     if (PAL_UNLIKELY(w->now_ns >= pw->clock_due))
         pipeline_clock(pw, w->now_ns);
     n = host_take(w, n);

@@ -15,6 +15,7 @@
 #include "../core/geneve.h"
 #include "../core/group.h"
 #include "../core/outer.h"
+#include "../core/path.h"
 #include "../core/rewrite.h"
 #include "host.h"
 
@@ -66,6 +67,9 @@ struct host_worker {
     host_frame *frame;
     uint64_t base;               /* number of the burst's first frame */
     uint64_t now_ns;
+    uint32_t outer_tep, outer_segment; /* of the last frame from the underlay, by what follows */
+    uint32_t outer_vni;
+    pal_address outer;
     uint32_t settled;            /* of the worker's verdicts those that have been acted upon */
     uint32_t alone;              /* place of the frame that is dealt with alone, or PAL_NONE */
     uint32_t piece;              /* and, if it is a fragment, its number among those held */
@@ -87,6 +91,8 @@ struct host_worker {
     struct host_held *held;
     host_budget *budget;         /* by filter number, the last one the uplink's */
     const pal_filter **receiver;
+    path_slot *path;             /* PATH_SLOTS; NULL: every packet is looked up (tests) */
+    learn_slot *learned;         /* LEARN_SLOTS */
     uint64_t number_next;        /* of the next frame */
     pal_host_stats stats;
     void (*told)(void *context, const pal_judgement *j); /* every verdict, for tests; NULL: nobody asks */

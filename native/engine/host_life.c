@@ -18,6 +18,8 @@ static void host_worker_free(host_worker *w)
     free(w->own);
     free(w->budget);
     free(w->receiver);
+    free(w->path);
+    free(w->learned);
     free(w);
 }
 
@@ -37,10 +39,14 @@ static host_worker *host_worker_new(pal_host *h, uint32_t number)
     w->held = held_new();
     w->budget = calloc((size_t)filters + 1, sizeof *w->budget);
     w->receiver = calloc(filters, sizeof *w->receiver);
+    w->learned = calloc(LEARN_SLOTS, sizeof *w->learned);
+    w->path = aligned_alloc(PAL_CACHE_LINE, PATH_SLOTS * sizeof *w->path);
+    if (w->path)
+        memset(w->path, 0, PATH_SLOTS * sizeof *w->path);
     w->ew->w.context = w;
     w->ew->w.flush = host_verdicts;
     w->ew->w.generated = host_generated;
-    if (w->own && w->held && w->budget && w->receiver)
+    if (w->own && w->held && w->budget && w->receiver && w->learned && w->path)
         return w;
     host_worker_free(w);
     return NULL;

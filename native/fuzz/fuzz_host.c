@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * fuzz_host.c - bytes as frames from vNICs and the underlay, pauses and commits, through two hosts: one takes them one at a time,
- * the other the same in bursts. Must hold: received = passed + consumed + dropped + held after every burst; what left is the
+ * and has no path cache, the other the same in bursts. Must hold: received = passed + consumed + dropped + held after every burst; what left is the
  * same for both, byte for byte and in the same order; so are counters and connections. Seeds: host_seeds.py.
  */
 #include "../tests/support/host_rig.h"
@@ -182,6 +182,7 @@ static void begin(host_rig *x)
     held_free(x->w->held);
     x->w->held = held_new();
     memset(x->w->budget, 0, 5 * sizeof *x->w->budget);
+    memset(x->w->learned, 0, LEARN_SLOTS * sizeof *x->w->learned);
     memset(&x->w->stats, 0, sizeof x->w->stats);
     x->r.now = 1000 * RIG_S;
     x->w->now_ns = 0;
@@ -195,6 +196,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     char err[256];
     begin(&one);
     begin(&many);
+    if (!ready) {
+        free(one.w->path);
+        one.w->path = NULL;
+    }
     ready = true;
     input in = {.at = data, .end = data + size};
     uint32_t frames = 0, n = 0;

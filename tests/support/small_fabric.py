@@ -143,7 +143,10 @@ def fabric_of(host: int, *, mtu: int = 1450, underlay_mtu: int = 1500, moved: Se
         vnics=_rows(VNIC_DTYPE, vnics),
         segments=_rows(
             SEGMENT_DTYPE,
-            [{"vni": v, "gateway": g, "tep_n": len(others)} for v, g in zip(VNIS, GATEWAY_OF, strict=True)],
+            [
+                {"vni": v, "gateway": g, "tep_n": len(others), "learn": v == VNIS[3]}
+                for v, g in zip(VNIS, GATEWAY_OF, strict=True)
+            ],
         ),
         neighbours=_rows(NEIGHBOUR_DTYPE, neighbours),
         interfaces=_rows(INTERFACE_DTYPE, interfaces),

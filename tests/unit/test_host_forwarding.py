@@ -346,3 +346,33 @@ class TestNothingStaged:
     def test_own_mac(self, host: SmallHost) -> None:
         host.send((H, ether(H, H.mac) / ip4(H, G.v4) / UDP(sport=1, dport=2)))
         assert host.dropped() == {"own-mac": 1}
+
+
+class TestLearning:
+    STRANGER = "02:00:00:00:77:77"
+
+    def hello(self, vni: int) -> bytes:
+        packet = (
+            Ether(src=self.STRANGER, dst=BROADCAST) / IP(src="10.9.9.9", dst="255.255.255.255") / UDP(sport=1, dport=2)
+        )
+        return bytes(GENEVE(vni=vni) / packet)
+
+    def test_a_stranger_is_found_where_it_was_seen(self, host: SmallHost) -> None:
+        """Segment blue learns; after 300 s the stranger is unknown again, and its frames go to everybody."""
+        to_stranger = bytes(ether(G, self.STRANGER) / ip4(G, "10.9.9.9") / UDP(sport=1, dport=2))
+        assert len(host.send((G, to_stranger))) == 2
+        host.receive((self.hello(5004), TEPS[2]))
+        assert [x.tep for x in host.send((G, to_stranger))] == [TEPS[2]]
+        host.now_ns += 301 * 10**9
+        assert {x.tep for x in host.send((G, to_stranger))} == {None, TEPS[1]}
+
+    def test_other_segments_do_not_learn(self, host: SmallHost) -> None:
+        host.receive((self.hello(5001), TEPS[2]))
+        left = host.send((A, ether(A, self.STRANGER) / ip4(A, "10.9.9.9") / UDP(sport=1, dport=2)))
+        assert {x.tep for x in left} == {None, TEPS[1]}
+
+    def test_what_is_programmed_goes_first(self, host: SmallHost) -> None:
+        late = Ether(src=G.mac, dst=BROADCAST) / ip4(G, "255.255.255.255") / UDP(sport=1, dport=2)
+        host.receive((bytes(GENEVE(vni=5004) / late), TEPS[2]))
+        (left,) = host.send((H, ether(H, G.mac) / ip4(H, G.v4) / UDP(sport=1, dport=2)))
+        assert left.vnic == G.number

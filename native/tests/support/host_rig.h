@@ -48,7 +48,7 @@ static inline int host_rig_stage(host_rig *x, uint32_t away, uint32_t guards, ch
 {
     pal_vnic vnic[4];
     pal_address address[8];
-    pal_segment segment[2] = {{.vni = 5001, .tep_n = 2}, {.vni = 5002, .tep_n = 2}};
+    pal_segment segment[2] = {{.vni = 5001, .tep_n = 2}, {.vni = 5002, .tep_n = 2, .learn = 1}};
     pal_neighbour neighbour[2 * HOSTS];
     pal_fabric_route route[2 * HOSTS + 1];
     pal_interface interface[4];
