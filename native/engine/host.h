@@ -6,6 +6,22 @@
  *   vNIC A -> parse -> spoofguard -> DFW OUT @A -> forward -> DFW IN @B -> vNIC B      (B on this host)
  *                                                         `-> Geneve -> uplink         (B elsewhere)
  *   uplink -> Geneve -> forward -> DFW IN @B -> vNIC B
+ *
+ * A burst, stage by stage (host_burst, in host.c; docs/packet-path.md section 15):
+ *
+ *     take in           host_take          TEP, Geneve header, segment; control packets leave     (geneve.h)
+ *     parse             host_parse         sums that nobody vouches for                           (parse.h)
+ *     look              host_look          each frame: offload, spoofguard, congestion            (offload.h, spoof.h)
+ *         where it goes     path_look_up       from the path cache, or                            (path.h)
+ *                           forward_look_up    ARP, ND, copies, routes, a known MAC address       (forward.h, fabric.h, learn.h)
+ *     judge             host_burst_judge   plain frames, many at once                             (pipeline.h)
+ *                       host_special       one alone: answers, errors, copies, fragments          (group.h, host_fragment.c)
+ *     carry out         host_settle        by verdict, in the frames' order
+ *                           host_execute       MAC addresses, TTL, Geneve                         (rewrite.h, host_send.c)
+ *                           host_answer        ARP, ND, ping                                      (arp.h, nd.h, icmp_build.h)
+ *                           host_error         ICMP of a gateway
+ *                           host_generated     RST and ICMP of a filter
+ *     give away         host_flush         to the sink
  */
 #ifndef PAL_ENGINE_HOST_H
 #define PAL_ENGINE_HOST_H
