@@ -30,6 +30,7 @@ NEIGHBOURS: Final = 300  # pairs that ask for each other's MAC address between t
 _SPARE: Final = 32  # file descriptors for everything else
 _FAMILIES: Final = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 _ANYWHERE: Final = {Family.IPV4: "0.0.0.0", Family.IPV6: "::"}
+_NUD_KEPT: Final = 0xC0  # linux/neighbour.h: NUD_NOARP, NUD_PERMANENT
 _ABORT: Final = struct.pack("ii", 1, 0)  # SO_LINGER: closed by RST, so that no TIME_WAIT stays behind
 # The machine is short of something: ask again, later. Everything else that connect(2) says is the network's answer.
 _SHORT: Final = (errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN, errno.EADDRNOTAVAIL, errno.EMFILE, errno.ENFILE)
@@ -162,8 +163,10 @@ def _forget(namespaces: Iterable[Path]) -> None:
 
     for netns in sorted(namespaces):
         with namespace_entered(netns), IPRoute() as netlink:
-            netlink.flush_neigh(family=socket.AF_INET)
-            netlink.flush_neigh(family=socket.AF_INET6)
+            for family in _FAMILIES.values():
+                for known in netlink.neigh("dump", family=family):
+                    if not known["state"] & _NUD_KEPT:
+                        netlink.neigh("del", dst=known.get("dst"), ifindex=known["ifindex"], family=family)
 
 
 class _Batch:

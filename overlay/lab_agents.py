@@ -19,9 +19,8 @@ from overlay.pod import importing
 from overlay.span import resolve_span
 from overlay.underlay import TEP_WIRE
 
-AGENT: Final = (sys.executable, "-m", "dfw", "agent", "run")
+AGENT: Final = (sys.executable, "-m", "dfw", "-v", "agent", "run")
 READY_SECONDS: Final = 60.0  # for all of a lab's agents together, on a busy machine
-REALIZED_SECONDS: Final = 60.0
 ASK_SECONDS: Final = 5.0
 _LOG_LINES: Final = 15
 
@@ -56,6 +55,14 @@ def agent_status(paths: LabPaths, host: str) -> dict[str, Any] | None:
         return None
 
 
+def agent_tell(paths: LabPaths, host: str) -> dict[str, Any]:
+    """Have a host's agent look at what it is told, now. Returns its status; empty where none answers."""
+    try:
+        return agent_ask(paths.socket(host), {"do": "apply"}, READY_SECONDS)
+    except AskError:
+        return {}
+
+
 def desired_write(paths: LabPaths, record: LabRecord, world: PolicySet) -> None:
     """Tell every host what it needs as of the record's revision. Raises UnsupportedError, OSError."""
     attachments = {name: str(paths.room / pod.netns) for name, pod in record.pods.items()}
@@ -68,20 +75,26 @@ def desired_write(paths: LabPaths, record: LabRecord, world: PolicySet) -> None:
 def wait_realized(
     paths: LabPaths, agents: Mapping[str, Process], revision: int, told: Callable[[str], None], seconds: float
 ) -> None:
-    """Until every agent says that everything up to the revision is in force. Raises AgentError."""
+    """Until every agent says that everything up to the revision is in force, and every card is there.
+
+    Raises AgentError: one ended, refused, or took too long.
+    """
     deadline = time.monotonic() + seconds
     waiting = dict(agents)
     while waiting:
         for host, process in list(waiting.items()):
-            status = agent_status(paths, host)
-            if status is not None and int(status.get("revision_realized") or 0) >= revision:
+            status = agent_tell(paths, host)
+            problems = status.get("problems") or {}
+            if int(status.get("revision_realized") or 0) >= revision and not problems:
                 del waiting[host]
                 told(host)
             elif not process_lives(process):
                 raise AgentError(f"the agent of host {host} ended:\n{agent_log(paths, host)}")
+            elif status.get("error") and status.get("revision_wanted") == revision:
+                raise AgentError(f"host {host} refused revision {revision}: {status['error']}")
             elif time.monotonic() > deadline:
-                said = (status or {}).get("errors") or agent_log(paths, host) or "nothing"
-                raise AgentError(f"host {host} has not realized revision {revision}; its agent says: {said}")
+                said = "\n".join(f"{name}: {text}" for name, text in problems.items()) or agent_log(paths, host)
+                raise AgentError(f"host {host} has not realized revision {revision}; its agent says:\n{said}")
         if waiting:
             time.sleep(0.02)
 
