@@ -42,12 +42,13 @@ class Result(NamedTuple):
 
 @contextmanager
 def example_files() -> Iterator[tuple[str, ...]]:
-    """The built-in example: an inventory of its own, the policy of examples/shop."""
+    """The built-in example: an inventory and one policy of its own, and the policy of examples/shop."""
     with (
         as_file(files("overlay") / "example" / "inventory.yaml") as inventory,
+        as_file(files("overlay") / "example" / "neighbours.yaml") as neighbours,
         as_file(files("dfw") / "example" / "policy.yaml") as policy,
     ):
-        yield str(inventory), str(policy)
+        yield str(inventory), str(neighbours), str(policy)
 
 
 def inputs_read(names: Sequence[str]) -> Inputs:
