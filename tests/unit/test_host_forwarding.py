@@ -225,6 +225,34 @@ class TestGateways:
         assert len(host.send(*[(A, frame)] * 150)) == 100
 
 
+class TestPathCache:
+    """What is remembered of a destination is the configuration's, and never a packet's own."""
+
+    def routed(self, **fields: object) -> bytes:
+        return bytes(ether(A, GATEWAY_MAC) / ip4(A, C.v4, **fields) / UDP(sport=1, dport=2) / bytes(100))
+
+    def test_another_fabric(self, host: SmallHost) -> None:
+        assert [x.vnic for x in host.send(*[(A, self.routed())] * 3)] == [C.number] * 3
+        host.move(fabric_of(0, moved=[C]))
+        assert [(x.tep, x.vni) for x in host.send(*[(A, self.routed())] * 3)] == [(TEPS[1], 5002)] * 3
+        host.move(fabric_of(0))
+        assert [x.vnic for x in host.send((A, self.routed()))] == [C.number]
+
+    def test_another_packet(self) -> None:
+        host = SmallHost(0, fabric=fabric_of(0, mtu=120))
+        big = bytes(ether(A, GATEWAY_MAC) / ip4(A, C.v4) / UDP(sport=1, dport=2))
+        assert [x.vnic for x in host.send((A, big))] == [C.number]
+        left = host.send((A, self.routed()), (A, big), (A, self.routed(ttl=1)), (A, big))
+        assert [x.vnic for x in left] == [A.number, C.number, A.number, C.number]
+        assert host.dropped() == {"mtu": 1, "hop-limit": 1}
+
+    def test_another_tenant(self, host: SmallHost) -> None:
+        """The same destination on a segment of another gateway."""
+        frames = [(w, ether(w, GATEWAY_MAC) / ip4(w, B.v4) / UDP(sport=1, dport=2)) for w in (C, E, C)]
+        assert [x.vnic for x in host.send(*frames) if x.vnic == B.number] == [B.number] * 2
+        assert host.dropped() == {"no-neighbour": 1}
+
+
 class TestAnswers:
     def test_arp_for_a_neighbour_on_another_host(self, host: SmallHost) -> None:
         (left,) = host.send((A, ether(A, BROADCAST) / ARP(hwsrc=A.mac, psrc=A.v4, pdst=F.v4)))
