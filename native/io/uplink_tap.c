@@ -86,7 +86,9 @@ static uint8_t uplink_tap_open_frame(uplink_queue *q, uint8_t *data, uint32_t le
     const uint32_t type = h.gso_type & ~(uint32_t)VIRTIO_GSO_ECN;
     outer_found f;
     /* What the kernel has checked, or made itself and not summed yet, was not on a wire. */
-    uint8_t reason = outer_read(data, len, h.flags & (VIRTIO_NEEDS_CSUM | VIRTIO_DATA_VALID) || type ? OUTER_VERIFIED : 0, &f);
+    const uint32_t verified = h.flags & (VIRTIO_NEEDS_CSUM | VIRTIO_DATA_VALID) || type ? OUTER_VERIFIED : 0;
+    /* Who sends none takes none, over IPv6 too (RFC 6935). */
+    uint8_t reason = outer_read(data, len, verified | (((uplink_tap *)q)->zero_sums ? OUTER_ZERO6 : 0), &f);
     if (reason != PAL_REASON_MATCH)
         return reason;
     if (memcmp(&f.to, &q->local, sizeof f.to) != 0)
