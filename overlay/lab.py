@@ -182,6 +182,35 @@ def probe(name: str | None, ports: str, family: str, timeout: float, quiet: bool
 
 @lab.command()
 @name_option
+@click.argument("pod")
+@click.argument("host")
+def migrate(name: str | None, pod: str, host: str) -> int:
+    """Have another host carry a running pod: its vNIC, rules and addresses move, its processes go on.
+
+    It stays there until the lab's files say another host. Connections are not taken along: the new host judges them
+    anew, and with strict TCP refuses what it has not seen begin.
+
+    \b
+    Example:
+      palisade lab migrate web-1 esx-2
+    """
+    from overlay import lab_up
+
+    paths, _ = _known(name)
+    begun = time.monotonic()
+    try:
+        with _reported():
+            before = lab_up.migrate(paths, pod, host)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    seconds = time.monotonic() - begun
+    told = f"is on {host} already" if before is None else f"moved from {before} to {host} in {seconds:.1f} s"
+    click.echo(f"pod {pod} {told}")
+    return DONE
+
+
+@lab.command()
+@name_option
 @click.option("--format", "kind", type=click.Choice(["text", "svg", "dot"]), default="text", show_default=True)
 @click.option("--out", type=click.Path(dir_okay=False), help="Write to a file instead of stdout.")
 def graph(name: str | None, kind: str, out: str | None) -> int:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from dfw.model import PolicySet
 from overlay.ask import AskError, agent_ask
-from overlay.hoststate import state_write
+from overlay.hoststate import HostState, state_write
 from overlay.lab_record import LabPaths, LabRecord
 from overlay.launch import Launch
 from overlay.linux import Process, process_lives
@@ -22,6 +22,7 @@ from overlay.underlay import TEP_WIRE
 AGENT: Final = (sys.executable, "-m", "dfw", "-v", "agent", "run")
 READY_SECONDS: Final = 60.0  # for all of a lab's agents together, on a busy machine
 ASK_SECONDS: Final = 5.0
+_AGAIN_SECONDS: Final = 2.0
 _LOG_LINES: Final = 15
 
 
@@ -63,10 +64,15 @@ def agent_tell(paths: LabPaths, host: str) -> dict[str, Any]:
         return {}
 
 
-def desired_write(paths: LabPaths, record: LabRecord, world: PolicySet) -> None:
-    """Tell every host what it needs as of the record's revision. Raises UnsupportedError, OSError."""
+def desired_states(paths: LabPaths, record: LabRecord, world: PolicySet) -> dict[str, HostState]:
+    """What every host needs as of the record's revision. Raises UnsupportedError."""
     attachments = {name: str(paths.room / pod.netns) for name, pod in record.pods.items()}
-    for host, state in resolve_span(world, record.revision, attachments, underlay_mtu=record.mtu).items():
+    return resolve_span(world, record.revision, attachments, underlay_mtu=record.mtu)
+
+
+def desired_write(paths: LabPaths, states: Mapping[str, HostState]) -> None:
+    """Tell these hosts. Raises OSError."""
+    for host, state in states.items():
         folder = paths.host(host)
         (folder / "run").mkdir(parents=True, exist_ok=True)
         state_write(folder / "desired.json", state)
@@ -80,6 +86,7 @@ def wait_realized(
     Raises AgentError: one ended, refused, or took too long.
     """
     deadline = time.monotonic() + seconds
+    again = time.monotonic() + _AGAIN_SECONDS
     waiting = dict(agents)
     while waiting:
         for host, process in list(waiting.items()):
@@ -97,6 +104,10 @@ def wait_realized(
                 raise AgentError(f"host {host} has not realized revision {revision}; its agent says:\n{said}")
         if waiting:
             time.sleep(0.02)
+        if time.monotonic() > again:  # a card may have been another host's a moment ago: have them try once more
+            again += _AGAIN_SECONDS
+            for host in waiting:
+                os.utime(paths.host(host) / "desired.json")
 
 
 def agent_log(paths: LabPaths, host: str) -> str:

@@ -13,7 +13,7 @@ from dfw.errors import EnvironmentLacksError
 from dfw.model import PolicySet
 from overlay import linux
 from overlay.cgroup import apply_groups, apply_groups_end, groups_named, plan_groups, read_hierarchies
-from overlay.lab_agents import READY_SECONDS, AgentError, agent_launch, desired_write, wait_realized
+from overlay.lab_agents import READY_SECONDS, AgentError, agent_launch, desired_states, desired_write, wait_realized
 from overlay.lab_plan import Changes, LabPlan, PodPlan
 from overlay.lab_record import HostRecord, LabPaths, LabRecord, PodRecord, folder_remove, labs_list, record_write
 from overlay.linux import Process, process_lives
@@ -82,7 +82,7 @@ def apply_changes(
     if changes.intent:
         record.revision += 1
         record_write(paths, record)
-        desired_write(paths, record, world)
+        desired_write(paths, desired_states(paths, record, world))
         record.intent = plan.intent
     _start_agents(paths, record, changes.new_hosts, steps)
     _start_pods(paths, record, changes.new_pods, steps)
@@ -199,6 +199,27 @@ def _start_pods(paths: LabPaths, record: LabRecord, pods: Sequence[PodPlan], ste
                 raise PodError(f"the pod {started.key} does not start: {started.error}")
             record.pods[started.key].process = started.process
             step.advance()
+
+
+def apply_move(paths: LabPaths, record: LabRecord, pod: str, host: str, world: PolicySet) -> None:
+    """Have another host carry a pod's vNIC: its rules, addresses and place in all tables go along.
+
+    `world` has it there already. The host that it leaves lets its card go before the other one makes it anew.
+    Raises AgentError, OSError.
+    """
+    before = record.pods[pod].host
+    record.pods[pod].host = host
+    record.revision += 1
+    intent, record.intent = record.intent, ""  # interrupted from here on, `lab up` tells the hosts again
+    record_write(paths, record)
+    states = desired_states(paths, record, world)
+    agents = {name: item.agent for name, item in record.hosts.items() if item.agent is not None}
+    first = {name: agent for name, agent in agents.items() if name == before}
+    for group in (first, {name: agent for name, agent in agents.items() if name != before}):
+        desired_write(paths, {name: states[name] for name in group})
+        wait_realized(paths, group, record.revision, lambda name: None, READY_SECONDS)
+    record.intent = intent
+    record_write(paths, record)
 
 
 def group_name(paths: LabPaths, pod: str) -> str:

@@ -16,9 +16,18 @@ from dfw.documents import STDIN, Document, documents_parse, documents_read
 from dfw.errors import PolicyError, Problem
 from dfw.load import load_documents
 from dfw.model import PolicySet
-from overlay.lab_apply import apply_changes, apply_down, read_ipv6, read_lacks, record_verify
+from overlay.lab_apply import apply_changes, apply_down, apply_move, read_ipv6, read_lacks, record_verify
 from overlay.lab_plan import Changes, intent_hash, lab_world, plan_changes, plan_lab, world_moved
-from overlay.lab_record import InputRecord, LabPaths, LabRecord, RecordError, lab_locked, record_read, record_write
+from overlay.lab_record import (
+    InputRecord,
+    LabPaths,
+    LabRecord,
+    MoveRecord,
+    RecordError,
+    lab_locked,
+    record_read,
+    record_write,
+)
 from overlay.pod import PodSpec
 from overlay.pod_spec import pod_specs
 from overlay.progress import Steps
@@ -178,6 +187,28 @@ def _planned(record: LabRecord, inputs: Inputs, mtu: int) -> tuple[Any, Changes]
     world = world_moved(inputs.world, record.moved)
     plan = plan_lab(record.name, world, inputs.specs, inputs.intent, mtu=mtu, ipv6=read_ipv6())
     return plan, plan_changes(record, plan)
+
+
+def migrate(paths: LabPaths, pod: str, host: str) -> str | None:
+    """Move a running pod's vNIC to another host. Returns the host that it left; None where it was there already.
+
+    Raises ValueError with a sentence: no such pod, or host; AgentError, OSError.
+    """
+    with lab_locked(paths), interruptible():
+        record = record_read(paths)
+        known = None if record is None else record.pods.get(pod)
+        if record is None or known is None:
+            raise ValueError(f"lab {paths.name} has no pod {pod!r}; it has {', '.join(record.pods if record else ())}")
+        if host not in record.hosts:
+            raise ValueError(f"lab {paths.name} has no host {host!r}; it has {', '.join(record.hosts)}")
+        before = known.host
+        if before == host:
+            return None
+        record_verify(paths, record)
+        written = inputs_kept(paths, record).world
+        record.moved[pod] = MoveRecord(written.inventory.ports[pod].host, host)
+        apply_move(paths, record, pod, host, world_moved(written, record.moved))
+        return before
 
 
 def down(paths: LabPaths, steps: Steps) -> list[str]:
