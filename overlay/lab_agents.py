@@ -117,4 +117,3 @@ def agent_log(paths: LabPaths, host: str) -> str:
     except OSError:
         return ""
     return "\n".join(text.splitlines()[-_LOG_LINES:])
-

@@ -268,4 +268,3 @@ def _strangers(paths: LabPaths) -> list[str]:
         if inode in rooms and linux.process_start(int(name)) is not None:
             found.append(f"process {name} is not the lab's and lives in its namespace {rooms[inode]}: left alone")
     return found
-

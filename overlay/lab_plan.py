@@ -159,9 +159,7 @@ def plan_changes(record: LabRecord, plan: LabPlan) -> Changes:
         if name not in plan.hosts or (host.agent and host_namespace(name) in rewired)
     ]
     new_hosts = [
-        name
-        for name in plan.hosts
-        if name in old_hosts or name not in record.hosts or record.hosts[name].agent is None
+        name for name in plan.hosts if name in old_hosts or name not in record.hosts or record.hosts[name].agent is None
     ]
     return Changes(
         new_namespaces,

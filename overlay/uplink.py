@@ -83,6 +83,17 @@ def plan_uplink(tier: str, underlay: str, tep: str, peers: Iterable[str], mtu: i
     return tuple(steps)
 
 
+def read_mtu(interface: str) -> int | None:
+    """Bytes of an IP packet that this interface carries; None where there is none. Its peer may carry less."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as netlink:
+        for link in netlink.link("dump"):
+            if link.get_attr("IFLA_IFNAME") == interface:
+                return int(link.get_attr("IFLA_MTU"))
+    return None
+
+
 def apply_uplink(steps: Iterable[UplinkStep]) -> None:
     """Make it so; what is so already stays. Raises OSError with the step that could not be done."""
     from pyroute2 import IPRoute

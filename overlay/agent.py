@@ -1,0 +1,354 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host agent: desired state in, realized state out; the packets themselves run in the packet core's threads.
+
+It takes its state from a file (from a watched API later: `Desired` is the one interface), puts it in force, keeps the
+last state that was good, and answers questions on a Unix socket. When it dies, its successor maps the same connection
+tables, takes the TAPs from the holder and goes on (DESIGN section 4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import msgspec
+
+from dfw.core import CoreError, Engine, EngineOptions, Host
+from dfw.core.live import Live
+from dfw.errors import EnvironmentLacksError
+from dfw.logs import get_logger
+from dfw.model import Limits
+from overlay import realized
+from overlay.cards import Cards
+from overlay.enforce import HostEnforcer, Memory
+from overlay.enter import namespace_enter
+from overlay.holder import HolderClient, HolderError, holder_open
+from overlay.hoststate import HostState, StateError, file_replace, state_decode
+from overlay.metrics import HostCounters, render_metrics
+
+POLL_SECONDS: Final = 0.5  # how often the file is looked at, when nobody says that it has changed
+REQUEST_BYTES: Final = 1 << 20
+CONNECTIONS: Final = 1 << 18
+LAST_GOOD: Final = "state.json"
+MEMORY: Final = "memory.json"
+SOCKET: Final = "agent.sock"
+PIDS: Final = "pids.json"
+TABLE: Final = "connections"
+
+
+class Desired(Protocol):
+    """Where the state comes from."""
+
+    def read(self) -> bytes | None:
+        """The state as it is now, if it has changed since the last call; else None."""
+
+
+@dataclass(slots=True)
+class DesiredFile:
+    """A file that is replaced whole."""
+
+    path: Path
+    seen: tuple[int, int, int] | None = None
+
+    def read(self) -> bytes | None:
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return None
+        stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
+        if stamp == self.seen:
+            return None
+        data = self.path.read_bytes()
+        self.seen = stamp
+        return data
+
+
+@dataclass(frozen=True, slots=True)
+class AgentOptions:
+    """How an agent is run. `connections`: of IPv4, each worker; a quarter of it for IPv6. `uplink`: a tier, or auto."""
+
+    host: str
+    desired: Path
+    run: Path
+    underlay: str
+    netns: str | None = None
+    uplink: str = "auto"
+    workers: int = 1
+    connections: int = CONNECTIONS
+    filters: int = 1024
+    limits: Limits = field(default_factory=Limits)
+
+
+class Agent:
+    """One host's agent. `start`, then `serve` until it is told to end, then `close`."""
+
+    def __init__(self, options: AgentOptions, desired: Desired | None = None) -> None:
+        self.options = options
+        self.desired = desired or DesiredFile(options.desired)
+        self.log = get_logger("agent").bind(host=options.host)
+        self.wanted = 0
+        self.realized = 0
+        self.error: str | None = None
+        self.stalled: list[int] = []
+        self._progress: list[tuple[int, int]] = []
+        self.ended = asyncio.Event()
+        self.lock = asyncio.Lock()
+        self._closing: list[Callable[[], None]] = []
+
+    def start(self) -> None:
+        """Open tables and cards and put the last good state in force.
+
+        Raises EnvironmentLacksError: another agent runs here, or the machine lacks something.
+        """
+        options = self.options
+        options.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._alone()
+        memory = self._memory()
+        self.engine = Engine(
+            EngineOptions(
+                capacity4=options.connections,
+                capacity6=options.connections // 4,
+                filters=options.filters,
+                workers=options.workers,
+                sanity="drop",
+                path=str(options.run / TABLE),
+                limits=options.limits,
+            )
+        )
+        self.host = Host(self.engine)
+        self.live = Live(self.host, options.workers)
+        self.holder = self._holder()
+        self.holder_pid = self.holder.pid()
+        self._say_pids()
+        self.enforcer = HostEnforcer(self.engine, self.host, memory, self._remember)
+        self.cards = Cards(self.live, self.holder, options.underlay, options.workers)
+        self.cards.restore()
+        with contextlib.suppress(FileNotFoundError):
+            self._take((options.run / LAST_GOOD).read_bytes(), keep=False)
+        self.live.start()
+        self.log.info("started", realized=self.realized, cards=len(self.cards.cards))
+
+    def _alone(self) -> None:
+        """One agent a host and one a run directory. Names of abstract sockets belong to the network namespace."""
+        name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        lock = os.open(self.options.run / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._closing += [name.close, lambda: os.close(lock)]
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            name.bind("\0palisade-agent")
+        except OSError as error:
+            remedy = f"end the other one first ({self.options.run / PIDS} has its number)"
+            raise EnvironmentLacksError("a host without an agent: one runs here already", remedy) from error
+
+    def _memory(self) -> Memory:
+        """What the agent before this one knew. Its connections' deadlines count by the clock of one boot."""
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        try:
+            memory = msgspec.json.decode((self.options.run / MEMORY).read_bytes(), type=Memory)
+        except (OSError, msgspec.DecodeError):
+            memory = Memory()
+        if memory.boot != boot:
+            for path in self.options.run.glob(f"{TABLE}*"):
+                path.unlink()
+            memory = Memory(epoch=memory.epoch, boot=boot)
+        return memory
+
+    def _remember(self, memory: Memory) -> None:
+        file_replace(self.options.run / MEMORY, msgspec.json.encode(memory))
+
+    def _holder(self) -> HolderClient:
+        try:
+            return holder_open(str(self.options.run / "holder.sock"))
+        except HolderError as error:
+            raise EnvironmentLacksError("a process that holds the TAPs", str(error)) from error
+
+    def _say_pids(self) -> None:
+        """Who belongs to this host, for whoever has to end it when nobody answers any more."""
+        pids = {"agent": os.getpid(), "holder": self.holder_pid}
+        started = {name: [pid, process_start(pid)] for name, pid in pids.items()}
+        file_replace(self.options.run / PIDS, json.dumps(started).encode())
+
+    def _take(self, data: bytes, *, keep: bool = True) -> None:
+        """Put a state in force. What cannot be taken leaves the old one in force, and stands in `error`."""
+        try:
+            state = state_decode(data)
+            self.wanted = state.revision
+            if state.host != self.options.host:
+                raise StateError(f"this is the state of host {state.host!r}")
+            self._apply(state)
+        except (StateError, CoreError, OSError) as error:
+            self.error = str(error)
+            self.log.error("refused", revision=self.wanted, error=self.error)
+            return
+        self.error = None
+        self.realized = state.revision
+        if keep:
+            file_replace(self.options.run / LAST_GOOD, data)
+
+    def _apply(self, state: HostState) -> None:
+        """Rules first, then the cards that they protect: a vNIC passes nothing before its rules are there."""
+        begun = time.monotonic()
+        epoch = self.enforcer.commit(state)
+        self.cards.apply(state, self.enforcer.number)
+        self.cards.apply_uplink(state, self.options.uplink)
+        spent = time.monotonic() - begun
+        self.log.info("realized", revision=state.revision, epoch=epoch, seconds=round(spent, 4))
+
+    async def look(self) -> None:
+        """Take the desired state, if it has changed."""
+        async with self.lock:
+            data = self.desired.read()
+            if data is not None:
+                await asyncio.to_thread(self._take, data)  # netlink's sockets don't like a running loop
+
+    async def serve(self) -> None:
+        """Answer, and look for changes, until told to end."""
+        path = self.options.run / SOCKET
+        path.unlink(missing_ok=True)
+        old = os.umask(0o177)
+        server = await asyncio.start_unix_server(self._client, str(path), limit=REQUEST_BYTES)
+        os.umask(old)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.ended.set)
+        async with server:
+            while not self.ended.is_set():
+                await self.look()
+                self._watch_workers()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.ended.wait(), POLL_SECONDS)
+        path.unlink(missing_ok=True)
+
+    def _watch_workers(self) -> None:
+        """A worker that burns the processor and neither finishes a burst nor sleeps has stalled."""
+        workers = self.live.stats().workers
+        progress = [(worker.bursts + worker.sleeps, worker.cpu_ns) for worker in workers]
+        if len(self._progress) == len(progress):
+            pairs = enumerate(zip(self._progress, progress, strict=True))
+            busy = POLL_SECONDS * 1e9 / 4
+            self.stalled = [n for n, (old, new) in pairs if old[0] == new[0] and new[1] - old[1] > busy]
+        self._progress = progress
+
+    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, ValueError, asyncio.IncompleteReadError):
+            while line := await reader.readline():
+                writer.write(json.dumps(await self.answer(line)).encode() + b"\n")
+                await writer.drain()
+        writer.close()
+
+    async def answer(self, line: bytes) -> dict[str, Any]:
+        """What is asked in one line of JSON, answered; `error` where it cannot be."""
+        try:
+            request = json.loads(line)
+            what = request["do"]
+        except (ValueError, TypeError, KeyError):
+            return {"error": "a request is one line of JSON: an object with the member do"}
+        if what == "status":
+            return self.status()
+        if what == "show":
+            rows = self.show(str(request.get("what")))
+            return {"error": f"an agent has no {request.get('what')!r} to show"} if rows is None else {"rows": rows}
+        if what == "metrics":
+            return {"text": render_metrics(self.counters())}
+        if what == "apply":
+            await self.look()
+            return self.status()
+        if what == "end":
+            self.ended.set()
+            if request.get("holder"):
+                self.holder.end()
+            return {}
+        return {"error": f"{what!r} is nothing that an agent does"}
+
+    def status(self) -> dict[str, Any]:
+        """What `lab status` and `show hosts` say of this host."""
+        stats = self.engine.stats()
+        return {
+            "host": self.options.host,
+            "pid": os.getpid(),
+            "holder_pid": self.holder_pid,
+            "tep": None if self.enforcer.state is None else self.enforcer.state.tep,
+            "underlay": self.options.underlay,
+            "tier": self.cards.tier,
+            "revision_wanted": self.wanted,
+            "revision_realized": self.realized,
+            "error": self.error,
+            "problems": self.cards.problems,
+            "vnics": sum(card.number is not None for card in self.cards.cards.values()),
+            "connections": stats.connections4 + stats.connections6,
+            "drops": sum(count for (verdict, _), count in stats.counts.items() if verdict != "ALLOW"),
+        }
+
+    def counters(self) -> HostCounters:
+        """Everything that is counted here, now."""
+        vnics = {number: name for name, number in self.cards.attached().items()}
+        stats, live = self.engine.stats(), self.live.stats()
+        return HostCounters(self.options.host, stats, live, vnics, self.wanted, self.realized)
+
+    def show(self, what: str) -> realized.Rows | None:
+        """The rows of `palisade show` that this host has; None for a word that it does not know."""
+        state = self.enforcer.state
+        if what == "hosts":
+            return [self.status()]
+        if what == "stats":
+            return realized.show_stats(self.engine.stats())
+        if what == "health":
+            return realized.show_health(self.engine.stats(), self.wanted, self.realized, self.error, self.stalled)
+        if what not in (*realized.STATE_SHOWS, "vnics", "rules"):
+            return None
+        if state is None:
+            return []
+        if what == "vnics":
+            return realized.show_vnics(state, self.cards.attached(), self.cards.problems)
+        if what == "rules":
+            return realized.show_rules(state, self._rule_counts())
+        return realized.STATE_SHOWS[what](state)
+
+    def _rule_counts(self) -> dict[str, tuple[int, int, int]]:
+        numbers = self.enforcer.memory.rules
+        counts = self.engine.rule_counts(max(numbers.values(), default=0) + 1)
+        hits, packets, octets = (counts[name].tolist() for name in ("hits", "packets", "bytes"))
+        return {path: (hits[number], packets[number], octets[number]) for path, number in numbers.items()}
+
+    def close(self) -> None:
+        """Stop the workers and close everything; the holder keeps the cards."""
+        self.live.stop()
+        self.cards.close()
+        self.holder.close()
+        for close in reversed(self._closing):
+            close()
+
+
+def process_start(pid: int) -> int:
+    """When a process started, in clock ticks since boot: with its number that names it for good. 0: it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def agent_run(options: AgentOptions) -> None:
+    """Run an agent until it is told to end. Raises EnvironmentLacksError, OSError (its namespace cannot be entered)."""
+    if options.netns is not None:
+        namespace_enter(options.netns)  # before there is any thread: they all belong there
+    asyncio.run(_run(options))
+
+
+async def _run(options: AgentOptions) -> None:
+    agent = Agent(options)
+    try:
+        await asyncio.to_thread(agent.start)
+        await agent.serve()
+    finally:
+        with contextlib.suppress(AttributeError):
+            agent.close()

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host's cards: TAPs of its vNICs and its uplink, opened once, kept by the holder, and handed to the packet core.
+
+A TAP belongs to the network namespace in which it was opened and to whoever has its descriptors. An agent that starts
+finds what its predecessor left at the holder and goes on with it: the pods' carrier never drops.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from dfw.core import CoreError
+from dfw.core.live import Live, tap_open
+from overlay.holder import HolderClient, HolderError, close_all
+from overlay.hoststate import HostState, VnicState
+from overlay.uplink import TEP_INTERFACE, TEP_KERNEL_MAC, TEP_MAC, UplinkStep, apply_uplink, plan_uplink, read_mtu
+from overlay.vnic import apply_vnic
+
+UPLINK = "uplink"
+VNIC = "vnic/"
+
+
+@dataclass(slots=True)
+class Card:
+    """An open TAP. `about`: what it is, as the holder was told."""
+
+    fds: list[int]
+    about: dict[str, Any]
+    number: int | None = None  # of the filter, once the packet core has it
+
+
+class Cards:
+    """All TAPs of a host. `live`: the packet core's workers."""
+
+    def __init__(self, live: Live, holder: HolderClient, underlay: str, queues: int) -> None:
+        self.live, self.holder, self.underlay, self.queues = live, holder, underlay, queues
+        self.cards: dict[str, Card] = {}
+        self.problems: dict[str, str] = {}
+        self.tier: str | None = None
+        self.uplink: tuple[str, int] | None = None  # TEP and MTU of the one in force
+        self.wires: tuple[UplinkStep, ...] = ()
+
+    def restore(self) -> None:
+        """Take back what an agent before this one has left at the holder."""
+        for name, about in self.holder.held().items():
+            try:
+                self.cards[name] = Card(self.holder.get(name), about)
+            except HolderError:
+                continue
+
+    def apply(self, state: HostState, number_of: Callable[[str], int | None]) -> None:
+        """Open what is missing, let go what is too much, and set every interface up as the state says.
+
+        What cannot be done for one vNIC stands in `problems` under its name, and does not stop the others.
+        """
+        wanted = {vnic.name: vnic for vnic in state.vnics if vnic.netns is not None}
+        for name in [name for name in self.cards if name.startswith(VNIC) and name.removeprefix(VNIC) not in wanted]:
+            self._let_go(name)
+        self.problems = {}
+        for vnic in wanted.values():
+            number = number_of(vnic.name)
+            if number is None:
+                continue
+            try:
+                self._vnic(vnic, number)
+            except (CoreError, OSError) as error:
+                self.problems[vnic.name] = f"{vnic.interface} in {vnic.netns}: {error}"
+
+    def apply_uplink(self, state: HostState, tier: str) -> None:
+        """Bring up the TEP: `tier` A, B or C, or the best that this machine has (auto).
+
+        Once it is up it stays, and only new TEPs are wired. What is wrong stands in `problems` under `uplink`.
+        """
+        wanted = (state.tep, state.underlay_mtu)
+        try:
+            if self.uplink != wanted:
+                self.tier = self._uplink(state, tier)
+                self.uplink = wanted
+            assert self.tier is not None
+            peers = [tep.ip for tep in state.teps]
+            wires = plan_uplink(self.tier, self.underlay, state.tep, peers, state.underlay_mtu)
+            if wires != self.wires:
+                apply_uplink(wires)
+                self.wires = wires
+            mtu = read_mtu(self.underlay)
+            if mtu is not None and mtu < state.underlay_mtu:
+                self.problems[UPLINK] = f"{self.underlay} carries {mtu} bytes, the hosts are told {state.underlay_mtu}"
+        except (CoreError, OSError) as error:
+            self.problems[UPLINK] = str(error)
+
+    def _uplink(self, state: HostState, tier: str) -> str:
+        """The tier in force. Raises CoreError with what the last one tried says, OSError."""
+        if tier in ("auto", "A"):
+            try:
+                return self._uplink_tap(state)
+            except CoreError:
+                if tier == "A":
+                    raise
+        # An ordinary socket: the kernel must have the address before it can be bound.
+        apply_uplink(plan_uplink("B", self.underlay, state.tep, (), state.underlay_mtu))
+        for last in ("B", "C") if tier == "auto" else (tier,):
+            try:
+                return self.live.set_uplink(last, state.tep, mtu=state.underlay_mtu)
+            except CoreError:
+                if last in (tier, "C"):
+                    raise
+        raise AssertionError("one of them has returned or raised")
+
+    def _uplink_tap(self, state: HostState) -> str:
+        card = self.cards.get(UPLINK)
+        if card is None:
+            fds, offloads = tap_open(None, TEP_INTERFACE, TEP_KERNEL_MAC, self.queues, tunnel=True)
+            card = Card(fds, {"offloads": offloads})
+        found = self.live.set_uplink(
+            "A",
+            state.tep,
+            name=TEP_INTERFACE,
+            mac=TEP_MAC,
+            peer_mac=TEP_KERNEL_MAC,
+            mtu=state.underlay_mtu,
+            fds=card.fds,
+            offloads=card.about["offloads"],
+        )
+        if UPLINK not in self.cards:
+            self.holder.put(UPLINK, card.fds, card.about)
+            self.cards[UPLINK] = card
+        return found
+
+    def _vnic(self, vnic: VnicState, number: int) -> None:
+        name = VNIC + vnic.name
+        about = {"netns": vnic.netns, "inode": _inode(vnic.netns), "interface": vnic.interface, "mac": vnic.mac}
+        card = self.cards.get(name)
+        if card is not None and {key: card.about.get(key) for key in about} != about:
+            self._let_go(name)
+            card = None
+        if card is None:
+            fds, offloads = tap_open(vnic.netns, vnic.interface, vnic.mac, self.queues)
+            card = Card(fds, about | {"offloads": offloads})
+            self.holder.put(name, fds, card.about)
+            self.cards[name] = card
+        if card.number != number:
+            if card.number is not None:
+                self.live.remove_port(card.number)
+            self.live.add_port(number, card.fds, card.about["offloads"])
+            card.number = number
+        apply_vnic(vnic.netns, vnic)
+
+    def _let_go(self, name: str) -> None:
+        card = self.cards.pop(name)
+        if card.number is not None:
+            self.live.remove_port(card.number)
+        close_all(card.fds)
+        self.holder.drop(name)
+
+    def attached(self) -> dict[str, int]:
+        """The filter's number of each vNIC that has a card."""
+        return {
+            name.removeprefix(VNIC): card.number
+            for name, card in self.cards.items()
+            if name.startswith(VNIC) and card.number is not None
+        }
+
+    def close(self) -> None:
+        """Close this process's descriptors; the holder keeps its own."""
+        for card in self.cards.values():
+            close_all(card.fds)
+        self.cards.clear()
+
+
+def _inode(netns: str | None) -> int:
+    """Which namespace is at this path now: another one there means another pod."""
+    return 0 if netns is None else os.stat(netns).st_ino
