@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a lab could leave behind on a machine: mounts, links, control groups, processes, files."""
+"""What a lab could leave behind on a machine: mounts, links, names of namespaces, processes, files."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ import re
 from pathlib import Path
 
 
-def list_leftovers(run: Path) -> dict[str, object]:
-    """All of it; equal before and after where nothing is left. `run`: the directory of labs."""
+def list_leftovers(run: Path) -> dict[str, list[str]]:
+    """All of it; equal before and after where nothing is left. `run`: the directory of labs.
+
+    Only what can be a lab's: other tests make links and mounts meanwhile.
+    """
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-    groups = [str(path) for path in Path("/sys/fs/cgroup").glob("**/pal-*")]
+    netns = os.listdir("/run/netns") if Path("/run/netns").is_dir() else []
     return {
-        "mounts": [line for line in mounts if str(run) in line or "pal-" in line],
-        "links": sorted(os.listdir("/sys/class/net")),
-        "groups": groups,
+        "mounts": [line for line in mounts if str(run) in line],
+        "links": [name for name in os.listdir("/sys/class/net") if re.fullmatch("p[0-9a-f]{14}|ul0|tep0|up0", name)],
+        "netns": [name for name in netns if re.match("host-|pod-|underlay|outside", name)],
         "processes": list_processes(run),
         "files": sorted(str(path) for path in run.rglob("*")) if run.exists() else [],
-        "netns": sorted(os.listdir("/run/netns")) if Path("/run/netns").is_dir() else None,
     }
 
 
