@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab with its real agents: what pods reach over the wire is what the policy says, before and after a migration."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from dfw import cli
+from dfw.schema import schema_files
+from tests.support.leftovers import list_leftovers
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns, pytest.mark.needs_mount, pytest.mark.needs_tun]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory for labs; nothing is left of them afterwards."""
+    place = Path(tempfile.mkdtemp(prefix="pal-", dir="/tmp"))
+    monkeypatch.setenv("PALISADE_RUN", str(place / "run"))
+    before = list_leftovers(place / "run")
+    try:
+        yield place / "run"
+    finally:
+        cli.run(["lab", "down", "--all"])
+        after = list_leftovers(place / "run")
+        shutil.rmtree(place)
+    assert after == before
+
+
+def probe(capfd: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
+    """`lab probe`, every pair as the policy says."""
+    capfd.readouterr()
+    status = cli.run(["lab", "probe", "-q", "-o", "json", *arguments])
+    rows: list[dict[str, Any]] = json.loads(capfd.readouterr().out)
+    assert [row for row in rows if row["expected"] != row["observed"]] == []
+    assert status == 0
+    jsonschema.validate(rows, json.loads(schema_files()["lab-probe"].read_text()))
+    assert {row["observed"] for row in rows} == {"allowed", "denied"}
+    return rows
+
+
+@pytest.mark.needs_ipv6
+def test_what_is_reached_is_what_the_policy_says(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.run(["lab", "up", "-q"]) == 0
+    four = probe(capfd, "--ports", "tcp/80,tcp/3306,udp/53")
+    assert len(four) == 8 * 8 * 3 and {row["family"] for row in four} == {"IPv4"}
+    assert cli.run(["lab", "migrate", "web-1", "esx-2"]) == 0
+    six = probe(capfd, "--family", "6", "--ports", "tcp/80,udp/53")
+    assert len(six) == 8 * 8 * 2 and {row["family"] for row in six} == {"IPv6"}
+    verdicts = {(row["from"], row["to"], row["port"]): row["observed"] for row in four}
+    assert all(verdicts[row["from"], row["to"], row["port"]] == row["observed"] for row in six)
