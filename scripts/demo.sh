@@ -3,16 +3,21 @@
 #
 # The demo: real programs talk on a little network of their own, their packets are captured, and the firewall judges the
 # capture by examples/shop. Called by `make demo`, after set-up and build. Without root or namespaces the packets are made.
-# The network lives in namespaces that end with their first process; the files in a folder that goes with this script.
+# Then a lab: two hosts with an agent each, pods on both, real connections between all of them through Geneve and two
+# firewalls, and a pod that moves. The network lives in namespaces that end with their first process; the lab is taken
+# down; the files stand in a folder that goes with this script.
 # usage: scripts/demo.sh        PALISADE_DEMO=offline: no network even where there could be one
 cd "$(dirname "$0")/.." || exit
 PY=.venv/bin/python
 export PYTHONDONTWRITEBYTECODE=1
 directory=$(mktemp -d "${TMPDIR:-/tmp}/pal-demo-XXXXXX") || exit
 child=
+lab=
+palisade() { "$PY" -m dfw "$@"; }
 clean() {
   # unshare --kill-child: with it dies the first process of the namespaces, and with that everything in them.
   [ -z "$child" ] || { kill -KILL "$child" && wait "$child"; } 2>/dev/null
+  [ -z "$lab" ] || palisade lab down --name "$lab" >/dev/null 2>&1
   rm -rf "$directory"
 }
 trap clean EXIT
@@ -42,4 +47,21 @@ if [ -n "$why" ]; then
   run "$PY" -m scripts.demo.synthetic "$directory" || exit
 fi
 run "$PY" -m scripts.demo.report "$directory" || exit
+if [ -z "$why" ]; then
+  echo "-- a lab: two hosts, their agents, Geneve between them, pods on both; real connections between all of them"
+  lab=demo-$$
+  run palisade lab up --name "$lab" 2>"$directory/lab.log"
+  case $? in
+    0)
+      run palisade lab status --name "$lab" || exit
+      run palisade lab probe --name "$lab" --ports tcp/80,tcp/8080,udp/53 2>/dev/null || exit
+      echo "-- web-1 moves to the other host, and everything is as before"
+      run palisade lab migrate --name "$lab" web-1 esx-2 || exit
+      run palisade lab probe --name "$lab" --ports tcp/80 --family 6 2>/dev/null || exit
+      ;;
+    3) echo "-- no lab on this machine: $(tail -n 1 "$directory/lab.log")" ;;
+    *) cat "$directory/lab.log" >&2; echo "demo: the lab failed" >&2; exit 1 ;;
+  esac
+  run palisade lab down --name "$lab" 2>/dev/null && lab= || exit
+fi
 echo "-- done; nothing is left behind"
