@@ -15,6 +15,7 @@ import socket
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -319,8 +320,13 @@ def test_two_workers(program: Path, tier: str) -> None:
             transfer(hosts, family, 1, 1 << 20)
         assert drops(hosts) == {}
         for live in hosts.live:
-            workers = live.stats()["workers"]
-            assert sum(worker["handed"] for worker in workers) == sum(worker["taken"] for worker in workers)
+            for _ in range(2000):  # one may be on its way just now
+                workers = live.stats()["workers"]
+                if sum(worker["handed"] for worker in workers) == sum(worker["taken"] for worker in workers):
+                    break
+                time.sleep(0.01)
+            else:
+                raise AssertionError(f"frames were handed over and not taken: {workers}")
             assert sum(worker["frames"] for worker in workers) > 0
 
 
