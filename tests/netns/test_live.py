@@ -133,11 +133,12 @@ def ones_complement(data: bytes) -> int:
 
 
 def drops(hosts: TwoHosts) -> dict[str, Any]:
-    """What was dropped anywhere, but for what a pod said to all while the other's interface was still down."""
+    """What was dropped anywhere, but for what happens while hosts come up: a pod said something to all, and the other's
+    interface was still down; the kernel told our TEP (ICMP) that it did not find the other one yet."""
     found = {}
     for number, live in enumerate(hosts.live):
         for card, counts in live.stats().items():
-            if card != "workers" and set(counts["drops"]) - {"link-down"}:
+            if card != "workers" and set(counts["drops"]) - {"link-down", "outer-malformed"}:
                 found[f"{number} {card}"] = counts["drops"]
     return found
 
