@@ -25,6 +25,7 @@ REASONS = ("state", "match", "tcp-state", "tcp-strict", "tcp-flags", "frag-overl
 def list_leftovers(directory: Path) -> list[str]:
     """Files, namespaces, links and processes of the demo."""
     named = [path.name for path in Path("/run/netns").glob("pal-demo*")]
+    named += [path.name for path in Path("/run/palisade/labs").glob("demo-*")]
     links = [path.name for path in Path("/sys/class/net").glob("pal-demo*")]
     processes = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -73,12 +74,16 @@ def test_demo_offline(tmp_path: Path) -> None:
 @pytest.mark.needs_root
 @pytest.mark.needs_netns
 @pytest.mark.needs_ipv6
+@pytest.mark.needs_tun
 @pytest.mark.needs_tool("ip", "unshare")
 def test_demo_with_a_network(tmp_path: Path) -> None:
     text = run_demo(tmp_path)
     assert re.search(r"captured [\d,]+ packets", text), text
     check_story(text)
     assert re.search(r"^related +[1-9]", text, re.MULTILINE)  # the kernel's own port unreachable
+    probed = re.findall(r"connections tried: [1-9]\d* allowed, [1-9]\d* denied; all as the policy says", text)
+    assert len(probed) == 2
+    assert "pod web-1 moved from esx-1 to esx-2" in text
     assert list_leftovers(tmp_path) == []
 
 
