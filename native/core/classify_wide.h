@@ -37,8 +37,19 @@ CLS_WIDE uint32_t cls_lanes(uint8_t *list, uint32_t n, uint32_t mask, uint32_t f
 
 CLS_WIDE uint32_t cls_lane_mask(__m256i v) { return (uint32_t)_mm256_movemask_ps(_mm256_castsi256_ps(v)); }
 
+/* Four bytes of each of eight keys. By loads: a gather of eight takes more than eight of them. */
+CLS_WIDE __m256i cls_load_keys(const uint8_t *keys, const uint32_t lane[8])
+{
+    __m128i v[8];
+    for (uint32_t i = 0; i < 8; i++)
+        v[i] = _mm_cvtsi32_si128((int)load_u32(keys + lane[i]));
+    __m128i a = _mm_unpacklo_epi64(_mm_unpacklo_epi32(v[0], v[1]), _mm_unpacklo_epi32(v[2], v[3]));
+    __m128i b = _mm_unpacklo_epi64(_mm_unpacklo_epi32(v[4], v[5]), _mm_unpacklo_epi32(v[6], v[7]));
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(a), b, 1);
+}
+
 /* IPv4 classes of the addresses at `field` of the keys (0: source, 16: destination). */
-CLS_WIDE void cls_wide_classes(const pal_snap *s, const uint8_t *keys, const __m256i *lane, uint32_t n, uint32_t *out)
+CLS_WIDE void cls_wide_classes(const pal_snap *s, const uint8_t *keys, const uint32_t *lane, uint32_t n, uint32_t *out)
 {
     const __m256i swap = _mm256_setr_epi8(3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12, 3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9,
                                           8, 15, 14, 13, 12);
@@ -47,7 +58,7 @@ CLS_WIDE void cls_wide_classes(const pal_snap *s, const uint8_t *keys, const __m
     uint32_t addr[CLS_BURST], n16 = 0, n8 = 0;
     __m256i slot[CLS_BURST / 8];
     for (uint32_t g = 0; g < n; g++) {
-        __m256i a = _mm256_shuffle_epi8(cls_gather(keys, lane[g]), swap);
+        __m256i a = _mm256_shuffle_epi8(cls_load_keys(keys, lane + 8 * g), swap);
         _mm256_storeu_si256((__m256i *)(void *)(addr + 8 * g), a);
         __m256i v = cls_gather(s->root4, _mm256_srli_epi32(a, 24));
         slot[g] = cls_gather_ref(s->base, v, _mm256_and_si256(_mm256_srli_epi32(a, 16), byte), v);
@@ -76,41 +87,24 @@ CLS_WIDE void cls_wide_classes(const pal_snap *s, const uint8_t *keys, const __m
     }
 }
 
-CLS_WIDE __m256i cls_wide_ports(const cls_ports *t, __m256i port)
+/* The classes of everything that a key says beside addresses; are there other families than IPv4? Key by key: a gather of eight
+ * takes more than eight loads. */
+CLS_WIDE bool cls_wide_services(const pal_ruleset *r, const pal_key *keys, uint32_t n, cls_wide *x)
 {
-    const __m256i low = _mm256_set1_epi32(0xffff), byte = _mm256_set1_epi32(255);
-    __m256i page = _mm256_i32gather_epi32((const int *)(const void *)t->page, _mm256_srli_epi32(port, 8), 2);
-    __m256i at = _mm256_or_si256(_mm256_slli_epi32(_mm256_and_si256(page, low), 8), _mm256_and_si256(port, byte));
-    return _mm256_and_si256(_mm256_i32gather_epi32((const int *)(const void *)t->cls, at, 2), low);
-}
-
-CLS_WIDE __m256i cls_gather_byte(const uint8_t *t, __m256i at)
-{
-    return _mm256_and_si256(_mm256_i32gather_epi32((const int *)(const void *)t, at, 1), _mm256_set1_epi32(255));
-}
-
-/* The classes of everything that a key says beside addresses; which families there are. */
-CLS_WIDE uint32_t cls_wide_services(const pal_ruleset *r, const uint8_t *keys, const __m256i *lane, uint32_t n, cls_wide *x)
-{
-    const __m256i low = _mm256_set1_epi32(0xffff), byte = _mm256_set1_epi32(255), three = _mm256_set1_epi32(3);
-    const __m256i v4 = _mm256_set1_epi32(PAL_FAMILY_V4 << 16);
-    uint32_t not4 = 0;
-    for (uint32_t g = 0; g < n; g++) {
-        __m256i ports = cls_gather(keys + 32, lane[g]), more = cls_gather(keys + 36, lane[g]);
-        not4 |= 0xffu ^ cls_lane_mask(_mm256_cmpeq_epi32(_mm256_and_si256(more, _mm256_slli_epi32(byte, 16)), v4));
-        __m256i at = cls_gather_byte(r->proto_class, _mm256_and_si256(more, byte));
-        if (r->n_flags > 1)
-            at = _mm256_add_epi32(_mm256_mullo_epi32(at, _mm256_set1_epi32((int)r->n_flags)),
-                                  cls_gather_byte(r->flag_class, _mm256_and_si256(_mm256_srli_epi32(more, 8), byte)));
-        __m256i side = _mm256_or_si256(_mm256_slli_epi32(_mm256_and_si256(_mm256_srli_epi32(more, 16), three), 2),
-                                       _mm256_and_si256(_mm256_srli_epi32(more, 24), three));
-        at = cls_gather(r->meta_at, _mm256_or_si256(_mm256_slli_epi32(at, 4), side));
-        _mm256_storeu_si256((__m256i *)(void *)(x->meta + 8 * g), at);
-        __m256i zero = _mm256_setzero_si256();
-        __m256i d = r->dport.n > 1 ? cls_wide_ports(&r->dport_at, _mm256_srli_epi32(ports, 16)) : zero;
-        __m256i s = r->sport.n > 1 ? cls_wide_ports(&r->sport_at, _mm256_and_si256(ports, low)) : zero;
-        _mm256_storeu_si256((__m256i *)(void *)(x->dport + 8 * g), d);
-        _mm256_storeu_si256((__m256i *)(void *)(x->sport + 8 * g), s);
+    uint32_t not4 = 0, n_flags = r->n_flags;
+    bool dports = r->dport.n > 1, sports = r->sport.n > 1;
+    const uint32_t *meta_at = r->meta_at;
+    for (uint32_t i = 0; i < n; i++) {
+        const pal_key *k = &keys[i];
+        not4 |= k->family ^ PAL_FAMILY_V4;
+        uint32_t at = r->proto_class[k->proto] * n_flags;
+        if (n_flags > 1)
+            at += r->flag_class[k->tcp_flags];
+        x->meta[i] = meta_at[at * 16 + (k->family & 3u) * 4 + (k->dir & 3u)];
+        if (dports)
+            x->dport[i] = cls_port(&r->dport_at, k->dport);
+        if (sports)
+            x->sport[i] = cls_port(&r->sport_at, k->sport);
     }
     return not4;
 }
@@ -256,16 +250,13 @@ CLS_WIDE void cls_wide_sub_burst(const pal_snap *snap, const pal_ruleset *r, con
     _Static_assert(sizeof(pal_key) == 40 && offsetof(pal_key, sport) == 32 && offsetof(pal_key, proto) == 36, "as gathered");
     cls_wide x;
     uint32_t src[CLS_BURST], dst[CLS_BURST], groups = (n + 7) / 8;
-    __m256i lane[CLS_BURST / 8]; /* where each key begins, in words; beyond the last key: it again */
-    for (uint32_t g = 0; g < groups; g++) {
-        __m256i i = _mm256_add_epi32(_mm256_set1_epi32((int)(8 * g)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-        lane[g] = _mm256_mullo_epi32(_mm256_min_epi32(i, _mm256_set1_epi32((int)n - 1)), _mm256_set1_epi32(10));
-    }
+    uint32_t lane[CLS_BURST]; /* where each key begins; beyond the last key: it again */
+    for (uint32_t i = 0; i < 8 * groups; i++)
+        lane[i] = min_u32(i, n - 1) * (uint32_t)sizeof *keys;
     const uint8_t *k = (const uint8_t *)(const void *)keys;
     cls_wide_classes(snap, k, lane, groups, x.src);
     cls_wide_classes(snap, k + 16, lane, groups, x.dst);
-    uint32_t not4 = cls_wide_services(r, k, lane, groups, &x);
-    if (PAL_UNLIKELY(not4))
+    if (PAL_UNLIKELY(cls_wide_services(r, keys, n, &x)))
         cls_keys6(snap, keys, n, x.src, x.dst);
     const uint32_t *tab = __atomic_load_n(&r->tab, __ATOMIC_ACQUIRE);
     if (PAL_UNLIKELY(r->verify)) {
