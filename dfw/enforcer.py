@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass, replace
 import numpy as np
 
 from dfw.compile import Compiled, CompiledRule, RuleTable, compile_policy
-from dfw.core import NO_FILTER, Engine, EngineOptions
+from dfw.core import NO_FILTER, Engine, EngineOptions, Ruleset
 from dfw.layout import BINDING_DTYPE, ETHER_DTYPE, SEGMENT
 from dfw.model import Inventory, PolicySet, Port, Timers, mac_packed
 
@@ -59,9 +59,15 @@ class NativeEnforcer:
         compiled = compile_policy(world)
         numbers = np.array([self._rule(rule) for rule in compiled.rules] or [0], dtype=np.uint32)
         sets = self._put_sets(compiled)
+        built: dict[int, Ruleset] = {}  # filters with the same rules share one rule set, built once
         for number, name in enumerate(self.filters):
-            table = compiled.tap if self.inventory is None else compiled.tables[compiled.table_of[name]]
-            ruleset = self.engine.classifier.build_staged(*_renumbered(table, numbers, sets))
+            at = 0 if self.inventory is None else compiled.table_of[name]
+            if at in built:
+                ruleset = built[at].shared()
+            else:
+                table = compiled.tap if self.inventory is None else compiled.tables[at]
+                ruleset = self.engine.classifier.build_staged(*_renumbered(table, numbers, sets))
+                built[at] = ruleset
             timers = timer_seconds(compiled.timers_of.get(name, compiled.timers))
             self.engine.stage(number, ruleset, timers, tap=self.inventory is None)
             self.engine.stage_flood(number, astuple(compiled.flood_of.get(name, compiled.flood)))

@@ -69,6 +69,11 @@ class Ruleset:
         """Memory, with the rows it uses (rows shared with other rule sets counted in full)."""
         return int(lib.pal_cls_ruleset_bytes(self.handle))
 
+    def shared(self) -> Ruleset:
+        """The same rule set with a reference of its own, for a further filter. Nothing is built."""
+        lib.pal_cls_ruleset_hold(self.handle)
+        return Ruleset(self._classifier, self.handle, self.entries)
+
     def release(self) -> None:
         """Give the reference back. The object must not be used afterwards."""
         lib.pal_cls_ruleset_release(self._classifier.handle, self.handle)

@@ -52,6 +52,8 @@ int pal_cls_ruleset_replace(pal_cls *c, const pal_ruleset *r, uint32_t at, const
 int pal_cls_ruleset_insert(pal_cls *c, const pal_ruleset *r, uint32_t at, const pal_rule *rule, const uint32_t *set_refs,
                            uint32_t n_refs, pal_ruleset **out);
 int pal_cls_ruleset_delete(pal_cls *c, const pal_ruleset *r, uint32_t at, pal_ruleset **out);
+/* One reference more: a further filter of the same rules builds nothing. */
+void pal_cls_ruleset_hold(pal_ruleset *r);
 /* Gives one reference back. The caller has withdrawn r from where readers find it; it is freed after they have passed. */
 void pal_cls_ruleset_release(pal_cls *c, pal_ruleset *r);
 

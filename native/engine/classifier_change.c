@@ -12,31 +12,14 @@ static int changed(pal_cls *c, const pal_ruleset *pub, uint32_t at, bool drop, c
     *out = NULL;
     if (at > pub->n || (drop && at == pub->n) || (rule && !cls_rule_valid(rule, n_refs)))
         return PAL_CLS_BAD_RULE;
-    uint32_t n = pub->n - drop + (rule != NULL), n_src = rule ? rule->src_n : 0, n_dst = rule ? rule->dst_n : 0;
+    uint32_t n = pub->n - drop + (rule != NULL);
     if (n > PAL_CLS_MAX_ENTRIES)
         return PAL_CLS_TOO_LARGE;
-    pal_rule *e = cls_get(c, n * sizeof *e);
-    uint32_t all = r->n_refs + n_src + n_dst;
-    uint32_t *s = cls_get(c, all * sizeof *s);
-    if (at)
-        memcpy(e, pub->rules, at * sizeof *e);
-    if (r->n_refs)
-        memcpy(s, r->set_ref, r->n_refs * sizeof *s);
-    if (rule) {
-        e[at] = *rule;
-        e[at].src_off = r->n_refs;
-        e[at].dst_off = r->n_refs + n_src;
-        if (n_src)
-            memcpy(s + r->n_refs, refs + rule->src_off, n_src * sizeof *s);
-        if (n_dst)
-            memcpy(s + r->n_refs + n_src, refs + rule->dst_off, n_dst * sizeof *s);
-    }
-    if (pub->n - at - drop)
-        memcpy(e + at + (rule != NULL), pub->rules + at + drop, (pub->n - at - drop) * sizeof *e);
     cls_rules *q = cls_get(c, sizeof *q);
     q->c = c;
-    cls_content_copy(c, q, e, n, s);
-    cls_rules *same = cls_ruleset_equal(c, q);
+    cls_content_splice(c, q, r, at, drop, rule, refs);
+    cls_content content = cls_content_of(q);
+    cls_rules *same = cls_ruleset_equal(c, &content, q->n_refs, q->hash);
     int rc = PAL_CLS_OK;
     if (same) {
         same->refs++;
@@ -51,6 +34,7 @@ static int changed(pal_cls *c, const pal_ruleset *pub, uint32_t at, bool drop, c
         cls_ruleset_list(c, q);
         *out = &q->pub;
     } else {
+        rc = pal_cls_ruleset_build(c, q->pub.rules, n, q->set_ref, q->n_refs, out);
         cls_later_release(c, q);
         if (q->use) { /* begun and given up */
             q->listed = 0;
@@ -61,10 +45,7 @@ static int changed(pal_cls *c, const pal_ruleset *pub, uint32_t at, bool drop, c
             cls_content_free(c, q);
             cls_put(c, q, sizeof *q);
         }
-        rc = pal_cls_ruleset_build(c, e, n, s, all, out);
     }
-    cls_put(c, e, n * sizeof *e);
-    cls_put(c, s, all * sizeof *s);
     return rc;
 }
 

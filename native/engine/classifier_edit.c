@@ -44,18 +44,24 @@ static uint32_t bit_between(const pal_ruleset *pub, enum cls_looks looks, uint32
 
 static void *copy_of(pal_cls *c, const void *p, size_t bytes, size_t room)
 {
-    void *q = cls_get(c, room);
+    void *q = cls_take(c, room);
     if (bytes)
         memcpy(q, p, bytes);
+    if (room > bytes)
+        memset((uint8_t *)q + bytes, 0, room - bytes);
     return q;
 }
 
 static void field_copy(pal_cls *c, const cls_rules *r, const cls_rules *q, const cls_field *f, cls_field *to)
 {
     size_t was = (size_t)r->pub.blocks * CLS_UNIT, now = (size_t)q->pub.blocks * CLS_UNIT, masks = (size_t)f->n * r->pub.supers * 8;
-    uint8_t *row = cls_get(c, f->n * now);
-    for (uint32_t i = 0; i < f->n; i++)
+    uint8_t *row = cls_take(c, f->n * now);
+    for (uint32_t i = 0; i < f->n && now != was; i++) {
         memcpy(row + i * now, (const uint8_t *)f->row + i * was, was);
+        memset(row + i * now + was, 0, now - was);
+    }
+    if (now == was && f->n)
+        memcpy(row, f->row, f->n * was);
     *to = (cls_field){f->n, (const uint64_t *)(const void *)row, copy_of(c, f->mask, masks, masks)};
 }
 

@@ -177,7 +177,8 @@ struct pal_cls {
 
 /* ---- memory (classifier_memory.c). Running out of memory ends the process: a firewall that goes on with half a rule
  * set would be worse. Sizes are given back on release, so that bytes in use are exact. ---- */
-void *cls_get(pal_cls *c, size_t bytes);  /* zeroed */
+void *cls_get(pal_cls *c, size_t bytes);
+void *cls_take(pal_cls *c, size_t bytes); /* the same, with anything in it */  /* zeroed */
 void cls_put(pal_cls *c, void *p, size_t bytes);
 void cls_slabs_free(pal_cls *c);
 void *cls_grow(pal_cls *c, void *p, size_t old_bytes, size_t new_bytes);
@@ -309,9 +310,21 @@ bool cls_uses_edit(pal_cls *c, cls_rules *r, const uint32_t *set_ref, uint32_t n
 void cls_rules_free(pal_cls *c, cls_rules *r);
 void cls_rules_unlist(pal_cls *c, cls_rules *r);
 bool cls_rule_valid(const pal_rule *e, uint32_t n_refs);
-void cls_content_copy(pal_cls *c, cls_rules *r, const pal_rule *rules, uint32_t n, const uint32_t *refs);
+/* Entries as a caller gives them, or as a rule set keeps them: there the lists of sets stand one after the other, in the
+ * entries' order. Where a list stands is no part of the content. */
+typedef struct cls_content {
+    const pal_rule *rules;
+    const uint32_t *refs;
+    uint32_t n;
+} cls_content;
+cls_content cls_content_of(const cls_rules *r);
+/* Equal content has equal hashes. The entries are valid. */
+uint64_t cls_content_hash(const pal_cls *c, const cls_content *a, uint32_t n_refs);
+void cls_content_copy(pal_cls *c, cls_rules *r, const cls_content *from, uint64_t hash);
+/* The content of r with the entry `at` left out (drop), and `rule` in its place or before it. */
+void cls_content_splice(pal_cls *c, cls_rules *q, const cls_rules *r, uint32_t at, bool drop, const pal_rule *rule, const uint32_t *refs);
 void cls_content_free(pal_cls *c, cls_rules *r);
-cls_rules *cls_ruleset_equal(pal_cls *c, const cls_rules *r);
+cls_rules *cls_ruleset_equal(pal_cls *c, const cls_content *a, uint32_t n_refs, uint64_t hash);
 void cls_ruleset_list(pal_cls *c, cls_rules *r);
 
 /* ---- positions (classifier_place.c) ---- */

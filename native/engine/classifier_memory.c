@@ -27,7 +27,6 @@ static void *pages_get(pal_cls *c, size_t n)
         abort();
     if (align == SLAB_BYTES)
         madvise(p, n, MADV_HUGEPAGE); /* a hint: nothing depends on it */
-    memset(p, 0, n);
     c->bytes += n;
     return p;
 }
@@ -39,18 +38,17 @@ static void pages_put(pal_cls *c, void *p, size_t n)
     free(p);
 }
 
-/* 64-byte aligned from 33 bytes on, 32-byte aligned below; zeroed. */
-void *cls_get(pal_cls *c, size_t bytes)
+/* 64-byte aligned from 33 bytes on, 32-byte aligned below. */
+void *cls_take(pal_cls *c, size_t bytes)
 {
     if (bytes <= 32 && SLAB_BLOCK_MAX >= 64) { /* half a line: most of the small blocks of classes and sets */
         void *h = c->block[0];
         if (h) {
             memcpy(&c->block[0], h, sizeof(void *));
         } else {
-            h = cls_get(c, 64);
+            h = cls_take(c, 64);
             cls_put(c, (uint8_t *)h + 32, 32);
         }
-        memset(h, 0, 32);
         return h;
     }
     size_t n = round_line(bytes);
@@ -59,7 +57,6 @@ void *cls_get(pal_cls *c, size_t bytes)
     void **list = &c->block[n / 64], *p = *list;
     if (p) {
         memcpy(list, p, sizeof *list);
-        memset(p, 0, n);
         return p;
     }
     if (c->slab_left < n) {
@@ -79,6 +76,11 @@ void *cls_get(pal_cls *c, size_t bytes)
     c->slab_at += n;
     c->slab_left -= n;
     return p;
+}
+
+void *cls_get(pal_cls *c, size_t bytes)
+{
+    return memset(cls_take(c, bytes), 0, bytes <= 32 && SLAB_BLOCK_MAX >= 64 ? 32 : round_line(bytes));
 }
 
 void cls_put(pal_cls *c, void *p, size_t bytes)
@@ -107,11 +109,13 @@ void cls_slabs_free(pal_cls *c)
 
 void *cls_grow(pal_cls *c, void *p, size_t old_bytes, size_t new_bytes)
 {
-    void *q = cls_get(c, new_bytes);
-    if (p) {
-        memcpy(q, p, old_bytes);
+    uint8_t *q = cls_take(c, new_bytes);
+    size_t kept = p ? old_bytes : 0;
+    if (kept)
+        memcpy(q, p, kept);
+    memset(q + kept, 0, new_bytes - kept);
+    if (p)
         cls_put(c, p, old_bytes);
-    }
     return q;
 }
 

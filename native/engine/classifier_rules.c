@@ -14,39 +14,152 @@ bool cls_rule_valid(const pal_rule *e, uint32_t n_refs)
            (e->action != PAL_ACTION_RESUME || (e->tier < e->resume && e->resume < PAL_TIERS));
 }
 
-/* Copies the entries with their lists of sets one after the other, so that equal meaning is equal content. */
-void cls_content_copy(pal_cls *c, cls_rules *r, const pal_rule *rules, uint32_t n, const uint32_t *refs)
+cls_content cls_content_of(const cls_rules *r) { return (cls_content){r->pub.rules, r->set_ref, r->pub.n}; }
+
+#define RULE_WORDS (sizeof(pal_rule) / 8)
+_Static_assert(sizeof(pal_rule) == 40 && offsetof(pal_rule, dst_n) == 16 && offsetof(pal_rule, resume) == 38, "content_words");
+
+/* An entry's words without the offsets of its lists. */
+PAL_INLINE void content_words(const pal_rule *e, uint64_t w[RULE_WORDS])
 {
-    pal_rule *to = cls_get(c, n * sizeof *to);
-    uint32_t total = 0;
-    for (uint32_t i = 0; i < n; i++)
-        total += rules[i].src_n + rules[i].dst_n;
-    r->set_ref = cls_get(c, total * sizeof(uint32_t));
-    r->n_refs = total;
-    total = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        to[i] = rules[i];
-        to[i].reserved = 0;
-        to[i].src_off = total;
-        if (rules[i].src_n)
-            memcpy(r->set_ref + total, refs + rules[i].src_off, rules[i].src_n * sizeof(uint32_t));
-        total += rules[i].src_n;
-        to[i].dst_off = total;
-        if (rules[i].dst_n)
-            memcpy(r->set_ref + total, refs + rules[i].dst_off, rules[i].dst_n * sizeof(uint32_t));
-        total += rules[i].dst_n;
-    }
-    r->pub.rules = to;
-    r->pub.n = n;
-    r->hash = cls_hash_bytes(c, to, n * sizeof *to, n);
-    r->hash = cls_hash_bytes(c, r->set_ref, total * sizeof(uint32_t), r->hash);
+    const uint8_t *at = (const uint8_t *)e;
+    w[0] = e->rule;
+    w[1] = e->src_n;
+    w[2] = load_u64(at + 16);
+    w[3] = load_u64(at + 24);
+    w[4] = load_u32(at + 32) | (uint64_t)load_u16(at + 36) << 32 | (uint64_t)e->resume << 48;
 }
 
-bool cls_content_equal(const cls_rules *a, const cls_rules *b)
+/* Do the lists stand one after the other, in the entries' order, within n_refs? Then they are valid, and one array. */
+static bool content_is_tidy(const cls_content *a, uint32_t n_refs)
 {
-    return a->hash == b->hash && a->pub.n == b->pub.n && a->n_refs == b->n_refs &&
-           !memcmp(a->pub.rules, b->pub.rules, a->pub.n * sizeof(pal_rule)) &&
-           (a->n_refs == 0 || !memcmp(a->set_ref, b->set_ref, a->n_refs * sizeof(uint32_t)));
+    uint64_t at = 0, differ = 0;
+    for (uint32_t i = 0; i < a->n; i++) {
+        const pal_rule *e = &a->rules[i];
+        differ |= at ^ e->src_off;
+        at += e->src_n;
+        differ |= at ^ e->dst_off;
+        at += e->dst_n;
+    }
+    return differ == 0 && at == n_refs;
+}
+
+/* A part of all lists one after the other, from place `at` on: a sum over keyed products, so that none waits for the one before. */
+PAL_INLINE uint64_t sets_hash(const pal_cls *c, const uint32_t *set, uint32_t n, uint32_t at)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        sum += cls_mix(set[i] ^ c->secret[0], (c->secret[4] + 2ull * (at + i)) | 1);
+    return sum;
+}
+
+static uint64_t content_hash(const pal_cls *c, const cls_content *a, bool tidy, uint32_t n_refs)
+{
+    const uint64_t *k = c->secret;
+    uint64_t h = a->n, sets = tidy ? sets_hash(c, a->refs, n_refs, 0) : 0;
+    for (uint32_t i = 0, at = 0; i < a->n; i++) {
+        const pal_rule *e = &a->rules[i];
+        uint64_t w[RULE_WORDS];
+        content_words(e, w);
+        uint64_t x = cls_mix(w[0] ^ k[0], w[1] ^ k[1]) ^ cls_mix(w[2] ^ k[2], w[3] ^ k[3]);
+        h = cls_mix(h ^ x ^ k[4], w[4] ^ k[5]) + h;
+        if (!tidy) {
+            sets += sets_hash(c, a->refs + e->src_off, e->src_n, at) + sets_hash(c, a->refs + e->dst_off, e->dst_n, at + e->src_n);
+            at += e->src_n + e->dst_n;
+        }
+    }
+    return cls_mix(h ^ sets ^ k[5], k[3] | 1);
+}
+
+uint64_t cls_content_hash(const pal_cls *c, const cls_content *a, uint32_t n_refs)
+{
+    return content_is_tidy(a, n_refs) ? content_hash(c, a, true, n_refs) : content_hash(c, a, false, n_refs);
+}
+
+/* Is it what r keeps? Its offsets may be others. */
+static bool content_is(const cls_content *a, const cls_rules *r)
+{
+    for (uint32_t i = 0; i < a->n; i++) {
+        const pal_rule *e = &a->rules[i], *f = &r->pub.rules[i];
+        uint64_t v[RULE_WORDS], w[RULE_WORDS], differ = 0;
+        content_words(e, v);
+        content_words(f, w);
+        for (uint32_t k = 0; k < RULE_WORDS; k++)
+            differ |= v[k] ^ w[k];
+        if (differ)
+            return false;
+        const uint32_t *src = a->refs + e->src_off, *dst = a->refs + e->dst_off, *set = r->set_ref + f->src_off;
+        for (uint32_t k = 0; k < e->src_n; k++)
+            differ |= src[k] ^ *set++;
+        for (uint32_t k = 0; k < e->dst_n; k++)
+            differ |= dst[k] ^ *set++;
+        if (differ)
+            return false;
+    }
+    return true;
+}
+
+void cls_content_copy(pal_cls *c, cls_rules *r, const cls_content *from, uint64_t hash)
+{
+    pal_rule *to = cls_take(c, from->n * sizeof *to);
+    uint32_t total = 0;
+    for (uint32_t i = 0; i < from->n; i++)
+        total += from->rules[i].src_n + from->rules[i].dst_n;
+    r->set_ref = cls_take(c, total * sizeof(uint32_t));
+    r->n_refs = total;
+    total = 0;
+    for (uint32_t i = 0; i < from->n; i++) {
+        const pal_rule *e = &from->rules[i];
+        to[i] = *e;
+        to[i].reserved = 0;
+        to[i].src_off = total;
+        for (uint32_t k = 0; k < e->src_n; k++)
+            r->set_ref[total++] = from->refs[e->src_off + k];
+        to[i].dst_off = total;
+        for (uint32_t k = 0; k < e->dst_n; k++)
+            r->set_ref[total++] = from->refs[e->dst_off + k];
+    }
+    r->pub.rules = to;
+    r->pub.n = from->n;
+    r->hash = hash;
+}
+
+void cls_content_splice(pal_cls *c, cls_rules *q, const cls_rules *r, uint32_t at, bool drop, const pal_rule *rule, const uint32_t *refs)
+{
+    const pal_rule *old = r->pub.rules, *gone = drop ? &old[at] : NULL;
+    uint32_t n_src = rule ? rule->src_n : 0, n_dst = rule ? rule->dst_n : 0, behind = at + drop;
+    uint32_t n = r->pub.n - drop + (rule != NULL), before = at < r->pub.n ? old[at].src_off : r->n_refs;
+    uint32_t lost = gone ? gone->src_n + gone->dst_n : 0, by = n_src + n_dst - lost; /* modulo 2^32 */
+    pal_rule *to = cls_take(c, n * sizeof *to);
+    uint32_t *set = cls_take(c, (r->n_refs + by) * sizeof *set);
+    if (at)
+        memcpy(to, old, at * sizeof *to);
+    if (before)
+        memcpy(set, r->set_ref, before * sizeof *set);
+    if (rule) {
+        to[at] = *rule;
+        to[at].reserved = 0;
+        to[at].src_off = before;
+        to[at].dst_off = before + n_src;
+        if (n_src)
+            memcpy(set + before, refs + rule->src_off, n_src * sizeof *set);
+        if (n_dst)
+            memcpy(set + before + n_src, refs + rule->dst_off, n_dst * sizeof *set);
+    }
+    pal_rule *rest = to + at + (rule != NULL);
+    for (uint32_t i = behind; i < r->pub.n; i++, rest++) {
+        *rest = old[i];
+        rest->src_off += by;
+        rest->dst_off += by;
+    }
+    if (r->n_refs - before - lost)
+        memcpy(set + before + n_src + n_dst, r->set_ref + before + lost, (r->n_refs - before - lost) * sizeof *set);
+    q->pub.rules = to;
+    q->pub.n = n;
+    q->set_ref = set;
+    q->n_refs = r->n_refs + by;
+    cls_content content = cls_content_of(q);
+    q->hash = cls_content_hash(c, &content, q->n_refs);
 }
 
 void cls_content_free(pal_cls *c, cls_rules *r)
@@ -96,13 +209,28 @@ void cls_rules_unlist(pal_cls *c, cls_rules *r)
     r->listed = 0;
 }
 
-cls_rules *cls_ruleset_equal(pal_cls *c, const cls_rules *r)
+cls_rules *cls_ruleset_equal(pal_cls *c, const cls_content *a, uint32_t n_refs, uint64_t hash)
 {
-    if (c->rules_hash)
-        for (uint32_t i = c->rules_hash[r->hash & c->rules_mask]; i; i = c->ruleset[i - 1]->next)
-            if (cls_content_equal(c->ruleset[i - 1], r))
-                return c->ruleset[i - 1];
+    if (!c->rules_hash)
+        return NULL;
+    for (uint32_t i = c->rules_hash[hash & c->rules_mask]; i; i = c->ruleset[i - 1]->next) {
+        cls_rules *r = c->ruleset[i - 1];
+        if (r->hash != hash || r->pub.n != a->n)
+            continue;
+        bool as_is = n_refs == r->n_refs && !memcmp(a->rules, r->pub.rules, a->n * sizeof(pal_rule)) &&
+                     (n_refs == 0 || !memcmp(a->refs, r->set_ref, n_refs * sizeof(uint32_t)));
+        if (as_is || content_is(a, r))
+            return r;
+    }
     return NULL;
+}
+
+static bool rules_are_valid(const pal_rule *rules, uint32_t n, uint32_t n_refs)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (!cls_rule_valid(&rules[i], n_refs))
+            return false;
+    return true;
 }
 
 int pal_cls_ruleset_build(pal_cls *c, const pal_rule *rules, uint32_t n, const uint32_t *set_refs, uint32_t n_refs,
@@ -111,20 +239,22 @@ int pal_cls_ruleset_build(pal_cls *c, const pal_rule *rules, uint32_t n, const u
     *out = NULL;
     if (n > PAL_CLS_MAX_ENTRIES)
         return PAL_CLS_TOO_LARGE;
-    for (uint32_t i = 0; i < n; i++)
-        if (!cls_rule_valid(&rules[i], n_refs))
-            return PAL_CLS_BAD_RULE;
-    cls_rules *r = cls_get(c, sizeof *r);
-    r->c = c;
-    cls_content_copy(c, r, rules, n, set_refs);
-    cls_rules *same = cls_ruleset_equal(c, r);
-    if (same) {
-        same->refs++;
-        cls_content_free(c, r);
-        cls_put(c, r, sizeof *r);
-        *out = &same->pub;
+    cls_content content = {rules, set_refs, n};
+    bool tidy = content_is_tidy(&content, n_refs);
+    if (!tidy && !rules_are_valid(rules, n, n_refs))
+        return PAL_CLS_BAD_RULE;
+    uint64_t hash = tidy ? content_hash(c, &content, true, n_refs) : content_hash(c, &content, false, n_refs);
+    cls_rules *r = cls_ruleset_equal(c, &content, n_refs, hash);
+    if (r) {
+        r->refs++;
+        *out = &r->pub;
         return PAL_CLS_OK;
     }
+    if (tidy && !rules_are_valid(rules, n, n_refs))
+        return PAL_CLS_BAD_RULE;
+    r = cls_get(c, sizeof *r);
+    r->c = c;
+    cls_content_copy(c, r, &content, hash);
     int rc = cls_later_build(c, r);
     if (rc != PAL_CLS_OK) {
         cls_content_free(c, r);
@@ -181,6 +311,8 @@ void cls_rules_free(pal_cls *c, cls_rules *r)
     cls_content_free(c, r);
     cls_put(c, r, sizeof *r);
 }
+
+void pal_cls_ruleset_hold(pal_ruleset *pub) { ((cls_rules *)(void *)pub)->refs++; }
 
 void pal_cls_ruleset_release(pal_cls *c, pal_ruleset *pub)
 {

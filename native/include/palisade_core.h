@@ -133,7 +133,6 @@ int pal_text_close(pal_text *text);
 
 typedef struct pal_cls pal_cls;
 typedef struct pal_ruleset pal_ruleset;
-
 pal_cls *pal_cls_new(void);
 void pal_cls_free(pal_cls *c);
 int pal_cls_set_put(pal_cls *c, uint32_t set_id, const pal_range *r, uint32_t n);
@@ -143,6 +142,7 @@ int pal_cls_ruleset_build(pal_cls *c, const pal_rule *rules, uint32_t n, const u
                           pal_ruleset **out);
 int pal_cls_ruleset_replace(pal_cls *c, const pal_ruleset *r, uint32_t at, const pal_rule *rule, const uint32_t *set_refs,
                             uint32_t n_refs, pal_ruleset **out);
+void pal_cls_ruleset_hold(pal_ruleset *r);
 void pal_cls_ruleset_release(pal_cls *c, pal_ruleset *r);
 size_t pal_cls_bytes(const pal_cls *c);
 size_t pal_cls_ruleset_bytes(const pal_ruleset *r);

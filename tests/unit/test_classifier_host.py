@@ -44,6 +44,54 @@ def test_vnics_with_the_same_rules_cost_what_one_costs() -> None:
     assert np.array_equal(others[5].lookup(keys), first.lookup(keys))
 
 
+def test_a_further_filter_holds_the_rule_set_by_itself() -> None:
+    table = datacenter_generate(RULES_A_VNIC, 5)
+    classifier = core.Classifier()
+    first = classifier.build(table.rules, put_sets(classifier, table, 0))
+    before = classifier.bytes
+    second = first.shared()
+    keys = trace_generate(table, 500, 6)
+    wanted = first.lookup(keys)
+    first.release()
+    assert classifier.bytes == before
+    assert np.array_equal(second.lookup(keys), wanted)
+    second.release()
+    assert classifier.bytes < before
+
+
+def one_after_the_other(table: RuleTable) -> tuple[np.ndarray, np.ndarray]:
+    """The same rules with a list of sets for each, in their order."""
+    rules, refs = table.rules.copy(), list[int]()
+    for rule in rules:
+        for side in ("src", "dst"):
+            off, count = int(rule[f"{side}_off"]), int(rule[f"{side}_n"])
+            rule[f"{side}_off"] = len(refs)
+            refs += table.refs[off : off + count].tolist()
+    return rules, np.array(refs, np.uint32)
+
+
+def test_rules_are_the_same_wherever_their_lists_of_sets_stand() -> None:
+    table = datacenter_generate(300, 7)
+    classifier = core.Classifier()
+    refs = put_sets(classifier, table, 0)
+    first = classifier.build(table.rules, refs)
+    rules, apart = one_after_the_other(table)
+    assert len(apart) > len(refs), "lists are shared in the table as it was made"
+    assert classifier.build(rules, apart).handle == first.handle
+    longer = np.concatenate([apart, apart[:3]])
+    assert classifier.build(rules, longer).handle == first.handle
+    for at in range(0, len(apart), 7):
+        other = apart.copy()
+        other[at] = (other[at] + 1) % len(table.sets)
+        assert classifier.build(rules, other).handle != first.handle
+    moved = rules.copy()
+    at = next(i for i, rule in enumerate(rules) if rule["src_n"] > 1)
+    moved["src_n"][at] -= 1
+    moved["dst_off"][at] -= 1
+    moved["dst_n"][at] += 1
+    assert classifier.build(moved, apart).handle != first.handle, "one set is the destination's now"
+
+
 def test_a_host_with_as_many_rules_as_nsx_allows() -> None:
     """120,000 rules in rule sets of 4,000, half of IPv6, each with groups of its own."""
     classifier = core.Classifier()
