@@ -28,7 +28,8 @@ enum { /* pal_burst.way */
 
 typedef struct pal_burst {
     uint32_t n;                               /* visits */
-    uint8_t v6, mixed, again_known;           /* some are IPv6; are not of CLASS_ACK; `again` was asked for */
+    uint8_t v6, mixed;                        /* some are IPv6; are not of CLASS_ACK */
+    uint64_t stale;                           /* a bit a visit: its connection is to be judged again, and `again` is known */
     uint64_t latest_ns;                       /* latest clock of all packets */
     uint64_t line[BURST_VISITS][2];           /* CLASS_ACK: the first 16 bytes of the connection's hot line */
     uint64_t hash[BURST_VISITS];
@@ -42,6 +43,7 @@ typedef struct pal_burst {
     pal_packet *packet[BURST_VISITS];
     ct_key key[BURST_VISITS];                 /* not for IPv4 of CLASS_ACK: its line says all */
 } pal_burst;
+_Static_assert(BURST_VISITS <= 64, "a bit a visit");
 
 PAL_INLINE uint8_t visit_dir(const pal_burst *b, uint32_t v) { return (uint8_t)(b->way[v] >> WAY_DIR); }
 PAL_INLINE bool visit_is_second(const pal_burst *b, uint32_t v) { return b->way[v] & WAY_SECOND; }

@@ -56,20 +56,25 @@ PAL_INLINE bool fast_is(const ct_table *t, const pal_burst *b, uint32_t v)
     return PAL_LIKELY(ref >= t->cap4) && PAL_LIKELY(fast_addr6_is(t, ref, &b->key[v]));
 }
 
-/* True: judged, and *j says so. The packet is of CLASS_ACK, and b->ref[v] a connection. */
-PAL_INLINE bool fast_judge(pal_worker *w, const pal_burst *b, uint32_t v, pal_judgement *j)
+/* What fast_judge works out before it changes anything. */
+typedef struct fast_step {
+    uint32_t S, scale, beyond, advance, packets, bytes, deadline;
+} fast_step;
+
+/* May the visit's packet go this way? It is of CLASS_ACK, and b->ref[v] a connection. */
+PAL_INLINE bool fast_test(const pal_worker *w, const pal_burst *b, uint32_t v, fast_step *step)
 {
-    ct_table *t = &w->table;
+    const ct_table *t = &w->table;
     const pal_filter *f = b->filter[v];
     const pal_packet *p = b->packet[v];
-    uint32_t ref = b->ref[v], now = (uint32_t)t->s->now;
-    ct_hot *h = &t->hot[ref];
+    uint32_t now = (uint32_t)t->s->now;
+    const ct_hot *h = &t->hot[b->ref[v]];
     if (PAL_UNLIKELY(!fast_is(t, b, v)) || PAL_UNLIKELY(h->epoch != f->epoch) || PAL_UNLIKELY(!fast_may(h)))
         return false;
 
     uint32_t S = b->way[v] >> 31 ^ (h->marks >> 3 & 1), scales = rotate_half8(h->scale, S), scale = scales & 15;
-    ct_half *s = &h->half[S], *r = &h->half[S ^ 1];
-    uint32_t end = p->seq + p->payload_len, ack = p->ack, window = p->window;
+    const ct_half *s = &h->half[S], *r = &h->half[S ^ 1];
+    uint32_t end = p->seq + p->payload_len, ack = p->ack;
     uint32_t beyond = ack - s->ack, advance = end - s->end;
     /* What holds here implies the tests of tcp_window_test, and is a little narrower where that is cheaper: the rest is
      * judge_hit's. In order: the data ends within the window; it does not lie further behind than a window; nothing is
@@ -80,18 +85,30 @@ PAL_INLINE bool fast_judge(pal_worker *w, const pal_burst *b, uint32_t v, pal_ju
     uint32_t negative = (r->ack + ((uint32_t)r->edge << (scales >> 4)) - end) | (advance + r->window) | (r->end - ack) |
                         (ack - r->end + ((uint32_t)s->window << scale)) | beyond | (h->deadline - now) |
                         (deadline - h->deadline) | packets << 16 | bytes;
-    if (PAL_UNLIKELY((int32_t)negative < 0))
-        return false;
+    *step = (fast_step){.S = S, .scale = scale, .beyond = beyond, .advance = advance, .packets = packets, .bytes = bytes, .deadline = deadline};
+    return PAL_LIKELY((int32_t)negative >= 0);
+}
 
-    uint32_t passed = beyond >> scale, edge = s->edge > passed ? s->edge - passed : 0;
-    s->end += (int32_t)advance > 0 ? advance : 0;
-    s->ack = ack;
+/* True: judged, and *j says so. */
+PAL_INLINE bool fast_judge(pal_worker *w, const pal_burst *b, uint32_t v, pal_judgement *j)
+{
+    fast_step step;
+    if (!fast_test(w, b, v, &step))
+        return false;
+    const pal_packet *p = b->packet[v];
+    uint32_t ref = b->ref[v], S = step.S, window = p->window;
+    ct_hot *h = &w->table.hot[ref];
+    ct_half *s = &h->half[S];
+
+    uint32_t passed = step.beyond >> step.scale, edge = s->edge > passed ? s->edge - passed : 0;
+    s->end += (int32_t)step.advance > 0 ? step.advance : 0;
+    s->ack = p->ack;
     s->window = (uint16_t)max_u32(s->window, window);
     s->edge = (uint16_t)max_u32(edge, window);
-    h->packets[S] = (uint16_t)packets;
-    h->bytes[S] = bytes;
-    h->deadline = deadline;
-    *j = (pal_judgement){.cookie = p->cookie, .ref = ref, .bytes = p->ip_len, .filter = f->number, .dir = visit_dir(b, v),
+    h->packets[S] = (uint16_t)step.packets;
+    h->bytes[S] = step.bytes;
+    h->deadline = step.deadline;
+    *j = (pal_judgement){.cookie = p->cookie, .ref = ref, .bytes = p->ip_len, .filter = b->filter[v]->number, .dir = visit_dir(b, v),
                          .reply = (uint8_t)S, .rule = PAL_NONE, .verdict = PAL_ALLOW, .reason = PAL_REASON_STATE,
                          .ct = PAL_CT_ESTABLISHED};
     if (PAL_UNLIKELY(w->observed))

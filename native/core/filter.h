@@ -80,7 +80,7 @@ typedef struct pal_worker {
     uint8_t observed;               /* name_rules, or flow records are kept */
     uint8_t wide;                   /* this machine has what fast_wide.h needs */
     uint64_t clock_due;             /* before this time nothing runs out: pipeline_clock need not be called */
-    uint32_t rejudged;              /* connections judged again in the last burst: the next one asks the rules ahead */
+    uint32_t astray;                /* of the last burst, packets of connections that needed more than the hot line (ahead.h) */
     parse_options parse;
     uint64_t count[PAL_VERDICT_COUNT][PAL_REASON_COUNT];
     uint64_t bad_ip_sum, bad_l4_sum, odd; /* packets met, whatever became of them */

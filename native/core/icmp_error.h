@@ -86,13 +86,14 @@ PAL_OUTLINE bool icmp_error_key(pal_worker *w, pal_burst *b, uint32_t v)
 }
 
 /* Inlined: a function that only prefetches has no effect that a compiler must keep. */
-PAL_INLINE void icmp_error_prefetch(const ct_table *t, const pal_burst *b, uint32_t v)
+PAL_INLINE void icmp_error_prefetch(const ct_table *t, pal_burst *b, uint32_t v)
 {
     const ct_bucket *bucket = &t->bucket[b->bucket[v]];
     uint32_t m = bucket_match(bucket, hash_tag(b->hash[v]));
     if (m == 0)
         return;
     uint32_t ref = bucket->ref[__builtin_ctz(m)];
+    b->ref[v] = ref;
     prefetch_read(&t->hot[ref]);
     prefetch_read(&t->cold[ref]);
     if (ref >= t->cap4)

@@ -344,11 +344,13 @@ PAL_INLINE void judge_accept(judge_case *c, uint32_t ref, uint32_t dir, bool ove
     c->j->reason = PAL_REASON_STATE;
 }
 
-PAL_INLINE uint8_t judge_tcp(ct_table *t, ct_hot *h, ct_cold *cold, uint32_t dir, const pal_packet *p)
+PAL_INLINE uint8_t judge_tcp(pal_worker *w, ct_hot *h, ct_cold *cold, uint32_t dir, const pal_packet *p)
 {
     uint8_t before = ct_state_of(h), r = tcp_track(h, cold, dir, p);
-    if (PAL_UNLIKELY(ct_state_of(h) != before))
-        flood_move(t, h, before);
+    if (PAL_UNLIKELY(ct_state_of(h) != before)) {
+        w->astray++;
+        flood_move(&w->table, h, before);
+    }
     return r;
 }
 
@@ -383,7 +385,7 @@ PAL_INLINE bool judge_hit(judge_case *c, uint32_t ref, uint32_t dir)
     if (PAL_UNLIKELY((h->state & CT_ONEWAY) && dir))
         r = PAL_REASON_ONEWAY;
     else if (PAL_LIKELY(ct_kind_of(h) == KIND_TCP))
-        r = judge_tcp(t, h, cold, dir, p);
+        r = judge_tcp(c->w, h, cold, dir, p);
     else if (ct_kind_of(h) == KIND_SCTP)
         r = sctp_track(h, dir, p);
     if (PAL_LIKELY(r == PAL_REASON_STATE)) {
@@ -400,6 +402,7 @@ PAL_INLINE bool judge_hit(judge_case *c, uint32_t ref, uint32_t dir)
         ct_end(t, ref, CT_END_REOPENED);
         return false;
     }
+    c->w->astray++;
     judge_verdict(c, PAL_DROP, r, PAL_CT_INVALID);
     flow_dropped(t, ref, p->fragments);
     c->j->rule = cold->rule;

@@ -88,7 +88,8 @@ PAL_INLINE void pipeline_visits(pal_worker *w, pal_burst *b, const pal_route *ro
     }
     b->n = visits;
     b->latest_ns = latest;
-    b->v6 = b->mixed = b->again_known = 0;
+    b->v6 = b->mixed = 0;
+    b->stale = 0;
     hash_tcp seed = hash_tcp_of(w->table.s->seed);
     for (uint32_t v = 0; v < visits;) {
         uint32_t end = min_u32(v + WIDE_LANES, visits);
@@ -144,7 +145,7 @@ PAL_OUTLINE void pipeline_settle(const pal_worker *w, pal_burst *b, uint32_t v)
 }
 
 /* What is not of CLASS_ACK: false when there is no connection of its own to look for. */
-PAL_INLINE bool pipeline_prefetch_any(const pal_worker *w, const pal_burst *b, uint32_t v)
+PAL_INLINE bool pipeline_prefetch_any(const pal_worker *w, pal_burst *b, uint32_t v)
 {
     if (b->entry[v] == HINT_QUOTED)
         icmp_error_prefetch(&w->table, b, v);

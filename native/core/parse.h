@@ -20,24 +20,23 @@ typedef struct parse_options {
     uint8_t sanity;   /* 0: addresses are not looked at; 1: odd ones are marked; 2: refused */
 } parse_options;
 
-/* RFC 791 section 3.1: malformed lists are refused, source routes too. */
-static inline uint8_t ip4_options(const uint8_t *h, uint32_t ihl)
+/* RFC 791 section 3.1: malformed lists are refused, source routes too. `at` and `left`: the options. */
+static inline uint8_t ip4_options(const uint8_t *at, uint32_t left)
 {
-    for (uint32_t i = 20; i < ihl;) {
-        uint8_t kind = h[i];
+    while (left >= 2) {
+        uint32_t kind = at[0], len = at[1];
         if (kind == 0)
-            break;
-        if (kind == 1) {
-            i++;
-            continue;
-        }
-        if (i + 2 > ihl || h[i + 1] < 2 || i + h[i + 1] > ihl)
+            return PAL_REASON_MATCH;
+        if (kind == 1)
+            len = 1;
+        else if (len - 2 > left - 2)
             return PAL_REASON_IP_OPTIONS;
-        if (kind == 131 || kind == 137)
+        else if (kind == 131 || kind == 137)
             return PAL_REASON_SOURCE_ROUTE;
-        i += h[i + 1];
+        at += len;
+        left -= len;
     }
-    return PAL_REASON_MATCH;
+    return left && at[0] > 1 ? PAL_REASON_IP_OPTIONS : PAL_REASON_MATCH;
 }
 
 PAL_INLINE uint8_t parse_ip4(pal_packet *p, const parse_options *o)
@@ -69,7 +68,7 @@ PAL_INLINE uint8_t parse_ip4(pal_packet *p, const parse_options *o)
     if (PAL_UNLIKELY(p->ip_sum == SUM_BAD && o->sum_mode == SUM_MODE_VERIFY))
         return PAL_REASON_IP_CHECKSUM;
     if (PAL_UNLIKELY(ihl > 20)) {
-        uint8_t r = ip4_options(h, ihl);
+        uint8_t r = ip4_options(h + 20, ihl - 20);
         if (r)
             return r;
     }

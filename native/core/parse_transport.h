@@ -43,22 +43,28 @@ PAL_INLINE uint8_t parse_tcp(pal_packet *p, const uint8_t *h, uint32_t there)
     return PAL_REASON_MATCH;
 }
 
+#define SCTP_BIT(type) (1u << (type))
+#define SCTP_LONE (SCTP_BIT(SCTP_INIT) | SCTP_BIT(SCTP_INIT_ACK)) /* are the only chunk of their packet */
+#define SCTP_TELLING                                                                                                            \
+    (SCTP_LONE | SCTP_BIT(SCTP_ABORT) | SCTP_BIT(SCTP_SHUTDOWN) | SCTP_BIT(SCTP_SHUTDOWN_ACK) | SCTP_BIT(SCTP_COOKIE_ECHO) |         \
+     SCTP_BIT(SCTP_COOKIE_ACK) | SCTP_BIT(SCTP_SHUTDOWN_COMPLETE))
+
+/* `there` bytes of it are present; not more than l4_len. */
 static inline uint8_t parse_sctp(pal_packet *p, const uint8_t *h, uint32_t there)
 {
-    uint32_t at = 12, first = SCTP_DATA, chunks = 0;
-    bool lone = false;
+    uint32_t at = 12, first = SCTP_DATA, chunks = 0, seen = 0, end = p->l4_len;
     p->seq = load_be32(h + 4);
-    for (; at < p->l4_len; chunks++) {
-        if (chunks == SCTP_MAX_CHUNKS || at + 4 > p->l4_len || at + 4 > there)
+    for (; at < end; chunks++) {
+        if (chunks == SCTP_MAX_CHUNKS || at + 4 > there)
             return PAL_REASON_L4_OFFSET;
-        uint32_t type = h[at], len = load_be16(h + at + 2);
-        if (len < 4 || at + len > p->l4_len || at + len > there)
+        uint32_t head = load_be32(h + at), type = head >> 24, len = head & 0xffff;
+        if (len < 4 || len > there - at)
             return PAL_REASON_L4_OFFSET;
-        bool telling = type == SCTP_INIT || type == SCTP_INIT_ACK || (type >= SCTP_ABORT && type <= SCTP_SHUTDOWN_ACK) ||
-                       type == SCTP_COOKIE_ECHO || type == SCTP_COOKIE_ACK || type == SCTP_SHUTDOWN_COMPLETE;
-        if (telling && first == SCTP_DATA) {
+        uint32_t bit = type < 32 ? SCTP_BIT(type) : 0;
+        seen |= bit;
+        if ((bit & SCTP_TELLING) && first == SCTP_DATA) {
             first = type;
-            if (type == SCTP_INIT || type == SCTP_INIT_ACK) {
+            if (bit & SCTP_LONE) {
                 if (len < 20)
                     return PAL_REASON_L4_OFFSET;
                 p->ack = load_be32(h + at + 4);
@@ -66,11 +72,9 @@ static inline uint8_t parse_sctp(pal_packet *p, const uint8_t *h, uint32_t there
             if ((type == SCTP_ABORT || type == SCTP_SHUTDOWN_COMPLETE) && (h[at + 1] & 1))
                 first |= SCTP_T_BIT;
         }
-        if (type == SCTP_INIT || type == SCTP_INIT_ACK)
-            lone = true;
         at += (len + 3) & ~3u;
     }
-    if (chunks == 0 || (lone && chunks > 1) || (first == SCTP_INIT && p->seq != 0))
+    if (chunks == 0 || ((seen & SCTP_LONE) && chunks > 1) || (first == SCTP_INIT && p->seq != 0))
         return PAL_REASON_L4_OFFSET;
     p->tcp_flags = (uint8_t)first;
     return PAL_REASON_MATCH;

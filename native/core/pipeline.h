@@ -142,7 +142,7 @@ PAL_OUTLINE bool pipeline_judge_any(pal_worker *w, pal_burst *b, uint32_t v)
         b->entry[v] = HINT_OPEN;
     }
     judge_hint hint = {.key = &b->key[v], .hash = b->hash[v], .ref = b->ref[v], .entry = b->entry[v],
-                       .again = b->again_known ? b->again[v] : HINT_OPEN, .seq = b->quote_seq[v]};
+                       .again = b->stale >> v & 1 ? b->again[v] : HINT_OPEN, .seq = b->quote_seq[v]};
     worker_room(w);
     pal_judgement *j = worker_next(w);
     if (!f->ether || !pipeline_refused(w, f, visit_dir(b, v), p, p, j))
@@ -176,6 +176,8 @@ PAL_INLINE bool pipeline_judge_one(pal_worker *w, pal_burst *b, uint32_t v)
     if (PAL_LIKELY(b->entry[v] == HINT_ACK)) {
         w->received++;
 #ifndef PAL_NO_FAST
+        if (PAL_UNLIKELY(b->stale >> v & 1))
+            ahead_keep(w, b, v);
         if (PAL_LIKELY(fast_judge(w, b, v, worker_next(w)))) {
             w->out_count++;
             w->count[PAL_ALLOW][PAL_REASON_STATE]++;
@@ -198,7 +200,7 @@ PAL_INLINE void pipeline_judge(pal_worker *w, pal_burst *b)
         uint32_t end = min_u32(v + WIDE_LANES, b->n);
 #ifndef PAL_NO_FAST
         if (PAL_LIKELY(wide) && PAL_LIKELY(passed) && end - v == WIDE_LANES && PAL_LIKELY(b->latest_ns < w->clock_due) &&
-            PAL_LIKELY(wide_judge(w, b, v))) {
+            PAL_LIKELY((b->stale >> v & 0xff) == 0) && PAL_LIKELY(wide_judge(w, b, v))) {
             w->received += WIDE_LANES;
             w->count[PAL_ALLOW][PAL_REASON_STATE] += WIDE_LANES;
             v = end;
@@ -219,9 +221,9 @@ PAL_INLINE void pipeline_look_up(pal_worker *w, pal_burst *b)
 {
     if (PAL_UNLIKELY(pipeline_prefetch(w, b)))
         pipeline_classify(w->snap, b);
-    if (PAL_UNLIKELY(w->rejudged)) {
-        w->rejudged = 0;
-        pipeline_again(w, b);
+    if (PAL_UNLIKELY(w->astray)) {
+        w->astray = 0;
+        pipeline_astray(w, b);
     }
 }
 

@@ -27,28 +27,36 @@ static inline void rejudge_rule_set(pal_worker *w, uint32_t ref, uint32_t rule)
 }
 
 /* The rules' view of the connection's first packet. */
-static inline void rejudge_key(const judge_case *c, uint32_t ref, pal_key *k)
+static inline void rejudge_key(const ct_table *t, const pal_filter *f, uint32_t ref, pal_key *k)
 {
-    ct_key o;
-    ct_key_of(&c->w->table, ref, &o);
+    const ct_hot *h = &t->hot[ref];
+    uint32_t high = h->marks >> 3 & 1;
     memset(k, 0, sizeof *k);
-    memcpy(k->src, key_addr(&o, o.high), o.family == PAL_FAMILY_V4 ? 4 : 16);
-    memcpy(k->dst, key_addr(&o, !o.high), o.family == PAL_FAMILY_V4 ? 4 : 16);
-    k->family = o.family;
-    k->dir = c->f->both ? PAL_DIR_IN | PAL_DIR_OUT : c->w->table.cold[ref].memo & MEMO_INWARD ? PAL_DIR_IN : PAL_DIR_OUT;
-    switch (o.kind) {
+    if (PAL_LIKELY(ref < t->cap4)) {
+        k->family = PAL_FAMILY_V4;
+        memcpy(k->src, &h->addr[high], 4);
+        memcpy(k->dst, &h->addr[!high], 4);
+    } else {
+        const ct_addr6 *a = &t->addr6[ref - t->cap4];
+        k->family = PAL_FAMILY_V6;
+        memcpy(k->src, a->addr[high], 16);
+        memcpy(k->dst, a->addr[!high], 16);
+    }
+    k->dir = f->both ? PAL_DIR_IN | PAL_DIR_OUT : t->cold[ref].memo & MEMO_INWARD ? PAL_DIR_IN : PAL_DIR_OUT;
+    uint8_t kind = ct_kind_of(h);
+    switch (kind) {
     case KIND_ICMP:
-        k->proto = o.family == PAL_FAMILY_V4 ? PROTO_ICMP : PROTO_ICMP6;
-        k->dport = (uint16_t)(o.port[1] >> 1 << 8);
+        k->proto = k->family == PAL_FAMILY_V4 ? PROTO_ICMP : PROTO_ICMP6;
+        k->dport = (uint16_t)(h->port[1] >> 1 << 8);
         break;
     case KIND_OTHER:
-        k->proto = (uint8_t)o.port[0];
+        k->proto = (uint8_t)h->port[0];
         break;
     default:
-        k->proto = o.kind == KIND_TCP ? PROTO_TCP : o.kind == KIND_UDP ? PROTO_UDP : PROTO_SCTP;
-        k->sport = o.port[o.high];
-        k->dport = o.port[!o.high];
-        k->tcp_flags = o.kind == KIND_TCP ? TCP_SYN : 0;
+        k->proto = kind == KIND_TCP ? PROTO_TCP : kind == KIND_UDP ? PROTO_UDP : PROTO_SCTP;
+        k->sport = h->port[high];
+        k->dport = h->port[!high];
+        k->tcp_flags = kind == KIND_TCP ? TCP_SYN : 0;
     }
 }
 
@@ -73,10 +81,45 @@ static inline void rejudge_answer(judge_case *c, uint32_t ref, uint32_t dir)
     }
 }
 
+PAL_INLINE bool rejudge_keeps(const pal_rule *r) { return r && r->action == PAL_ACTION_ALLOW && (r->flags & PAL_RULE_STATEFUL); }
+
+/* The connection goes on under rule `r`. */
+static inline void rejudge_keep(pal_worker *w, const pal_filter *f, uint32_t ref, const pal_rule *r)
+{
+    ct_table *t = &w->table;
+    ct_hot *h = &t->hot[ref];
+    rejudge_rule_set(w, ref, r->rule);
+    h->epoch = f->epoch;
+    h->state = (uint8_t)((h->state & ~CT_PERSIST) | (r->flags & PAL_RULE_PERSIST ? CT_PERSIST : 0));
+    bool alg = (r->alg == PAL_ALG_FTP && ct_kind_of(h) == KIND_TCP) || (r->alg == PAL_ALG_TFTP && ct_kind_of(h) == KIND_UDP);
+    if (!alg && (h->marks & CT_ALG))
+        t->gone(t->context, ref);
+    h->marks = (uint8_t)((h->marks & ~CT_ALG) | (alg ? CT_ALG : 0));
+}
+
+/* The rule that decides on the connection's first packet now; NULL: none. */
+static inline const pal_rule *rejudge_match(const judge_case *c, uint32_t ref)
+{
+    const pal_ruleset *rules = c->f->rules;
+    pal_key key;
+    if (PAL_LIKELY(c->hint && c->hint->again != HINT_OPEN && c->hint->ref == ref)) {
+        uint32_t entry = c->hint->again;
+        if (entry == PAL_NONE)
+            return NULL;
+        if (PAL_LIKELY(rules->rules[entry].action != PAL_ACTION_RESUME))
+            return &rules->rules[entry];
+        rejudge_key(&c->w->table, c->f, ref, &key);
+        return judge_resume(c->w, rules, entry, &key, false);
+    }
+    rejudge_key(&c->w->table, c->f, ref, &key);
+    return judge_resume(c->w, rules, classify_one(c->w->snap, rules, &key), &key, false);
+}
+
 PAL_OUTLINE enum rejudge rejudge_connection(judge_case *c, uint32_t ref, uint32_t dir)
 {
     ct_table *t = &c->w->table;
     ct_hot *h = &t->hot[ref];
+    c->w->astray++;
     if (h->state & CT_PERSIST) {
         h->epoch = c->f->epoch;
         return REJUDGE_KEPT;
@@ -88,20 +131,9 @@ PAL_OUTLINE enum rejudge rejudge_connection(judge_case *c, uint32_t ref, uint32_
         h->epoch = c->f->epoch;
         return REJUDGE_KEPT;
     }
-    pal_key key;
-    rejudge_key(c, ref, &key);
-    c->w->rejudged++;
-    bool ahead = c->hint && c->hint->again != HINT_OPEN && c->hint->ref == ref;
-    uint32_t entry = ahead ? c->hint->again : classify_one(c->w->snap, c->f->rules, &key);
-    const pal_rule *r = judge_resume(c->w, c->f->rules, entry, &key, false);
-    if (r && r->action == PAL_ACTION_ALLOW && (r->flags & PAL_RULE_STATEFUL)) {
-        rejudge_rule_set(c->w, ref, r->rule);
-        h->epoch = c->f->epoch;
-        h->state = (uint8_t)((h->state & ~CT_PERSIST) | (r->flags & PAL_RULE_PERSIST ? CT_PERSIST : 0));
-        bool alg = (r->alg == PAL_ALG_FTP && ct_kind_of(h) == KIND_TCP) || (r->alg == PAL_ALG_TFTP && ct_kind_of(h) == KIND_UDP);
-        if (!alg && (h->marks & CT_ALG))
-            t->gone(t->context, ref);
-        h->marks = (uint8_t)((h->marks & ~CT_ALG) | (alg ? CT_ALG : 0));
+    const pal_rule *r = rejudge_match(c, ref);
+    if (rejudge_keeps(r)) {
+        rejudge_keep(c->w, c->f, ref, r);
         return REJUDGE_KEPT;
     }
     if (r && r->action == PAL_ACTION_ALLOW) {

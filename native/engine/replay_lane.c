@@ -264,13 +264,13 @@ static uint32_t lane_choose(replay_lane *lane, const engine_config *config, uint
     return kept;
 }
 
-/* A burst by the rules in force, and the same packets by the staged ones; `staged`: the configuration of those. */
+/* Packets by the rules in force, and the same packets by the staged ones; `staged`: the configuration of those. */
 static void lane_burst(replay_lane *lane, const engine_config *staged, const pal_route *route, pal_packet *packet, uint32_t n)
 {
     pipeline_burst(&lane->ew->w, route, packet, n);
     if (PAL_LIKELY(!staged))
         return;
-    pal_route other[WORKER_BURST];
+    pal_route other[LANE_BATCH_MAX];
     for (uint32_t i = 0; i < n; i++)
         other[i] = (pal_route){.first = &staged->filter[route[i].first->number],
                                .second = route[i].second ? &staged->filter[route[i].second->number] : NULL,
@@ -317,7 +317,7 @@ void lane_run(replay_lane *lane)
         n = lane_parse(lane, i, r->options.batch, packet);
         uint32_t kept = lane_choose(lane, config, i, n, packet, route, many);
         for (uint32_t at = 0, end; at < kept; at = end) {
-            for (end = at; end < kept && end - at < WORKER_BURST && !many[end];)
+            for (end = at; end < kept && !many[end];)
                 end++;
             if (end > at)
                 lane_burst(lane, staged, route + at, packet + at, end - at);
