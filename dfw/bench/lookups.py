@@ -73,8 +73,8 @@ def first_matches_agree(table: RuleTable, keys: KeyArray, found: npt.NDArray[np.
 def _same_rules(
     classifier: Classifier, ruleset: Ruleset, table: RuleTable, size: int, build_seconds: float
 ) -> dict[str, Any]:
-    """What the rule sets of further vNICs with the same rules add, beside the first one's memory and build: where they come
-    from one table, as dfw.enforcer has it, and where each is given by itself and found to be the same."""
+    """What the rule sets of further vNICs with the same rules add, beside the first one's memory and build: where they
+    come from one table, as dfw.enforcer has it, and where each is given by itself and found to be the same."""
     begun = time.perf_counter()
     others = [ruleset.shared() for _ in range(_VNICS - 1)]
     shared = time.perf_counter() - begun
