@@ -101,10 +101,8 @@ CLS_WIDE bool cls_wide_services(const pal_ruleset *r, const pal_key *keys, uint3
         if (n_flags > 1)
             at += r->flag_class[k->tcp_flags];
         x->meta[i] = meta_at[at * 16 + (k->family & 3u) * 4 + (k->dir & 3u)];
-        if (dports)
-            x->dport[i] = cls_port(&r->dport_at, k->dport);
-        if (sports)
-            x->sport[i] = cls_port(&r->sport_at, k->sport);
+        x->dport[i] = dports ? cls_port(&r->dport_at, k->dport) : 0;
+        x->sport[i] = sports ? cls_port(&r->sport_at, k->sport) : 0;
     }
     return not4;
 }
