@@ -229,7 +229,7 @@ def test_names_and_records(tmp_path: Path) -> None:
 
 
 def test_the_graph_is_one_for_graphviz() -> None:
-    world = inputs_parse([("x.yaml", inventory(HOSTS, SEGMENTS, PORTS, 'gateways: [{name: t, tier: 0}]'))]).world
+    world = inputs_parse([("x.yaml", inventory(HOSTS, SEGMENTS, PORTS, "gateways: [{name: t, tier: 0}]"))]).world
     dot = graph_dot('"x"', world)
     assert dot.count(" -- ") == 2 and "cluster_1" in dot
     try:
