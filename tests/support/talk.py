@@ -282,7 +282,7 @@ def fragment_talk(world: World) -> Talk:
             packet = way.tcp(*ports, int(rnd() * 2**32), 0, (SYN, ACK)[int(rnd() * 2)], 500, _TEXT[:size])
         else:
             packet = way.ip(47, _TEXT[:size])
-        ident += 1
+        ident = (ident + 1) & 0xFFFF
         for piece in _pieces(world, packet, ident):
             ts = yield way, piece
             if rnd() < 0.01:
