@@ -50,8 +50,16 @@ def run(
     Example:
       palisade agent run --host esx-1 --desired desired.json --run /run/palisade --underlay eth0
     """
+    from dfw.core import CoreError
     from overlay.agent import AgentOptions, agent_run
     from overlay.keeper import keep
+
+    if netns is not None and not Path(netns).exists():
+        raise click.BadParameter(f"there is no network namespace at {netns}", ctx, param_hint="--netns")
+    try:
+        run.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise click.BadParameter(f"{run} cannot be made: {error.strerror}", ctx, param_hint="--run") from None
 
     options = AgentOptions(
         host=host,
@@ -63,17 +71,14 @@ def run(
         workers=workers,
         connections=connections,
     )
-    if not is_kept:
-        agent_run(options)
-        return
 
     def work() -> int:
         # An error that is the user's to see is shown as any verb's.
         try:
             agent_run(options)
-        except EnvironmentLacksError as error:
+        except (EnvironmentLacksError, CoreError, OSError) as error:
             click.echo(str(error), err=True)
             return LACKING
         return DONE
 
-    ctx.exit(keep(work))
+    ctx.exit(keep(work) if is_kept else work())

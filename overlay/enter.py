@@ -47,5 +47,7 @@ def namespace_enter(netns: str) -> None:
     number = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
     try:
         setns(number)
+    except OSError as error:
+        raise OSError(error.errno, "not a network namespace that can be entered", netns) from error
     finally:
         os.close(number)

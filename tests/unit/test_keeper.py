@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 PROGRAM = """
 import os, signal, sys, time
 from overlay.keeper import keep
@@ -70,3 +72,28 @@ def test_a_defect_is_told_and_not_repeated_for_ever(tmp_path: Path) -> None:
     keeper = start(tmp_path, "fail")
     assert keeper.wait(20) == 70
     assert keeper.stderr is not None and b"it went wrong" in keeper.stderr.read()
+
+
+@pytest.mark.parametrize(
+    ("options", "says", "status"),
+    [
+        (["--run", "/proc/nope"], "--run: /proc/nope cannot be made: ", 2),
+        (["--netns", "/nowhere/ns"], "--netns: there is no network namespace at /nowhere/ns", 2),
+        (["--netns", "/proc/self/status"], "not a network namespace that can be entered: '/proc/self/status'", 3),
+    ],
+)
+@pytest.mark.parametrize("keep", ["--keep", "--no-keep"])
+def test_what_an_agent_cannot_use_is_said_in_a_sentence(
+    tmp_path: Path, options: list[str], says: str, status: int, keep: str
+) -> None:
+    command = [sys.executable, "-m", "dfw", "agent", "run", "--host", "h", "--desired", "d", "--underlay", "ul0", keep]
+    done = subprocess.run(
+        [*command, *(["--run", str(tmp_path)] if "--run" not in options else []), *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == status, done.stderr
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
