@@ -34,6 +34,7 @@ from overlay.enforce import HostEnforcer, Memory
 from overlay.enter import namespace_enter
 from overlay.holder import HolderClient, HolderError, holder_open
 from overlay.hoststate import HostState, StateError, file_replace, state_decode
+from overlay.linux import process_start
 from overlay.metrics import HostCounters, render_metrics
 
 POLL_SECONDS: Final = 0.5  # how often the file is looked at, when nobody says that it has changed
@@ -286,7 +287,7 @@ class Agent:
             "problems": self.cards.problems,
             "vnics": sum(card.number is not None for card in self.cards.cards.values()),
             "connections": stats.connections4 + stats.connections6,
-            "drops": sum(count for (verdict, _), count in stats.counts.items() if verdict != "ALLOW"),
+            "drops": sum(self.host.stats().dropped.values()),
         }
 
     def counters(self) -> HostCounters:
@@ -301,7 +302,7 @@ class Agent:
         if what == "hosts":
             return [self.status()]
         if what == "stats":
-            return realized.show_stats(self.engine.stats())
+            return realized.show_stats(self.engine.stats(), self.host.stats())
         if what == "health":
             return realized.show_health(self.engine.stats(), self.wanted, self.realized, self.error, self.stalled)
         if what not in (*realized.STATE_SHOWS, "vnics", "rules"):
@@ -327,14 +328,6 @@ class Agent:
         self.holder.close()
         for close in reversed(self._closing):
             close()
-
-
-def process_start(pid: int) -> int:
-    """When a process started, in clock ticks since boot: with its number that names it for good. 0: it is gone."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
-    except (OSError, IndexError, ValueError):
-        return 0
 
 
 def agent_run(options: AgentOptions) -> None:

@@ -16,7 +16,16 @@ from dfw.core import CoreError
 from dfw.core.live import Live, tap_open
 from overlay.holder import HolderClient, HolderError, close_all
 from overlay.hoststate import HostState, VnicState
-from overlay.uplink import TEP_INTERFACE, TEP_KERNEL_MAC, TEP_MAC, UplinkStep, apply_uplink, plan_uplink, read_mtu
+from overlay.uplink import (
+    TEP_INTERFACE,
+    TEP_KERNEL_MAC,
+    TEP_MAC,
+    UplinkStep,
+    apply_uplink,
+    plan_uplink,
+    read_mtu,
+    remove_uplink,
+)
 from overlay.vnic import apply_vnic
 
 UPLINK = "uplink"
@@ -77,12 +86,15 @@ class Cards:
         wanted = (state.tep, state.underlay_mtu)
         try:
             if self.uplink != wanted:
+                remove_uplink(self.wires)
+                self.wires = ()
                 self.tier = self._uplink(state, tier)
                 self.uplink = wanted
             assert self.tier is not None
             peers = [tep.ip for tep in state.teps]
             wires = plan_uplink(self.tier, self.underlay, state.tep, peers, state.underlay_mtu)
             if wires != self.wires:
+                remove_uplink(step for step in self.wires if step not in wires)
                 apply_uplink(wires)
                 self.wires = wires
             mtu = read_mtu(self.underlay)

@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
+from overlay.linux import CLONE_NEWNET, setns
+
 _Result = TypeVar("_Result")
 
 
@@ -42,11 +44,9 @@ def run_in(netns: str | None, function: Callable[[], _Result]) -> _Result:
 
 def namespace_enter(netns: str) -> None:
     """This thread, and those that it starts, into the network namespace at this path. Raises OSError."""
-    from pyroute2.netns import setns
-
     number = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        setns(number)
+        setns(number, CLONE_NEWNET)
     except OSError as error:
         raise OSError(error.errno, "not a network namespace that can be entered", netns) from error
     finally:

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from dfw.core import EngineStats
+from dfw.core import EngineStats, HostStats
 from dfw.layout import RANGE_DTYPE, RULE_DTYPE
 from dfw.model import AddressRange, Family
 from overlay.hoststate import HostState, NeighbourState
@@ -153,12 +153,17 @@ def show_gateways(state: HostState) -> Rows:
     return rows
 
 
-def show_stats(stats: EngineStats) -> Rows:
-    """How often each verdict was given for each reason."""
-    return [
+def show_stats(stats: EngineStats, frames: HostStats) -> Rows:
+    """How often each verdict was given for each reason; then the host's frames: received = passed + consumed + held +
+    dropped, spoofguard's and forwarding's reasons among them."""
+    rows: Rows = [
         {"verdict": verdict, "reason": reason, "judgements": count}
         for (verdict, reason), count in sorted(stats.counts.items(), key=lambda item: -item[1])
     ]
+    for what in ("from_vnics", "from_uplink", "passed", "consumed", "held"):
+        rows.append({"frames": what, "reason": None, "count": getattr(frames, what)})
+    dropped = sorted(frames.dropped.items(), key=lambda item: -item[1])
+    return rows + [{"frames": "dropped", "reason": reason, "count": count} for reason, count in dropped]
 
 
 def show_health(stats: EngineStats, wanted: int, realized: int, error: str | None, stalled: list[int]) -> Rows:

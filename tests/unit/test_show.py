@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 
-from dfw.core import EngineStats
+from dfw.core import EngineStats, HostStats
 from dfw.load import load
 from dfw.schema import schema_files
 from overlay import realized
@@ -23,6 +23,7 @@ from overlay.hoststate import HostState
 from overlay.show import show
 from overlay.span import resolve_span
 
+FRAMES = HostStats(9, 5, 8, 2, 0, {"spoof-mac": 3, "match": 1}, 0, 0, 0, 0)
 SHOP = Path(__file__).resolve().parents[2] / "examples" / "shop"
 
 
@@ -66,7 +67,12 @@ def test_rules_of_each_vnic_in_their_order_with_counters(state: HostState) -> No
 
 def test_health_says_what_is_not_well() -> None:
     stats = EngineStats({("DROP", "no-ruleset"): 2, ("ALLOW", "state"): 9}, 11, 0, 0, 0, 0, 5, 900, 0, 1, 1000)
-    assert [row["reason"] for row in realized.show_stats(stats)] == ["state", "no-ruleset"]
+    rows = realized.show_stats(stats, FRAMES)
+    assert [row["reason"] for row in rows if "verdict" in row] == ["state", "no-ruleset"]
+    frames = {(row["frames"], row["reason"]): row["count"] for row in rows if "frames" in row}
+    assert frames["dropped", "spoof-mac"] == 3
+    received = frames["from_vnics", None] + frames["from_uplink", None]
+    assert received == sum(count for (what, _), count in frames.items() if not what.startswith("from"))
     assert [row["ok"] for row in realized.show_health(stats, 3, 3, None, [])] == [True, False, True]
     assert [row["ok"] for row in realized.show_health(stats, 4, 3, None, [1])] == [False, False, False]
     assert realized.show_health(stats, 4, 3, "it was refused", [])[0]["says"] == "it was refused"
@@ -147,7 +153,7 @@ def test_every_row_is_what_the_schema_says(state: HostState) -> None:
     validator = jsonschema.Draft202012Validator(json.loads(schema_files()["show"].read_text(encoding="utf-8")))
     stats = EngineStats({("DROP", "no-ruleset"): 2}, 2, 0, 0, 0, 0, 0, 0, 0, 1, 1000)
     tables = [show_one(state) for show_one in realized.STATE_SHOWS.values()]
-    tables += [realized.show_vnics(state, {}, {}), realized.show_rules(state, {}), realized.show_stats(stats)]
+    tables += [realized.show_vnics(state, {}, {}), realized.show_rules(state, {}), realized.show_stats(stats, FRAMES)]
     for rows in [*tables, realized.show_health(stats, 1, 1, None, [])]:
         assert rows
         validator.validate([{"host": "esx-1"} | row for row in rows])
