@@ -14,13 +14,7 @@
 #include "../engine/engine.h"
 #include "../tests/support/invariants.h"
 
-#define MUST(x)                                                                                                            \
-    do {                                                                                                                   \
-        if (!(x)) {                                                                                                        \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #x);                                                \
-            abort();                                                                                                       \
-        }                                                                                                                  \
-    } while (0)
+#include "must.h"
 
 /* ---- lines: a second reader ----------------------------------------------------------------------------------------- */
 

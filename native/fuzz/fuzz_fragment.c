@@ -16,13 +16,7 @@
 #include "../tests/support/invariants.h"
 #include "../tests/support/packets.h"
 
-#define MUST(x)                                                                                                            \
-    do {                                                                                                                   \
-        if (!(x)) {                                                                                                        \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #x);                                                \
-            abort();                                                                                                       \
-        }                                                                                                                  \
-    } while (0)
+#include "must.h"
 
 #define OPERATIONS 500u
 #define SNAP 2000u /* bytes of a frame that are ever present */

@@ -8,13 +8,7 @@
 
 #include "../tests/support/invariants.h"
 
-#define MUST(condition)                                                                                                    \
-    do {                                                                                                                   \
-        if (!(condition)) {                                                                                                \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                                        \
-            abort();                                                                                                       \
-        }                                                                                                                  \
-    } while (0)
+#include "must.h"
 
 #define FRAMES_MAX 96u
 #define BYTES_MAX 1600u

@@ -9,13 +9,7 @@
 #include <stdio.h>
 #include <sys/mman.h>
 
-#define MUST(condition)                                                                                                    \
-    do {                                                                                                                   \
-        if (!(condition)) {                                                                                                \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                                        \
-            abort();                                                                                                       \
-        }                                                                                                                  \
-    } while (0)
+#include "must.h"
 
 /* The code point at p, decoded by arithmetic alone (RFC 3629), so not by the tables under test. Its length, or 0. */
 static size_t decode(const uint8_t *p, size_t left, uint32_t *point)

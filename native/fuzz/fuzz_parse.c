@@ -15,13 +15,7 @@
 
 #include "../core/parse.h"
 
-#define MUST(x)                                                                                                            \
-    do {                                                                                                                   \
-        if (!(x)) {                                                                                                        \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #x);                                                \
-            abort();                                                                                                       \
-        }                                                                                                                  \
-    } while (0)
+#include "must.h"
 
 #define PACKET_MAX 4096u
 

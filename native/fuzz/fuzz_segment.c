@@ -9,13 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define MUST(condition)                                                                                                    \
-    do {                                                                                                                   \
-        if (!(condition)) {                                                                                                \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition);                                        \
-            abort();                                                                                                       \
-        }                                                                                                                  \
-    } while (0)
+#include "must.h"
 
 static uint8_t headers[SEGMENT_HEADERS_MAX];
 
