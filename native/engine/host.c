@@ -96,21 +96,28 @@ static uint32_t host_take(host_worker *w, uint32_t n)
     return kept;
 }
 
-/* The card's word, or the kernel's, stands for a sum that is not looked at. */
+/* Does the card's word, or the kernel's, stand for its transport's sum? Then that is not looked at. */
+static bool host_is_vouched(const host_worker *w, uint32_t k)
+{
+    const uint8_t flags = w->frame[w->at[k]].offload.flags;
+    return (flags & OFFLOAD_NEEDS_CSUM) || ((flags & OFFLOAD_DATA_VALID) && w->source[k].vnic == PAL_UPLINK);
+}
+
+/* Runs of frames that are vouched for are parsed as a burst; those are nearly all. */
 static void host_parse(host_worker *w, uint32_t n)
 {
     const parse_options all = {.sum_mode = w->ew->w.parse.sum_mode}, none = {.sum_mode = SUM_MODE_OFF};
-    if (all.sum_mode == SUM_MODE_OFF) {
-        parse_burst(w->packet, n, LINKTYPE_ETHERNET, &none, w->ew->w.wide);
-        return;
-    }
-    for (uint32_t k = 0; k < n; k++) {
-        pal_packet *p = &w->packet[k];
-        const uint8_t flags = w->frame[w->at[k]].offload.flags;
-        const bool vouched = (flags & OFFLOAD_NEEDS_CSUM) || ((flags & OFFLOAD_DATA_VALID) && w->source[k].vnic == PAL_UPLINK);
-        parse_frame(p, LINKTYPE_ETHERNET, vouched ? &none : &all);
-        if (vouched && !p->reason && p->ip_sum == SUM_BAD && all.sum_mode == SUM_MODE_VERIFY)
-            p->reason = PAL_REASON_IP_CHECKSUM;
+    for (uint32_t k = 0, end; k < n; k = end) {
+        for (end = k; end < n && (all.sum_mode == SUM_MODE_OFF || host_is_vouched(w, end));)
+            end++;
+        if (end == k) {
+            parse_frame(&w->packet[end++], LINKTYPE_ETHERNET, &all);
+            continue;
+        }
+        parse_burst(&w->packet[k], end - k, LINKTYPE_ETHERNET, &none, w->ew->w.wide);
+        for (uint32_t i = k; all.sum_mode == SUM_MODE_VERIFY && i < end; i++)
+            if (!w->packet[i].reason && w->packet[i].ip_sum == SUM_BAD)
+                w->packet[i].reason = PAL_REASON_IP_CHECKSUM;
     }
 }
 
