@@ -70,7 +70,8 @@ static inline bool coalesce_read(const uint8_t *data, uint32_t len, coalesce_flo
             return false;
     } else if (proto == PROTO_TCP && len >= f->l4 + 20) {
         f->headers = f->l4 + (l4[12] >> 4) * 4u;
-        if (f->headers < f->l4 + 20 || (l4[12] & 15) || (l4[13] & ~TCP_PSH) != TCP_ACK || load_u16(l4 + 18) != 0)
+        if (f->headers < f->l4 + 20 || (l4[12] & 15) || (l4[13] & ~TCP_PSH) != TCP_ACK || load_u16(l4 + 18) != 0 ||
+            load_u16(l4 + 16) == 0xffff) /* 0, the other way to write it: segment.h would not */
             return false;
         f->closed = (l4[13] & TCP_PSH) != 0;
     } else {

@@ -105,8 +105,8 @@ static inline void segment_headers(const segment_plan *s, const uint8_t *frame, 
         store_be16(l4 + sum_at, 0);
         /* Headers are an even number of bytes, so the data's sum can be taken by itself. */
         field = sum_finish(sum_bytes(frame + at, bytes, sum_bytes(l4, s->headers - s->l4, sum)));
-        if (field == 0)
-            field = 0xffff; /* in UDP 0 says that there is none (RFC 768); in TCP both are the same number */
+        if (field == 0 && s->udp)
+            field = 0xffff; /* in UDP 0 says that there is none (RFC 768) */
     }
     memcpy(l4 + sum_at, &field, 2);
 }
@@ -115,7 +115,7 @@ static inline void segment_headers(const segment_plan *s, const uint8_t *frame, 
 static inline uint16_t segment_checksum(const uint8_t *frame, uint32_t len, const host_offload *o)
 {
     uint16_t whole = sum_finish(sum_bytes(frame + o->csum_start, len - o->csum_start, 0));
-    return whole == 0 ? 0xffff : whole;
+    return whole == 0 && o->csum_offset == 6 ? 0xffff : whole;
 }
 
 #endif
