@@ -134,9 +134,9 @@ class Agent:
         self.enforcer = HostEnforcer(self.engine, self.host, memory, self._remember)
         self.cards = Cards(self.live, self.holder, options.underlay, options.workers)
         self.cards.restore()
+        self.live.start()  # a port carries packets as soon as it is added
         with contextlib.suppress(FileNotFoundError):
             self._take((options.run / LAST_GOOD).read_bytes(), keep=False)
-        self.live.start()
         self.log.info("started", realized=self.realized, cards=len(self.cards.cards))
 
     def _alone(self) -> None:
@@ -197,11 +197,13 @@ class Agent:
             file_replace(self.options.run / LAST_GOOD, data)
 
     def _apply(self, state: HostState) -> None:
-        """Rules first, then the cards that they protect: a vNIC passes nothing before its rules are there."""
+        """Rules first, then the cards that they protect: a vNIC passes nothing before its rules are there. What packets
+        need comes before what is only looked at, or made once."""
         begun = time.monotonic()
         epoch = self.enforcer.commit(state)
         self.cards.apply(state, self.enforcer.number)
         self.cards.apply_uplink(state, self.options.uplink)
+        self.cards.apply_interfaces(state)
         spent = time.monotonic() - begun
         self.log.info("realized", revision=state.revision, epoch=epoch, seconds=round(spent, 4))
 

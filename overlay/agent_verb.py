@@ -50,6 +50,8 @@ def run(
     Example:
       palisade agent run --host esx-1 --desired desired.json --run /run/palisade --underlay eth0
     """
+    import pyroute2  # noqa: F401 - 0.2 s that a successor's packets would wait for
+
     from dfw.core import CoreError
     from overlay.agent import AgentOptions, agent_run
     from overlay.keeper import keep

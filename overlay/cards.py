@@ -61,7 +61,7 @@ class Cards:
                 continue
 
     def apply(self, state: HostState, number_of: Callable[[str], int | None]) -> None:
-        """Open what is missing, let go what is too much, and set every interface up as the state says.
+        """Open what is missing and let go what is too much: packets run when this returns.
 
         What cannot be done for one vNIC stands in `problems` under its name, and does not stop the others.
         """
@@ -76,7 +76,21 @@ class Cards:
             try:
                 self._vnic(vnic, number)
             except (CoreError, OSError) as error:
-                self.problems[vnic.name] = f"{vnic.interface} in {vnic.netns}: {error}"
+                self._problem(vnic, error)
+
+    def apply_interfaces(self, state: HostState) -> None:
+        """Set every interface up as the state says. After the ports and the uplink: netlink takes milliseconds for each,
+        and after a restart all of it is so already, while packets wait."""
+        for vnic in state.vnics:
+            if vnic.netns is None or vnic.name in self.problems or VNIC + vnic.name not in self.cards:
+                continue
+            try:
+                apply_vnic(vnic.netns, vnic)
+            except OSError as error:
+                self._problem(vnic, error)
+
+    def _problem(self, vnic: VnicState, error: Exception) -> None:
+        self.problems[vnic.name] = f"{vnic.interface} in {vnic.netns}: {error}"
 
     def apply_uplink(self, state: HostState, tier: str) -> None:
         """Bring up the TEP: `tier` A, B or C, or the best that this machine has (auto).
@@ -158,7 +172,6 @@ class Cards:
                 self.live.remove_port(card.number)
             self.live.add_port(number, card.fds, card.about["offloads"])
             card.number = number
-        apply_vnic(vnic.netns, vnic)
 
     def _let_go(self, name: str) -> None:
         card = self.cards.pop(name)

@@ -64,6 +64,7 @@ typedef struct host_out {
 typedef struct host_worker host_worker;
 
 host_worker *host_worker_of(pal_host *h, uint32_t number);
+pal_engine *host_engine(const pal_host *h);
 /* One burst of at most HOST_BURST frames at a worker; now_ns never goes back. What leaves is given to the sink, in the order in
  * which it leaves: all of it in one call at the end, or, when there is more than fits (replicas, released fragments), in several;
  * none when nothing leaves. Whatever the sink is given must be sent, or copied, when it returns. n 0: time passes. */

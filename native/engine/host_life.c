@@ -79,6 +79,8 @@ pal_host *pal_host_new(pal_engine *e, char *err, size_t errlen)
     return h;
 }
 
+pal_engine *host_engine(const pal_host *h) { return h->e; }
+
 host_worker *host_worker_of(pal_host *h, uint32_t number) { return number < h->workers ? h->worker[number] : NULL; }
 
 int pal_host_stage(pal_host *h, const pal_fabric *from, char *err, size_t errlen)

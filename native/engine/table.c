@@ -64,7 +64,8 @@ static void table_view(ct_table *t, uint8_t *base, const table_header *h)
     t->cap6 = h->cap6;
 }
 
-/* Lists, wheel and index of a table without connections; seed, clock and entries stay. */
+/* Lists, wheel and index of a table without connections; seed, clock and entries stay, and `fresh`, which says how many of those
+ * there are: whoever is killed while it takes a table over leaves it to the next one. */
 static void indexes_clear(ct_table *t)
 {
     ct_state_block *s = t->s;
@@ -73,7 +74,7 @@ static void indexes_clear(ct_table *t)
     memset(s->wheel_map, 0, sizeof s->wheel_map);
     for (uint32_t w = 0; w < CT_WAYS; w++) {
         s->free_head[w] = s->oldest[w] = s->newest[w] = PAL_NONE;
-        s->free_count[w] = s->fresh[w] = s->used[w] = 0;
+        s->free_count[w] = s->used[w] = 0;
     }
     s->wheel_at = s->now;
 }
@@ -104,35 +105,42 @@ static void entry_free(ct_table *t, uint32_t ref)
     t->cold[ref].generation++;
 }
 
-static bool child_is_sound(const ct_table *t, uint32_t ref)
+static bool child_is_sound(const ct_table *t, uint32_t ref, const uint32_t used[CT_WAYS])
 {
     uint32_t parent = t->cold[ref].link[0];
-    if (parent >= t->cap4 + t->cap6)
+    if (parent >= t->cap4 ? parent - t->cap4 >= used[1] : parent >= used[0])
         return false;
     const ct_hot *h = &t->hot[parent]; /* one that has ended is told by its generation */
     return (h->state && !(h->marks & CT_CHILD)) || t->cold[parent].generation != t->cold[ref].link[1];
 }
+
+/* Entries that have ever been used: `fresh` grows before such an entry is touched, so that a process which is killed leaves none
+ * behind it. What lies there in a damaged file is nobody's, and cleared when it is taken. */
+static uint32_t used_once(const ct_table *t, uint32_t way, uint32_t fresh) { return min_u32(fresh, way ? t->cap6 : t->cap4); }
 
 /* The unanswered list's order is that of creation; what a scan can know of it is the deadline. The scan keeps the order
  * that the file's own links give, as far as they are sound, and appends the rest. */
 static void table_rebuild(ct_table *t)
 {
     ct_state_block *s = t->s;
-    uint32_t oldest[CT_WAYS] = {s->oldest[0], s->oldest[1]}, total = t->cap4 + t->cap6;
+    uint32_t oldest[CT_WAYS] = {s->oldest[0], s->oldest[1]};
+    const uint32_t used[CT_WAYS] = {used_once(t, 0, s->fresh[0]), used_once(t, 1, s->fresh[1])};
     uint64_t now = s->now;
-    for (uint32_t ref = 0; ref < total; ref++) {
-        t->hot[ref].state &= (uint8_t)~CT_RESYNC; /* of an earlier taking over; below it says "listed" */
-        if (t->hot[ref].state && !entry_is_sound(&t->hot[ref]))
-            entry_free(t, ref);
-    }
-    for (uint32_t ref = 0; ref < total; ref++) /* whoever follows a child's link must find a connection, or another generation */
-        if (t->hot[ref].state && (t->hot[ref].marks & CT_CHILD) && !child_is_sound(t, ref))
-            entry_free(t, ref);
+    for (uint32_t w = 0; w < CT_WAYS; w++)
+        for (uint32_t ref = w ? t->cap4 : 0, end = ref + used[w]; ref < end; ref++) {
+            t->hot[ref].state &= (uint8_t)~CT_RESYNC; /* of an earlier taking over; below it says "listed" */
+            if (t->hot[ref].state && !entry_is_sound(&t->hot[ref]))
+                entry_free(t, ref);
+        }
+    for (uint32_t w = 0; w < CT_WAYS; w++) /* whoever follows a child's link must find a connection, or another generation */
+        for (uint32_t ref = w ? t->cap4 : 0, end = ref + used[w]; ref < end; ref++)
+            if (t->hot[ref].state && (t->hot[ref].marks & CT_CHILD) && !child_is_sound(t, ref, used))
+                entry_free(t, ref);
     indexes_clear(t);
     s->now = now;
     s->resync_until = 0;
     for (uint32_t w = 0; w < CT_WAYS; w++) {
-        uint32_t first = w ? t->cap4 : 0, count = w ? t->cap6 : t->cap4;
+        uint32_t first = w ? t->cap4 : 0, count = used[w];
         uint32_t ref = oldest[w];
         for (uint32_t steps = 0; ref != PAL_NONE && steps < count; steps++) {
             if (ref < first || ref >= first + count || !t->hot[ref].state || !ct_is_listed(&t->hot[ref]) || (t->hot[ref].state & CT_RESYNC))
@@ -142,7 +150,7 @@ static void table_rebuild(ct_table *t)
             unanswered_append(t, ref);
             ref = newer;
         }
-        s->fresh[w] = count;
+        s->fresh[w] = count; /* in bounds */
         for (uint32_t i = count; i-- > 0;) {
             ref = first + i;
             ct_hot *h = &t->hot[ref];

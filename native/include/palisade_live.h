@@ -238,6 +238,23 @@ int pal_live_uplink_read(pal_live *l, pal_live_counts *out);
 void pal_live_lost_read(pal_live *l, pal_live_counts *out);
 int pal_live_worker_read(pal_live *l, uint32_t number, pal_live_worker *out);
 
+/* ---- connections that move (native/io/live_move.c, native/engine/export.c): one vNIC's, from host to host ------------ */
+
+typedef struct pal_export pal_export;
+
+/* The connections of filter `number`, while packets run. since NULL: all of them. Else what has become of them since that export,
+ * and what FTP and TFTP have announced: the last word of a vNIC whose port has been removed. NULL with a sentence: no such
+ * filter, no memory. */
+pal_export *pal_live_export(pal_live *l, uint32_t number, const pal_export *since, char *err, size_t errlen);
+void pal_export_free(pal_export *x);
+uint64_t pal_export_count(const pal_export *x);
+/* Bytes for pal_live_import on any host: the entries from `from` on, at most n. Returns how many bytes; out NULL: only that. */
+uint64_t pal_export_write(const pal_export *x, uint64_t from, uint64_t n, uint8_t *out);
+/* Takes connections in, as filter `number`'s. `rule`: our numbers by the source's, `rules` of them; 0xffffffff: none here. All of it
+ * is checked before any is taken: -1 with a sentence, and nothing has changed. *refused: those for which there was no room. */
+int64_t pal_live_import(pal_live *l, uint32_t number, const uint8_t *bytes, uint64_t n, const uint32_t *rule, uint32_t rules,
+                        uint64_t *refused, char *err, size_t errlen);
+
 /* cffi: end */
 
 _Static_assert(sizeof(pal_address) == 20, "part of the contract with overlay/layout.py");

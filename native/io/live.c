@@ -180,6 +180,14 @@ static void live_tell(pal_live *l, live_command *c)
     sem_destroy(&c->done);
 }
 
+void live_call(pal_live *l, void (*call)(void *context, uint32_t worker), void *context)
+{
+    live_command c = {.kind = LIVE_CALL, .call = call, .context = context};
+    pthread_mutex_lock(&l->control);
+    live_tell(l, &c);
+    pthread_mutex_unlock(&l->control);
+}
+
 /* ---- ports and uplink --------------------------------------------------------------------------------------------- */
 
 int pal_live_port_add(pal_live *l, uint32_t filter, const int32_t *fd, uint32_t queues, uint32_t offloads, char *err, size_t errlen)

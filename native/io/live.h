@@ -44,9 +44,11 @@ typedef struct live_port {
 } live_port;
 
 typedef struct live_command {
-    enum { LIVE_PORT_ADD, LIVE_PORT_REMOVE, LIVE_UPLINK } kind;
+    enum { LIVE_PORT_ADD, LIVE_PORT_REMOVE, LIVE_UPLINK, LIVE_CALL } kind;
     live_port *port;
     uplink *uplink;         /* LIVE_UPLINK: NULL takes it away */
+    void (*call)(void *context, uint32_t worker); /* LIVE_CALL: for what only the worker may touch */
+    void *context;
     sem_t done;             /* once for each worker */
 } live_command;
 
@@ -81,6 +83,8 @@ typedef struct pal_live {
 } pal_live;
 
 pal_live *live_new(live_switch what, uint32_t workers, char *err, size_t errlen);
+/* Has every worker call it between two bursts; they have when this returns. */
+void live_call(pal_live *l, void (*call)(void *context, uint32_t worker), void *context);
 
 /* live_worker.c */
 void *live_worker_run(void *worker);

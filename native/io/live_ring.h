@@ -28,6 +28,16 @@ PAL_INLINE uint32_t owner_pair(const uint8_t *ip, bool v4)
     return h ^ h >> 16;
 }
 
+/* The owner of packets between these two, as owner_of has it. */
+static inline uint32_t owner_of_pair(const uint8_t *src, const uint8_t *dst, uint32_t family, uint32_t workers)
+{
+    const uint32_t bytes = family == PAL_FAMILY_V4 ? 4 : 16;
+    uint8_t ip[40] = {0}, *at = ip + (family == PAL_FAMILY_V4 ? 12 : 8);
+    memcpy(at, src, bytes);
+    memcpy(at + bytes, dst, bytes);
+    return owner_pair(ip, family == PAL_FAMILY_V4) % workers;
+}
+
 /* Which of `workers` an Ethernet frame belongs to: by its two addresses, so that a connection, its fragments, what an ALG expects
  * of it (the same two hosts) and errors about it (by the addresses that they quote) are one worker's. The first one's: what is not
  * IP. Everything that a frame may be, hostile ones too, has an owner. */

@@ -237,6 +237,9 @@ int live_worker_obey(live_worker *w, const live_command *c)
         if (w->number < p->queues)
             epoll_ctl(w->epoll, EPOLL_CTL_DEL, p->fd[w->number], NULL);
         return 0;
+    case LIVE_CALL:
+        c->call(c->context, w->number);
+        return 0;
     default:
         if (w->uplink)
             epoll_ctl(w->epoll, EPOLL_CTL_DEL, uplink_queue_fd(w->uplink), NULL);

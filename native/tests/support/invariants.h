@@ -10,6 +10,13 @@
 
 #define HOLDS(x) do { if (!(x)) return #x; } while (0)
 
+/* What lies behind the entries that have been used is nobody's (a damaged file has something there). */
+static inline bool invariant_is_live(const ct_table *t, uint32_t ref)
+{
+    const uint32_t way = ct_way(t, ref);
+    return t->hot[ref].state != CT_FREE && ref - (way ? t->cap4 : 0) < t->s->fresh[way];
+}
+
 static inline const char *invariant_index(const ct_table *t)
 {
     uint32_t live = t->s->used[0] + t->s->used[1], stands = 0;
@@ -22,7 +29,7 @@ static inline const char *invariant_index(const ct_table *t)
         }
         uint32_t passed = 0; /* connections that belong here or before and stand after this bucket */
         for (uint32_t ref = 0; ref < t->cap4 + t->cap6; ref++) {
-            if (t->hot[ref].state == CT_FREE)
+            if (!invariant_is_live(t, ref))
                 continue;
             ct_key k;
             ct_key_of(t, ref, &k);
@@ -71,8 +78,8 @@ static inline const char *invariant_lists(const ct_table *t)
     for (uint32_t w = 0; w < CT_WAYS; w++) {
         uint32_t first = w ? t->cap4 : 0, cap = w ? t->cap6 : t->cap4, live = 0, listed = 0, n = 0;
         for (uint32_t ref = first; ref < first + cap; ref++) {
-            live += t->hot[ref].state != CT_FREE;
-            listed += t->hot[ref].state != CT_FREE && ct_is_listed(&t->hot[ref]);
+            live += invariant_is_live(t, ref);
+            listed += invariant_is_live(t, ref) && ct_is_listed(&t->hot[ref]);
         }
         HOLDS(live == s->used[w] && s->fresh[w] <= cap && s->used[w] + s->free_count[w] == s->fresh[w]);
         for (uint32_t ref = s->free_head[w]; ref != PAL_NONE; ref = t->cold[ref].wheel_next) {
@@ -144,7 +151,7 @@ static const char *invariant_flood(const ct_table *t)
         for (uint32_t ref = 0; ref < t->cap4 + t->cap6; ref++) {
             const ct_hot *h = &t->hot[ref];
             uint32_t kind = flood_kind_of(ct_kind_of(h), ct_state_of(h));
-            if (h->state == CT_FREE || kind == FLOOD_KINDS)
+            if (!invariant_is_live(t, ref) || kind == FLOOD_KINDS)
                 continue;
             if (pass != 1)
                 flood_add((ct_table *)(uintptr_t)t, h, pass - 1);
@@ -171,7 +178,7 @@ static const char *invariant_half_open(const ct_table *t)
         const half_open_account *a = &o->account[i];
         uint32_t count = 0, n = 0, prev = PAL_NONE, movable = 0;
         for (uint32_t ref = 0; ref < t->cap4 + t->cap6; ref++) {
-            bool on = t->hot[ref].state != CT_FREE && !(t->hot[ref].marks & CT_REPLIED) && t->hot[ref].bytes[1] == i + 1;
+            bool on = invariant_is_live(t, ref) && !(t->hot[ref].marks & CT_REPLIED) && t->hot[ref].bytes[1] == i + 1;
             count += on;
             movable += on && ct_is_listed(&t->hot[ref]);
         }
