@@ -79,7 +79,7 @@ class Cards:
                 self._problem(vnic, error)
 
     def apply_interfaces(self, state: HostState) -> None:
-        """Set every interface up as the state says. After the ports and the uplink: netlink takes milliseconds for each,
+        """Set every interface up as the state says. After ports and uplink: netlink takes milliseconds for each,
         and after a restart all of it is so already, while packets wait."""
         for vnic in state.vnics:
             if vnic.netns is None or vnic.name in self.problems or VNIC + vnic.name not in self.cards:
