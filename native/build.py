@@ -26,7 +26,7 @@ import cffi
 
 ROOT = Path(__file__).resolve().parent.parent
 NATIVE = ROOT / "native"
-HEADERS = tuple(NATIVE / "include" / name for name in ("palisade_core.h", "palisade_live.h", "palisade_bench.h"))
+HEADERS = tuple(NATIVE / "include" / f"palisade_{name}.h" for name in ("core", "live", "watch", "bench"))
 MODULE = "_palisade_core"
 PACKAGES = ("dfw", "overlay", "supervisor_glue")
 LIBRARIES: list[str] = ["m", "pthread"]
@@ -52,6 +52,7 @@ BUILD_SOURCE = r"""
 #pragma GCC diagnostic ignored "-Wunused-function"
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"
 #pragma GCC diagnostic ignored "-Wcast-function-type"
+#include "palisade_watch.h"
 #include "palisade_bench.h"
 #if defined(__clang__)
 static const char *pal_build_compiler(void) { return __VERSION__; }

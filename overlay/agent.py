@@ -36,6 +36,7 @@ from overlay.holder import HolderClient, HolderError, holder_open
 from overlay.hoststate import HostState, StateError, file_replace, state_decode
 from overlay.linux import process_start
 from overlay.metrics import HostCounters, render_metrics
+from overlay.watch import HostWatch
 
 POLL_SECONDS: Final = 0.5  # how often the file is looked at, when nobody says that it has changed
 REQUEST_BYTES: Final = 1 << 20
@@ -100,8 +101,6 @@ class Agent:
         self.wanted = 0
         self.realized = 0
         self.error: str | None = None
-        self.stalled: list[int] = []
-        self._progress: list[tuple[int, int]] = []
         self.ended = asyncio.Event()
         self.lock = asyncio.Lock()
         self._closing: list[Callable[[], None]] = []
@@ -132,6 +131,7 @@ class Agent:
         self.holder_pid = self.holder.pid()
         self._say_pids()
         self.enforcer = HostEnforcer(self.engine, self.host, memory, self._remember)
+        self.watch = HostWatch(self.live, self.enforcer, self.holder_pid)
         self.cards = Cards(self.live, self.holder, options.underlay, options.workers)
         self.cards.restore()
         self.live.start()  # a port carries packets as soon as it is added
@@ -227,20 +227,10 @@ class Agent:
         async with server:
             while not self.ended.is_set():
                 await self.look()
-                self._watch_workers()
+                self.watch.look(POLL_SECONDS)
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self.ended.wait(), POLL_SECONDS)
         path.unlink(missing_ok=True)
-
-    def _watch_workers(self) -> None:
-        """A worker that burns the processor and neither finishes a burst nor sleeps has stalled."""
-        workers = self.live.stats().workers
-        progress = [(worker.bursts + worker.sleeps, worker.cpu_ns) for worker in workers]
-        if len(self._progress) == len(progress):
-            pairs = enumerate(zip(self._progress, progress, strict=True))
-            busy = POLL_SECONDS * 1e9 / 4
-            self.stalled = [n for n, (old, new) in pairs if old[0] == new[0] and new[1] - old[1] > busy]
-        self._progress = progress
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, ValueError, asyncio.IncompleteReadError):
@@ -258,6 +248,12 @@ class Agent:
             return {"error": "a request is one line of JSON: an object with the member do"}
         if what == "status":
             return self.status()
+        if what in ("flows", "kill"):
+            match = str(request.get("match"))
+            return await asyncio.to_thread(self.watch.flows if what == "flows" else self.watch.kill, match)
+        if what == "reset":
+            state = self.enforcer.state
+            return {"rows": [] if state is None else self.watch.reset_counts(state)}
         if what == "show":
             rows = self.show(str(request.get("what")))
             return {"error": f"an agent has no {request.get('what')!r} to show"} if rows is None else {"rows": rows}
@@ -306,22 +302,18 @@ class Agent:
         if what == "stats":
             return realized.show_stats(self.engine.stats(), self.host.stats())
         if what == "health":
-            return realized.show_health(self.engine.stats(), self.wanted, self.realized, self.error, self.stalled)
-        if what not in (*realized.STATE_SHOWS, "vnics", "rules"):
+            return self.watch.health(self.wanted, self.realized, self.error, self.cards.problems)
+        if what not in (*realized.STATE_SHOWS, "vnics", "rules", "counters"):
             return None
         if state is None:
             return []
         if what == "vnics":
             return realized.show_vnics(state, self.cards.attached(), self.cards.problems)
         if what == "rules":
-            return realized.show_rules(state, self._rule_counts())
+            return realized.show_rules(state, self.watch.rule_counts())
+        if what == "counters":
+            return self.watch.counters(state)
         return realized.STATE_SHOWS[what](state)
-
-    def _rule_counts(self) -> dict[str, tuple[int, int, int]]:
-        numbers = self.enforcer.memory.rules
-        counts = self.engine.rule_counts(max(numbers.values(), default=0) + 1)
-        hits, packets, octets = (counts[name].tolist() for name in ("hits", "packets", "bytes"))
-        return {path: (hits[number], packets[number], octets[number]) for path, number in numbers.items()}
 
     def close(self) -> None:
         """Stop the workers and close everything; the holder keeps the cards."""

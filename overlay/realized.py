@@ -3,18 +3,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, Final
 
 import numpy as np
 
 from dfw.core import EngineStats, HostStats
-from dfw.layout import RANGE_DTYPE, RULE_DTYPE
-from dfw.model import AddressRange, Family
+from dfw.layout import ETHER_DTYPE, RANGE_DTYPE, RULE_DTYPE
+from dfw.model import AddressRange, Family, address_parse
 from overlay.hoststate import HostState, NeighbourState
 
 Rows = list[dict[str, Any]]
-FULL_SHARE: Final = 0.8  # of a connection table: from here on `show health` says so
 
 
 def show_vnics(state: HostState, attached: Mapping[str, int], problems: Mapping[str, str]) -> Rows:
@@ -58,17 +59,76 @@ def show_rules(state: HostState, counts: Mapping[str, tuple[int, int, int]]) -> 
     return rows
 
 
+def show_counters(state: HostState, counts: Mapping[str, tuple[int, int, int]], since: datetime | None) -> Rows:
+    """Each rule of this host once, with what it has done at all of its vNICs. `since`: the counters' last reset."""
+    vnics: Counter[int] = Counter()
+    for vnic in state.vnics:
+        vnics.update(np.unique(np.frombuffer(state.tables[vnic.table].entries, RULE_DTYPE)["rule"]).tolist())
+        if vnic.ether is not None:
+            vnics.update(np.unique(np.frombuffer(state.ether[vnic.ether].entries, ETHER_DTYPE)["rule"]).tolist())
+    return [
+        {
+            "rule": rule.rule_id,
+            "rule_path": rule.path,
+            "tier": rule.tier,
+            "action": rule.action,
+            "logged": rule.logged,
+            "vnics": vnics[number],
+            **dict(zip(("hits", "packets", "bytes"), counts.get(rule.path, (0, 0, 0)), strict=True)),
+            "since": None if since is None else since.isoformat(timespec="milliseconds"),
+        }
+        for number, rule in enumerate(state.rules)
+        if vnics[number]
+    ]
+
+
+def show_groups(state: HostState) -> Rows:
+    """The groups that rules here refer to, with their addresses in force; `vnics`: members on this host; `rules`: how
+    many refer to it."""
+    ranges: dict[str, list[AddressRange]] = {}
+    for item in state.sets:
+        if item.name:
+            ranges.setdefault(item.name, []).extend(_address_ranges(item.ranges))
+    here = [(item.vnic, address_parse(item.ip)) for item in state.neighbours if item.vnic and item.ip]
+    used = _set_rules(state)
+    return [
+        {
+            "group": name,
+            "addresses": [str(one) for one in members],
+            "vnics": sorted({vnic for vnic, ip in here if any(one.contains(ip) for one in members)}),
+            "rules": len(set().union(*(used[at] for at, item in enumerate(state.sets) if item.name == name))),
+        }
+        for name, members in sorted(ranges.items())
+    ]
+
+
+def _set_rules(state: HostState) -> list[set[int]]:
+    """Of each set, the rules that refer to it."""
+    found: list[set[int]] = [set() for _ in state.sets]
+    for table in state.tables:
+        refs = np.frombuffer(table.refs, np.uint32)
+        for row in np.frombuffer(table.entries, RULE_DTYPE):
+            for end in ("src", "dst"):
+                for at in refs[row[f"{end}_off"] : row[f"{end}_off"] + row[f"{end}_n"]]:
+                    found[at].add(int(row["rule"]))
+    return found
+
+
 def show_addrsets(state: HostState) -> Rows:
     """The address sets that rules here refer to, each with its members as prefixes and ranges."""
     return [{"set": item.name or f"raw-{at}", "members": _ranges(item.ranges)} for at, item in enumerate(state.sets)]
 
 
 def _ranges(data: bytes) -> list[str]:
+    return [str(one) for one in _address_ranges(data)]
+
+
+def _address_ranges(data: bytes) -> list[AddressRange]:
     found = []
     for row in np.frombuffer(data, RANGE_DTYPE):
         family = Family.IPV4 if row["family"] == 1 else Family.IPV6
         first, last = (int.from_bytes(row[end].tobytes()[: family.bits // 8], "big") for end in ("lo", "hi"))
-        found.append(str(AddressRange(family, first, last)))
+        found.append(AddressRange(family, first, last))
     return found
 
 
@@ -166,19 +226,9 @@ def show_stats(stats: EngineStats, frames: HostStats) -> Rows:
     return rows + [{"frames": "dropped", "reason": reason, "count": count} for reason, count in dropped]
 
 
-def show_health(stats: EngineStats, wanted: int, realized: int, error: str | None, stalled: list[int]) -> Rows:
-    """What is not as it should be; `ok` rows where it is."""
-    used = stats.connections4 + stats.connections6
-    share = used / stats.table_capacity if stats.table_capacity else 0.0
-    return [
-        {"check": "revision", "ok": wanted == realized and error is None, "says": error or f"{realized} of {wanted}"},
-        {"check": "table", "ok": share <= FULL_SHARE, "says": f"{used} of {stats.table_capacity} connections"},
-        {"check": "workers", "ok": not stalled, "says": f"stalled: {stalled}" if stalled else "all run"},
-    ]
-
-
 STATE_SHOWS: Final[Mapping[str, Callable[[HostState], Rows]]] = {
     "addrsets": show_addrsets,
+    "groups": show_groups,
     "segments": show_segments,
     "mac-table": show_mac_table,
     "arp-table": show_arp_table,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +19,8 @@ WHAT: Final = (
     "vnics",
     "rules",
     "addrsets",
+    "flows",
+    "groups",
     "segments",
     "mac-table",
     "arp-table",
@@ -59,34 +62,108 @@ def read_hosts(sockets: dict[str, Path], request: dict[str, Any]) -> dict[str, d
         return dict(zip(sockets, pool.map(ask, sockets.values()), strict=True))
 
 
+def hosts_asked(lab: str | None, only: str | None) -> dict[str, Path]:
+    """The agents' sockets that a verb is for. Raises click.UsageError, EnvironmentLacksError."""
+    sockets = lab_sockets(lab)
+    if only is None:
+        return sockets
+    if only not in sockets:
+        raise click.UsageError(f"there is no host {only!r}; these are: {', '.join(sockets)}")
+    return {only: sockets[only]}
+
+
 @click.command
 @click.argument("what", type=click.Choice(WHAT))
 @click.option("--lab", help="Which lab; default: the only one running.")
 @click.option("--host", "only", help="This host only.")
+@click.option("--match", help="flows: only these connections; see below.")
+@click.option("--kill", help="flows: end these connections; `all` is every one.")
+@click.option("--counters", is_flag=True, help="rules: each rule once a host, with what it has done.")
+@click.option("--reset", is_flag=True, help="rules: the counters shown begin at 0 again.")
 @output_option
 @click.pass_context
-def show(ctx: click.Context, what: str, lab: str | None, only: str | None, output: str) -> None:
-    """Show what is in force on the hosts: vNICs, rules, address sets, tables, statistics, health.
+def show(
+    ctx: click.Context,
+    what: str,
+    lab: str | None,
+    only: str | None,
+    match: str | None,
+    kill: str | None,
+    counters: bool,
+    reset: bool,
+    output: str,
+) -> None:
+    """Show what is in force on the hosts: vNICs, rules, connections, groups, tables, statistics, health.
+
+    Connections are meant by terms with commas between them, all of which hold: vnic=, dir=IN|OUT, proto=, src=, dst=,
+    addr= (either end; an address, a prefix or first-last), sport=, dport=, port=, rule= (its path, or the path's end).
+    What comes of an ended connection begins anew, where a rule lets it; a rule with TCP strict does not.
 
     \b
     Examples:
       palisade show vnics
       palisade show rules --host esx-1 -o json
+      palisade show rules --counters --reset
+      palisade show flows --match vnic=web-1,proto=tcp,dport=443
+      palisade show flows --kill src=10.1.1.0/24,dport=3306
       palisade show health
     """
-    sockets = lab_sockets(lab)
-    if only is not None:
-        if only not in sockets:
-            raise click.UsageError(f"there is no host {only!r}; these are: {', '.join(sockets)}")
-        sockets = {only: sockets[only]}
-    answers = read_hosts(sockets, {"do": "show", "what": what})
-    rows = [{"host": host} | row for host, answer in answers.items() for row in answer.get("rows", ())]
-    errors = {host: answer["error"] for host, answer in answers.items() if "rows" not in answer}
+    _check_options(what, match, kill, counters, reset)
+    sockets = hosts_asked(lab, only)
+    if kill is not None:
+        _show(ctx, read_hosts(sockets, {"do": "kill", "match": kill}), "ended", output, _killed)
+        return
+    request = {"do": "show", "what": "counters" if counters else what}
+    if reset:
+        request = {"do": "reset"}
+    elif what == "flows":
+        request = {"do": "flows", "match": match or "all"}
+    _show(ctx, read_hosts(sockets, request), "rows", output, _table, what)
+
+
+def _check_options(what: str, match: str | None, kill: str | None, counters: bool, reset: bool) -> None:
+    from overlay.flow_filter import FlowFilterError, flow_filter_parse
+
+    if what != "flows" and (match is not None or kill is not None):
+        raise click.UsageError("--match and --kill are for `show flows`")
+    if what != "rules" and (counters or reset):
+        raise click.UsageError("--counters and --reset are for `show rules`")
+    if match is not None and kill is not None:
+        raise click.UsageError("--kill says already which connections are meant: leave out --match")
+    for name, text in (("--match", match), ("--kill", kill)):
+        try:
+            if text is not None:
+                flow_filter_parse(text)
+        except FlowFilterError as error:
+            raise click.BadParameter(str(error), param_hint=name) from error
+
+
+def _show(
+    ctx: click.Context,
+    answers: dict[str, dict[str, Any]],
+    member: str,
+    output: str,
+    table: Callable[[list[dict[str, Any]]], str],
+    what: str = "",
+) -> None:
+    """Print what the hosts answered, and end with 1 where one did not, or where it is not well."""
+    rows = []
+    for host, answer in answers.items():
+        if member == "rows":
+            rows += [{"host": host} | row for row in answer.get(member, ())]
+        elif member in answer:
+            rows.append({"host": host, member: answer[member]})
+    errors = {host: answer["error"] for host, answer in answers.items() if member not in answer}
     for host, error in errors.items():
         click.echo(f"{host}: {error}", err=True)
-    emit(rows, output, _table)
+    emit(rows, output, table)
     if errors or (what == "health" and not all(row["ok"] for row in rows)):
         ctx.exit(NO)
+
+
+def _killed(rows: list[dict[str, Any]]) -> str:
+    total = sum(row["ended"] for row in rows)
+    return f"{total} connections ended: " + ", ".join(f"{row['ended']} on {row['host']}" for row in rows)
 
 
 def _table(rows: list[dict[str, Any]]) -> str:

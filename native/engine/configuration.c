@@ -229,6 +229,7 @@ uint64_t pal_engine_commit(pal_engine *e, int all)
     e->staged = NULL;
     pal_cls_commit(e->cls);
     __atomic_store_n(&e->current, next, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&e->committed, next->number, __ATOMIC_RELEASE);
     for (uint32_t i = 0; i < next->filters; i++) {
         if (next->filter[i].rules == e->held[i] && !e->staged_rules[i])
             continue;

@@ -10,38 +10,48 @@ pal_cls *pal_engine_classifier(pal_engine *e) { return e->cls; }
 
 /* ---- workers ------------------------------------------------------------------------------------------------ */
 
-static void flow_fill(const ct_table *t, uint32_t ref, enum ct_end why, pal_flow *f)
+void flow_describe(const ct_table *t, uint32_t ref, pal_flow *f)
 {
-    const ct_hot *h = &t->hot[ref];
-    const ct_flow *x = &t->flow[ref];
+    static const uint8_t proto[] = {[KIND_TCP] = PROTO_TCP, [KIND_UDP] = PROTO_UDP, [KIND_SCTP] = PROTO_SCTP};
     ct_key k;
     ct_key_of(t, ref, &k);
+    memset(f, 0, sizeof *f);
     memcpy(f->src, key_addr(&k, k.high), k.family == PAL_FAMILY_V4 ? 4 : 16);
     memcpy(f->dst, key_addr(&k, !k.high), k.family == PAL_FAMILY_V4 ? 4 : 16);
     f->family = k.family;
-    f->proto = x->proto;
     f->kind = k.kind;
-    f->sport = k.port[k.high];
-    f->dport = k.port[!k.high];
     if (k.kind == KIND_ICMP) {
+        f->proto = k.family == PAL_FAMILY_V4 ? PROTO_ICMP : PROTO_ICMP6;
         f->sport = k.port[0];
         f->dport = (uint16_t)(k.port[1] >> 1 << 8);
     } else if (k.kind == KIND_OTHER) {
-        f->sport = f->dport = 0;
+        f->proto = (uint8_t)k.port[0];
+    } else {
+        f->proto = proto[k.kind];
+        f->sport = k.port[k.high];
+        f->dport = k.port[!k.high];
     }
-    f->number = x->cookie & COOKIE_NUMBER;
-    f->file = (uint32_t)(x->cookie >> COOKIE_FILE_SHIFT);
-    f->start_ns = x->start_ns;
-    f->end_ns = x->last_ns;
     f->packets = ct_packets(t, ref, 0);
     f->bytes = ct_bytes(t, ref, 0);
     f->reply_packets = ct_packets(t, ref, 1);
     f->reply_bytes = ct_bytes(t, ref, 1);
     f->rule = t->cold[ref].rule;
+    f->dir = t->cold[ref].memo & MEMO_INWARD ? PAL_DIR_IN : PAL_DIR_OUT;
+    f->state = ct_state_of(&t->hot[ref]);
+}
+
+static void flow_fill(const ct_table *t, uint32_t ref, enum ct_end why, pal_flow *f)
+{
+    const ct_flow *x = &t->flow[ref];
+    flow_describe(t, ref, f);
+    f->proto = x->proto;
+    f->number = x->cookie & COOKIE_NUMBER;
+    f->file = (uint32_t)(x->cookie >> COOKIE_FILE_SHIFT);
+    f->start_ns = x->start_ns;
+    f->end_ns = x->last_ns;
     f->dropped = x->dropped;
     f->filter = x->filter;
     f->dir = x->dir;
-    f->state = ct_state_of(h);
     f->end_reason = (uint8_t)why;
     memcpy(f->history, x->history, sizeof f->history);
 }
@@ -58,7 +68,6 @@ static void flow_append(flow_list *l, const ct_table *t, uint32_t ref, enum ct_e
         l->flow = bigger;
         l->room = room;
     }
-    memset(&l->flow[l->count], 0, sizeof l->flow[0]);
     flow_fill(t, ref, why, &l->flow[l->count++]);
 }
 

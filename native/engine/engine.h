@@ -65,12 +65,16 @@ struct pal_engine {
     engine_config *current; /* [C] atomic */
     engine_config *staged;
     uint64_t epoch;
+    uint64_t committed;     /* [C] atomic: number of the current configuration */
     uint32_t incarnation;
     worker_seat *seat;
     engine_worker *worker;
     pal_ruleset **held;     /* by filter: the engine's own hold on its rule set */
     pal_ruleset **staged_rules;
 };
+
+/* All of a flow record that a connection knows of itself; the rest is 0. */
+void flow_describe(const ct_table *t, uint32_t ref, pal_flow *f);
 
 /* The snapshot for one burst; engine_leave when it is over. */
 const engine_config *engine_enter(pal_engine *e, uint32_t worker);

@@ -162,29 +162,39 @@ void pal_live_stop(pal_live *l)
     pthread_mutex_unlock(&l->control);
 }
 
-/* Every worker has carried it out when this returns. */
-static void live_tell(pal_live *l, live_command *c)
+/* The workers `from` to `end` have carried it out when this returns. */
+static void live_tell_some(pal_live *l, live_command *c, uint32_t from, uint32_t end)
 {
     if (!l->running) {
-        for (uint32_t i = 0; i < l->workers; i++)
+        for (uint32_t i = from; i < end; i++)
             live_worker_obey(&l->worker[i], c);
         return;
     }
     sem_init(&c->done, 0, 0);
-    for (uint32_t i = 0; i < l->workers; i++) {
+    for (uint32_t i = from; i < end; i++) {
         __atomic_store_n(&l->worker[i].mail, c, __ATOMIC_RELEASE);
         eventfd_write(l->worker[i].wake, 1);
     }
-    for (uint32_t i = 0; i < l->workers;)
+    for (uint32_t i = from; i < end;)
         i += sem_wait(&c->done) == 0;
     sem_destroy(&c->done);
 }
+
+static void live_tell(pal_live *l, live_command *c) { live_tell_some(l, c, 0, l->workers); }
 
 void live_call(pal_live *l, void (*call)(void *context, uint32_t worker), void *context)
 {
     live_command c = {.kind = LIVE_CALL, .call = call, .context = context};
     pthread_mutex_lock(&l->control);
     live_tell(l, &c);
+    pthread_mutex_unlock(&l->control);
+}
+
+void live_ask(pal_live *l, uint32_t number, void (*call)(void *context, uint32_t worker), void *context)
+{
+    live_command c = {.kind = LIVE_CALL, .call = call, .context = context};
+    pthread_mutex_lock(&l->control);
+    live_tell_some(l, &c, number, number + 1);
     pthread_mutex_unlock(&l->control);
 }
 

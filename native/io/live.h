@@ -85,6 +85,8 @@ typedef struct pal_live {
 pal_live *live_new(live_switch what, uint32_t workers, char *err, size_t errlen);
 /* Has every worker call it between two bursts; they have when this returns. */
 void live_call(pal_live *l, void (*call)(void *context, uint32_t worker), void *context);
+/* The same for worker `number` alone. */
+void live_ask(pal_live *l, uint32_t number, void (*call)(void *context, uint32_t worker), void *context);
 
 /* live_worker.c */
 void *live_worker_run(void *worker);

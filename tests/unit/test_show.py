@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from dfw.load import load
 from dfw.schema import schema_files
 from overlay import realized
 from overlay.ask import AskError, agent_ask
+from overlay.health import Health, show_health
 from overlay.hoststate import HostState
 from overlay.show import show
 from overlay.span import resolve_span
@@ -73,9 +75,28 @@ def test_health_says_what_is_not_well() -> None:
     assert frames["dropped", "spoof-mac"] == 3
     received = frames["from_vnics", None] + frames["from_uplink", None]
     assert received == sum(count for (what, _), count in frames.items() if not what.startswith("from"))
-    assert [row["ok"] for row in realized.show_health(stats, 3, 3, None, [])] == [True, False, True]
-    assert [row["ok"] for row in realized.show_health(stats, 4, 3, None, [1])] == [False, False, False]
-    assert realized.show_health(stats, 4, 3, "it was refused", [])[0]["says"] == "it was refused"
+    tables = {"IPv4": (5, 1000), "IPv6": (9, 10)}
+    well = Health(3, 3, None, {"IPv4": (800, 1000)})
+    assert {row["check"] for row in show_health(well)} == {"revision", "table", "workers", "epoch", "holder", "card"}
+    assert all(row["ok"] for row in show_health(well))
+    ill = Health(4, 3, None, tables, [1], {0: 2}, holder_lives=False, problems={"web-1": "no namespace"})
+    assert not any(row["ok"] for row in show_health(ill))
+    says = {row["check"]: row["says"] for row in show_health(ill)}
+    assert says["revision"] == "3 of 4" and "IPv6 9 of 10" in says["table"] and "worker 0 by 2" in says["epoch"]
+    assert says["card"] == "web-1: no namespace"
+    assert show_health(Health(4, 3, "it was refused", tables))[0]["says"] == "it was refused"
+
+
+def test_groups_and_counters_of_the_shop(state: HostState) -> None:
+    groups = {row["group"].rpartition("/")[2]: row for row in realized.show_groups(state)}
+    assert groups["db"]["addresses"] == ["10.1.3.11", "2001:db8:3::11"]
+    assert groups["web"]["vnics"] == ["web-1"], "web-2 is on the other host"
+    assert all(row["rules"] for row in groups.values())
+    path = next(rule.path for rule in state.rules if rule.path.endswith("shop/rules/anyone-to-web"))
+    rows = {row["rule_path"]: row for row in realized.show_counters(state, {path: (1, 2, 300)}, None)}
+    assert (rows[path]["hits"], rows[path]["packets"], rows[path]["bytes"], rows[path]["since"]) == (1, 2, 300, None)
+    assert 0 < rows[path]["vnics"] <= len(state.vnics)
+    assert len(rows) == len(realized.show_counters(state, {}, datetime.now(UTC)))
 
 
 @pytest.fixture
@@ -141,6 +162,30 @@ def test_bad_health_is_a_no(lab: Callable[[str, bytes | None], None]) -> None:
     assert CliRunner().invoke(show, ["health"]).exit_code == 1
 
 
+def test_what_is_ended_is_counted_by_host(lab: Callable[[str, bytes | None], None]) -> None:
+    lab("h1", b'{"ended": 3}\n')
+    lab("h2", b'{"ended": 0}\n')
+    found = CliRunner().invoke(show, ["flows", "--kill", "proto=tcp,dport=80"])
+    assert found.exit_code == 0 and found.stdout == "3 connections ended: 3 on h1, 0 on h2\n"
+    found = CliRunner().invoke(show, ["flows", "--kill", "all", "-o", "json"])
+    assert json.loads(found.stdout) == [{"host": "h1", "ended": 3}, {"host": "h2", "ended": 0}]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["vnics", "--kill", "all"], "are for `show flows`"),
+        (["flows", "--reset"], "are for `show rules`"),
+        (["flows", "--kill", "all", "--match", "all"], "leave out --match"),
+        (["flows", "--kill", "dport"], "a term is NAME=VALUE"),
+        (["flows", "--match", "dport=http"], "is not a port"),
+    ],
+)
+def test_options_that_do_not_fit(arguments: list[str], says: str) -> None:
+    found = CliRunner().invoke(show, arguments)
+    assert found.exit_code == 2 and says in found.stderr
+
+
 def test_no_agent_and_no_json(tmp_path: Path, lab: Callable[[str, bytes | None], None]) -> None:
     with pytest.raises(AskError, match="does not answer"):
         agent_ask(tmp_path / "nobody", {"do": "status"})
@@ -154,7 +199,9 @@ def test_every_row_is_what_the_schema_says(state: HostState) -> None:
     stats = EngineStats({("DROP", "no-ruleset"): 2}, 2, 0, 0, 0, 0, 0, 0, 0, 1, 1000)
     tables = [show_one(state) for show_one in realized.STATE_SHOWS.values()]
     tables += [realized.show_vnics(state, {}, {}), realized.show_rules(state, {}), realized.show_stats(stats, FRAMES)]
-    for rows in [*tables, realized.show_health(stats, 1, 1, None, [])]:
+    tables += [realized.show_counters(state, {}, None), realized.show_counters(state, {}, datetime.now(UTC))]
+    tables += [show_health(Health(1, 1, None, {})), [{"ended": 3}]]
+    for rows in tables:
         assert rows
         validator.validate([{"host": "esx-1"} | row for row in rows])
     assert not validator.is_valid([{"host": "esx-1", "something": "else"}])

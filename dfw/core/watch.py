@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is seen of a live host, as native/include/palisade_watch.h has it: its connections, listed and ended."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dfw.core.binding import array, ffi, lib
+from dfw.core.live import Live
+from dfw.layout import FLOW_DTYPE
+
+_PAGE: Final = 1024  # connections at a time: what a worker does not carry packets for
+
+
+def read_flows(live: Live, worker: int) -> npt.NDArray[np.void]:
+    """The open connections of a worker (FLOW_DTYPE), which goes on carrying packets between pages of them.
+
+    `number` is a handle for `end_flows`, `file` the incarnation of the connection's filter, `end_ns` how long until it
+    runs out; `start_ns`, `filter`, `dropped` and `history` say nothing.
+    """
+    pages, at = [], 0
+    count = ffi.new("uint32_t *")
+    while at >= 0:
+        page = np.zeros(_PAGE, FLOW_DTYPE)
+        at = int(lib.pal_live_flows_read(live.handle, worker, at, array(page, "pal_flow *"), _PAGE, count))
+        pages.append(page[: int(count[0])])
+    return np.concatenate(pages)
+
+
+def end_flows(live: Live, worker: int, handles: npt.NDArray[np.uint64]) -> int:
+    """End those of the connections that are still the ones which `read_flows` saw. Returns how many were ended."""
+    ended = 0
+    for at in range(0, len(handles), _PAGE):
+        some = np.ascontiguousarray(handles[at : at + _PAGE], np.uint64)
+        ended += int(lib.pal_live_flows_end(live.handle, worker, array(some, "uint64_t *"), len(some)))
+    return ended
+
+
+def commits_behind(live: Live, worker: int) -> int:
+    """How many commits came after the configuration that the worker's current burst began with; 0 between bursts."""
+    return int(lib.pal_live_behind(live.handle, worker))

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Is a host well? The rows of `palisade show health`, from facts that its agent has gathered. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+Rows = list[dict[str, Any]]
+FULL_SHARE: Final = 0.8  # of a connection table: from here on it is said
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What is known of a host. `tables`: connections and room of IPv4 and IPv6; `stalled`: workers that burn the
+    processor and finish nothing; `behind`: commits that a worker's burst has not seen, for longer than a look;
+    `problems`: of cards, by vNIC."""
+
+    wanted: int
+    realized: int
+    error: str | None
+    tables: Mapping[str, tuple[int, int]]
+    stalled: Sequence[int] = ()
+    behind: Mapping[int, int] = field(default_factory=dict)
+    holder_lives: bool = True
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+
+def show_health(facts: Health) -> Rows:
+    """One row a check: is it ok, and what there is to say."""
+    rows = [
+        _row(
+            "revision",
+            facts.wanted == facts.realized and facts.error is None,
+            facts.error or f"{facts.realized} of {facts.wanted}",
+        )
+    ]
+    shares = {name: used / room if room else 0.0 for name, (used, room) in facts.tables.items()}
+    tables = ", ".join(f"{name} {used} of {room}" for name, (used, room) in facts.tables.items())
+    rows.append(_row("table", all(share <= FULL_SHARE for share in shares.values()), f"connections: {tables}"))
+    stalled = ", ".join(map(str, facts.stalled))
+    rows.append(_row("workers", not facts.stalled, f"stalled: {stalled}" if stalled else "all run"))
+    late = ", ".join(f"worker {worker} by {commits}" for worker, commits in facts.behind.items())
+    rows.append(_row("epoch", not facts.behind, f"behind: {late}" if late else "every worker has the last commit"))
+    holder = "holds the cards" if facts.holder_lives else "has ended: when the agent does, the pods' cards go with it"
+    rows.append(_row("holder", facts.holder_lives, holder))
+    problems = [_row("card", False, f"{name}: {text}") for name, text in facts.problems.items()]
+    return rows + (problems or [_row("card", True, "all are there")])
+
+
+def _row(check: str, is_ok: bool, says: str) -> dict[str, Any]:
+    return {"check": check, "ok": is_ok, "says": says}

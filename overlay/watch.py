@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host's agent watches of its packet core while it runs: workers that stall, connections, rule counters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from dfw.core.live import Live
+from dfw.core.watch import commits_behind
+from overlay import realized
+from overlay.enforce import HostEnforcer
+from overlay.flow_filter import FlowFilterError, flow_filter_parse
+from overlay.flows import all_flows, end_matching, read_matching, show_flows
+from overlay.health import Health, show_health
+from overlay.hoststate import HostState, RuleState
+from overlay.linux import process_start
+
+BUSY_SHARE: Final = 0.25  # of the time between two looks: what a worker burns that is said to have stalled
+
+Counts = dict[str, tuple[int, int, int]]
+
+
+@dataclass(slots=True)
+class HostWatch:
+    """One host's. `look` now and then; the rest answers questions. Nothing here stops a packet for long."""
+
+    live: Live
+    enforcer: HostEnforcer
+    holder_pid: int
+    stalled: list[int] = field(default_factory=list)
+    behind: dict[int, int] = field(default_factory=dict)
+    reset: datetime | None = None
+    _holder_start: int | None = None
+    _progress: list[tuple[int, int]] = field(default_factory=list)
+    _late: dict[int, int] = field(default_factory=dict)
+    _zero: Counts = field(default_factory=dict)  # what counters said when they were reset
+
+    def __post_init__(self) -> None:
+        self._holder_start = process_start(self.holder_pid)
+
+    def look(self, seconds: float) -> None:
+        """How are the workers? `seconds`: since the last look."""
+        workers = self.live.stats().workers
+        progress = [(worker.bursts + worker.sleeps, worker.cpu_ns) for worker in workers]
+        if len(self._progress) == len(progress):
+            pairs = enumerate(zip(self._progress, progress, strict=True))
+            busy = seconds * 1e9 * BUSY_SHARE
+            self.stalled = [n for n, (old, new) in pairs if old[0] == new[0] and new[1] - old[1] > busy]
+        self._progress = progress
+        late = {worker: commits_behind(self.live, worker) for worker in range(self.live.workers)}
+        late = {worker: commits for worker, commits in late.items() if commits}
+        self.behind = {worker: commits for worker, commits in late.items() if worker in self._late}
+        self._late = late
+
+    # ---- names ----------------------------------------------------------------------------------------------------
+
+    def vnic_names(self) -> dict[int, str]:
+        """vNICs by the incarnation of their filters."""
+        return {incarnation: name for name, (_, incarnation) in self.enforcer.memory.filters.items()}
+
+    def rule_paths(self) -> dict[int, str]:
+        """Rules by their number in the core."""
+        return {number: path for path, number in self.enforcer.memory.rules.items()}
+
+    def _rules(self) -> Mapping[str, RuleState]:
+        state = self.enforcer.state
+        return {} if state is None else {rule.path: rule for rule in state.rules}
+
+    # ---- answers --------------------------------------------------------------------------------------------------
+
+    def flows(self, match: str) -> dict[str, Any]:
+        """Rows of the open connections that a filter means."""
+        try:
+            asked = flow_filter_parse(match)
+        except FlowFilterError as error:
+            return {"error": str(error)}
+        vnics, paths = self.vnic_names(), self.rule_paths()
+        found = all_flows(read_matching(self.live, asked, vnics, paths))
+        return {"rows": show_flows(found, vnics, paths, self._rules())}
+
+    def kill(self, match: str) -> dict[str, Any]:
+        """End the connections that a filter means. What comes of them afterwards begins anew, if the rules let it."""
+        try:
+            asked = flow_filter_parse(match)
+        except FlowFilterError as error:
+            return {"error": str(error)}
+        return {"ended": end_matching(self.live, asked, self.vnic_names(), self.rule_paths())}
+
+    def rule_counts(self) -> Counts:
+        """Hits, packets and bytes since the last reset, by the rule's path."""
+        return {
+            path: (hits - zero[0], packets - zero[1], octets - zero[2])
+            for path, (hits, packets, octets) in self._counted().items()
+            for zero in (self._zero.get(path, (0, 0, 0)),)
+        }
+
+    def _counted(self) -> Counts:
+        engine, numbers = self.enforcer.engine, self.enforcer.memory.rules
+        counts = engine.rule_counts(max(numbers.values(), default=0) + 1)
+        hits, packets, octets = (counts[name].tolist() for name in ("hits", "packets", "bytes"))
+        return {path: (hits[number], packets[number], octets[number]) for path, number in numbers.items()}
+
+    def counters(self, state: HostState) -> realized.Rows:
+        """Rows of `show rules --counters`."""
+        return realized.show_counters(state, self.rule_counts(), self.reset)
+
+    def reset_counts(self, state: HostState) -> realized.Rows:
+        """Rule counters begin at 0 again; the rows as they were. The core's own go on: nothing that a packet writes is
+        touched."""
+        rows = self.counters(state)
+        now = self._counted()
+        for row in rows:
+            zero = self._zero.get(row["rule_path"], (0, 0, 0))
+            self._zero[row["rule_path"]] = (
+                zero[0] + row["hits"],
+                zero[1] + row["packets"],
+                zero[2] + row["bytes"],
+            )
+        self._zero = {path: counts for path, counts in self._zero.items() if path in now}
+        self.reset = datetime.now(UTC)
+        return rows
+
+    def health(self, wanted: int, realized_: int, error: str | None, problems: Mapping[str, str]) -> realized.Rows:
+        """Rows of `show health`."""
+        stats, options = self.enforcer.engine.stats(), self.enforcer.engine.options
+        room4, room6 = options.capacity4 * options.workers, options.capacity6 * options.workers
+        tables = {"IPv4": (stats.connections4, room4), "IPv6": (stats.connections6, room6)}
+        lives = self._holder_start is not None and process_start(self.holder_pid) == self._holder_start
+        facts = Health(wanted, realized_, error, tables, self.stalled, self.behind, lives, problems)
+        return show_health(facts)

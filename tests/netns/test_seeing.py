@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is seen of two live hosts while real connections run between workloads on them."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jsonschema
+import pytest
+
+from dfw import cli
+from dfw.schema import schema_files
+from tests.netns.test_agent import IPS, TwoHosts
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns, pytest.mark.needs_tun, pytest.mark.needs_ipv6]
+
+POLICY = """
+resource_type: Group
+id: db
+expression: [{resource_type: IPAddressExpression, ip_addresses: [10.0.1.11, "2001:db8:1::11"]}]
+---
+resource_type: SecurityPolicy
+id: p
+category: Application
+rules:
+  - {id: web, destination_groups: [db], services: [HTTP], action: ALLOW, logged: true, tag: "shop front"}
+  - {id: refused, services: [SSH], action: REJECT, logged: true}
+  - {id: silent, services: [MySQL], action: DROP}
+"""
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHosts]:
+    """Running; and a lab's directory through which the command line finds the two."""
+    found = TwoHosts(tmp_path_factory.mktemp("seeing"))
+    lab = found.folder / "run" / "labs" / "one"
+    lab.mkdir(parents=True)
+    (lab / "lab.json").touch()
+    for host in ("h1", "h2"):
+        (lab / "hosts" / host).mkdir(parents=True)
+        (lab / "hosts" / host / "run").symlink_to(found.folder / host)
+    try:
+        found.build()
+        found.tell(POLICY)
+        found.start()
+        yield found
+    finally:
+        found.end()
+
+
+Command = Callable[..., Any]
+
+
+@pytest.fixture
+def palisade(hosts: TwoHosts, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
+    """A verb with `-o json`, its answer checked by the verb's schema."""
+    monkeypatch.setenv("PALISADE_RUN", str(hosts.folder / "run"))
+
+    def command(*arguments: str, status: int = 0) -> Any:
+        capfd.readouterr()
+        assert cli.run([*arguments, "-o", "json"]) == status, capfd.readouterr()
+        data = json.loads(capfd.readouterr().out)
+        jsonschema.validate(data, json.loads(schema_files()[arguments[0]].read_text()))
+        return data
+
+    return command
+
+
+def eventually(what: Callable[[], Any]) -> Any:
+    """What it returns, once that is true."""
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        if found := what():
+            return found
+        time.sleep(0.05)
+    raise AssertionError("it does not become true")
+
+
+def test_connections_are_shown_and_ended(hosts: TwoHosts, palisade: Command) -> None:
+    with hosts.listen("b", socket.AF_INET, 80) as listener:
+        client = hosts.connect("a", IPS["b"][0], 80)
+        server = listener.accept()[0]
+        client.sendall(b"x" * 1000)
+        server.recv(1000)
+        port = client.getsockname()[1]
+        rows = palisade("show", "flows", "--match", f"sport={port},proto=tcp")
+        assert [(row["host"], row["vnic"], row["dir"]) for row in rows] == [("h1", "a", "OUT"), ("h2", "b", "IN")]
+        for row in rows:
+            assert (row["src"], row["dst"], row["dport"], row["state"]) == ("10.0.1.10", "10.0.1.11", 80, "ESTABLISHED")
+            assert row["rule_path"].endswith("/p/rules/web") and row["bytes"] > 1000
+            assert 3600 < row["expires"] <= 43200
+        assert palisade("show", "flows", "--kill", f"sport={port},proto=tcp") == [
+            {"host": "h1", "ended": 1},
+            {"host": "h2", "ended": 1},
+        ]
+        assert palisade("show", "flows", "--match", f"sport={port},proto=tcp") == []
+        client.close()
+        server.close()
+
+
+def test_groups_counters_and_health(hosts: TwoHosts, palisade: Command) -> None:
+    groups = {row["host"]: row for row in palisade("show", "groups")}
+    assert groups["h2"]["addresses"] == ["10.0.1.11", "2001:db8:1::11"] and groups["h2"]["vnics"] == ["b"]
+    assert groups["h1"]["vnics"] == []
+
+    def hits(*options: str) -> dict[str, int]:
+        rows = palisade("show", "rules", "--counters", *options)
+        return {row["host"]: row["hits"] for row in rows if row["rule_path"].endswith("/p/rules/refused")}
+
+    hits("--reset")
+    assert hits() == {"h1": 0, "h2": 0}
+    for _ in range(2):
+        with pytest.raises(ConnectionRefusedError):
+            hosts.connect("a", IPS["c"][0], 22)
+    assert hits() == {"h1": 2, "h2": 0}, "refused where it was sent"
+    assert hits("--reset") == {"h1": 2, "h2": 0}
+    assert hits() == {"h1": 0, "h2": 0}
+    health = palisade("show", "health")
+    assert {row["check"] for row in health} >= {"revision", "table", "workers", "epoch", "holder", "card"}
