@@ -84,6 +84,7 @@ class Classifier:
     """Address sets by number and rule sets over them. `engine`: its classifier instead of one of our own."""
 
     def __init__(self, engine: Any = None) -> None:
+        self._owned = engine is not None
         if engine is None:
             self.handle = ffi.gc(lib.pal_cls_new(), lib.pal_cls_free)
         else:
@@ -109,12 +110,17 @@ class Classifier:
         )
 
     def commit(self) -> None:
-        """Put what was staged in force for look-ups, in one step."""
+        """Put what was staged in force for look-ups, in one step.
+
+        Raises CoreError: an engine's is put in force by the engine's commit, together with rules.
+        """
+        if self._owned:
+            raise CoreError("an engine's sets are committed by its engine, together with its rules")
         lib.pal_cls_commit(self.handle)
 
     def build(self, rules: RuleArray, refs: U32Array) -> Ruleset:
         """The rule set of these entries, in order. Commits staged sets. Raises CoreError."""
-        lib.pal_cls_commit(self.handle)
+        self.commit()
         return self.build_staged(rules, refs)
 
     def build_staged(self, rules: RuleArray, refs: U32Array) -> Ruleset:

@@ -109,7 +109,6 @@ static bool lane_judge_one(bench_lane *l, const engine_config *config, const uin
 static bool lane_connect(bench_lane *l, bench_peer *peer, uint64_t *seed)
 {
     const engine_config *config = engine_enter(l->engine, l->number);
-    l->ew->w.snap = pal_cls_snapshot(l->engine->cls);
     uint32_t *who = malloc((size_t)l->connections * sizeof *who);
     bool ok = who != NULL;
     uint8_t frame[128];
@@ -180,7 +179,6 @@ typedef struct lane_routes {
 static const engine_config *lane_enter(bench_lane *l, lane_routes *r)
 {
     const engine_config *config = engine_enter(l->engine, l->number);
-    l->ew->w.snap = pal_cls_snapshot(l->engine->cls);
     if (PAL_UNLIKELY(config != r->config)) {
         for (uint32_t i = 0; i < BENCH_FILTERS * 2; i++)
             r->route[i] = lane_route_of(l, config, i >> 1, i & 1);

@@ -53,7 +53,6 @@ static void setup_burst(setup_run *r, uint32_t step, uint32_t from, uint32_t n)
     pal_packet packet[SETUP_BATCH_MAX];
     pal_route route[SETUP_BATCH_MAX];
     const engine_config *config = engine_enter(r->engine, 0);
-    w->snap = pal_cls_snapshot(r->engine->cls);
     for (uint32_t i = 0; i < n; i++) {
         packet[i].data = setup_frame(r, step, from + i);
         packet[i].cap = packet[i].wire = SETUP_FRAME;

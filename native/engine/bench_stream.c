@@ -32,7 +32,6 @@ static void stream_burst(pal_engine *e, const uint8_t *bytes, const pal_bench_fr
     pal_packet packet[CLS_MAX_BURST];
     pal_route route[CLS_MAX_BURST];
     const engine_config *config = engine_enter(e, 0);
-    w->snap = pal_cls_snapshot(e->cls);
     for (uint32_t k = 0; k < n; k++) {
         const pal_bench_frame *now = &f[at + k];
         if (at + k + STREAM_AHEAD < total)

@@ -97,7 +97,7 @@ size_t pal_cls_reclaim(pal_cls *c)
     return h->n - h->head;
 }
 
-void pal_cls_commit(pal_cls *c)
+void pal_cls_publish(pal_cls *c)
 {
     cls_class_idle(c, true);
     for (uint32_t i = 0; i < c->fresh.n; i++) {
@@ -120,10 +120,24 @@ void pal_cls_commit(pal_cls *c)
         cls_retire(c, &c->limbo, w->kind, w->p, w->n, w->ref);
     }
     c->pending.head = c->pending.n = 0;
+}
+
+void pal_cls_published(pal_cls *c)
+{
     c->txn++;
     __atomic_store_n(&c->epoch, c->epoch + 1, __ATOMIC_RELEASE);
     pal_cls_reclaim(c);
 }
+
+void pal_cls_commit(pal_cls *c)
+{
+    if (c->engines) /* workers take their snapshot from the engine's configuration: this would free it under them */
+        abort();
+    pal_cls_publish(c);
+    pal_cls_published(c);
+}
+
+void pal_cls_own(pal_cls *c) { c->engines = true; }
 
 void pal_cls_free(pal_cls *c)
 {

@@ -4,9 +4,10 @@
  *
  * One writer, any number of readers that never wait. Changes of sets are staged and become visible together, in a new
  * snapshot, by pal_cls_commit. A rule set never changes once built: changing a rule gives a new one that shares what
- * has not changed. A reader calls pal_cls_snapshot once a burst, takes its rule sets from wherever the writer published
- * them, and declares a quiescent point between bursts; any snapshot and any rule set that it obtained since its last
- * quiescent point fit together, whichever was obtained first, and stay valid until its next one.
+ * has not changed. A reader calls pal_cls_snapshot once a burst (an engine's worker has it from its configuration, together with
+ * its rules), takes its rule sets from wherever the writer published them, and declares a quiescent point between bursts; any
+ * snapshot and any rule set that it obtained since its last quiescent point fit together, whichever was obtained first, and stay
+ * valid until its next one.
  */
 #ifndef PAL_ENGINE_CLASSIFIER_H
 #define PAL_ENGINE_CLASSIFIER_H
@@ -36,8 +37,13 @@ int pal_cls_set_put(pal_cls *c, uint32_t set_id, const pal_range *r, uint32_t n)
  * goes. An address leaves the set when no remaining range covers it. All or nothing. */
 int pal_cls_set_change(pal_cls *c, uint32_t set_id, const pal_range *add, uint32_t n_add, const pal_range *del,
                        uint32_t n_del);
-/* Publishes what was staged. Readers see all of it or nothing. */
+/* Publishes what was staged. Readers see all of it or nothing. Not for a classifier of an engine (pal_cls_own). */
 void pal_cls_commit(pal_cls *c);
+/* The same in two steps, for an engine, whose readers find the snapshot where they find their rule sets, so that both change at
+ * once: the new snapshot is made; it is published by whoever called; then what it replaces begins to wait for its readers. */
+void pal_cls_publish(pal_cls *c);
+void pal_cls_published(pal_cls *c);
+void pal_cls_own(pal_cls *c);
 
 /* ---- rule sets ---- */
 

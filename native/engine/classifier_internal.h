@@ -149,6 +149,7 @@ struct pal_cls {
     uint64_t epoch PAL_ALIGNED(PAL_CACHE_LINE);
     uint64_t secret[6] PAL_ALIGNED(PAL_CACHE_LINE);
     uint32_t txn;
+    bool engines;    /* pal_cls_own */
     uint32_t dense_max; /* entries up to which rows are dense: CLS_DENSE * CLS_BLOCK; tests lower it */
     size_t bytes;          /* taken from the system */
     void *block[129];      /* freed blocks by number of lines; 0: half a line */

@@ -96,8 +96,10 @@ const engine_config *engine_enter(pal_engine *e, uint32_t worker)
         if (PAL_UNLIKELY(seat->config_seen != c->number))
             __atomic_store_n(&seat->config_seen, c->number, __ATOMIC_SEQ_CST);
         /* Published before we said so: the engine may have looked in between, so look again. */
-        if (PAL_LIKELY(__atomic_load_n(&e->current, __ATOMIC_SEQ_CST) == c))
+        if (PAL_LIKELY(__atomic_load_n(&e->current, __ATOMIC_SEQ_CST) == c)) {
+            e->worker[worker].w.snap = c->snap;
             return c;
+        }
     }
 }
 
@@ -227,9 +229,11 @@ uint64_t pal_engine_commit(pal_engine *e, int all)
     next->number = e->current->number + 1;
     next->older = e->current;
     e->staged = NULL;
-    pal_cls_commit(e->cls);
-    __atomic_store_n(&e->current, next, __ATOMIC_SEQ_CST);
+    pal_cls_publish(e->cls);
+    next->snap = pal_cls_snapshot(e->cls);
+    __atomic_store_n(&e->current, next, __ATOMIC_SEQ_CST); /* rules, members of sets, fabric: all at once */
     __atomic_store_n(&e->committed, next->number, __ATOMIC_RELEASE);
+    pal_cls_published(e->cls); /* whoever reads the new epoch reads the new configuration */
     for (uint32_t i = 0; i < next->filters; i++) {
         if (next->filter[i].rules == e->held[i] && !e->staged_rules[i])
             continue;

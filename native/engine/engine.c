@@ -244,6 +244,10 @@ pal_engine *pal_engine_new(const pal_engine_options *options, const char *path, 
     e->worker = worker_memory(o->workers * sizeof *e->worker);
     if (e->worker)
         memset(e->worker, 0, o->workers * sizeof *e->worker);
+    if (e->cls && e->current) {
+        pal_cls_own(e->cls);
+        e->current->snap = pal_cls_snapshot(e->cls);
+    }
     e->seat = aligned_alloc(PAL_CACHE_LINE, o->workers * sizeof *e->seat);
     bool ok = e->cls && e->current && e->held && e->staged_rules && e->worker && e->seat;
     if (!ok)

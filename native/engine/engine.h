@@ -18,6 +18,7 @@ typedef struct engine_config {
     struct engine_config *older; /* retired before this one */
     uint64_t number;
     const fabric *fabric;        /* NULL: none was staged */
+    const pal_snap *snap;        /* members of sets, as of this configuration */
     uint32_t filters;
     uint32_t reserved;
     pal_filter filter[];
@@ -76,7 +77,7 @@ struct pal_engine {
 /* All of a flow record that a connection knows of itself; the rest is 0. */
 void flow_describe(const ct_table *t, uint32_t ref, pal_flow *f);
 
-/* The snapshot for one burst; engine_leave when it is over. */
+/* The snapshot for one burst, its members of sets in pal_worker.snap; engine_leave when it is over. */
 const engine_config *engine_enter(pal_engine *e, uint32_t worker);
 void engine_leave(pal_engine *e, uint32_t worker);
 

@@ -369,7 +369,6 @@ void host_burst(host_worker *w, host_frame *frame, uint32_t n, uint64_t now_ns, 
 {
     pal_worker *pw = &w->ew->w;
     w->config = engine_enter(w->host->e, w->number);
-    pw->snap = pal_cls_snapshot(w->host->e->cls);
     w->fabric = w->config->fabric;
     w->frame = frame;
     w->base = w->number_next;

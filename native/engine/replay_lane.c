@@ -292,12 +292,7 @@ static void lane_group(replay_lane *lane, const engine_config *config, const eng
     group_judge(&lane->beside->ew->w, sender ? &staged->filter[sender->number] : NULL, other, n, p);
 }
 
-static const engine_config *lane_enter(replay_lane *lane)
-{
-    const engine_config *config = engine_enter(lane->ew->engine, lane->ew->number);
-    lane->ew->w.snap = pal_cls_snapshot(lane->ew->engine->cls);
-    return config;
-}
+static const engine_config *lane_enter(replay_lane *lane) { return engine_enter(lane->ew->engine, lane->ew->number); }
 
 static void lane_leave(replay_lane *lane, uint64_t clock_ns)
 {

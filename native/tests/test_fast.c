@@ -27,7 +27,6 @@ static void judge_slowly(rig *r, pal_packet *p)
 {
     const engine_config *config = engine_enter(r->e, 0);
     const pal_filter *filter = &config->filter[0];
-    r->w->snap = pal_cls_snapshot(r->e->cls);
     pipeline_clock(r->w, p->clock_ns);
     pal_judgement *j = worker_next(r->w);
     r->w->received++;

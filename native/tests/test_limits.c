@@ -36,7 +36,6 @@ static pal_judgement talk(uint32_t filter, uint8_t dir, uint8_t net, uint8_t hos
 {
     const engine_config *config = engine_enter(r.e, 0);
     pal_packet p;
-    r.w->snap = pal_cls_snapshot(r.e->cls);
     frame_udp(&f, PAL_FAMILY_V4, answer ? 200 : host, answer ? host : 200, answer ? 53 : sport, answer ? sport : 53, "x", 1);
     f.b[f.l3 + (answer ? 18 : 14)] = net;
     frame_ip_sum(&f);

@@ -271,7 +271,6 @@ static void test_taken(void)
         pal_packet packet[WIDE_LANES];
         pal_route route[WIDE_LANES];
         const engine_config *config = engine_enter(wide.e, 0);
-        wide.w->snap = pal_cls_snapshot(wide.e->cls);
         for (uint32_t i = 0; i < WIDE_LANES; i++) {
             segment(&frames[i], &peers[i * 2], 0, peers[i * 2].seq[0], peers[i * 2].seq[1], TCP_ACK, 1000, i);
             rig_parse(&wide, &packet[i], frames[i].b, frames[i].len, frames[i].len, LINKTYPE_ETHERNET);

@@ -208,7 +208,7 @@ class SmallHost:
     def rules(self, rules: np.ndarray, only: Workload | None = None) -> None:
         """Commit the rules at one vNIC, or at all."""
         for w in WORKLOADS if only is None else (only,):
-            built = self.engine.classifier.build(rules, np.zeros(0, np.uint32))
+            built = self.engine.classifier.build_staged(rules, np.zeros(0, np.uint32))
             self.engine.stage(w.number, built, timer_seconds(Timers()))
         self.engine.commit()
 

@@ -151,7 +151,6 @@ static inline void rig_parse(rig *r, pal_packet *p, const uint8_t *bytes, uint32
 static inline void rig_burst(rig *r, pal_packet *p, uint32_t n, uint32_t out, uint32_t in)
 {
     const engine_config *config = engine_enter(r->e, 0);
-    r->w->snap = pal_cls_snapshot(r->e->cls);
     pal_route route[RIG_BURST];
     for (uint32_t i = 0; i < n; i++)
         route[i] = (pal_route){.first = &config->filter[out], .second = in < 4 ? &config->filter[in] : NULL, .dir = PAL_DIR_OUT};
