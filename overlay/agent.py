@@ -29,6 +29,7 @@ from dfw.errors import EnvironmentLacksError
 from dfw.logs import get_logger
 from dfw.model import Limits
 from overlay import realized
+from overlay.backoff import Backoff
 from overlay.cards import Cards
 from overlay.enforce import HostEnforcer, Memory
 from overlay.enter import namespace_enter
@@ -101,6 +102,7 @@ class Agent:
         self.wanted = 0
         self.realized = 0
         self.error: str | None = None
+        self.retry = Backoff()
         self.ended = asyncio.Event()
         self.lock = asyncio.Lock()
         self._closing: list[Callable[[], None]] = []
@@ -203,16 +205,33 @@ class Agent:
         epoch = self.enforcer.commit(state)
         self.cards.apply(state, self.enforcer.number)
         self.cards.apply_uplink(state, self.options.uplink)
-        self.cards.apply_interfaces(state)
+        self.cards.apply_interfaces(state.vnics)
+        self._tried()
         spent = time.monotonic() - begun
         self.log.info("realized", revision=state.revision, epoch=epoch, seconds=round(spent, 4))
 
+    def _tried(self) -> None:
+        """What could not be done for a vNIC or the uplink is tried again, whether or not the state changes."""
+        if self.cards.problems:
+            self.retry.failed()
+            self.log.warning("problems", again_in=self.retry.pause, problems=self.cards.problems)
+        else:
+            self.retry.done()
+
+    def _try_again(self) -> None:
+        state = self.enforcer.state
+        if state is not None and self.retry.left() == 0:
+            self.cards.retry(state, self.enforcer.number, self.options.uplink)
+            self._tried()
+
     async def look(self) -> None:
-        """Take the desired state, if it has changed."""
+        """Take the desired state, if it has changed; else try again what could not be done, when its time has come."""
         async with self.lock:
             data = self.desired.read()
             if data is not None:
                 await asyncio.to_thread(self._take, data)  # netlink's sockets don't like a running loop
+            elif self.retry.left() == 0:
+                await asyncio.to_thread(self._try_again)
 
     async def serve(self) -> None:
         """Answer, and look for changes, until told to end."""
@@ -229,7 +248,9 @@ class Agent:
                 await self.look()
                 self.watch.look(POLL_SECONDS)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.ended.wait(), POLL_SECONDS)
+                    left = self.retry.left()
+                    pause = POLL_SECONDS if left is None else min(left, POLL_SECONDS)
+                    await asyncio.wait_for(self.ended.wait(), pause)
         path.unlink(missing_ok=True)
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -8,7 +8,7 @@ finds what its predecessor left at the holder and goes on with it: the pods' car
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,18 +70,30 @@ class Cards:
             self._let_go(name)
         self.problems = {}
         for vnic in wanted.values():
-            number = number_of(vnic.name)
-            if number is None:
-                continue
-            try:
-                self._vnic(vnic, number)
-            except (CoreError, OSError) as error:
-                self._problem(vnic, error)
+            self._try_port(vnic, number_of(vnic.name))
 
-    def apply_interfaces(self, state: HostState) -> None:
-        """Set every interface up as the state says. After ports and uplink: netlink takes milliseconds for each,
+    def retry(self, state: HostState, number_of: Callable[[str], int | None], tier: str) -> None:
+        """Try again what stands in `problems`, and nothing else."""
+        failed, self.problems = self.problems, {}
+        vnics = [vnic for vnic in state.vnics if vnic.name in failed and vnic.netns is not None]
+        for vnic in vnics:
+            self._try_port(vnic, number_of(vnic.name))
+        if UPLINK in failed:
+            self.apply_uplink(state, tier)
+        self.apply_interfaces(vnics)
+
+    def _try_port(self, vnic: VnicState, number: int | None) -> None:
+        if number is None:
+            return
+        try:
+            self._vnic(vnic, number)
+        except (CoreError, OSError) as error:
+            self._problem(vnic, error)
+
+    def apply_interfaces(self, vnics: Iterable[VnicState]) -> None:
+        """Set interfaces up as the state says. After ports and uplink: netlink takes milliseconds for each,
         and after a restart all of it is so already, while packets wait."""
-        for vnic in state.vnics:
+        for vnic in vnics:
             if vnic.netns is None or vnic.name in self.problems or VNIC + vnic.name not in self.cards:
                 continue
             try:

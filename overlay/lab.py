@@ -3,27 +3,17 @@
 
 from __future__ import annotations
 
-import errno
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
 from dfw.cli import DONE, NO
 from dfw.output import emit, output_option
+from overlay.lab_known import lab_known, lab_named, lab_only, lab_reported, name_option
 
 if TYPE_CHECKING:
-    from overlay.lab_record import LabPaths, LabRecord
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def name_option(function: Function) -> Function:
-    """`--name`: which lab."""
-    text = "Which lab; default: the only one there is."
-    return click.option("--name", "--lab", "name", metavar="NAME", envvar="PALISADE_LAB_NAME", help=text)(function)
+    from overlay.lab_record import LabRecord
 
 
 @click.group(
@@ -57,8 +47,8 @@ def up(files: tuple[str, ...], name: str, mtu: int, dry_run: bool, quiet: bool) 
     from overlay.progress import Steps
 
     begun = time.monotonic()
-    with _reported():
-        record, changes = lab_up.up(_paths(name), files, mtu=mtu, dry_run=dry_run, steps=Steps(quiet))
+    with lab_reported():
+        record, changes, _ = lab_up.up(lab_named(name), files, mtu=mtu, dry_run=dry_run, steps=Steps(quiet))
     if dry_run:
         click.echo("\n".join(changes.lines()) if changes else "nothing to do")
         return DONE
@@ -95,9 +85,9 @@ def down(name: str | None, everything: bool, quiet: bool) -> int:
     if everything:
         wanted = labs_list()
     elif name is not None:
-        wanted = [paths for paths in [_paths(name)] if paths.folder.is_dir()]
+        wanted = [paths for paths in [lab_named(name)] if paths.folder.is_dir()]
     else:
-        wanted = [_only()] if labs_list() else []
+        wanted = [lab_only()] if labs_list() else []
     if not wanted:
         click.echo("no lab is there" if name is None else f"there is no lab {name}")
         return DONE
@@ -124,7 +114,7 @@ def status(name: str | None, output: str) -> int:
     """
     from overlay.lab_status import read_status, render_status
 
-    paths, record = _known(name)
+    paths, record = lab_known(name)
     emit(read_status(paths, record), output, render_status)
     return DONE
 
@@ -143,7 +133,7 @@ def exec_(name: str | None, pod: str, command: tuple[str, ...]) -> None:
     from overlay.linux import process_lives
     from overlay.pod import exec_in_pod
 
-    _, record = _known(name)
+    _, record = lab_known(name)
     found = record.pods.get(pod)
     if found is None:
         raise click.UsageError(f"lab {record.name} has no pod {pod!r}; it has {', '.join(record.pods)}")
@@ -173,8 +163,8 @@ def probe(name: str | None, ports: str, family: str, timeout: float, quiet: bool
     from overlay.progress import Steps
 
     asked = ports_parse(ports)
-    paths, record = _known(name)
-    with _reported():
+    paths, record = lab_known(name)
+    with lab_reported():
         rows = probe_lab(paths, record, asked, family=family, timeout=timeout, steps=Steps(quiet))
     emit(rows, output, render_probe)
     return DONE if all(row["expected"] == row["observed"] for row in rows) else NO
@@ -196,10 +186,10 @@ def migrate(name: str | None, pod: str, host: str) -> int:
     """
     from overlay import lab_up
 
-    paths, _ = _known(name)
+    paths, _ = lab_known(name)
     begun = time.monotonic()
     try:
-        with _reported():
+        with lab_reported():
             before = lab_up.migrate(paths, pod, host)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
@@ -222,10 +212,10 @@ def graph(name: str | None, kind: str, out: str | None) -> int:
       palisade lab graph --format svg --out lab.svg
     """
     from overlay.lab_graph import graph_dot, graph_svg, graph_text
+    from overlay.lab_inputs import inputs_kept
     from overlay.lab_plan import world_moved
-    from overlay.lab_up import inputs_kept
 
-    paths, record = _known(name)
+    paths, record = lab_known(name)
     world = world_moved(inputs_kept(paths, record).world, record.moved)
     made = graph_text(record.name, world) if kind == "text" else graph_dot(record.name, world)
     text = graph_svg(made) if kind == "svg" else made
@@ -235,58 +225,3 @@ def graph(name: str | None, kind: str, out: str | None) -> int:
         with click.open_file(out, "w", encoding="utf-8") as file:
             file.write(text + "\n")
     return DONE
-
-
-@contextmanager
-def _reported() -> Iterator[None]:
-    """What can go wrong with a lab, as messages with their exit statuses."""
-    from dfw.errors import EnvironmentLacksError
-    from overlay.lab_agents import AgentError
-    from overlay.lab_apply import PodError
-    from overlay.lab_record import RecordError
-
-    try:
-        yield
-    except (PodError, RecordError) as error:
-        raise click.UsageError(str(error)) from None
-    except AgentError as error:  # as `wait` that timed out
-        raise click.ClickException(str(error)) from None
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EMFILE, errno.ENFILE, errno.EROFS):
-            raise
-        remedy = "this machine or container does not let us have that, or has no more of it"
-        raise EnvironmentLacksError(str(error), remedy) from error
-
-
-def _paths(name: str) -> LabPaths:
-    from overlay.lab_record import lab_paths
-
-    try:
-        return lab_paths(name)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-
-
-def _only() -> LabPaths:
-    from overlay.lab_record import labs_list
-
-    found = labs_list()
-    if not found:
-        raise click.UsageError("no lab is there; `palisade lab up` brings one up")
-    if len(found) > 1:
-        raise click.UsageError(f"there are several labs: {', '.join(item.name for item in found)}; say --name NAME")
-    return found[0]
-
-
-def _known(name: str | None) -> tuple[LabPaths, LabRecord]:
-    """A lab that is there. Raises click.UsageError."""
-    from overlay.lab_record import RecordError, record_read
-
-    paths = _only() if name is None else _paths(name)
-    try:
-        record = record_read(paths)
-    except RecordError as error:
-        raise click.UsageError(str(error)) from None
-    if record is None:
-        raise click.UsageError(f"there is no lab {paths.name}; `palisade lab up --name {paths.name}` brings one up")
-    return paths, record

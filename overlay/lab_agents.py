@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from dfw.model import PolicySet
 from overlay.ask import AskError, agent_ask
-from overlay.hoststate import HostState, state_write
+from overlay.hoststate import HostState, StateError, state_read, state_write
+from overlay.lab_plan import LabPlan
 from overlay.lab_record import LabPaths, LabRecord
 from overlay.launch import Launch
 from overlay.linux import Process, process_lives
@@ -22,7 +23,6 @@ from overlay.underlay import TEP_WIRE
 AGENT: Final = (sys.executable, "-m", "dfw", "-v", "agent", "run")
 READY_SECONDS: Final = 60.0  # for all of a lab's agents together, on a busy machine
 ASK_SECONDS: Final = 5.0
-_AGAIN_SECONDS: Final = 2.0
 _LOG_LINES: Final = 15
 
 
@@ -70,6 +70,20 @@ def desired_states(paths: LabPaths, record: LabRecord, world: PolicySet) -> dict
     return resolve_span(world, record.revision, attachments, underlay_mtu=record.mtu)
 
 
+def plan_states(paths: LabPaths, plan: LabPlan, world: PolicySet, revision: int) -> dict[str, HostState]:
+    """What every host of a lab will need once it is as planned. Raises UnsupportedError."""
+    attachments = {pod.name: str(paths.room / pod.netns) for pod in plan.pods}
+    return resolve_span(world, revision, attachments, underlay_mtu=plan.underlay.mtu)
+
+
+def desired_read(paths: LabPaths, host: str) -> HostState | None:
+    """What a host is told now; None where it is told nothing that can be read."""
+    try:
+        return state_read(paths.host(host) / "desired.json")
+    except (OSError, StateError):
+        return None
+
+
 def desired_write(paths: LabPaths, states: Mapping[str, HostState]) -> None:
     """Tell these hosts. Raises OSError."""
     for host, state in states.items():
@@ -86,7 +100,6 @@ def wait_realized(
     Raises AgentError: one ended, refused, or took too long.
     """
     deadline = time.monotonic() + seconds
-    again = time.monotonic() + _AGAIN_SECONDS
     waiting = dict(agents)
     while waiting:
         for host, process in list(waiting.items()):
@@ -104,10 +117,6 @@ def wait_realized(
                 raise AgentError(f"host {host} has not realized revision {revision}; its agent says:\n{said}")
         if waiting:
             time.sleep(0.02)
-        if time.monotonic() > again:  # a card may have been another host's a moment ago: have them try once more
-            again += _AGAIN_SECONDS
-            for host in waiting:
-                os.utime(paths.host(host) / "desired.json")
 
 
 def agent_log(paths: LabPaths, host: str) -> str:

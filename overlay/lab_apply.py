@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +13,7 @@ from dfw.errors import EnvironmentLacksError
 from dfw.model import PolicySet
 from overlay import linux
 from overlay.cgroup import apply_groups, apply_groups_end, groups_named, plan_groups, read_hierarchies
+from overlay.hoststate import HostState
 from overlay.lab_agents import READY_SECONDS, AgentError, agent_launch, desired_states, desired_write, wait_realized
 from overlay.lab_plan import Changes, LabPlan, PodPlan
 from overlay.lab_record import HostRecord, LabPaths, LabRecord, PodRecord, folder_remove, labs_list, record_write
@@ -71,18 +72,25 @@ def record_verify(paths: LabPaths, record: LabRecord) -> None:
 
 
 def apply_changes(
-    paths: LabPaths, record: LabRecord, plan: LabPlan, changes: Changes, world: PolicySet, steps: Steps
+    paths: LabPaths,
+    record: LabRecord,
+    plan: LabPlan,
+    changes: Changes,
+    states: Mapping[str, HostState],
+    steps: Steps,
 ) -> None:
-    """Make the lab as planned. `record` has been verified, and follows.
+    """Make the lab as planned. `record` has been verified, and follows. `states`: what the hosts are told, as of the
+    record's next revision.
 
-    Raises OSError, AgentError, PodError, and what resolve_span raises; what was made until then stands in the record.
+    Raises OSError, AgentError, PodError; what was made until then stands in the record.
     """
     _take_away(paths, record, plan, changes, steps)
     _lay_out(paths, record, plan, changes, steps)
     if changes.intent:
         record.revision += 1
+        record.intent = ""  # interrupted from here on, the hosts are told again
         record_write(paths, record)
-        desired_write(paths, desired_states(paths, record, world))
+        desired_write(paths, states)
         record.intent = plan.intent
     _start_agents(paths, record, changes.new_hosts, steps)
     _start_pods(paths, record, changes.new_pods, steps)

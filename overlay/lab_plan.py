@@ -43,7 +43,8 @@ class LabPlan:
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What differs between a lab as it is and as it shall be. `old`: to be taken away, `new`: to be made."""
+    """What differs between a lab as it is and as it shall be. `old`: to be taken away, `new`: to be made; `told`: lines
+    about what the hosts are told, where somebody wants to know."""
 
     new_namespaces: tuple[str, ...] = ()
     old_namespaces: tuple[str, ...] = ()
@@ -56,6 +57,7 @@ class Changes:
     new_pods: tuple[PodPlan, ...] = ()
     old_pods: tuple[str, ...] = ()
     intent: bool = False
+    told: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
         return any(True for _ in self.lines())
@@ -73,6 +75,7 @@ class Changes:
         yield from (f"+ agent of host {name}" for name in self.new_hosts)
         if self.intent:
             yield "~ what the hosts are told"
+            yield from (f"    {line}" for line in self.told)
         yield from (f"+ pod {pod.name} on {pod.host}" for pod in self.new_pods)
 
 

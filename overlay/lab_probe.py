@@ -18,9 +18,9 @@ from dfw.moment import world_at
 from dfw.output import render_table
 from dfw.reach import Reachability
 from overlay.connect import Attempt, apply_attempts
+from overlay.lab_inputs import inputs_kept
 from overlay.lab_plan import world_moved
 from overlay.lab_record import LabPaths, LabRecord
-from overlay.lab_up import inputs_kept
 from overlay.progress import Steps
 
 ALLOWED: Final = "allowed"

@@ -35,10 +35,12 @@ class RecordError(ValueError):
 
 
 class InputRecord(msgspec.Struct):
-    """A file that the lab was made from. `copy`: its content then, in the lab's directory."""
+    """A file that the lab was made from. `copy`: its content then, in the lab's directory. `workloads_only`: its
+    policies do not count, others have been applied over them."""
 
     file: str
     copy: str
+    workloads_only: bool = False
 
 
 class PodRecord(msgspec.Struct):
@@ -65,6 +67,15 @@ class MoveRecord(msgspec.Struct):
     host: str
 
 
+class PendingRecord(msgspec.Struct):
+    """A change that waits to be confirmed: the revision that comes back if it is not, when (seconds of CLOCK_BOOTTIME),
+    and the process that sees to it (overlay/lab_timer.py)."""
+
+    base: int
+    deadline: float
+    timer: Process
+
+
 class LabRecord(msgspec.Struct):
     """All of a lab. `intent`: a hash of what its files say."""
 
@@ -80,6 +91,7 @@ class LabRecord(msgspec.Struct):
     hosts: dict[str, HostRecord] = {}
     pods: dict[str, PodRecord] = {}
     moved: dict[str, MoveRecord] = {}
+    pending: PendingRecord | None = None
 
 
 class _Head(msgspec.Struct):
@@ -111,6 +123,11 @@ class LabPaths:
     def inputs(self) -> Path:
         """Copies of the files that it was made from."""
         return self.folder / "inputs"
+
+    @property
+    def revisions(self) -> Path:
+        """What it was made from at earlier revisions."""
+        return self.folder / "revisions"
 
     @property
     def logs(self) -> Path:

@@ -8,9 +8,10 @@ from typing import Any
 
 from dfw.output import render_table
 from overlay.lab_agents import agent_status
+from overlay.lab_change import boot_seconds
+from overlay.lab_inputs import inputs_kept
 from overlay.lab_plan import world_moved
 from overlay.lab_record import LabPaths, LabRecord
-from overlay.lab_up import inputs_kept
 from overlay.linux import process_lives
 from overlay.underlay import TEP_WIRE
 
@@ -41,7 +42,19 @@ def read_status(paths: LabPaths, record: LabRecord) -> dict[str, Any]:
         "revision": record.revision,
         "hosts": hosts,
         "segments": [{"name": item.name, "vni": item.vni} for item in world.inventory.segments.values()],
+        "pending": _pending(record),
         "pods": [_pod(paths, record, name) for name in record.pods],
+    }
+
+
+def _pending(record: LabRecord) -> dict[str, Any] | None:
+    """The change that waits to be confirmed."""
+    if record.pending is None:
+        return None
+    return {
+        "base": record.pending.base,
+        "seconds_left": round(max(record.pending.deadline - boot_seconds(), 0.0), 1),
+        "timer": "runs" if process_lives(record.pending.timer) else "ended",
     }
 
 
@@ -68,5 +81,9 @@ def render_status(data: dict[str, Any]) -> str:
     lines = [f"lab {data['name']}, revision {data['revision']}; segments {segments}", ""]
     lines += [render_table(columns, hosts, numbers=(3, 4, 5, 6, 7)), ""]
     ended = [pod["name"] for pod in data["pods"] if pod not in running]
+    if data["pending"] is not None:
+        pending = data["pending"]
+        when = f"in {pending['seconds_left']} s" if pending["timer"] == "runs" else "never: its timer was killed"
+        lines.append(f"not confirmed: revision {pending['base']} comes back {when} (`palisade apply --confirmed`)")
     lines.append(f"{len(running)} pods run" + (f"; ended: {', '.join(ended)}" if ended else ""))
     return "\n".join(lines)

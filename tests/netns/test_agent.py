@@ -64,6 +64,7 @@ class TwoHosts:
         self.folder = folder
         self.agents: dict[str, subprocess.Popen[bytes]] = {}
         self.revision = 0
+        self.attachments = {name: self.netns(name) for name in IPS}
 
     def netns(self, name: str) -> str:
         return str(self.folder / f"ns-{name}")
@@ -84,8 +85,7 @@ class TwoHosts:
     def tell(self, policy: str) -> None:
         """Write every host's state and wait until it is in force."""
         self.revision += 1
-        attachments = {name: self.netns(name) for name in IPS}
-        for host, state in resolve_span(self.world(policy), self.revision, attachments).items():
+        for host, state in resolve_span(self.world(policy), self.revision, self.attachments).items():
             (self.folder / host).mkdir(exist_ok=True)
             state_write(self.folder / host / "desired.json", state)
             if host in self.agents:
@@ -266,6 +266,20 @@ def test_a_transfer_outlives_its_agents(hosts: TwoHosts) -> None:
         # What was refused before is refused by the successors.
         with pytest.raises(ConnectionRefusedError), hosts.listen("c", socket.AF_INET, 22):
             hosts.connect("a", IPS["c"][0], 22)
+
+
+def test_a_vnic_that_cannot_be_made_is_tried_again(hosts: TwoHosts) -> None:
+    hosts.start()
+    enter = ["nsenter", f"--net={hosts.netns('b')}", "ip", "link"]
+    hosts.attachments["a"] = hosts.netns("b")  # where eth0 is b's
+    hosts.tell(POLICY)
+    assert "eth0" in hosts.ask("h1", {"do": "status"})["problems"]["a"]
+    told = (hosts.folder / "h1" / "desired.json").stat()
+    subprocess.run([*enter, "set", "eth0", "name", "eth9"], check=True)
+    hosts.wait("h1", lambda status: not status["problems"])
+    assert (hosts.folder / "h1" / "desired.json").stat() == told
+    links = subprocess.run([*enter], capture_output=True, text=True, check=True).stdout
+    assert "eth0" in links and "eth9" in links
 
 
 def test_one_agent_a_host(hosts: TwoHosts) -> None:

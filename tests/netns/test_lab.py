@@ -4,26 +4,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import jsonschema
 import pytest
 
-from dfw import cli
-from dfw.schema import schema_files
-from overlay import lab_agents
 from overlay.underlay import read_links
+from tests.support.lab_command import SMALL, Lab
 from tests.support.leftovers import list_leftovers, list_processes
-from tests.support.stub_agent import AGENT, RUN
+from tests.support.stub_agent import RUN
 
 pytestmark = [
     pytest.mark.needs_root,
@@ -32,67 +24,6 @@ pytestmark = [
     pytest.mark.needs_tun,
     pytest.mark.needs_tool("nsenter", "unshare"),
 ]
-SMALL = """\
-apiVersion: palisade.internal/v1alpha1
-kind: Inventory
-hosts: [{name: a, tep: 172.16.0.1}, {name: b, tep: 172.16.0.2}]
-segments: [{name: s, vni: 5001, subnets: [10.1.1.0/24]}]
-ports:
-  - {name: one, host: a, segment: s, ips: [10.1.1.11]}
-  - {name: two, host: b, segment: s, ips: [10.1.1.12]}
-"""
-
-
-class Lab:
-    """The command `palisade lab` with a run directory of its own."""
-
-    def __init__(self, run: Path, capfd: pytest.CaptureFixture[str]) -> None:
-        self.run = run
-        self.capfd = capfd
-        self.environment = {**os.environ, "PALISADE_RUN": str(run)}
-
-    def __call__(self, *arguments: str | Path, status: int = 0) -> str:
-        """Run it, in this process (a new one imports for a second); what it printed."""
-        self.capfd.readouterr()
-        result = cli.run(["lab", *map(str, arguments)])
-        printed, self.errors = self.capfd.readouterr()
-        assert result == status, printed + self.errors
-        return printed
-
-    def exec(self, pod: str, *command: str) -> subprocess.CompletedProcess[str]:
-        """`lab exec`: it becomes the command, so that it needs a process of its own."""
-        return subprocess.run([*RUN, "lab", "exec", pod, "--", *command], env=self.environment, text=True, stdout=-1)
-
-    def begin(self, *arguments: str | Path) -> subprocess.Popen[str]:
-        """The same, not waited for."""
-        command = [*RUN, "lab", *map(str, arguments)]
-        return subprocess.Popen(command, env=self.environment, text=True, stdout=-1, stderr=-1)
-
-    def status(self, *arguments: str) -> Any:
-        """`lab status -o json`, as its schema has it."""
-        data = json.loads(self("status", "-o", "json", *arguments))
-        jsonschema.validate(data, json.loads(schema_files()["lab-status"].read_text()))
-        return data
-
-    def pids(self) -> dict[str, int]:
-        """The pods' first processes."""
-        return {pod["name"]: pod["pid"] for pod in self.status()["pods"]}
-
-
-@pytest.fixture
-def lab(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    """A directory for labs with a short name (Unix sockets), and a look at the machine before and after."""
-    run = Path(tempfile.mkdtemp(prefix="pal-", dir="/tmp")) / "run"
-    monkeypatch.setenv("PALISADE_RUN", str(run))
-    monkeypatch.setattr(lab_agents, "AGENT", AGENT)
-    before = list_leftovers(run)
-    try:
-        yield Lab(run, capfd)
-    finally:
-        cli.run(["lab", "down", "--all"])
-        after = list_leftovers(run)
-        shutil.rmtree(run.parent)
-    assert after == before
 
 
 def test_lab_comes_up_and_goes(lab: Lab) -> None:

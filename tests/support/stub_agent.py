@@ -2,10 +2,13 @@
 """A stand-in for a host's agent: it has realized whatever it is told, and moves no packets.
 
 For tests of the lab itself: namespaces, wires, pods. `AGENT` is its command, `RUN` runs the command line with it.
+A state in which a rule is called REFUSE is refused, one with STALL is never realized, and after one with BREAK all are
+refused.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -31,13 +34,22 @@ def main() -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen(8)
+    answer = {"revision_realized": 0, "vnics": 0, "tier": "B", "connections": 0, "drops": 0}
+    broken = False
     while True:
         connection, _ = listener.accept()
         with connection:
             connection.recv(1000)
-            state = json.loads(Path(options["--desired"]).read_bytes())
-            answer = {"revision_realized": state["revision"], "vnics": len(state["vnics"]), "tier": "B"}
-            connection.sendall(json.dumps({**answer, "connections": 0, "drops": 0}).encode() + b"\n")
+            data = Path(options["--desired"]).read_bytes()
+            state = json.loads(data)
+            broken |= b"BREAK" in data
+            answer |= {"revision_wanted": state["revision"], "error": None}
+            if broken or b"REFUSE" in data:
+                answer["error"] = "told to refuse"
+            elif b"STALL" not in data:
+                answer |= {"revision_realized": state["revision"], "vnics": len(state["vnics"])}
+            with contextlib.suppress(ConnectionError):  # who asked was interrupted
+                connection.sendall(json.dumps(answer).encode() + b"\n")
 
 
 if __name__ == "__main__":

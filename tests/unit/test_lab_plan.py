@@ -15,9 +15,9 @@ from dfw.errors import EnvironmentLacksError, PolicyError
 from overlay import lab_record
 from overlay.cgroup import Hierarchies, Limits, plan_groups, read_hierarchies
 from overlay.lab_graph import graph_dot, graph_svg, graph_text
+from overlay.lab_inputs import InputFile, inputs_parse, inputs_read
 from overlay.lab_plan import Changes, LabPlan, plan_changes, plan_lab, world_moved
 from overlay.lab_record import HostRecord, LabPaths, LabRecord, MoveRecord, PodRecord, RecordError, record_read
-from overlay.lab_up import inputs_parse, inputs_read
 from overlay.linux import Process
 from overlay.pod import SLEEP, PodSpec, pod_hostname
 from overlay.pod_spec import pod_specs
@@ -33,7 +33,7 @@ def inventory(*parts: str) -> bytes:
 
 
 def plan(*parts: str, mtu: int = 1700, ipv6: bool = True) -> LabPlan:
-    inputs = inputs_parse([("x.yaml", inventory(*parts))])
+    inputs = inputs_parse([InputFile("x.yaml", inventory(*parts))])
     return plan_lab("x", inputs.world, inputs.specs, inputs.intent, mtu=mtu, ipv6=ipv6)
 
 
@@ -132,7 +132,7 @@ def test_what_the_machine_lost_is_made_again() -> None:
 
 
 def test_a_migrated_pod_stays_until_the_files_move_it() -> None:
-    world = inputs_parse([("x.yaml", inventory(HOSTS, SEGMENTS, PORTS))]).world
+    world = inputs_parse([InputFile("x.yaml", inventory(HOSTS, SEGMENTS, PORTS))]).world
     moved = world_moved(world, {"one": MoveRecord("a", "b"), "gone": MoveRecord("a", "b")})
     assert [port.host for port in moved.inventory] == ["b", "b"]
     elsewhere = world_moved(world, {"one": MoveRecord("c", "b")})
@@ -141,7 +141,7 @@ def test_a_migrated_pod_stays_until_the_files_move_it() -> None:
 
 def test_assumed_addresses_are_the_pods_own() -> None:
     pod = b"{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: n}}"
-    (port,) = inputs_parse([("p.yaml", pod)]).world.inventory
+    (port,) = inputs_parse([InputFile("p.yaml", pod)]).world.inventory
     assert port.ips and not port.ips_assumed
     with pytest.raises(PolicyError, match="no workloads"):
         plan(HOSTS)
@@ -229,7 +229,9 @@ def test_names_and_records(tmp_path: Path) -> None:
 
 
 def test_the_graph_is_one_for_graphviz() -> None:
-    world = inputs_parse([("x.yaml", inventory(HOSTS, SEGMENTS, PORTS, "gateways: [{name: t, tier: 0}]"))]).world
+    world = inputs_parse(
+        [InputFile("x.yaml", inventory(HOSTS, SEGMENTS, PORTS, "gateways: [{name: t, tier: 0}]"))]
+    ).world
     dot = graph_dot('"x"', world)
     assert dot.count(" -- ") == 2 and "cluster_1" in dot
     try:

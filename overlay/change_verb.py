@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`palisade apply`, `rollback`, `wait`: changing a running lab with a way back, and waiting until it is so."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dfw.cli import DONE, NO
+from overlay.lab_known import lab_known, lab_reported, name_option
+
+if TYPE_CHECKING:
+    from overlay.lab_change import Applied
+
+_UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class Duration(click.ParamType[float]):
+    """A time span: `60s`, `500ms`, `2m`, `1h`, or a number of seconds. The value is seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds; fails where that is none, or not more than nothing."""
+        match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)?", str(value))
+        seconds = float(match[1]) * _UNITS[match[2] or ""] if match else 0.0
+        if not 0 < seconds <= 86400 * 7:
+            self.fail(f"{value!r} is no time span such as 60s, 500ms, 2m or 1h", param, ctx)
+        return seconds
+
+
+@click.command
+@click.argument("files", nargs=-1, metavar="[FILE]...")
+@name_option
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+@click.option("--confirm", type=Duration(), metavar="TIME", help="Go back by itself, unless confirmed by then: 60s.")
+@click.option("--confirmed", is_flag=True, help="The change that waits is well: it stays.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+def apply(
+    files: tuple[str, ...], name: str | None, dry_run: bool, confirm: float | None, confirmed: bool, quiet: bool
+) -> int:
+    """Change a running lab to what FILEs say; a change that fails is taken back.
+
+    FILEs are the lab's policy, whole. Where they say nothing of hosts, networks and workloads, those stay as they are.
+    The same files again: nothing changes.
+
+    \b
+    Examples:
+      palisade apply policy.yaml --dry-run
+      palisade apply policy.yaml --confirm 60s && ./check-it && palisade apply --confirmed
+    """
+    from overlay import lab_change
+    from overlay.progress import Steps
+
+    if confirmed == bool(files) or (confirmed and (dry_run or confirm is not None)):
+        raise click.UsageError("give FILEs to apply, or --confirmed alone")
+    if dry_run and confirm is not None:
+        raise click.UsageError("--dry-run changes nothing that could be confirmed")
+    paths, _ = lab_known(name)
+    begun = time.monotonic()
+    with lab_reported():
+        if confirmed:
+            click.echo(f"lab {paths.name}: revision {lab_change.confirm_change(paths)} stays")
+            return DONE
+        done = lab_change.apply(paths, files, dry_run=dry_run, confirm=confirm, steps=Steps(quiet))
+    _tell(done, dry_run, time.monotonic() - begun)
+    if done.pending is not None:
+        left = max(done.pending.deadline - lab_change.boot_seconds(), 0.0)
+        click.echo(
+            f"revision {done.pending.base} comes back in {left:.3g} s unless you say "
+            f"`palisade apply --confirmed --lab {paths.name}`"
+        )
+    return DONE
+
+
+@click.command
+@click.argument("revision", type=click.IntRange(1), required=False)
+@name_option
+@click.option("--list", "listed", is_flag=True, help="Show the revisions that are kept.")
+@click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
+def rollback(revision: int | None, name: str | None, listed: bool, dry_run: bool, quiet: bool) -> int:
+    """Go back to what a lab was at an earlier REVISION, as a new revision; pods that were migrated stay where they are.
+
+    The last 16 revisions are kept.
+
+    \b
+    Examples:
+      palisade rollback --list
+      palisade rollback 3 --dry-run
+    """
+    from overlay import lab_change
+    from overlay.progress import Steps
+
+    if listed == (revision is not None):
+        raise click.UsageError("give a REVISION, or --list")
+    paths, record = lab_known(name)
+    if revision is None:
+        click.echo(_listed(paths, record.revision))
+        return DONE
+    begun = time.monotonic()
+    with lab_reported():
+        done = lab_change.rollback(paths, revision, dry_run=dry_run, steps=Steps(quiet))
+    _tell(done, dry_run, time.monotonic() - begun)
+    return DONE
+
+
+def _tell(done: Applied, dry_run: bool, seconds: float) -> None:
+    if dry_run:
+        click.echo("\n".join(done.changes.lines()) if done.changes else "nothing to do")
+    elif done.changes:
+        click.echo(f"lab {done.record.name}: revision {done.record.revision} is in force, in {seconds:.1f} s")
+    else:
+        click.echo(f"lab {done.record.name}: as it was, revision {done.record.revision}")
+
+
+def _listed(paths: Any, now: int) -> str:
+    from dfw.output import render_table
+    from overlay.lab_revision import RevisionError, revision_numbers, revision_read
+
+    rows = []
+    for number in revision_numbers(paths):
+        try:
+            found = revision_read(paths, number)
+        except RevisionError as error:
+            rows.append([number, "", str(error), ""])
+            continue
+        at = found.at.strftime("%Y-%m-%d %H:%M:%S")
+        mark = f"{number} (now)" if number == now else str(number)
+        rows.append([mark, at, found.what, ", ".join(item.file for item in found.files)])
+    return render_table(["revision", "at (UTC)", "by", "files"], rows)
+
+
+@click.command
+@click.option("--realized", "what", is_flag=True, required=True, help="Until it is in force on all hosts it concerns.")
+@click.argument("object_", metavar="[OBJECT]", required=False)
+@name_option
+@click.option("--timeout", type=Duration(), default="60s", show_default=True, metavar="TIME")
+def wait(what: bool, object_: str | None, name: str | None, timeout: float) -> int:
+    """Wait until what a lab's hosts were told is in force; exit status 1 when it is not in time.
+
+    OBJECT: a rule, policy, group, vNIC, segment, gateway or host, by its name or the end of its path: then only the
+    hosts count that need it.
+
+    \b
+    Examples:
+      palisade wait --realized --timeout 10s
+      palisade wait --realized shop/rules/web-to-db
+    """
+    from overlay.lab_wait import hosts_concerned, wait_hosts
+
+    paths, record = lab_known(name)
+    with lab_reported():
+        hosts = hosts_concerned(paths, record, object_)
+        if not hosts:
+            told = f"no host is told of {object_!r}" if object_ else f"lab {paths.name} has no hosts"
+            raise click.UsageError(told)
+        missing = wait_hosts(paths, record.revision, hosts, timeout)
+    for host, why in missing.items():
+        click.echo(f"host {host}: {why}", err=True)
+    if not missing:
+        click.echo(f"realized: revision {record.revision} on {', '.join(hosts)}")
+    return NO if missing else DONE
