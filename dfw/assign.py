@@ -129,12 +129,13 @@ class Assignment:
                 draft.cursor.problem(f"the TEP {tep} is already that of host {teps[tep]!r}")
         hosts: dict[str, Host] = {}
         for name in sorted(drafts) or ([IMPLICIT_HOST] if self.ports else []):
-            values: dict[str, Any] = drafts[name].values if name in drafts else {"tep": None, "tags": ()}
+            values: dict[str, Any] = drafts[name].values if name in drafts else {"tep": None}
             tep = values["tep"] or self._free(TEP_POOL, "tep", name, teps)
             if tep is not None:
                 teps[tep] = name
                 place = drafts[name].cursor.place if name in drafts else None
-                hosts[name] = Host(name, tep, values["tags"], place)
+                rest = {key: values[key] for key in ("tags", "bfd_interval", "bfd_multiple") if key in values}
+                hosts[name] = Host(name, tep, place=place, **rest)
         return {name: hosts[name] for name in drafts if name in hosts} or hosts
 
     @staticmethod

@@ -81,6 +81,8 @@ _HOST = {
     "name": Field(identifier, required=True),
     "tep": Field(parsed(workload_address)),
     "tags": Field(tags, default=()),
+    "bfd_interval": Field(integer(0, 60_000, "a BFD interval in milliseconds"), default=1000),
+    "bfd_multiple": Field(integer(1, 255, "a BFD multiple"), default=3),
 }
 _GATEWAY = {
     "name": Field(identifier, required=True),

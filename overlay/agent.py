@@ -37,9 +37,11 @@ from overlay.holder import HolderClient, HolderError, holder_open
 from overlay.hoststate import HostState, StateError, file_replace, state_decode
 from overlay.linux import process_start
 from overlay.metrics import HostCounters, render_metrics
+from overlay.teps import TepWatch
 from overlay.watch import HostWatch
 
 POLL_SECONDS: Final = 0.5  # how often the file is looked at, when nobody says that it has changed
+MEND_SECONDS: Final = 2.0
 REQUEST_BYTES: Final = 1 << 20
 CONNECTIONS: Final = 1 << 18
 LAST_GOOD: Final = "state.json"
@@ -47,6 +49,7 @@ MEMORY: Final = "memory.json"
 SOCKET: Final = "agent.sock"
 PIDS: Final = "pids.json"
 TABLE: Final = "connections"
+TEPS: Final = "teps.json"
 
 
 class Desired(Protocol):
@@ -103,6 +106,7 @@ class Agent:
         self.realized = 0
         self.error: str | None = None
         self.retry = Backoff()
+        self._mended = 0.0
         self.ended = asyncio.Event()
         self.lock = asyncio.Lock()
         self._closing: list[Callable[[], None]] = []
@@ -134,6 +138,8 @@ class Agent:
         self._say_pids()
         self.enforcer = HostEnforcer(self.engine, self.host, memory, self._remember)
         self.watch = HostWatch(self.live, self.enforcer, self.holder_pid)
+        self.teps = TepWatch(self.live, options.run / TEPS, memory.boot, self._leave_out)
+        self.enforcer.dead = self.teps.dead()
         self.cards = Cards(self.live, self.holder, options.underlay, options.workers)
         self.cards.restore()
         self.live.start()  # a port carries packets as soon as it is added
@@ -230,8 +236,18 @@ class Agent:
             data = self.desired.read()
             if data is not None:
                 await asyncio.to_thread(self._take, data)  # netlink's sockets don't like a running loop
+                self._follow()
             elif self.retry.left() == 0:
                 await asyncio.to_thread(self._try_again)
+
+    def _follow(self) -> None:
+        if self.enforcer.state is not None:
+            self.teps.follow(self.enforcer.state)
+
+    async def _leave_out(self, dead: frozenset[str]) -> None:
+        """Dead TEPs get no copies of frames for many."""
+        async with self.lock:
+            await asyncio.to_thread(self.enforcer.set_dead, dead)
 
     async def serve(self) -> None:
         """Answer, and look for changes, until told to end."""
@@ -243,15 +259,26 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.ended.set)
+        self.teps.begin()
+        self._follow()
         async with server:
             while not self.ended.is_set():
                 await self.look()
                 self.watch.look(POLL_SECONDS)
+                await self._mend()
                 with contextlib.suppress(TimeoutError):
                     left = self.retry.left()
                     pause = POLL_SECONDS if left is None else min(left, POLL_SECONDS)
                     await asyncio.wait_for(self.ended.wait(), pause)
+        self.teps.end()
         path.unlink(missing_ok=True)
+
+    async def _mend(self) -> None:
+        """While another TEP is dead, the reason may be here."""
+        if self.teps.dead() and time.monotonic() > self._mended + MEND_SECONDS:
+            async with self.lock:
+                await asyncio.to_thread(self.cards.rewire)
+            self._mended = time.monotonic()
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, ValueError, asyncio.IncompleteReadError):
@@ -313,7 +340,8 @@ class Agent:
         """Everything that is counted here, now."""
         vnics = {number: name for name, number in self.cards.attached().items()}
         stats, live = self.engine.stats(), self.live.stats()
-        return HostCounters(self.options.host, stats, live, vnics, self.wanted, self.realized)
+        teps = self.teps.counts(self.enforcer.state)
+        return HostCounters(self.options.host, stats, live, vnics, self.wanted, self.realized, teps)
 
     def show(self, what: str) -> realized.Rows | None:
         """The rows of `palisade show` that this host has; None for a word that it does not know."""
@@ -321,13 +349,16 @@ class Agent:
         if what == "hosts":
             return [self.status()]
         if what == "stats":
-            return realized.show_stats(self.engine.stats(), self.host.stats())
+            return realized.show_stats(self.engine.stats(), self.host.stats()) + self.teps.show_dropped()
         if what == "health":
-            return self.watch.health(self.wanted, self.realized, self.error, self.cards.problems)
-        if what not in (*realized.STATE_SHOWS, "vnics", "rules", "counters"):
+            rows = self.watch.health(self.wanted, self.realized, self.error, self.cards.problems)
+            return rows + self.teps.show_health(state)
+        if what not in (*realized.STATE_SHOWS, "vnics", "rules", "counters", "tep-table"):
             return None
         if state is None:
             return []
+        if what == "tep-table":
+            return realized.show_tep_table(state, self.teps.report())
         if what == "vnics":
             return realized.show_vnics(state, self.cards.attached(), self.cards.problems)
         if what == "rules":

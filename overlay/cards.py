@@ -129,6 +129,13 @@ class Cards:
         except (CoreError, OSError) as error:
             self.problems[UPLINK] = str(error)
 
+    def rewire(self) -> None:
+        """Lay the TEP's wires once more: an interface that was taken down has lost its routes."""
+        try:
+            apply_uplink(self.wires)
+        except OSError as error:
+            self.problems[UPLINK] = str(error)
+
     def _uplink(self, state: HostState, tier: str) -> str:
         """The tier in force. Raises CoreError with what the last one tried says, OSError."""
         if tier in ("auto", "A"):

@@ -60,6 +60,7 @@ class HostEnforcer:
         self.staged: dict[str, _Filter] = {}
         self.sets = _Sets()
         self.state: HostState | None = None
+        self.dead: frozenset[str] = frozenset()  # TEPs that get no copies of frames for many
         for name, (number, incarnation) in memory.filters.items():
             try:
                 engine.adopt(number, incarnation)
@@ -71,6 +72,16 @@ class HostEnforcer:
         """The number of a vNIC's filter."""
         known = self.memory.filters.get(vnic)
         return None if known is None else known[0]
+
+    def set_dead(self, dead: frozenset[str]) -> None:
+        """These TEPs get no copies from here on, all others do. Raises CoreError: then all is as before."""
+        before, self.dead = self.dead, dead
+        try:
+            if self.state is not None and dead != before:
+                self.commit(self.state)
+        except (CoreError, StateError):
+            self.dead = before
+            raise
 
     def commit(self, state: HostState) -> int:
         """Put a state in force, in one step for every packet. Returns the epoch.
@@ -97,7 +108,8 @@ class HostEnforcer:
         sets, changed = self._put_sets(state)
         for vnic in state.vnics:
             self._stage(state, vnic, rules, sets, changed)
-        self.host.stage(render_fabric(state, {name: number for name, (number, _) in self.memory.filters.items()}))
+        numbers = {name: number for name, (number, _) in self.memory.filters.items()}
+        self.host.stage(render_fabric(state, numbers, self.dead))
         for name, (number, _) in self.memory.filters.items():
             self.memory.filters[name] = (number, self.engine.incarnation(number))
         self.memory.epoch += 2  # one commit takes one, or two where the number wraps

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, Final
 
@@ -41,8 +41,8 @@ ROUTE_KINDS: Final = {
 }
 
 
-def render_fabric(state: HostState, number_of: Mapping[str, int]) -> Fabric:
-    """The fabric of a host. `number_of`: the filter's number of each vNIC."""
+def render_fabric(state: HostState, number_of: Mapping[str, int], dead: Set[str] = frozenset()) -> Fabric:
+    """The fabric of a host. `number_of`: the filter's number of each vNIC; `dead`: TEPs that get no copies."""
     addresses: list[tuple[bytes, int]] = []
     vnics = []
     for vnic in state.vnics:
@@ -81,7 +81,7 @@ def render_fabric(state: HostState, number_of: Mapping[str, int]) -> Fabric:
         neighbours=_table(neighbours, NEIGHBOUR_DTYPE),
         interfaces=_table(((*_address(i.ip), i.gateway, i.segment) for i in state.interfaces), INTERFACE_DTYPE),
         routes=_table(routes, ROUTE_DTYPE),
-        teps=_table(((*_address(tep.ip), 0) for tep in state.teps), TEP_DTYPE),
+        teps=_table(((*_address(tep.ip), int(tep.ip in dead)) for tep in state.teps), TEP_DTYPE),
         addresses=_table(addresses, ADDRESS_DTYPE),
         replicas=np.array(replicas, dtype=np.uint32),
         gateways=len(state.gateways),

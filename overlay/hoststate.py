@@ -100,6 +100,14 @@ class TepState(_Struct, frozen=True):
     ip: str
 
 
+class BfdState(_Struct, frozen=True):
+    """How often this host's TEP sends BFD packets and wants them, in milliseconds (0: never), and how many of its own
+    may be missed."""
+
+    interval: int = 1000
+    multiplier: int = 3
+
+
 class RuleState(_Struct, frozen=True):
     """What is known of a rule when it has matched."""
 
@@ -143,6 +151,7 @@ class HostState(_Struct, frozen=True):
     version: int = VERSION
     byte_order: str = sys.byteorder
     gateway_mac: str = GATEWAY_MAC
+    bfd: BfdState = BfdState()
     vnics: tuple[VnicState, ...] = ()
     segments: tuple[SegmentState, ...] = ()
     gateways: tuple[str, ...] = ()
@@ -217,6 +226,8 @@ def state_check(state: HostState) -> None:
         if index is not None and not 0 <= index < count:
             raise StateError(f"{what} is {index}, of {count}")
 
+    if not 0 <= state.bfd.interval <= 60_000 or not 1 <= state.bfd.multiplier <= 255:
+        raise StateError(f"BFD every {state.bfd.interval} ms, {state.bfd.multiplier} times")
     names: set[str] = set()
     for vnic in state.vnics:
         if vnic.name in names:

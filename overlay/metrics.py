@@ -16,6 +16,8 @@ from prometheus_client.registry import Collector
 
 from dfw.core import EngineStats
 from dfw.core.live import CardCounts, LiveStats
+from overlay.bfd_packet import State
+from overlay.teps import TepCounts
 
 PREFIX: Final = "palisade_agent"
 
@@ -30,6 +32,7 @@ class HostCounters:
     vnics: Mapping[int, str]
     revision_wanted: int
     revision_realized: int
+    teps: TepCounts
 
 
 def render_metrics(counters: HostCounters) -> str:
@@ -57,6 +60,7 @@ class _Collected(Collector):
         yield _gauge("revision_wanted", "Revision of the desired state", c.host, c.revision_wanted)
         yield _gauge("revision_realized", "Revision in force", c.host, c.revision_realized)
         yield from self._cards()
+        yield from self._teps()
         cpu = _counter("worker_cpu_seconds", "Processor time of packet workers", "worker")
         for number, worker in enumerate(c.live.workers):
             cpu.add_metric([c.host, str(number)], worker.cpu_ns / 1e9)
@@ -81,6 +85,21 @@ class _Collected(Collector):
         for reason, count in c.live.lost.items():
             drops.add_metric([c.host, "", reason], count)
         yield from (packets, octets, drops)
+
+    def _teps(self) -> Iterable[Metric]:
+        c = self.counters
+        is_up = GaugeMetricFamily(f"{PREFIX}_tep_up", "Whether BFD to a host is Up", labels=["host", "remote_host"])
+        changes = _counter("tep_changes", "Changes of a BFD session's state", "remote_host")
+        for remote, (state, changed) in c.teps.sessions.items():
+            is_up.add_metric([c.host, remote], float(state is State.UP))
+            changes.add_metric([c.host, remote], changed)
+        packets = _counter("control_packets", "BFD packets", "direction")
+        packets.add_metric([c.host, "rx"], c.teps.received)
+        packets.add_metric([c.host, "tx"], c.teps.sent)
+        drops = _counter("control_drops", "Control packets dropped", "reason")
+        for reason, count in c.teps.dropped.items():
+            drops.add_metric([c.host, reason], count)
+        yield from (is_up, changes, packets, drops)
 
 
 def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:

@@ -179,13 +179,14 @@ def show_arp_table(state: HostState) -> Rows:
     return [*workloads, *gateways]
 
 
-def show_tep_table(state: HostState) -> Rows:
-    """Other hosts' tunnel endpoints, and which segments reach there."""
+def show_tep_table(state: HostState, sessions: Mapping[str, Mapping[str, Any]]) -> Rows:
+    """Other hosts' tunnel endpoints, which segments reach there, and what BFD says of each (overlay/teps.py)."""
     return [
         {
             "remote_host": tep.host,
             "tep": tep.ip,
             "segments": [item.name for item in state.segments if number in item.replicas],
+            **sessions.get(tep.ip, {}),
         }
         for number, tep in enumerate(state.teps)
     ]
@@ -232,7 +233,6 @@ STATE_SHOWS: Final[Mapping[str, Callable[[HostState], Rows]]] = {
     "segments": show_segments,
     "mac-table": show_mac_table,
     "arp-table": show_arp_table,
-    "tep-table": show_tep_table,
     "gateways": show_gateways,
 }
 """What the state alone answers, by the word of `palisade show`."""

@@ -20,6 +20,7 @@ from dfw.model import Address, AddressRange, Family, Gateway, Host, Inventory, P
 from overlay.hoststate import (
     ROUTE_CONNECTED,
     ROUTE_GATEWAY,
+    BfdState,
     EtherState,
     HostState,
     InterfaceState,
@@ -149,6 +150,7 @@ class _HostSpan:
             revision=revision,
             tep=str(self.host.tep),
             underlay_mtu=self.underlay_mtu,
+            bfd=BfdState(self.host.bfd_interval, self.host.bfd_multiple),
             vnics=vnics,
             segments=tuple(self._segment(segment) for segment in self.segments),
             gateways=tuple(self.gateways),

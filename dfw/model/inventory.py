@@ -24,11 +24,14 @@ class Tag(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A transport node. `tep`: its tunnel endpoint on the underlay."""
+    """A transport node. `tep`: its tunnel endpoint on the underlay. `bfd_interval` (milliseconds), `bfd_multiple`: as
+    in NSX's BFD profiles; interval 0: no BFD."""
 
     name: str
     tep: Address
     tags: tuple[Tag, ...] = ()
+    bfd_interval: int = 1000
+    bfd_multiple: int = 3
     place: Place | None = field(default=None, compare=False, repr=False)
 
 

@@ -65,12 +65,13 @@ class TwoHosts:
         self.agents: dict[str, subprocess.Popen[bytes]] = {}
         self.revision = 0
         self.attachments = {name: self.netns(name) for name in IPS}
+        self.inventory = INVENTORY
 
     def netns(self, name: str) -> str:
         return str(self.folder / f"ns-{name}")
 
     def world(self, policy: str) -> PolicySet:
-        (self.folder / "i.yaml").write_text(INVENTORY)
+        (self.folder / "i.yaml").write_text(self.inventory)
         (self.folder / "p.yaml").write_text(policy)
         return load([str(self.folder / "i.yaml"), str(self.folder / "p.yaml")]).world
 

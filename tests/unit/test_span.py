@@ -19,7 +19,10 @@ from overlay.span import resolve_span
 INVENTORY = """
 apiVersion: palisade.internal/v1alpha1
 kind: Inventory
-hosts: [{name: h1, tep: 172.16.0.1}, {name: h2, tep: 172.16.0.2}, {name: h3, tep: 172.16.0.3}]
+hosts:
+  - {name: h1, tep: 172.16.0.1, bfd_interval: 300, bfd_multiple: 5}
+  - {name: h2, tep: 172.16.0.2}
+  - {name: h3, tep: 172.16.0.3}
 gateways:
   - {name: t0, tier: 0}
   - {name: t1-a, tier: 1, tier0: t0}
@@ -70,6 +73,11 @@ def test_a_host_knows_its_own_segments_and_those_routed_together_with_them(world
     assert span["h3"].teps == ()
     assert span["h1"].gateways == ("t1-a", "t0", "t1-b") or set(span["h1"].gateways) == {"t1-a", "t0", "t1-b"}
     assert {state.revision for state in span.values()} == {7}
+
+
+def test_bfd_is_each_hosts_own(world: PolicySet) -> None:
+    span = resolve_span(world, 1, {})
+    assert [(span[host].bfd.interval, span[host].bfd.multiplier) for host in ("h1", "h2")] == [(300, 5), (1000, 3)]
 
 
 def test_who_is_here_and_who_is_behind_a_tep(world: PolicySet) -> None:
