@@ -92,8 +92,8 @@ class TwoHosts:
             if host in self.agents:
                 assert self.ask(host, {"do": "apply"})["revision_realized"] == self.revision
 
-    def start(self, *options: str) -> None:
-        for host in ("h1", "h2"):
+    def start(self, *options: str, only: str | None = None) -> None:
+        for host in ("h1", "h2") if only is None else (only,):
             command = [sys.executable, "-m", "dfw", "-v", "agent", "run", "--host", host, "--underlay", "ul0"]
             command += ["--netns", self.netns(host), "--desired", str(self.folder / host / "desired.json")]
             command += ["--run", str(self.folder / host), "--connections", "4096", *options]

@@ -143,7 +143,7 @@ def two_hosts(
             host, tep = netns_path(hosts.hosts[number]), TEPS[underlay][number]
             peers = (TEPS[underlay][1 - number],)
             if not offloads:
-                switch_off_offloads(hosts.hosts[number], "ul0")
+                switch_off_offloads(netns_path(hosts.hosts[number]), "ul0")
             if tier != "A":  # the address must be there before the socket
                 run_in(
                     host, lambda tep=tep, peers=peers: apply_uplink(plan_uplink(tier, "ul0", tep, peers, UNDERLAY_MTU))
@@ -170,7 +170,8 @@ def set_up_pod(name: str, number: int) -> None:
 
 
 def switch_off_offloads(netns: str, interface: str) -> None:
-    """As `ethtool -K INTERFACE tx off tso off gso off …`, by the same ioctl (linux/ethtool.h)."""
+    """As `ethtool -K INTERFACE tx off tso off gso off …` in the namespace at this path, by the same ioctl
+    (linux/ethtool.h)."""
     import array
     import fcntl
     import struct
@@ -185,4 +186,4 @@ def switch_off_offloads(netns: str, interface: str) -> None:
                 with contextlib.suppress(OSError):
                     fcntl.ioctl(any_socket.fileno(), 0x8946, request)
 
-    run_in(netns_path(netns), work)
+    run_in(netns, work)
