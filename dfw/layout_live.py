@@ -11,6 +11,8 @@ from typing import Final
 
 import numpy as np
 
+from dfw.layout import FLOW_DTYPE
+
 NO_INDEX: Final = 0xFFFFFFFF
 UPLINK: Final = 0xFFFFFFFE
 """Where a vNIC's number stands: from, or to, another host."""
@@ -85,6 +87,19 @@ HOST_FRAME_DTYPE: Final = np.dtype(
         ("burst", "=u4"),
     ]
 )
+LOG_END: Final = 1
+"""`event` of a record of the log: a flow's end; else a packet."""
+LOG_DTYPE: Final = np.dtype(
+    [
+        ("flow", FLOW_DTYPE),
+        ("length", "=u4"),
+        ("event", "u1"),
+        ("verdict", "u1"),
+        ("reason", "u1"),
+        ("tcp_flags", "u1"),
+    ]
+)
+assert LOG_DTYPE.itemsize == 136
 assert ADDRESS_DTYPE.itemsize == 20 and VNIC_DTYPE.itemsize == 28 and SEGMENT_DTYPE.itemsize == 20
 assert NEIGHBOUR_DTYPE.itemsize == 40 and INTERFACE_DTYPE.itemsize == 28 and ROUTE_DTYPE.itemsize == 52
 assert TEP_DTYPE.itemsize == 24 and HOST_FRAME_DTYPE.itemsize == 64

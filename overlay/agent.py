@@ -34,6 +34,7 @@ from overlay.cards import Cards
 from overlay.enforce import HostEnforcer, Memory
 from overlay.enter import namespace_enter
 from overlay.holder import HolderClient, HolderError, holder_open
+from overlay.host_log import FILES, HostLog
 from overlay.hoststate import HostState, StateError, file_replace, state_decode
 from overlay.linux import process_start
 from overlay.metrics import HostCounters, render_metrics
@@ -81,7 +82,8 @@ class DesiredFile:
 
 @dataclass(frozen=True, slots=True)
 class AgentOptions:
-    """How an agent is run. `connections`: of IPv4, each worker; a quarter of it for IPv6. `uplink`: a tier, or auto."""
+    """How an agent is run. `connections`: of IPv4, each worker; a quarter of it for IPv6. `uplink`: a tier, or auto.
+    `firewall_log`: the formats that it is written in, to `log_dir`, or else to `run`."""
 
     host: str
     desired: Path
@@ -93,6 +95,8 @@ class AgentOptions:
     connections: int = CONNECTIONS
     filters: int = 1024
     limits: Limits = field(default_factory=Limits)
+    firewall_log: tuple[str, ...] = tuple(FILES)
+    log_dir: Path | None = None
 
 
 class Agent:
@@ -137,9 +141,10 @@ class Agent:
         self.holder_pid = self.holder.pid()
         self._say_pids()
         self.enforcer = HostEnforcer(self.engine, self.host, memory, self._remember)
-        self.watch = HostWatch(self.live, self.enforcer, self.holder_pid)
         self.teps = TepWatch(self.live, options.run / TEPS, memory.boot, self._leave_out)
         self.enforcer.dead = self.teps.dead()
+        log = HostLog(self.live, options.log_dir or options.run, options.firewall_log)
+        self.watch = HostWatch(self.live, self.enforcer, self.holder_pid, log)
         self.cards = Cards(self.live, self.holder, options.underlay, options.workers)
         self.cards.restore()
         self.live.start()  # a port carries packets as soon as it is added
@@ -341,7 +346,8 @@ class Agent:
         vnics = {number: name for name, number in self.cards.attached().items()}
         stats, live = self.engine.stats(), self.live.stats()
         teps = self.teps.counts(self.enforcer.state)
-        return HostCounters(self.options.host, stats, live, vnics, self.wanted, self.realized, teps)
+        missing = self.watch.log.missing
+        return HostCounters(self.options.host, stats, live, vnics, self.wanted, self.realized, teps, missing)
 
     def show(self, what: str) -> realized.Rows | None:
         """The rows of `palisade show` that this host has; None for a word that it does not know."""
@@ -370,6 +376,8 @@ class Agent:
     def close(self) -> None:
         """Stop the workers and close everything; the holder keeps the cards."""
         self.live.stop()
+        self.watch.drain()
+        self.watch.log.close()
         self.cards.close()
         self.holder.close()
         for close in reversed(self._closing):

@@ -30,6 +30,14 @@ def agent() -> None:
 @click.option("--uplink", type=click.Choice(["auto", "A", "B", "C"]), default="auto", show_default=True)
 @click.option("--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Threads that run packets.")
 @click.option("--connections", type=click.IntRange(1024, 1 << 24), default=1 << 18, show_default=True)
+@click.option(
+    "--firewall-log",
+    type=click.Choice(["both", "dfwpktlogs", "json", "off"]),
+    default="both",
+    show_default=True,
+    help="What logged rules decide, as NSX's lines, as JSON lines, or both.",
+)
+@click.option("--log-dir", type=click.Path(path_type=Path, file_okay=False), help="For them; default: that of --run.")
 @click.option("--keep/--no-keep", "is_kept", default=True, help="Start it again when it is killed.")
 @click.pass_context
 def run(
@@ -42,6 +50,8 @@ def run(
     uplink: str,
     workers: int,
     connections: int,
+    firewall_log: str,
+    log_dir: Path | None,
     is_kept: bool,
 ) -> None:
     """Run until TERM. The vNICs stay up without it; the next one takes them over with all connections.
@@ -54,6 +64,7 @@ def run(
 
     from dfw.core import CoreError
     from overlay.agent import AgentOptions, agent_run
+    from overlay.host_log import FILES
     from overlay.keeper import keep
 
     if netns is not None and not Path(netns).exists():
@@ -72,6 +83,8 @@ def run(
         uplink=uplink,
         workers=workers,
         connections=connections,
+        firewall_log={"both": tuple(FILES), "off": ()}.get(firewall_log, (firewall_log,)),
+        log_dir=log_dir,
     )
 
     def work() -> int:

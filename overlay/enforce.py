@@ -59,6 +59,7 @@ class HostEnforcer:
         self.engine, self.host, self.memory, self.save = engine, host, memory, save
         self.staged: dict[str, _Filter] = {}
         self.sets = _Sets()
+        self.logged: list[int] = []
         self.state: HostState | None = None
         self.dead: frozenset[str] = frozenset()  # TEPs that get no copies of frames for many
         for name, (number, incarnation) in memory.filters.items():
@@ -94,6 +95,7 @@ class HostEnforcer:
             return self._commit(state)
         except (CoreError, StateError):
             self.memory.filters, self.memory.rules = before, rules_before
+            self.logged = [-1]
             self.staged.clear()  # what is staged half-way is staged anew, whole, by the next commit
             raise
 
@@ -105,6 +107,10 @@ class HostEnforcer:
         for vnic in state.vnics:
             self._number_filter(vnic.name)
         rules = self._rule_numbers(state)
+        logged = sorted(int(rules[at]) for at, rule in enumerate(state.rules) if rule.logged)
+        if logged != self.logged:
+            self.engine.stage_logged(logged)
+            self.logged = logged
         sets, changed = self._put_sets(state)
         for vnic in state.vnics:
             self._stage(state, vnic, rules, sets, changed)

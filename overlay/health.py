@@ -15,7 +15,7 @@ FULL_SHARE: Final = 0.8  # of a connection table: from here on it is said
 class Health:
     """What is known of a host. `tables`: connections and room of IPv4 and IPv6; `stalled`: workers that burn the
     processor and finish nothing; `behind`: commits that a worker's burst has not seen, for longer than a look;
-    `problems`: of cards, by vNIC."""
+    `problems`: of cards, by vNIC; `log`: what is wrong with the firewall log."""
 
     wanted: int
     realized: int
@@ -25,6 +25,7 @@ class Health:
     behind: Mapping[int, int] = field(default_factory=dict)
     holder_lives: bool = True
     problems: Mapping[str, str] = field(default_factory=dict)
+    log: str | None = None
 
 
 def show_health(facts: Health) -> Rows:
@@ -45,6 +46,7 @@ def show_health(facts: Health) -> Rows:
     rows.append(_row("epoch", not facts.behind, f"behind: {late}" if late else "every worker has the last commit"))
     holder = "holds the cards" if facts.holder_lives else "has ended: when the agent does, the pods' cards go with it"
     rows.append(_row("holder", facts.holder_lives, holder))
+    rows.append(_row("log", facts.log is None, facts.log or "no line is missing"))
     problems = [_row("card", False, f"{name}: {text}") for name, text in facts.problems.items()]
     return rows + (problems or [_row("card", True, "all are there")])
 

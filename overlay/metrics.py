@@ -16,10 +16,12 @@ from prometheus_client.registry import Collector
 
 from dfw.core import EngineStats
 from dfw.core.live import CardCounts, LiveStats
+from dfw.core.watch import LogCounts
 from overlay.bfd_packet import State
 from overlay.teps import TepCounts
 
 PREFIX: Final = "palisade_agent"
+NONE_MISSING: Final = LogCounts(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class HostCounters:
     revision_wanted: int
     revision_realized: int
     teps: TepCounts
+    log_missing: LogCounts = NONE_MISSING
 
 
 def render_metrics(counters: HostCounters) -> str:
@@ -59,6 +62,10 @@ class _Collected(Collector):
         yield created
         yield _gauge("revision_wanted", "Revision of the desired state", c.host, c.revision_wanted)
         yield _gauge("revision_realized", "Revision in force", c.host, c.revision_realized)
+        missing = _counter("log_lines_missing", "Lines that the firewall log lacks", "cause")
+        for cause in ("lost", "refused"):
+            missing.add_metric([c.host, cause], getattr(c.log_missing, cause))
+        yield missing
         yield from self._cards()
         yield from self._teps()
         cpu = _counter("worker_cpu_seconds", "Processor time of packet workers", "worker")

@@ -10,11 +10,13 @@ from typing import Any, Final
 
 from dfw.core.live import Live
 from dfw.core.watch import commits_behind
+from dfw.firewall_log import LoggedRule
 from overlay import realized
 from overlay.enforce import HostEnforcer
 from overlay.flow_filter import FlowFilterError, flow_filter_parse
 from overlay.flows import all_flows, end_matching, read_matching, show_flows
 from overlay.health import Health, show_health
+from overlay.host_log import HostLog
 from overlay.hoststate import HostState, RuleState
 from overlay.linux import process_start
 
@@ -30,10 +32,12 @@ class HostWatch:
     live: Live
     enforcer: HostEnforcer
     holder_pid: int
+    log: HostLog
     stalled: list[int] = field(default_factory=list)
     behind: dict[int, int] = field(default_factory=dict)
     reset: datetime | None = None
     _holder_start: int | None = None
+    _named: HostState | None = None
     _progress: list[tuple[int, int]] = field(default_factory=list)
     _late: dict[int, int] = field(default_factory=dict)
     _zero: Counts = field(default_factory=dict)  # what counters said when they were reset
@@ -42,7 +46,8 @@ class HostWatch:
         self._holder_start = process_start(self.holder_pid)
 
     def look(self, seconds: float) -> None:
-        """How are the workers? `seconds`: since the last look."""
+        """How are the workers? And what have they for the log? `seconds`: since the last look."""
+        self.drain()
         workers = self.live.stats().workers
         progress = [(worker.bursts + worker.sleeps, worker.cpu_ns) for worker in workers]
         if len(self._progress) == len(progress):
@@ -54,6 +59,17 @@ class HostWatch:
         late = {worker: commits for worker, commits in late.items() if commits}
         self.behind = {worker: commits for worker, commits in late.items() if worker in self._late}
         self._late = late
+
+    def drain(self) -> None:
+        """Write to the firewall log what there is."""
+        state = self.enforcer.state
+        if state is not None and state is not self._named:
+            numbers = dict(self.enforcer.memory.rules)
+            rules = (rule for rule in state.rules if rule.logged and rule.path in numbers)
+            known = {numbers[rule.path]: LoggedRule(rule.rule_id, rule.path, rule.tag) for rule in rules}
+            self.log.names.learn(self.vnic_names(), known)
+            self._named = state
+        self.log.drain()
 
     # ---- names ----------------------------------------------------------------------------------------------------
 
@@ -129,5 +145,5 @@ class HostWatch:
         room4, room6 = options.capacity4 * options.workers, options.capacity6 * options.workers
         tables = {"IPv4": (stats.connections4, room4), "IPv6": (stats.connections6, room6)}
         lives = self._holder_start is not None and process_start(self.holder_pid) == self._holder_start
-        facts = Health(wanted, realized_, error, tables, self.stalled, self.behind, lives, problems)
+        facts = Health(wanted, realized_, error, tables, self.stalled, self.behind, lives, problems, self.log.says())
         return show_health(facts)

@@ -104,6 +104,11 @@ class Engine:
         if lib.pal_engine_stage_ether(self.handle, number, rows, len(rules), numbers, len(macs)) != 0:
             raise CoreError(f"filter {number}: more layer-2 rules than one filter may have, or no memory")
 
+    def stage_logged(self, rules: Sequence[int]) -> None:
+        """Stage which rules are logged, by number: a live host tells what they decide (`dfw.core.watch.read_log`)."""
+        if lib.pal_engine_stage_logged(self.handle, ffi.new("uint32_t[]", list(rules)), len(rules)) != 0:
+            raise MemoryError("no memory for a configuration")
+
     def adopt(self, number: int, incarnation: int) -> None:
         """Filter `number` goes on with the connections of this incarnation, of a table that another process left.
 

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is seen of a live host, as native/include/palisade_watch.h has it: its connections, listed and ended."""
+"""What is seen of a live host, as native/include/palisade_watch.h has it: its connections, listed and ended; what its
+logged rules decided."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -11,8 +13,19 @@ import numpy.typing as npt
 from dfw.core.binding import array, ffi, lib
 from dfw.core.live import Live
 from dfw.layout import FLOW_DTYPE
+from dfw.layout_live import LOG_DTYPE
 
 _PAGE: Final = 1024  # connections at a time: what a worker does not carry packets for
+_LINES: Final = 8192  # of the log, at a time
+
+
+@dataclass(frozen=True, slots=True)
+class LogCounts:
+    """Lines of the firewall log that there are not. `lost`: nobody read the log in time; `refused`: beyond what one
+    vNIC, or the ends of flows, may say in a second."""
+
+    lost: int
+    refused: int
 
 
 def read_flows(live: Live, worker: int) -> npt.NDArray[np.void]:
@@ -42,3 +55,19 @@ def end_flows(live: Live, worker: int, handles: npt.NDArray[np.uint64]) -> int:
 def commits_behind(live: Live, worker: int) -> int:
     """How many commits came after the configuration that the worker's current burst began with; 0 between bursts."""
     return int(lib.pal_live_behind(live.handle, worker))
+
+
+def read_log(live: Live) -> npt.NDArray[np.void]:
+    """What logged rules have decided since the last call (LOG_DTYPE), at most some thousand; no packet waits for it.
+
+    Times are CLOCK_BOOTTIME's. One thread at a time.
+    """
+    rows = np.zeros(_LINES, LOG_DTYPE)
+    return rows[: int(lib.pal_live_log_read(live.handle, array(rows, "pal_log_record *"), _LINES))]
+
+
+def log_counts(live: Live) -> LogCounts:
+    """What is missing in the log, since the host was made."""
+    raw = ffi.new("pal_log_counts *")
+    lib.pal_live_log_counts(live.handle, raw)
+    return LogCounts(int(raw.lost), int(raw.refused))

@@ -58,6 +58,7 @@ PAL_OUTLINE void datagram_onward(pal_worker *w, const pal_filter *f, const frag_
     w->received += d->count;
     if (!f->ether || !pipeline_refused(w, f, PAL_DIR_IN, last, whole, &j))
         pipeline_judge_whole(w, f, PAL_DIR_IN, whole, NULL, &j);
+    worker_log(w, &j, whole);
     datagram_emit(w, d, &j);
 }
 
@@ -81,6 +82,7 @@ PAL_OUTLINE void datagram_judge(pal_worker *w, const pal_route *route, const fra
         whole.wire_bytes += d->piece[i].ip_len;
     pal_judgement j;
     pipeline_judge_whole(w, route->first, route->dir, &whole, NULL, &j);
+    worker_log(w, &j, &whole);
     w->released += d->count;
     datagram_emit(w, d, &j);
     if (j.verdict != PAL_ALLOW)
@@ -101,6 +103,7 @@ PAL_OUTLINE void datagram_take(pal_worker *w, const pal_route *route, const pal_
     uint32_t zone = filter_zone(w, f, p->vrf);
     w->received++;
     if (PAL_UNLIKELY(f->ether != NULL) && pipeline_refused(w, f, dir, p, p, worker_next(w))) {
+        worker_log(w, worker_next(w), p);
         worker_emit(w, worker_next(w));
         return;
     }

@@ -96,6 +96,9 @@ typedef struct pal_worker {
     uint32_t vrf_count;
     uint8_t *scratch;               /* a whole datagram: 65,535 + 400 bytes */
     uint8_t answer[REJECT_MAX_BYTES + 80];
+    const uint64_t *logged;         /* a bit a rule: what it decides is told; NULL: none is */
+    void (*log_packet)(struct pal_worker *w, const pal_judgement *j, const pal_packet *p);
+    void (*log_end)(struct pal_worker *w, uint32_t ref, enum ct_end why); /* of a connection that such a rule allowed */
     const pal_filter *const *receiver; /* of the packet that is judged, if it is for a group: group.h */
     uint32_t receivers;
 } pal_worker;
@@ -113,6 +116,19 @@ PAL_INLINE void worker_room(pal_worker *w)
         w->flush(w);
         w->out_count = 0;
     }
+}
+
+PAL_INLINE bool rule_is_logged(const pal_worker *w, uint32_t rule)
+{
+    return PAL_UNLIKELY(w->logged != NULL) && rule < w->rules && (w->logged[rule / 64] >> (rule % 64) & 1);
+}
+
+/* After a verdict: what a logged rule has decided, its flows' first packets and what it refuses, is told. Packets of a flow that
+ * was told of are not. */
+PAL_INLINE void worker_log(pal_worker *w, const pal_judgement *j, const pal_packet *p)
+{
+    if (rule_is_logged(w, j->rule) && j->reason != PAL_REASON_STATE && j->reason != PAL_REASON_RELATED)
+        w->log_packet(w, j, p);
 }
 
 /* The zone of a filter in a routing domain. Domains other than the filter's own only occur in captures taken inside an

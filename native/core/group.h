@@ -16,6 +16,7 @@ PAL_INLINE void group_onward(pal_worker *w, const pal_filter *f, pal_packet *p)
     w->received++;
     if (!f->ether || !pipeline_refused(w, f, PAL_DIR_IN, p, p, j))
         pipeline_judge_whole(w, f, PAL_DIR_IN, p, NULL, j);
+    worker_log(w, j, p);
     worker_emit(w, j);
 }
 

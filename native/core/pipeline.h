@@ -147,6 +147,7 @@ PAL_OUTLINE bool pipeline_judge_any(pal_worker *w, pal_burst *b, uint32_t v)
     pal_judgement *j = worker_next(w);
     if (!f->ether || !pipeline_refused(w, f, visit_dir(b, v), p, p, j))
         pipeline_judge_whole(w, f, visit_dir(b, v), p, &hint, j);
+    worker_log(w, j, p);
     worker_emit(w, j);
     return j->verdict == PAL_ALLOW;
 }

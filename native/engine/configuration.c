@@ -4,6 +4,7 @@
  */
 #include "engine.h"
 #include "limits.h"
+#include "palisade_watch.h"
 
 #include <stdlib.h>
 
@@ -32,12 +33,27 @@ static void ether_drop(const ether_rules *rules)
         free(r);
 }
 
+static void bits_hold(const rule_bits *bits)
+{
+    if (bits)
+        ((rule_bits *)(uintptr_t)bits)->holds++;
+}
+
+static void bits_drop(const rule_bits *bits)
+{
+    rule_bits *b = (rule_bits *)(uintptr_t)bits;
+    if (b && --b->holds == 0)
+        free(b);
+}
+
 void config_free(engine_config *c)
 {
     for (uint32_t i = 0; c && i < c->filters; i++)
         ether_drop(c->filter[i].ether);
-    if (c)
+    if (c) {
         fabric_drop(c->fabric);
+        bits_drop(c->logged);
+    }
     free(c);
 }
 
@@ -53,6 +69,8 @@ static engine_config *config_staged(pal_engine *e)
         if (e->staged) {
             e->staged->fabric = e->current->fabric;
             fabric_hold(e->staged->fabric);
+            e->staged->logged = e->current->logged;
+            bits_hold(e->staged->logged);
         }
     }
     return e->staged;
@@ -64,6 +82,25 @@ int config_fabric_stage(pal_engine *e, const fabric *f)
         return -1;
     fabric_drop(e->staged->fabric);
     e->staged->fabric = f;
+    return 0;
+}
+
+int pal_engine_stage_logged(pal_engine *e, const uint32_t *rules, uint32_t n)
+{
+    rule_bits *made = NULL;
+    if (!config_staged(e))
+        return -1;
+    if (n) {
+        made = calloc(1, sizeof *made + ((size_t)e->options.rules / 64 + 1) * sizeof made->bit[0]);
+        if (!made)
+            return -1;
+        made->holds = 1;
+        for (uint32_t i = 0; i < n; i++)
+            if (rules[i] < e->options.rules)
+                made->bit[rules[i] / 64] |= 1ull << (rules[i] % 64);
+    }
+    bits_drop(e->staged->logged);
+    e->staged->logged = made;
     return 0;
 }
 
@@ -98,6 +135,7 @@ const engine_config *engine_enter(pal_engine *e, uint32_t worker)
         /* Published before we said so: the engine may have looked in between, so look again. */
         if (PAL_LIKELY(__atomic_load_n(&e->current, __ATOMIC_SEQ_CST) == c)) {
             e->worker[worker].w.snap = c->snap;
+            e->worker[worker].w.logged = c->logged ? c->logged->bit : NULL;
             return c;
         }
     }
@@ -105,6 +143,7 @@ const engine_config *engine_enter(pal_engine *e, uint32_t worker)
 
 void engine_leave(pal_engine *e, uint32_t worker)
 {
+    e->worker[worker].w.logged = NULL; /* it is the configuration's */
     __atomic_store_n(&e->seat[worker].config_seen, CONFIG_BETWEEN_BURSTS, __ATOMIC_RELEASE);
     pal_cls_reader_offline(e->worker[worker].reader);
 }

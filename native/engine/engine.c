@@ -75,6 +75,8 @@ static void worker_ended(void *context, uint32_t ref, enum ct_end why)
 {
     engine_worker *ew = context;
     rule_settle(&ew->w, ew->w.table.cold[ref].rule, ref, true);
+    if (rule_is_logged(&ew->w, ew->w.table.cold[ref].rule))
+        ew->w.log_end(&ew->w, ref, why);
     if (ew->w.table.flow && ew->engine->options.flows == PAL_FLOWS_KEPT)
         flow_append(&ew->flows, &ew->w.table, ref, why);
 }

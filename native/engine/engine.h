@@ -14,11 +14,18 @@
 #include "fabric.h"
 #include "table.h"
 
+/* Which rules are logged; of all configurations that refer to it. */
+typedef struct rule_bits {
+    uint32_t holds, reserved;
+    uint64_t bit[];
+} rule_bits;
+
 typedef struct engine_config {
     struct engine_config *older; /* retired before this one */
     uint64_t number;
     const fabric *fabric;        /* NULL: none was staged */
     const pal_snap *snap;        /* members of sets, as of this configuration */
+    const rule_bits *logged;     /* NULL: no rule is */
     uint32_t filters;
     uint32_t reserved;
     pal_filter filter[];
@@ -77,7 +84,7 @@ struct pal_engine {
 /* All of a flow record that a connection knows of itself; the rest is 0. */
 void flow_describe(const ct_table *t, uint32_t ref, pal_flow *f);
 
-/* The snapshot for one burst, its members of sets in pal_worker.snap; engine_leave when it is over. */
+/* The snapshot for one burst, its members of sets in pal_worker.snap, its logged rules in .logged; engine_leave when it is over. */
 const engine_config *engine_enter(pal_engine *e, uint32_t worker);
 void engine_leave(pal_engine *e, uint32_t worker);
 

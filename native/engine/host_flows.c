@@ -41,6 +41,7 @@ uint32_t host_flows_end(host_worker *w, const uint64_t *handle, uint32_t n)
 {
     ct_table *t = &w->ew->w.table;
     uint32_t ended = 0;
+    w->config = engine_enter(w->host->e, w->number); /* ends are logged */
     for (uint32_t i = 0; i < n; i++) {
         const uint32_t ref = (uint32_t)handle[i];
         if (ref >= t->cap4 + t->cap6 || !flow_is_open(t, ref) || flow_handle(t, ref) != handle[i])
@@ -48,6 +49,7 @@ uint32_t host_flows_end(host_worker *w, const uint64_t *handle, uint32_t n)
         ct_end(t, ref, CT_END_CLEARED);
         ended++;
     }
+    engine_leave(w->host->e, w->number);
     return ended;
 }
 

@@ -5,6 +5,7 @@
  *     host.c            a burst: taken in, looked up, judged; special frames one by one
  *     host_send.c       what leaves: rewritten, encapsulated, copied; what we generate
  *     host_fragment.c   fragments that wait for their datagram's verdict
+ *     host_log.c        what logged rules decided, for whoever writes the log
  *     host_life.c       made and freed, a fabric staged, counters summed
  *     host_run.c        frames in memory, for tests and benchmarks
  */
@@ -29,6 +30,9 @@
 #define HOST_ERRORS 100u           /* ICMP */
 #define HOST_COPIES 16384u         /* of broadcasts, multicasts, unknown unicasts */
 
+#define HOST_LINES 1000u           /* of the log, about packets */
+#define HOST_ENDS 4000u            /* about ends of flows, of all vNICs together */
+
 /* Where a frame came from. */
 typedef struct host_source {
     uint32_t vnic;      /* filter number, or PAL_UPLINK */
@@ -52,6 +56,7 @@ typedef struct host_view {
 typedef struct host_budget {
     miss_budget answers; /* ANSWERS, ERRORS */
     miss_budget copies;
+    miss_budget lines;   /* LINES */
 } host_budget;
 
 struct host_held;
@@ -89,6 +94,7 @@ struct host_worker {
     host_out out[HOST_OUT];
     /* What stays. */
     struct host_held *held;
+    struct host_log *log;
     host_budget *budget;         /* by filter number, the last one the uplink's */
     const pal_filter **receiver;
     path_slot *path;             /* PATH_SLOTS; NULL: every packet is looked up (tests) */
@@ -146,6 +152,13 @@ void host_to_teps(host_worker *w, const host_view *v);
 void host_answer(host_worker *w, const host_view *v);
 void host_error(host_worker *w, const host_view *v);
 void host_generated(pal_worker *pw, const uint8_t *ip, uint32_t len, const pal_packet *cause, uint16_t filter, uint8_t dir);
+
+/* host_log.c */
+struct host_log *log_new(void);
+void log_free(struct host_log *log);
+/* pal_worker.log_packet, log_end */
+void host_log_packet(pal_worker *pw, const pal_judgement *j, const pal_packet *p);
+void host_log_end(pal_worker *pw, uint32_t ref, enum ct_end why);
 
 /* host_fragment.c */
 struct host_held *held_new(void);

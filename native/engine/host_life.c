@@ -14,7 +14,9 @@ static void host_worker_free(host_worker *w)
     w->ew->w.context = NULL;
     w->ew->w.flush = NULL;
     w->ew->w.generated = NULL;
+    w->ew->w.logged = NULL;
     held_free(w->held);
+    log_free(w->log);
     free(w->own);
     free(w->budget);
     free(w->receiver);
@@ -37,6 +39,7 @@ static host_worker *host_worker_new(pal_host *h, uint32_t number)
     w->number_next = 1;
     w->own = malloc(HOST_OWN);
     w->held = held_new();
+    w->log = log_new();
     w->budget = calloc((size_t)filters + 1, sizeof *w->budget);
     w->receiver = calloc(filters, sizeof *w->receiver);
     w->learned = calloc(LEARN_SLOTS, sizeof *w->learned);
@@ -46,7 +49,9 @@ static host_worker *host_worker_new(pal_host *h, uint32_t number)
     w->ew->w.context = w;
     w->ew->w.flush = host_verdicts;
     w->ew->w.generated = host_generated;
-    if (w->own && w->held && w->budget && w->receiver && w->learned && w->path)
+    w->ew->w.log_packet = host_log_packet;
+    w->ew->w.log_end = host_log_end;
+    if (w->own && w->held && w->log && w->budget && w->receiver && w->learned && w->path)
         return w;
     host_worker_free(w);
     return NULL;

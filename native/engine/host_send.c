@@ -146,6 +146,7 @@ static bool host_judge_in(host_worker *w, uint32_t vnic, pal_packet *p)
     pw->received++;
     if (!f->ether || !pipeline_refused(pw, f, PAL_DIR_IN, p, p, &j))
         pipeline_judge_whole(pw, f, PAL_DIR_IN, p, NULL, &j);
+    worker_log(pw, &j, p);
     pw->count[j.verdict][j.reason]++;
     return j.verdict == PAL_ALLOW;
 }

@@ -47,3 +47,18 @@ uint64_t pal_live_behind(const pal_live *l, uint32_t worker)
 {
     return worker < l->workers ? host_behind(host_worker_of(l->what.context, worker)) : 0;
 }
+
+uint32_t pal_live_log_read(pal_live *l, pal_log_record *out, uint32_t room)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < l->workers; i++)
+        n += host_log_read(host_worker_of(l->what.context, i), out + n, room - n);
+    return n;
+}
+
+void pal_live_log_counts(const pal_live *l, pal_log_counts *out)
+{
+    *out = (pal_log_counts){0};
+    for (uint32_t i = 0; i < l->workers; i++)
+        host_log_counts(host_worker_of(l->what.context, i), out);
+}

@@ -121,3 +121,38 @@ def test_groups_counters_and_health(hosts: TwoHosts, palisade: Command) -> None:
     assert hits() == {"h1": 0, "h2": 0}
     health = palisade("show", "health")
     assert {row["check"] for row in health} >= {"revision", "table", "workers", "epoch", "holder", "card"}
+
+
+def test_logged_rules_are_logged_on_each_host_and_the_files_may_be_moved_away(
+    hosts: TwoHosts, palisade: Command
+) -> None:
+    def lines(host: str, name: str = "dfwpktlogs.jsonl") -> list[str]:
+        path = hosts.folder / host / name
+        return path.read_text().splitlines() if path.exists() else []
+
+    def of_port(host: str, port: int) -> list[dict[str, Any]]:
+        return [row for row in map(json.loads, lines(host)) if row["sport"] == port]
+
+    with hosts.listen("b", socket.AF_INET6, 80) as listener:
+        client = hosts.connect("a", IPS["b"][1], 80)
+        port = client.getsockname()[1]
+        listener.accept()[0].close()
+        client.close()
+    for host, vnic, direction in (("h1", "a", "OUT"), ("h2", "b", "IN")):
+        (first,) = eventually(lambda host=host: of_port(host, port))
+        assert (first["event"], first["vnic"], first["dir"]) == ("packet", vnic, direction)
+        assert (first["verdict"], first["tcp_flags"], first["label"]) == ("ALLOW", "S", "shop front")
+        nsx = [line for line in lines(host, "dfwpktlogs.log") if f"/{port}->" in line]
+        assert nsx[0].endswith(
+            f"match PASS {first['rule']} {direction} 80 TCP 2001:db8:1::10/{port}->2001:db8:1::11/80 S shop front"
+        )
+    moved = hosts.folder / "h1" / "dfwpktlogs.jsonl"
+    moved.rename(moved.with_suffix(".1"))
+    with pytest.raises(ConnectionRefusedError):
+        hosts.connect("a", IPS["c"][0], 22)
+    (refused,) = eventually(lambda: [row for row in map(json.loads, lines("h1")) if row["dport"] == 22])
+    assert (refused["verdict"], refused["rule_path"].rpartition("/")[2]) == ("REJECT", "refused")
+    palisade("show", "flows", "--kill", f"sport={port}")
+    first, end = eventually(lambda: found if len(found := of_port("h2", port)) == 2 else None)
+    assert end["event"] == "end" and end["packets"] > 2 and end["reason"] in ("cleared", "fin", "rst")
+    assert {row["ok"] for row in palisade("show", "health") if row["check"] == "log"} == {True}

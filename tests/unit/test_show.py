@@ -79,9 +79,17 @@ def test_health_says_what_is_not_well() -> None:
     assert received == sum(count for (what, _), count in frames.items() if not what.startswith("from"))
     tables = {"IPv4": (5, 1000), "IPv6": (9, 10)}
     well = Health(3, 3, None, {"IPv4": (800, 1000)})
-    assert {row["check"] for row in show_health(well)} == {"revision", "table", "workers", "epoch", "holder", "card"}
+    assert {row["check"] for row in show_health(well)} == {
+        "revision",
+        "table",
+        "workers",
+        "epoch",
+        "holder",
+        "card",
+        "log",
+    }
     assert all(row["ok"] for row in show_health(well))
-    ill = Health(4, 3, None, tables, [1], {0: 2}, holder_lives=False, problems={"web-1": "no namespace"})
+    ill = Health(4, 3, None, tables, [1], {0: 2}, holder_lives=False, problems={"web-1": "no namespace"}, log="lost")
     assert not any(row["ok"] for row in show_health(ill))
     says = {row["check"]: row["says"] for row in show_health(ill)}
     assert says["revision"] == "3 of 4" and "IPv6 9 of 10" in says["table"] and "worker 0 by 2" in says["epoch"]
