@@ -38,6 +38,7 @@ from overlay.host_log import FILES, HostLog
 from overlay.hoststate import HostState, StateError, file_replace, state_decode
 from overlay.linux import process_start
 from overlay.metrics import HostCounters, render_metrics
+from overlay.move import Moves
 from overlay.teps import TepWatch
 from overlay.watch import HostWatch
 
@@ -146,6 +147,7 @@ class Agent:
         log = HostLog(self.live, options.log_dir or options.run, options.firewall_log)
         self.watch = HostWatch(self.live, self.enforcer, self.holder_pid, log)
         self.cards = Cards(self.live, self.holder, options.underlay, options.workers)
+        self.moves = Moves(self.live, self.enforcer, self.cards)
         self.cards.restore()
         self.live.start()  # a port carries packets as soon as it is added
         with contextlib.suppress(FileNotFoundError):
@@ -178,7 +180,8 @@ class Agent:
         return memory
 
     def _remember(self, memory: Memory) -> None:
-        file_replace(self.options.run / MEMORY, msgspec.json.encode(memory))
+        # Another boot throws it away, so that waiting for the disk (10 ms before each commit) would keep nothing.
+        file_replace(self.options.run / MEMORY, msgspec.json.encode(memory), durable=False)
 
     def _holder(self) -> HolderClient:
         try:
@@ -238,6 +241,7 @@ class Agent:
     async def look(self) -> None:
         """Take the desired state, if it has changed; else try again what could not be done, when its time has come."""
         async with self.lock:
+            self.moves.thaw_forgotten()
             data = self.desired.read()
             if data is not None:
                 await asyncio.to_thread(self._take, data)  # netlink's sockets don't like a running loop
@@ -315,6 +319,9 @@ class Agent:
         if what == "apply":
             await self.look()
             return self.status()
+        if what == "move":
+            async with self.lock:
+                return await asyncio.to_thread(self.moves.answer, request)
         if what == "end":
             self.ended.set()
             if request.get("holder"):

@@ -8,6 +8,7 @@ finds what its predecessor left at the holder and goes on with it: the pods' car
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,8 @@ class Card:
     fds: list[int]
     about: dict[str, Any]
     number: int | None = None  # of the filter, once the packet core has it
+    since: float = 0.0  # when packets began to run (time.monotonic)
+    settled: VnicState | None = None  # what its interface was made to be
 
 
 class Cards:
@@ -91,13 +94,15 @@ class Cards:
             self._problem(vnic, error)
 
     def apply_interfaces(self, vnics: Iterable[VnicState]) -> None:
-        """Set interfaces up as the state says. After ports and uplink: netlink takes milliseconds for each,
-        and after a restart all of it is so already, while packets wait."""
+        """Set up every interface that is to be another than before. After ports and uplink: netlink takes milliseconds
+        for each, and after a restart all of it is so already, while packets wait."""
         for vnic in vnics:
-            if vnic.netns is None or vnic.name in self.problems or VNIC + vnic.name not in self.cards:
+            card = self.cards.get(VNIC + vnic.name)
+            if vnic.netns is None or vnic.name in self.problems or card is None or card.settled == vnic:
                 continue
             try:
                 apply_vnic(vnic.netns, vnic)
+                card.settled = vnic
             except OSError as error:
                 self._problem(vnic, error)
 
@@ -177,7 +182,7 @@ class Cards:
     def _vnic(self, vnic: VnicState, number: int) -> None:
         name = VNIC + vnic.name
         about = {"netns": vnic.netns, "inode": _inode(vnic.netns), "interface": vnic.interface, "mac": vnic.mac}
-        card = self.cards.get(name)
+        card = self.cards.get(name) or self._handed(name)
         if card is not None and {key: card.about.get(key) for key in about} != about:
             self._let_go(name)
             card = None
@@ -189,8 +194,33 @@ class Cards:
         if card.number != number:
             if card.number is not None:
                 self.live.remove_port(card.number)
-            self.live.add_port(number, card.fds, card.about["offloads"])
-            card.number = number
+            self._run(card, number)
+
+    def _handed(self, name: str) -> Card | None:
+        """A card that another host has handed over to our holder: its pod has moved here, and keeps it."""
+        try:
+            fds, about = self.holder.take(name)
+        except HolderError:
+            return None
+        self.cards[name] = Card(fds, about)
+        return self.cards[name]
+
+    def freeze(self, vnic: str) -> None:
+        """The vNIC's packets wait in its card from here on. Raises KeyError: it has none; CoreError."""
+        card = self.cards[VNIC + vnic]
+        if card.number is not None:
+            self.live.remove_port(card.number)
+            card.number = None
+
+    def thaw(self, vnic: str, number: int) -> None:
+        """They go on; so they do after any `apply`. Raises KeyError, CoreError."""
+        card = self.cards[VNIC + vnic]
+        if card.number is None:
+            self._run(card, number)
+
+    def _run(self, card: Card, number: int) -> None:
+        self.live.add_port(number, card.fds, card.about["offloads"])
+        card.number, card.since = number, time.monotonic()
 
     def _let_go(self, name: str) -> None:
         card = self.cards.pop(name)

@@ -45,7 +45,10 @@ def render_fabric(state: HostState, number_of: Mapping[str, int], dead: Set[str]
     """The fabric of a host. `number_of`: the filter's number of each vNIC; `dead`: TEPs that get no copies."""
     addresses: list[tuple[bytes, int]] = []
     vnics = []
+    arriving = {vnic.name: vnic.arriving for vnic in state.vnics if vnic.arriving is not None}
     for vnic in state.vnics:
+        if vnic.arriving is not None:
+            continue
         own = [_address(str(ip_interface(ip).ip)) for ip in vnic.ips]
         guards = sum(GUARDS[guard] for guard in vnic.guards)
         row = (number_of[vnic.name], vnic.segment, len(addresses), len(own), guards, _mac(vnic.mac), vnic.mtu)
@@ -57,17 +60,11 @@ def render_fabric(state: HostState, number_of: Mapping[str, int], dead: Set[str]
         gateway = NO_INDEX if segment.gateway is None else segment.gateway
         segments.append((segment.vni, gateway, len(replicas), len(segment.replicas), int(segment.learn)))
         replicas += segment.replicas
-    neighbours = [
-        (
-            *_optional(item.ip),
-            item.segment,
-            UPLINK if item.vnic is None else number_of[item.vnic],
-            NO_INDEX if item.tep is None else item.tep,
-            _mac(item.mac),
-            0,
-        )
-        for item in state.neighbours
-    ]
+    neighbours = []
+    for item in state.neighbours:
+        tep = item.tep if item.vnic is None else arriving.get(item.vnic)
+        place = (number_of[item.vnic], NO_INDEX) if tep is None and item.vnic is not None else (UPLINK, tep)
+        neighbours.append((*_optional(item.ip), item.segment, *place, _mac(item.mac), 0))
     routes = []
     for route in state.routes:
         prefix = ip_network(route.prefix)

@@ -155,6 +155,11 @@ class HolderClient:
         """Descriptors of one's own for what is held under a name. Raises HolderError."""
         return self.ask({"do": "get", "name": name})[1]
 
+    def take(self, name: str) -> tuple[list[int], dict[str, Any]]:
+        """The same, and what was said about it. Raises HolderError."""
+        answer, fds = self.ask({"do": "get", "name": name})
+        return fds, dict(answer["about"])
+
     def drop(self, name: str) -> None:
         """Let go what is held under a name."""
         self.ask({"do": "drop", "name": name})

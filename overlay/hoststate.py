@@ -38,7 +38,8 @@ class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class VnicState(_Struct, frozen=True):
     """A workload's card. `ips`: `address/length`. `gateways`: of its default routes. `netns`: where its interface is to
-    be, None where nothing is attached. `table`: of its rules; `ether`: of its layer-2 rules, None for none."""
+    be, None where nothing is attached. `table`: of its rules; `ether`: of its layer-2 rules, None for none.
+    `arriving`: it is still behind this TEP, and on its way here: its rules are made ready, and nothing else."""
 
     name: str
     mac: str
@@ -53,6 +54,7 @@ class VnicState(_Struct, frozen=True):
     netns: str | None = None
     interface: str = "eth0"
     guards: tuple[str, ...] = ("spoof", "dhcp", "ra")
+    arriving: int | None = None
 
 
 class SegmentState(_Struct, frozen=True):
@@ -198,8 +200,8 @@ def state_write(path: str | Path, state: HostState) -> None:
     file_replace(path, state_encode(state))
 
 
-def file_replace(path: str | Path, data: bytes, mode: int = 0o600) -> None:
-    """Replace a file's content in one step, and keep it over a power failure. Raises OSError."""
+def file_replace(path: str | Path, data: bytes, mode: int = 0o600, *, durable: bool = True) -> None:
+    """Replace a file's content in one step; `durable`: and keep it over a power failure. Raises OSError."""
     target = Path(path)
     number, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
@@ -207,7 +209,8 @@ def file_replace(path: str | Path, data: bytes, mode: int = 0o600) -> None:
             os.fchmod(number, mode)
             file.write(data)
             file.flush()
-            os.fsync(number)
+            if durable:
+                os.fsync(number)
         os.replace(name, target)
     except BaseException:
         os.unlink(name)
@@ -236,6 +239,7 @@ def state_check(state: HostState) -> None:
         inside(f"the segment of vNIC {vnic.name}", vnic.segment, len(state.segments))
         inside(f"the table of vNIC {vnic.name}", vnic.table, len(state.tables))
         inside(f"the layer-2 table of vNIC {vnic.name}", vnic.ether, len(state.ether))
+        inside(f"the TEP from which vNIC {vnic.name} comes", vnic.arriving, len(state.teps))
         if len(vnic.timers) != TIMERS or len(vnic.flood) != FLOODS:
             raise StateError(f"vNIC {vnic.name} has {len(vnic.timers)} timers and {len(vnic.flood)} flood limits")
     for segment in state.segments:

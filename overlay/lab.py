@@ -175,10 +175,10 @@ def probe(name: str | None, ports: str, family: str, timeout: float, quiet: bool
 @click.argument("pod")
 @click.argument("host")
 def migrate(name: str | None, pod: str, host: str) -> int:
-    """Have another host carry a running pod: its vNIC, rules and addresses move, its processes go on.
+    """Have another host carry a running pod: its vNIC, rules, addresses and connections move, its processes go on.
 
-    It stays there until the lab's files say another host. Connections are not taken along: the new host judges them
-    anew, and with strict TCP refuses what it has not seen begin.
+    It stays there until the lab's files say another host. Connections are copied while packets run; then the pod's
+    packets wait for some milliseconds while the rest follows.
 
     \b
     Example:
@@ -190,12 +190,17 @@ def migrate(name: str | None, pod: str, host: str) -> int:
     begun = time.monotonic()
     try:
         with lab_reported():
-            before = lab_up.migrate(paths, pod, host)
+            moved = lab_up.migrate(paths, pod, host)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
-    seconds = time.monotonic() - begun
-    told = f"is on {host} already" if before is None else f"moved from {before} to {host} in {seconds:.1f} s"
-    click.echo(f"pod {pod} {told}")
+    if moved is None:
+        click.echo(f"pod {pod} is on {host} already")
+        return DONE
+    click.echo(f"pod {pod} moved from {moved.source} to {host} in {time.monotonic() - begun:.1f} s")
+    counts = f"{moved.connections} connections copied, {moved.changes} of them told again"
+    click.echo(f"  {counts} while its packets waited, {moved.frozen * 1000:.0f} ms")
+    if moved.refused:
+        click.echo(f"  {moved.refused} found no room on {host}")
     return DONE
 
 

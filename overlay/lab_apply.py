@@ -209,27 +209,6 @@ def _start_pods(paths: LabPaths, record: LabRecord, pods: Sequence[PodPlan], ste
             step.advance()
 
 
-def apply_move(paths: LabPaths, record: LabRecord, pod: str, host: str, world: PolicySet) -> None:
-    """Have another host carry a pod's vNIC: its rules, addresses and place in all tables go along.
-
-    `world` has it there already. The host that it leaves lets its card go before the other one makes it anew.
-    Raises AgentError, OSError.
-    """
-    before = record.pods[pod].host
-    record.pods[pod].host = host
-    record.revision += 1
-    intent, record.intent = record.intent, ""  # interrupted from here on, `lab up` tells the hosts again
-    record_write(paths, record)
-    states = desired_states(paths, record, world)
-    agents = {name: item.agent for name, item in record.hosts.items() if item.agent is not None}
-    first = {name: agent for name, agent in agents.items() if name == before}
-    for group in (first, {name: agent for name, agent in agents.items() if name != before}):
-        desired_write(paths, {name: states[name] for name in group})
-        wait_realized(paths, group, record.revision, lambda name: None, READY_SECONDS)
-    record.intent = intent
-    record_write(paths, record)
-
-
 def group_name(paths: LabPaths, pod: str) -> str:
     """The name of a pod's control group."""
     return f"pal-{paths.name}-{pod.replace('/', ':')}"

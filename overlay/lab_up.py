@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from overlay.lab_apply import apply_changes, apply_down, apply_move, read_lacks, record_verify
+from overlay.lab_apply import apply_changes, apply_down, read_lacks, record_verify
 from overlay.lab_change import Applied, change, pending_refuse, plan_change
 from overlay.lab_inputs import Inputs, inputs_keep, inputs_kept, inputs_read
+from overlay.lab_migrate import Migrated, apply_move
 from overlay.lab_plan import Changes, world_moved
 from overlay.lab_record import LabPaths, LabRecord, MoveRecord, RecordError, lab_locked, record_read
 from overlay.lab_revision import revision_keep
@@ -56,8 +57,8 @@ def _up(paths: LabPaths, inputs: Inputs, mtu: int, steps: Steps) -> tuple[LabRec
     return record, plan.changes
 
 
-def migrate(paths: LabPaths, pod: str, host: str) -> str | None:
-    """Move a running pod's vNIC to another host. Returns the host that it left; None where it was there already.
+def migrate(paths: LabPaths, pod: str, host: str) -> Migrated | None:
+    """Move a running pod's vNIC to another host, with its connections. None where it is there already.
 
     Raises ValueError with a sentence: no such pod, or host; AgentError, OSError.
     """
@@ -68,15 +69,15 @@ def migrate(paths: LabPaths, pod: str, host: str) -> str | None:
             raise ValueError(f"lab {paths.name} has no pod {pod!r}; it has {', '.join(record.pods if record else ())}")
         if host not in record.hosts:
             raise ValueError(f"lab {paths.name} has no host {host!r}; it has {', '.join(record.hosts)}")
-        before = known.host
-        if before == host:
+        if known.host == host:
             return None
         record_verify(paths, record)
         inputs = inputs_kept(paths, record)
-        record.moved[pod] = MoveRecord(inputs.world.inventory.ports[pod].host, host)
-        apply_move(paths, record, pod, host, world_moved(inputs.world, record.moved))
+        move = MoveRecord(inputs.world.inventory.ports[pod].host, host)
+        worlds = (world_moved(inputs.world, record.moved), world_moved(inputs.world, record.moved | {pod: move}))
+        moved = apply_move(paths, record, pod, move, worlds)
         revision_keep(paths, record, inputs, f"lab migrate {pod} {host}")
-        return before
+        return moved
 
 
 def down(paths: LabPaths, steps: Steps) -> list[str]:
