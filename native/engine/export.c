@@ -219,7 +219,7 @@ static bool counts_are_sound(const export_entry *x)
     return (x->marks & CT_REPLIED) || (x->packets[1] == 0 && x->bytes[1] == 0);
 }
 
-static bool entry_is_sound(const export_entry *x)
+static bool told_is_sound(const export_entry *x)
 {
     static const uint8_t zero[12];
     const bool child = x->marks & CT_CHILD, expected = x->what == EXPORT_EXPECTATION;
@@ -258,7 +258,7 @@ const char *import_check(const uint8_t *bytes, uint64_t n)
     for (uint64_t i = 0; i < h.entries; i++) {
         export_entry x;
         memcpy(&x, bytes + sizeof h + i * sizeof x, sizeof x);
-        if (!entry_is_sound(&x))
+        if (!told_is_sound(&x))
             return "an export with a connection that cannot be";
     }
     return NULL;
