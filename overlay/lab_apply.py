@@ -10,11 +10,10 @@ from typing import Final
 
 from dfw.doctor import CAP_NET_ADMIN, CAP_SYS_ADMIN, read_capability, read_file
 from dfw.errors import EnvironmentLacksError
-from dfw.model import PolicySet
 from overlay import linux
 from overlay.cgroup import apply_groups, apply_groups_end, groups_named, plan_groups, read_hierarchies
 from overlay.hoststate import HostState
-from overlay.lab_agents import READY_SECONDS, AgentError, agent_launch, desired_states, desired_write, wait_realized
+from overlay.lab_agents import READY_SECONDS, AgentError, agent_launch, desired_write, wait_realized
 from overlay.lab_plan import Changes, LabPlan, PodPlan
 from overlay.lab_record import HostRecord, LabPaths, LabRecord, PodRecord, folder_remove, labs_list, record_write
 from overlay.linux import Process, process_lives
