@@ -144,6 +144,41 @@ def _scale(name: str, result: Result) -> Iterator[Line]:
     yield _line(name, result, "one rule changed", f"{rule:.2f} ms", "", "20 ms", rule <= 20)
 
 
+# Figure of `bench lab`, peers, what the ratio (ours over the peer's) must be: with the whole of its 90 % interval.
+LAB: Final = (
+    ("tcp_gbps", ("kernel-vxlan-nft",), 0.9, True),
+    ("tcp_gbps", ("ovs-afxdp",), 6.0, True),
+    ("pps_60", ("kernel-vxlan-nft", "ovs-afxdp"), 1.5, True),
+    ("pps_60_1000flows", ("kernel-vxlan-nft", "ovs-afxdp"), 1.5, True),
+    ("connections_per_s", ("kernel-vxlan-nft",), 1.0, True),
+    ("rtt_us p50", ("kernel-vxlan-nft",), 2.5, False),
+)
+P99_US: Final = 500.0
+
+
+def _lab(name: str, result: Result) -> Iterator[Line]:
+    for figure, peers, bar, is_least in LAB:
+        ours, ratios = result, result["ratios"]
+        for word in figure.split():
+            ours, ratios = ours.get(word, {}), ratios.get(word, {})
+        if ours.get("palisade") is None:
+            continue
+        told = f"{ours['palisade']:g}"
+        for peer in peers:
+            must = f"{'at least' if is_least else 'at most'} {bar} times"
+            beside = ratios.get(peer, {})
+            if "low" not in beside:
+                why = result["skipped"].get(peer, "no interval from so few rounds")
+                yield Line(name, figure, told, f"{peer}: {why}", must, None, bool(result["verified"]))
+                continue
+            ends = f"{beside['low']:.2f} to {beside['high']:.2f} times"
+            reached = beside["low"] >= bar if is_least else beside["high"] <= bar
+            yield _line(name, result, figure, f"{told}, {ends}", f"{peer} {ours[peer]:g}", must, reached)
+    p99 = result.get("rtt_us", {}).get("p99", {}).get("palisade")
+    if p99 is not None:
+        yield _line(name, result, "rtt_us p99", f"{p99:g}", "", f"{P99_US:g}", p99 < P99_US)
+
+
 REQUIREMENTS: Final[Mapping[str, Sequence[Callable[[str, Result], Iterator[Line]]]]] = {
     "conntrack": (_established, _workers),
     "setup": (_setup,),
@@ -152,6 +187,7 @@ REQUIREMENTS: Final[Mapping[str, Sequence[Callable[[str, Result], Iterator[Line]
     "attack": (_attack,),
     "replay": (_replay,),
     "scale": (_scale,),
+    "lab": (_lab,),
 }
 """By the first word of a result's case; comparisons with rte_acl have a `status` instead."""
 

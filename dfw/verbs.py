@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 VERB_GROUP: Final = "palisade.verbs"
+BENCH_GROUP: Final = "palisade.benches"  # commands of `palisade bench` that other packages bring
 _DISTRIBUTIONS: Final = (".dist-info", ".egg-info")
 
 
@@ -42,21 +43,21 @@ class Verb(NamedTuple):
 
 
 @cache
-def verb_table() -> dict[str, Verb]:
-    """All verbs by name, in alphabetical order; nothing is imported."""
+def verb_table(group: str = VERB_GROUP) -> dict[str, Verb]:
+    """All verbs (or the rows of another group) by name, in alphabetical order; nothing is imported."""
     found: dict[str, Verb] = {}
     for folder in dict.fromkeys(sys.path):
-        for text in _entry_points(folder or "."):
-            for name, value in _group(text):
+        for text in _entry_points(folder or ".", group):
+            for name, value in _group(text, group):
                 found.setdefault(name, Verb(name, value))  # the first on the path wins, as with imports
     if not found:
         from importlib.metadata import entry_points
 
-        found = {point.name: Verb(point.name, point.value) for point in entry_points(group=VERB_GROUP)}
+        found = {point.name: Verb(point.name, point.value) for point in entry_points(group=group)}
     return {name: found[name] for name in sorted(found)}
 
 
-def _entry_points(folder: str) -> list[str]:
+def _entry_points(folder: str, group: str) -> list[str]:
     """The entry_points.txt of the distributions in a folder of the import path."""
     try:
         names = [name for name in os.listdir(folder) if name.endswith(_DISTRIBUTIONS)]
@@ -69,16 +70,16 @@ def _entry_points(folder: str) -> list[str]:
                 texts.append(file.read())
         except (OSError, UnicodeDecodeError):
             continue
-    return [text for text in texts if VERB_GROUP in text]
+    return [text for text in texts if f"[{group}]" in text]
 
 
-def _group(text: str) -> list[tuple[str, str]]:
-    """Names and values in our group of an entry_points.txt (an INI file)."""
+def _group(text: str, group: str) -> list[tuple[str, str]]:
+    """Names and values in a group of an entry_points.txt (an INI file)."""
     rows = []
     inside = False
     for line in map(str.strip, text.splitlines()):
         if line.startswith("["):
-            inside = line == f"[{VERB_GROUP}]"
+            inside = line == f"[{group}]"
         elif inside and "=" in line and not line.startswith(("#", ";")):
             name, _, value = line.partition("=")
             rows.append((name.strip(), value.partition("[")[0].strip()))

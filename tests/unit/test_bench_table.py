@@ -121,3 +121,24 @@ def test_scale(table: ModuleType, tmp_path: Path, change: dict[str, Any], what: 
     lines = list(table.read_lines(tmp_path))
     assert lines
     assert {line.what for line in lines if not line.reached} == what
+
+
+LAB: dict[str, Any] = {
+    "case": "lab/two-hosts/v1",
+    "tcp_gbps": {"palisade": 4.0, "kernel-vxlan-nft": 4.0, "ovs-afxdp": 0.5},
+    "rtt_us": {"p50": {"palisade": 80.0, "kernel-vxlan-nft": 40.0}, "p99": {"palisade": 400.0}},
+    "ratios": {
+        "tcp_gbps": {"kernel-vxlan-nft": {"median": 1.0, "low": 0.9, "high": 1.1}},
+        "rtt_us": {"p50": {"kernel-vxlan-nft": {"median": 2.0, "low": 1.5, "high": 2.6}}},
+    },
+    "skipped": {"ovs-afxdp": "no ovs-vswitchd"},
+    "verified": True,
+}
+
+
+def test_a_lab_must_hold_with_the_whole_interval_and_a_missing_peer_is_not_won(
+    table: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / "it.json").write_text(json.dumps(LAB), encoding="utf-8")
+    lines = [(line.what, line.reached) for line in table.read_lines(tmp_path)]
+    assert lines == [("tcp_gbps", True), ("tcp_gbps", None), ("rtt_us p50", False), ("rtt_us p99", True)]
