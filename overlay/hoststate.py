@@ -195,9 +195,12 @@ class _Head(msgspec.Struct):
     byte_order: str
 
 
-def state_write(path: str | Path, state: HostState) -> None:
-    """Replace the file in one step: a reader sees the old state or the new one. Raises OSError."""
-    file_replace(path, state_encode(state))
+def state_write(path: str | Path, state: HostState, *, durable: bool = True) -> None:
+    """Replace the file in one step: a reader sees the old state or the new one. `durable`: see file_replace.
+
+    Raises OSError.
+    """
+    file_replace(path, state_encode(state), durable=durable)
 
 
 def file_replace(path: str | Path, data: bytes, mode: int = 0o600, *, durable: bool = True) -> None:

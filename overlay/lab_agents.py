@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from dfw.model import PolicySet
@@ -24,6 +25,7 @@ AGENT: Final = (sys.executable, "-m", "dfw", "-v", "agent", "run")
 READY_SECONDS: Final = 60.0  # for all of a lab's agents together, on a busy machine
 ASK_SECONDS: Final = 5.0
 _LOG_LINES: Final = 15
+_AT_ONCE: Final = 32  # hosts that are told, and waited for, at a time
 
 
 class AgentError(RuntimeError):
@@ -89,7 +91,7 @@ def desired_write(paths: LabPaths, states: Mapping[str, HostState]) -> None:
     for host, state in states.items():
         folder = paths.host(host)
         (folder / "run").mkdir(parents=True, exist_ok=True)
-        state_write(folder / "desired.json", state)
+        state_write(folder / "desired.json", state, durable=False)  # a lab does not outlive the machine
 
 
 def wait_realized(
@@ -102,8 +104,10 @@ def wait_realized(
     deadline = time.monotonic() + seconds
     waiting = dict(agents)
     while waiting:
+        with ThreadPoolExecutor(min(_AT_ONCE, len(waiting))) as pool:  # none of them waits for another's
+            statuses = dict(zip(waiting, pool.map(lambda host: agent_tell(paths, host), waiting), strict=True))
         for host, process in list(waiting.items()):
-            status = agent_tell(paths, host)
+            status = statuses[host]
             problems = status.get("problems") or {}
             if int(status.get("revision_realized") or 0) >= revision and not problems:
                 del waiting[host]
