@@ -7,6 +7,7 @@ killed agent's packets wait in the TAPs' queues. Where systemd keeps services al
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -17,7 +18,9 @@ from typing import Final
 from dfw.logs import get_logger
 
 ENDING: Final = (signal.SIGTERM, signal.SIGINT)
-LIVED_SECONDS: Final = 0.5  # one that lived shorter than this is not started at once again
+LIVED_SECONDS: Final = (
+    0.5  # two in a row that lived shorter than this are a defect: the next one is not started at once
+)
 PAUSE_SECONDS: Final = 1.0
 
 
@@ -29,6 +32,8 @@ def keep(work: Callable[[], int]) -> int:
     log = get_logger("keeper")
     waited = {*ENDING, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, waited)
+    gc.freeze()  # a child's collector would write to, and so copy, all that it shares with us
+    short = 0
     while True:
         begun = time.monotonic()
         child = _fork(work, waited)
@@ -36,9 +41,9 @@ def keep(work: Callable[[], int]) -> int:
         if status is None or os.WIFEXITED(status):
             return 0 if status is None else os.WEXITSTATUS(status)
         log.warning("agent killed", pid=child, signal=os.WTERMSIG(status))
-        # One that dies at once will do so again: not in a busy loop.
-        pause = PAUSE_SECONDS if time.monotonic() - begun < LIVED_SECONDS else 0
-        if signal.sigtimedwait(ENDING, pause) is not None:
+        # One that dies at once again and again: not in a busy loop.
+        short = short + 1 if time.monotonic() - begun < LIVED_SECONDS else 0
+        if signal.sigtimedwait(ENDING, PAUSE_SECONDS if short > 1 else 0) is not None:
             return 0
 
 

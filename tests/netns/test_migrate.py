@@ -39,6 +39,7 @@ segments:
   - {name: two, vni: 5002, subnets: [10.0.2.0/24, "2001:db8:2::/64"], gateway: t1}
 ports:
   - {name: mover, host: h1, segment: one, ips: [10.0.1.10, "2001:db8:1::10"]}
+  - {name: near, host: h1, segment: one, ips: [10.0.1.12]}
   - {name: other, host: h2, segment: one, ips: [10.0.1.11]}
   - {name: peer, host: h3, segment: two, ips: [10.0.2.10, "2001:db8:2::10"]}
 ---
@@ -74,6 +75,10 @@ class Lab:
         assert record is not None
         return record.pods[pod].host
 
+    def elsewhere(self) -> str:
+        """Where the mover may go: not to the peer's host."""
+        return "h2" if self.host_of("mover") == "h1" else "h1"
+
     def connect(self, family: int, patience: float = 20.0) -> tuple[socket.socket, socket.socket]:
         """From the peer to the mover: both ends."""
         with run_in(self.netns("mover"), lambda: socket.create_server((MOVER[family], 80), family=family)) as server:
@@ -95,11 +100,13 @@ class Lab:
         return run_in(self.netns("mover"), look)
 
 
-@pytest.fixture
-def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
-    """Up, and gone afterwards with all that belongs to it."""
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Up, and gone after all tests with all that belongs to it; wherever the mover is then."""
     place = Path(tempfile.mkdtemp(prefix="pal-", dir="/tmp"))
+    monkeypatch = pytest.MonkeyPatch()
     monkeypatch.setenv("PALISADE_RUN", str(place / "run"))
+    monkeypatch.setattr(lab_migrate, "LATE_SECONDS", 0.1)
     (place / "lab.yaml").write_text(LAB)
     before = list_leftovers(place / "run")
     try:
@@ -109,6 +116,7 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
         cli.run(["lab", "down", "--all"])
         after = list_leftovers(place / "run")
         shutil.rmtree(place)
+        monkeypatch.undo()
     assert after == before
 
 
@@ -153,7 +161,7 @@ def test_transfers_go_on_through_migrations_there_and_back(lab: Lab) -> None:
     streams = [Stream(lab.connect(family)) for family in FAMILIES]
     idle = [lab.connect(family) for family in FAMILIES]
     before = lab.card()
-    for host in ("h2", "h1", "h3"):
+    for host in ("h2", "h3", "h1"):
         for stream in streams:
             stream.wait_for(1 << 20)
         moved = lab_up.migrate(lab.paths, "mover", host)
@@ -174,7 +182,7 @@ def test_transfers_go_on_through_migrations_there_and_back(lab: Lab) -> None:
 def test_without_their_state_they_would_not(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     client, server = lab.connect(socket.AF_INET)
     monkeypatch.setattr(lab_migrate._Move, "_bring", lambda *_, **__: None)
-    assert lab_up.migrate(lab.paths, "mover", "h2") is not None
+    assert lab_up.migrate(lab.paths, "mover", lab.elsewhere()) is not None
     client.sendall(b"lost")
     server.settimeout(1.0)
     with pytest.raises(TimeoutError):
@@ -200,7 +208,7 @@ def test_late_packets_are_sent_on(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> 
         write(paths, states)
 
     monkeypatch.setattr(lab_migrate, "desired_write", late)
-    assert lab_up.migrate(lab.paths, "mover", "h2") is not None
+    assert lab_up.migrate(lab.paths, "mover", lab.elsewhere()) is not None
     assert len(tried) == 4
     client.sendall(b"in time")
     assert server.recv(64) == b"in time"
@@ -210,6 +218,7 @@ def test_late_packets_are_sent_on(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_what_fails_before_the_switch_leaves_the_pod_where_it_was(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Stream(lab.connect(socket.AF_INET))
+    before = lab.host_of("mover")
     bring = lab_migrate._Move._bring
     monkeypatch.setattr(
         lab_migrate._Move,
@@ -217,10 +226,10 @@ def test_what_fails_before_the_switch_leaves_the_pod_where_it_was(lab: Lab, monk
         lambda self, told, **more: bring(self, told | {"parts": ["AAAA"]} if "at" in told else told, **more),
     )
     with pytest.raises(AgentError, match="import of mover: no export of connections"):
-        lab_up.migrate(lab.paths, "mover", "h2")
-    assert lab.host_of("mover") == "h1"
+        lab_up.migrate(lab.paths, "mover", lab.elsewhere())
+    assert lab.host_of("mover") == before
     stream.wait_for(1 << 20)
     monkeypatch.setattr(lab_migrate._Move, "_bring", bring)
-    assert lab_up.migrate(lab.paths, "mover", "h2") is not None
+    assert lab_up.migrate(lab.paths, "mover", lab.elsewhere()) is not None
     stream.wait_for(1 << 20)
     stream.finish()
