@@ -13,6 +13,7 @@
 #include "../../engine/host.c"
 #include "../../engine/host_fragment.c"
 #include "../../engine/host_life.c"
+#include "../../engine/host_log.c"
 #include "../../engine/host_send.c"
 
 #define HOSTS 6u
