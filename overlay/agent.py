@@ -39,6 +39,7 @@ from overlay.hoststate import HostState, StateError, file_replace, state_decode
 from overlay.linux import process_start
 from overlay.metrics import HostCounters, render_metrics
 from overlay.move import Moves
+from overlay.sysctl_keep import BEFORE
 from overlay.teps import TepWatch
 from overlay.watch import HostWatch
 
@@ -84,7 +85,8 @@ class DesiredFile:
 @dataclass(frozen=True, slots=True)
 class AgentOptions:
     """How an agent is run. `connections`: of IPv4, each worker; a quarter of it for IPv6. `uplink`: a tier, or auto.
-    `firewall_log`: the formats that it is written in, to `log_dir`, or else to `run`."""
+    `firewall_log`: the formats that it is written in, to `log_dir`, or else to `run`. `state`: for what outlives the
+    machine's next start, else `run` too."""
 
     host: str
     desired: Path
@@ -98,6 +100,12 @@ class AgentOptions:
     limits: Limits = field(default_factory=Limits)
     firewall_log: tuple[str, ...] = tuple(FILES)
     log_dir: Path | None = None
+    state: Path | None = None
+
+    @property
+    def kept(self) -> Path:
+        """The directory of what outlives the machine's next start."""
+        return self.state or self.run
 
 
 class Agent:
@@ -122,7 +130,8 @@ class Agent:
         Raises EnvironmentLacksError: another agent runs here, or the machine lacks something.
         """
         options = self.options
-        options.run.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (options.run, options.kept):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._alone()
         memory = self._memory()
         self.engine = Engine(
@@ -146,12 +155,12 @@ class Agent:
         self.enforcer.dead = self.teps.dead()
         log = HostLog(self.live, options.log_dir or options.run, options.firewall_log)
         self.watch = HostWatch(self.live, self.enforcer, self.holder_pid, log)
-        self.cards = Cards(self.live, self.holder, options.underlay, options.workers)
+        self.cards = Cards(self.live, self.holder, options.underlay, options.workers, options.kept / BEFORE)
         self.moves = Moves(self.live, self.enforcer, self.cards)
         self.cards.restore()
         self.live.start()  # a port carries packets as soon as it is added
         with contextlib.suppress(FileNotFoundError):
-            self._take((options.run / LAST_GOOD).read_bytes(), keep=False)
+            self._take((options.kept / LAST_GOOD).read_bytes(), keep=False)
         self.log.info("started", realized=self.realized, cards=len(self.cards.cards))
 
     def _alone(self) -> None:
@@ -210,7 +219,7 @@ class Agent:
         self.error = None
         self.realized = state.revision
         if keep:
-            file_replace(self.options.run / LAST_GOOD, data)
+            file_replace(self.options.kept / LAST_GOOD, data)
 
     def _apply(self, state: HostState) -> None:
         """Rules first, then the cards that they protect: a vNIC passes nothing before its rules are there. What packets

@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import click
 
-from dfw.cli import DONE, LACKING
+from dfw.cli import DONE, LACKING, NO
 from dfw.errors import EnvironmentLacksError
 
 
@@ -38,6 +43,9 @@ def agent() -> None:
     help="What logged rules decide, as NSX's lines, as JSON lines, or both.",
 )
 @click.option("--log-dir", type=click.Path(path_type=Path, file_okay=False), help="For them; default: that of --run.")
+@click.option(
+    "--state", type=click.Path(path_type=Path, file_okay=False), help="For the last good state; as --log-dir."
+)
 @click.option("--keep/--no-keep", "is_kept", default=True, help="Start it again when it is killed.")
 @click.pass_context
 def run(
@@ -52,6 +60,7 @@ def run(
     connections: int,
     firewall_log: str,
     log_dir: Path | None,
+    state: Path | None,
     is_kept: bool,
 ) -> None:
     """Run until TERM. The vNICs stay up without it; the next one takes them over with all connections.
@@ -60,6 +69,12 @@ def run(
     Example:
       palisade agent run --host esx-1 --desired desired.json --run /run/palisade --underlay eth0
     """
+    from overlay.privilege import CAP_DAC_OVERRIDE, NEEDED, needs_override, privileges_drop
+
+    # Before numpy has threads of its own. In a lab that lies in somebody's closed directory, root needs one more.
+    overriding = needs_override([run, desired, *filter(None, (state, log_dir))])
+    privileges_drop(NEEDED | {CAP_DAC_OVERRIDE} if overriding else NEEDED)
+
     import pyroute2  # noqa: F401 - 0.2 s that a successor's packets would wait for
 
     from dfw.core import CoreError
@@ -85,6 +100,7 @@ def run(
         connections=connections,
         firewall_log={"both": tuple(FILES), "off": ()}.get(firewall_log, (firewall_log,)),
         log_dir=log_dir,
+        state=state,
     )
 
     def work() -> int:
@@ -97,3 +113,126 @@ def run(
         return DONE
 
     ctx.exit(keep(work) if is_kept else work())
+
+
+def _root_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    text = "A directory that stands for /: files only, nothing is started or ended."
+    return click.option("--root", type=click.Path(path_type=Path, file_okay=False), help=text)(function)
+
+
+@agent.command
+@click.option("--host", required=True, help="Which host this is.")
+@click.option("--underlay", required=True, help="The interface that carries Geneve.")
+@click.option("--desired", default="/etc/palisade/desired.json", show_default=True, help="The file with its state.")
+@click.option("--uplink", type=click.Choice(["auto", "A", "B", "C"]), default="auto", show_default=True)
+@click.option("--dry-run", is_flag=True, help="Print what would be touched, and do nothing.")
+@click.option("--start/--no-start", "is_started", default=True, help="Start it, and at every start of the machine.")
+@_root_option
+def install(
+    host: str, underlay: str, desired: str, uplink: str, dry_run: bool, is_started: bool, root: Path | None
+) -> int:
+    """Put the agent on this host as a systemd service. docs/host-footprint.md lists what that touches.
+
+    \b
+    Examples:
+      palisade agent install --host esx-1 --underlay eth0 --dry-run
+      palisade agent install --host esx-1 --underlay eth0
+    """
+    from overlay import host_install as installing
+    from overlay.host_unit import UNIT
+
+    if not Path(desired).is_absolute():
+        raise click.UsageError("--desired is a whole path: the service is started elsewhere")
+    where = root or Path("/")
+    command = installing.agent_command(host, underlay, desired, uplink)
+    missing = installing.plan_missing(where, installing.plan_install(command))
+    if dry_run:
+        click.echo("\n".join(f"+ {step.what} /{step.path}" for step in missing) or "nothing to do")
+        click.echo("when it runs: " + "; ".join(installing.RUNNING))
+        return DONE
+    _as_root(where)
+    with _installing():
+        installing.apply_install(where, missing, host, underlay)
+    click.echo(f"installed: {', '.join(f'/{step.path}' for step in missing)}" if missing else "as it was")
+    if root is not None:
+        return DONE
+    if not installing.has_systemd():
+        click.echo(f"systemd does not run this machine; the agent is started by:\n  {shlex.join(command)}")
+        return DONE
+    verb = ["restart" if missing else "start"] if is_started else []
+    for words in (["daemon-reload"], [*verb, UNIT] if verb else []):
+        problem = installing.systemctl(*words) if words else None
+        if problem is not None:
+            raise click.ClickException(f"systemctl {' '.join(words)}: {problem}")
+    return DONE
+
+
+@agent.command
+@click.option("--purge", is_flag=True, help="Configuration, state and logs go too.")
+@click.option("--dry-run", is_flag=True, help="Print what would be taken away, and do nothing.")
+@_root_option
+def uninstall(purge: bool, dry_run: bool, root: Path | None) -> int:
+    """End the agent and take away what `install` made: with --purge the host is as it was.
+
+    \b
+    Example:
+      palisade agent uninstall --purge
+    """
+    from overlay import host_install as installing
+    from overlay.host_unit import UNIT
+
+    where = root or Path("/")
+    with _installing():
+        manifest = installing.read_manifest(where)
+    if manifest is None:
+        click.echo("no agent is installed")
+        return DONE
+    if dry_run:
+        click.echo("\n".join(f"- /{path}" for path in installing.plan_uninstall(manifest, purge)))
+        return DONE
+    _as_root(where)
+    notes = []
+    if root is None:
+        if installing.has_systemd():
+            installing.systemctl("stop", UNIT)
+        notes += installing.apply_end(where / installing.RUN)
+        notes += installing.apply_unwire(where / installing.STATE, manifest.underlay)
+    with _installing():
+        notes += installing.apply_uninstall(where, manifest, purge)
+    if root is None and installing.has_systemd():
+        installing.systemctl("daemon-reload")
+    for note in notes:
+        click.echo(note)
+    click.echo("uninstalled" if purge else "uninstalled; configuration, state and logs are kept (--purge)")
+    return NO if any("does not end" in note for note in notes) else DONE
+
+
+@agent.command
+def join() -> None:
+    """Become a host of a Supervisor, which this version does not have: it says so, and ends with 3.
+
+    \b
+    Example:
+      palisade agent join
+    """
+    raise EnvironmentLacksError(
+        "no Supervisor that a host could join: this version tells a host its state by a file",
+        "palisade agent install --host NAME --underlay INTERFACE --desired FILE",
+    )
+
+
+def _as_root(where: Path) -> None:
+    if os.geteuid() != 0 and not os.access(where, os.W_OK):
+        raise EnvironmentLacksError(f"no permission to write to {where}", "run it as root")
+
+
+@contextmanager
+def _installing() -> Iterator[None]:
+    from overlay.host_install import InstallError
+
+    try:
+        yield
+    except InstallError as error:
+        raise click.UsageError(str(error)) from None
+    except OSError as error:
+        raise EnvironmentLacksError(str(error), "run it as root, on a disk that can be written") from error

@@ -11,12 +11,14 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from dfw.core import CoreError
 from dfw.core.live import Live, tap_open
 from overlay.holder import HolderClient, HolderError, close_all
 from overlay.hoststate import HostState, VnicState
+from overlay.sysctl_keep import keep_sysctls
 from overlay.uplink import (
     TEP_INTERFACE,
     TEP_KERNEL_MAC,
@@ -45,10 +47,10 @@ class Card:
 
 
 class Cards:
-    """All TAPs of a host. `live`: the packet core's workers."""
+    """All TAPs of a host. `live`: the packet core's workers. `before`: the file for kernel settings as they were."""
 
-    def __init__(self, live: Live, holder: HolderClient, underlay: str, queues: int) -> None:
-        self.live, self.holder, self.underlay, self.queues = live, holder, underlay, queues
+    def __init__(self, live: Live, holder: HolderClient, underlay: str, queues: int, before: Path) -> None:
+        self.live, self.holder, self.underlay, self.queues, self.before = live, holder, underlay, queues, before
         self.cards: dict[str, Card] = {}
         self.problems: dict[str, str] = {}
         self.tier: str | None = None
@@ -126,6 +128,7 @@ class Cards:
             wires = plan_uplink(self.tier, self.underlay, state.tep, peers, state.underlay_mtu)
             if wires != self.wires:
                 remove_uplink(step for step in self.wires if step not in wires)
+                keep_sysctls(self.before, wires)
                 apply_uplink(wires)
                 self.wires = wires
             mtu = read_mtu(self.underlay)
