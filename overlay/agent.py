@@ -29,6 +29,7 @@ from dfw.errors import EnvironmentLacksError
 from dfw.logs import get_logger
 from dfw.model import Limits
 from overlay import realized
+from overlay.attachment import ATTACHED, AttachError, Attachments
 from overlay.backoff import Backoff
 from overlay.cards import Cards
 from overlay.enforce import HostEnforcer, Memory
@@ -118,6 +119,7 @@ class Agent:
         self.wanted = 0
         self.realized = 0
         self.error: str | None = None
+        self.told: HostState | None = None  # what is in force, without what is attached here
         self.retry = Backoff()
         self._mended = 0.0
         self.ended = asyncio.Event()
@@ -156,6 +158,7 @@ class Agent:
         log = HostLog(self.live, options.log_dir or options.run, options.firewall_log)
         self.watch = HostWatch(self.live, self.enforcer, self.holder_pid, log)
         self.cards = Cards(self.live, self.holder, options.underlay, options.workers, options.kept / BEFORE)
+        self.attachments = Attachments(options.kept / ATTACHED)
         self.moves = Moves(self.live, self.enforcer, self.cards)
         self.cards.restore()
         self.live.start()  # a port carries packets as soon as it is added
@@ -225,7 +228,9 @@ class Agent:
         """Rules first, then the cards that they protect: a vNIC passes nothing before its rules are there. What packets
         need comes before what is only looked at, or made once."""
         begun = time.monotonic()
+        told, state = state, self.attachments.over(state)
         epoch = self.enforcer.commit(state)
+        self.told = told
         self.cards.apply(state, self.enforcer.number)
         self.cards.apply_uplink(state, self.options.uplink)
         self.cards.apply_interfaces(state.vnics)
@@ -246,6 +251,21 @@ class Agent:
         if state is not None and self.retry.left() == 0:
             self.cards.retry(state, self.enforcer.number, self.options.uplink)
             self._tried()
+
+    async def _attach(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Attach or detach a vNIC of this host's own (overlay/attachment.py)."""
+        async with self.lock:
+            told = self.told
+
+            def again() -> None:
+                if told is not None:
+                    self._apply(told)
+
+            try:
+                answer = await asyncio.to_thread(self.attachments.change, request, told, again)
+            except AttachError as error:
+                return {"error": str(error)}
+            return answer | {"problem": self.cards.problems.get(answer["attachment"]["name"])}
 
     async def look(self) -> None:
         """Take the desired state, if it has changed; else try again what could not be done, when its time has come."""
@@ -331,6 +351,8 @@ class Agent:
         if what == "move":
             async with self.lock:
                 return await asyncio.to_thread(self.moves.answer, request)
+        if what in ("attach", "detach"):
+            return await self._attach(request)
         if what == "end":
             self.ended.set()
             if request.get("holder"):

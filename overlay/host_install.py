@@ -22,10 +22,12 @@ from typing import Final
 import msgspec
 
 from overlay.ask import AskError, agent_ask
+from overlay.attachment import MOUNTED
 from overlay.holder import HolderClient, HolderError
 from overlay.host_unit import UNIT, render_unit
 from overlay.hoststate import StateError, file_replace, state_read
 from overlay.linux import Process, process_lives, process_signal
+from overlay.namespace import apply_namespace_end
 from overlay.sysctl_keep import BEFORE, restore_sysctls
 from overlay.uplink import plan_uplink, remove_uplink
 
@@ -151,6 +153,8 @@ def plan_uninstall(manifest: Manifest, purge: bool) -> tuple[Path, ...]:
 def apply_uninstall(root: Path, manifest: Manifest, purge: bool) -> list[str]:
     """Take away what was made. Folders that others have put something into stay, and are named."""
     notes = []
+    for mounted in (root / RUN).glob(f"{MOUNTED}*"):
+        apply_namespace_end(mounted)
     ours = {RUN, LOGS, CONFIG, STATE}  # all that is in there is the agent's, or for it
     for path in plan_uninstall(manifest, purge):
         whole = root / path

@@ -68,6 +68,21 @@ def apply_namespace(path: Path) -> None:
         os.close(own)
 
 
+def apply_namespace_name(path: Path, source: Path) -> None:
+    """Another name for the network namespace at `source`, by a bind mount.
+
+    Raises FileExistsError where that is the name of one; OSError: then there is none.
+    """
+    if namespace_exists(path):
+        raise FileExistsError(errno.EEXIST, "there is a namespace of that name", str(path))
+    os.close(os.open(path, os.O_CREAT | os.O_RDONLY | os.O_CLOEXEC, 0o444))
+    try:
+        linux.mount(str(source), str(path), None, linux.MS_BIND)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
 def apply_namespace_end(path: Path) -> None:
     """Take the name away; the namespace ends with its last process. No error where there is none."""
     while namespace_exists(path):
