@@ -87,6 +87,27 @@ HOST_FRAME_DTYPE: Final = np.dtype(
         ("burst", "=u4"),
     ]
 )
+TRACE_DTYPE: Final = np.dtype(
+    [
+        ("ts_ns", "=u8"),
+        ("mark", "=u4"),
+        ("rule", "=u4"),
+        ("segment", "=u4"),
+        ("tep", "=u4"),
+        ("gateway", "=u4"),
+        ("prefix", "u1", (16,)),
+        ("filter", "=u2"),
+        ("family", "u1"),
+        ("length", "u1"),
+        ("stage", "u1"),
+        ("kind", "u1"),
+        ("dir", "u1"),
+        ("verdict", "u1"),
+        ("reason", "u1"),
+        ("reserved", "u1", (3,)),
+    ]
+)
+assert TRACE_DTYPE.itemsize == 56
 LOG_END: Final = 1
 """`event` of a record of the log: a flow's end; else a packet."""
 LOG_DTYPE: Final = np.dtype(

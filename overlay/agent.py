@@ -321,6 +321,8 @@ class Agent:
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, ValueError, asyncio.IncompleteReadError):
             while line := await reader.readline():
+                if await self.watch.stream(line, reader, writer):
+                    break
                 writer.write(json.dumps(await self.answer(line)).encode() + b"\n")
                 await writer.drain()
         writer.close()
@@ -334,12 +336,8 @@ class Agent:
             return {"error": "a request is one line of JSON: an object with the member do"}
         if what == "status":
             return self.status()
-        if what in ("flows", "kill"):
-            match = str(request.get("match"))
-            return await asyncio.to_thread(self.watch.flows if what == "flows" else self.watch.kill, match)
-        if what == "reset":
-            state = self.enforcer.state
-            return {"rows": [] if state is None else self.watch.reset_counts(state)}
+        if (seen := await self.watch.answer(request)) is not None:
+            return seen
         if what == "show":
             rows = self.show(str(request.get("what")))
             return {"error": f"an agent has no {request.get('what')!r} to show"} if rows is None else {"rows": rows}

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -12,11 +14,13 @@ from dfw.core.live import Live
 from dfw.core.watch import commits_behind
 from dfw.firewall_log import LoggedRule
 from overlay import realized
+from overlay.capture_stream import Names, capture_names, serve_capture
 from overlay.enforce import HostEnforcer
 from overlay.flow_filter import FlowFilterError, flow_filter_parse
 from overlay.flows import all_flows, end_matching, read_matching, show_flows
 from overlay.health import Health, show_health
 from overlay.host_log import HostLog
+from overlay.host_trace import HostTrace, TraceNames
 from overlay.hoststate import HostState, RuleState
 from overlay.linux import process_start
 
@@ -36,6 +40,7 @@ class HostWatch:
     stalled: list[int] = field(default_factory=list)
     behind: dict[int, int] = field(default_factory=dict)
     reset: datetime | None = None
+    trace: HostTrace = field(init=False)
     _holder_start: int | None = None
     _named: HostState | None = None
     _progress: list[tuple[int, int]] = field(default_factory=list)
@@ -44,6 +49,7 @@ class HostWatch:
 
     def __post_init__(self) -> None:
         self._holder_start = process_start(self.holder_pid)
+        self.trace = HostTrace(self.live, self.enforcer.number, self._trace_names)
 
     def look(self, seconds: float) -> None:
         """How are the workers? And what have they for the log? `seconds`: since the last look."""
@@ -85,7 +91,44 @@ class HostWatch:
         state = self.enforcer.state
         return {} if state is None else {rule.path: rule for rule in state.rules}
 
+    def _trace_names(self) -> TraceNames | None:
+        state = self.enforcer.state
+        if state is None:
+            return None
+        numbers = self.enforcer.memory.rules
+        rules = {numbers[rule.path]: rule for rule in state.rules if rule.path in numbers}
+        return TraceNames(state, {number: name for name, (number, _) in self.enforcer.memory.filters.items()}, rules)
+
     # ---- answers --------------------------------------------------------------------------------------------------
+
+    async def answer(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The answer to what is asked about connections, counters and traces; None: it is about something else."""
+        what = request["do"]
+        if what in ("flows", "kill"):
+            return await asyncio.to_thread(self.flows if what == "flows" else self.kill, str(request.get("match")))
+        if what == "reset":
+            return {"rows": [] if self.enforcer.state is None else self.reset_counts(self.enforcer.state)}
+        if what == "trace":
+            return self.trace.send(request)
+        if what == "trace-read":
+            return self.trace.read(int(request.get("mark") or 0))
+        return None
+
+    async def stream(self, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Answer a request for a capture, if it is one, until that ends."""
+        try:
+            request = json.loads(line)
+            if request["do"] != "capture":
+                return False
+        except (ValueError, TypeError, KeyError):
+            return False
+        known = self.enforcer
+
+        def names() -> Names:
+            return capture_names(self._rules(), known.memory.rules, known.memory.filters)
+
+        await serve_capture(self.live, request, known.number, lambda: known.state, names, reader, writer)
+        return True
 
     def flows(self, match: str) -> dict[str, Any]:
         """Rows of the open connections that a filter means."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is seen of a live host, as native/include/palisade_watch.h has it: its connections, listed and ended; what its
-logged rules decided."""
+logged rules decided; Traceflow."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import numpy.typing as npt
 from dfw.core.binding import array, ffi, lib
 from dfw.core.live import Live
 from dfw.layout import FLOW_DTYPE
-from dfw.layout_live import LOG_DTYPE
+from dfw.layout_live import LOG_DTYPE, TRACE_DTYPE
 
 _PAGE: Final = 1024  # connections at a time: what a worker does not carry packets for
 _LINES: Final = 8192  # of the log, at a time
+_STAGES: Final = 1024  # of traces
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +72,18 @@ def log_counts(live: Live) -> LogCounts:
     raw = ffi.new("pal_log_counts *")
     lib.pal_live_log_counts(live.handle, raw)
     return LogCounts(int(raw.lost), int(raw.refused))
+
+
+def send_trace(live: Live, vnic: int, frame: bytes, mark: int) -> None:
+    """Send a frame as if the vNIC with this filter had, marked. What it has met here can be read when this returns.
+
+    No connection, counter or budget knows of it, and nobody gets it. Raises ValueError: it is too long.
+    """
+    if lib.pal_live_trace_send(live.handle, vnic, frame, len(frame), mark) != 0:
+        raise ValueError(f"a traced packet of {len(frame)} bytes is too long")
+
+
+def read_traces(live: Live) -> npt.NDArray[np.void]:
+    """What traced packets, others' too, have met here since the last call (TRACE_DTYPE). One thread at a time."""
+    rows = np.zeros(_STAGES, TRACE_DTYPE)
+    return rows[: int(lib.pal_live_trace_read(live.handle, array(rows, "pal_trace_seen *"), _STAGES))]

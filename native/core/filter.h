@@ -127,7 +127,7 @@ PAL_INLINE bool rule_is_logged(const pal_worker *w, uint32_t rule)
  * was told of are not. */
 PAL_INLINE void worker_log(pal_worker *w, const pal_judgement *j, const pal_packet *p)
 {
-    if (rule_is_logged(w, j->rule) && j->reason != PAL_REASON_STATE && j->reason != PAL_REASON_RELATED)
+    if (PAL_UNLIKELY(j->reason != PAL_REASON_STATE) && j->reason != PAL_REASON_RELATED && rule_is_logged(w, j->rule))
         w->log_packet(w, j, p);
 }
 

@@ -285,8 +285,8 @@ PAL_OUTLINE void judge_rules(judge_case *c)
         rule_count_direct(c->w, c->j, c->p);
 }
 
-/* A packet without a connection and unexpected: may it begin one, and what do the rules say? */
-PAL_OUTLINE void judge_begin(judge_case *c)
+/* May it begin a connection? */
+static inline void judge_fit(judge_case *c)
 {
     const pal_packet *p = c->p;
     uint8_t kind = kind_of(p);
@@ -298,6 +298,12 @@ PAL_OUTLINE void judge_begin(judge_case *c)
         c->misfit = p->marks & MARK_ICMP_ANSWER;
     else
         c->misfit = (p->proto == PROTO_ICMP && p->family == PAL_FAMILY_V4) || (p->proto == PROTO_ICMP6 && p->family == PAL_FAMILY_V6);
+}
+
+/* A packet without a connection and unexpected: may it begin one, and what do the rules say? */
+PAL_OUTLINE void judge_begin(judge_case *c)
+{
+    judge_fit(c);
     judge_rules(c);
 }
 

@@ -24,7 +24,7 @@ static void host_take_uplink(host_worker *w, const host_frame *f, host_source *s
     *inner = g.len;
     s->marks = g.marks;
     if (PAL_UNLIKELY(g.flags & GENEVE_OAM)) {
-        s->control = 1;
+        s->control = HOST_IS_CONTROL;
         return;
     }
     if (PAL_UNLIKELY(g.protocol != GENEVE_ETHERNET)) {
@@ -38,6 +38,8 @@ static void host_take_uplink(host_worker *w, const host_frame *f, host_source *s
     s->segment = w->outer_segment;
     if (PAL_UNLIKELY(s->segment == PAL_NO_INDEX))
         s->reason = PAL_REASON_UNKNOWN_VNI;
+    if (PAL_UNLIKELY(g.trace))
+        s->control = HOST_IS_TRACED;
 }
 
 static void host_take_vnic(host_worker *w, const host_frame *f, host_source *s)
@@ -82,7 +84,10 @@ static uint32_t host_take(host_worker *w, uint32_t n)
             continue;
         }
         if (PAL_UNLIKELY(s->control)) {
-            host_control(w, f, inner);
+            if (s->control == HOST_IS_TRACED)
+                host_trace_take(w, f, s, inner);
+            else
+                host_control(w, f, inner);
             continue;
         }
         pal_packet *p = &w->packet[kept];
@@ -190,6 +195,8 @@ static uint32_t host_look(host_worker *w, uint32_t n)
         const uint8_t r = host_inspect(w, k);
         if (PAL_UNLIKELY(r)) {
             host_dropped(w, r);
+            if (PAL_UNLIKELY(w->captures))
+                host_capture_refused(w, k, r);
             continue;
         }
         if (PAL_UNLIKELY(kept != k)) {
@@ -382,6 +389,8 @@ void host_burst(host_worker *w, host_frame *frame, uint32_t n, uint64_t now_ns, 
     w->outer_vni = PAL_NO_INDEX;
     if (PAL_UNLIKELY(w->now_ns >= pw->clock_due))
         pipeline_clock(pw, w->now_ns);
+    if (PAL_UNLIKELY(w->captures))
+        host_capture_in(w, n);
     n = host_take(w, n);
     host_parse(w, n);
     if (n)

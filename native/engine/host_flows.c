@@ -3,7 +3,6 @@
  * host_flows.c - the connections of a worker, a bounded number of them at a time: packets wait meanwhile.
  */
 #include "host_internal.h"
-#include "watch.h"
 
 #define FLOWS_STEPS 4096u /* slots looked at in one go: half a megabyte, some 100 microseconds */
 

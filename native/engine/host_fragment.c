@@ -90,6 +90,12 @@ static void held_copy(const struct host_held *h, const held_piece *q, uint8_t *o
         memcpy(out + at, h->block[b], min_u32(HELD_BLOCK, q->len - at));
 }
 
+uint32_t held_bytes(const struct host_held *h, uint32_t piece, uint8_t *out)
+{
+    held_copy(h, &h->piece[piece], out);
+    return h->piece[piece].len;
+}
+
 /* What a fragment of the datagram alone may meet: a hop limit of its own, a length of its own. */
 static uint8_t held_refused(const host_worker *w, const host_view *v, uint32_t ip_len)
 {

@@ -6,6 +6,8 @@
  *     host_send.c       what leaves: rewritten, encapsulated, copied; what we generate
  *     host_fragment.c   fragments that wait for their datagram's verdict
  *     host_log.c        what logged rules decided, for whoever writes the log
+ *     host_capture.c    packets copied for whoever captures
+ *     host_trace.c      Traceflow
  *     host_life.c       made and freed, a fabric staged, counters summed
  *     host_run.c        frames in memory, for tests and benchmarks
  */
@@ -18,7 +20,7 @@
 #include "../core/outer.h"
 #include "../core/path.h"
 #include "../core/rewrite.h"
-#include "host.h"
+#include "watch.h"
 
 #define HOST_OUT 256u
 #define HOST_OWN (1u << 20)        /* bytes of frames of our own, until the sink has taken them */
@@ -33,13 +35,15 @@
 #define HOST_LINES 1000u           /* of the log, about packets */
 #define HOST_ENDS 4000u            /* about ends of flows, of all vNICs together */
 
+enum { HOST_IS_CONTROL = 1, HOST_IS_TRACED = 2 }; /* for the host itself; of a trace */
+
 /* Where a frame came from. */
 typedef struct host_source {
     uint32_t vnic;      /* filter number, or PAL_UPLINK */
     uint32_t segment, tep;
     uint8_t marks;      /* GENEVE_* */
     uint8_t reason;     /* not PAL_REASON_MATCH: refused before it was looked at */
-    uint8_t control;    /* for the host itself */
+    uint8_t control;    /* HOST_IS_*: not looked at as others are */
     uint8_t reserved;
 } host_source;
 
@@ -95,6 +99,9 @@ struct host_worker {
     /* What stays. */
     struct host_held *held;
     struct host_log *log;
+    struct host_trace *trace;
+    struct host_capture *capture[HOST_CAPTURES];
+    uint32_t captures;           /* how many there are */
     host_budget *budget;         /* by filter number, the last one the uplink's */
     const pal_filter **receiver;
     path_slot *path;             /* PATH_SLOTS; NULL: every packet is looked up (tests) */
@@ -147,6 +154,7 @@ void host_verdicts(pal_worker *pw);
 void host_flush(host_worker *w);
 uint8_t *host_own(host_worker *w, uint32_t len);
 void host_execute(host_worker *w, const host_view *v);
+void host_emit_geneve(host_worker *w, const host_view *v, uint32_t tep, const geneve_header *g);
 void host_to_vnic(host_worker *w, const host_view *v, uint32_t vnic);
 void host_to_teps(host_worker *w, const host_view *v);
 void host_answer(host_worker *w, const host_view *v);
@@ -160,6 +168,19 @@ void log_free(struct host_log *log);
 void host_log_packet(pal_worker *pw, const pal_judgement *j, const pal_packet *p);
 void host_log_end(pal_worker *pw, uint32_t ref, enum ct_end why);
 
+/* host_capture.c; not called unless there are captures */
+void host_capture_told(void *context, const pal_judgement *j);
+void host_capture_refused(host_worker *w, uint32_t k, uint8_t reason);
+void host_capture_said(host_worker *w, uint32_t vnic, const host_view *v, const pal_judgement *j);
+void host_capture_in(host_worker *w, uint32_t n);
+void host_capture_out(host_worker *w);
+
+/* host_trace.c */
+struct host_trace *trace_new(void);
+void trace_free(struct host_trace *t);
+/* A traced packet has come from another host. */
+void host_trace_take(host_worker *w, const host_frame *f, const host_source *source, uint32_t inner);
+
 /* host_fragment.c */
 struct host_held *held_new(void);
 void held_free(struct host_held *h);
@@ -168,6 +189,8 @@ uint32_t held_count(const struct host_held *h);
 uint32_t held_take(struct host_held *h, uint32_t waiting, uint8_t dir);
 /* It is held: its bytes from the IP header on. */
 void held_keep(struct host_held *h, uint32_t piece, const uint8_t *ip, uint32_t len);
+/* The bytes of one that is held, from the IP header on. Returns how many. */
+uint32_t held_bytes(const struct host_held *h, uint32_t piece, uint8_t *out);
 bool held_waits(const struct host_held *h, uint32_t piece);
 void held_settle(host_worker *w, uint32_t piece, const pal_judgement *j);
 /* Counts and forgets those that wait for nothing any more. */

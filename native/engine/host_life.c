@@ -17,6 +17,9 @@ static void host_worker_free(host_worker *w)
     w->ew->w.logged = NULL;
     held_free(w->held);
     log_free(w->log);
+    trace_free(w->trace);
+    for (uint32_t i = 0; i < HOST_CAPTURES; i++)
+        capture_free(w->capture[i]);
     free(w->own);
     free(w->budget);
     free(w->receiver);
@@ -40,6 +43,7 @@ static host_worker *host_worker_new(pal_host *h, uint32_t number)
     w->own = malloc(HOST_OWN);
     w->held = held_new();
     w->log = log_new();
+    w->trace = trace_new();
     w->budget = calloc((size_t)filters + 1, sizeof *w->budget);
     w->receiver = calloc(filters, sizeof *w->receiver);
     w->learned = calloc(LEARN_SLOTS, sizeof *w->learned);
@@ -51,7 +55,7 @@ static host_worker *host_worker_new(pal_host *h, uint32_t number)
     w->ew->w.generated = host_generated;
     w->ew->w.log_packet = host_log_packet;
     w->ew->w.log_end = host_log_end;
-    if (w->own && w->held && w->log && w->budget && w->receiver && w->learned && w->path)
+    if (w->own && w->held && w->log && w->trace && w->budget && w->receiver && w->learned && w->path)
         return w;
     host_worker_free(w);
     return NULL;

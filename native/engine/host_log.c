@@ -4,7 +4,6 @@
  * who writes the log takes them out whenever it likes. What does not fit, or is beyond a second's budget, is counted.
  */
 #include "host_internal.h"
-#include "watch.h"
 #include "watch_ring.h"
 
 #include <stdlib.h>

@@ -16,6 +16,8 @@ struct pal_host_run {
     uint32_t burst;
     uint64_t now_ns, first; /* of this burst; number of this run's first frame, less one */
     bool failed;
+    void (*before)(void *context, const pal_judgement *j); /* who else is told */
+    void *before_context;
 };
 
 static void *run_add(pal_host_run *r, run_list *l, uint64_t n, size_t size)
@@ -57,6 +59,8 @@ static void run_sink(void *context, const host_out *out, uint32_t n)
 static void run_told(void *context, const pal_judgement *j)
 {
     pal_host_run *r = context;
+    if (r->before)
+        r->before(r->before_context, j);
     pal_record *x = run_add(r, &r->records, 1, sizeof *x);
     if (x)
         *x = (pal_record){.number = (j->cookie & COOKIE_NUMBER) - r->first, .ts_ns = r->now_ns, .rule = j->rule, .filter = j->filter, .dir = j->dir,
@@ -95,11 +99,14 @@ pal_host_run *pal_host_run_new(pal_host *h, const uint8_t *bytes, const pal_host
     if (!r)
         return NULL;
     r->first = w->number_next - 1;
+    r->before = w->told;
+    r->before_context = w->told_context;
     w->told = run_told;
     w->told_context = r;
     for (uint64_t at = 0; at < n && !r->failed; at += batch)
         run_burst(r, w, bytes, frames + at, (uint32_t)(n - at < batch ? n - at : batch));
-    w->told = NULL;
+    w->told = r->before;
+    w->told_context = r->before_context;
     if (!r->failed)
         return r;
     pal_host_run_free(r);

@@ -10,6 +10,8 @@
 
 void host_flush(host_worker *w)
 {
+    if (PAL_UNLIKELY(w->captures))
+        host_capture_out(w);
     if (w->outs)
         w->sink(w->context, w->out, w->outs);
     w->outs = 0;
@@ -49,13 +51,11 @@ static void host_emit_vnic(host_worker *w, const host_view *v, uint32_t vnic)
 }
 
 /* Geneve goes into the bytes before the frame, which may be written. */
-static void host_emit_tep(host_worker *w, const host_view *v, uint32_t tep)
+PAL_INLINE void host_emit_with(host_worker *w, const host_view *v, uint32_t tep, const geneve_header *g)
 {
-    const geneve_header g = {.vni = w->fabric->segment[v->plan->to].vni, .protocol = GENEVE_ETHERNET, .ours = v->plan->onward,
-                             .marks = GENEVE_ONWARD, .vnic = PAL_UPLINK};
-    const uint32_t head = geneve_bytes(&g);
+    const uint32_t head = geneve_bytes(g);
     host_out *o = host_next(w);
-    geneve_write(v->data - head, &g);
+    geneve_write(v->data - head, g);
     o->data = v->data - head;
     o->len = v->len + head;
     o->vnic = PAL_UPLINK;
@@ -66,6 +66,15 @@ static void host_emit_tep(host_worker *w, const host_view *v, uint32_t tep)
     o->inner = (uint16_t)head;
     o->offload = *v->offload;
 }
+
+static void host_emit_tep(host_worker *w, const host_view *v, uint32_t tep)
+{
+    const geneve_header g = {.vni = w->fabric->segment[v->plan->to].vni, .protocol = GENEVE_ETHERNET, .ours = v->plan->onward,
+                             .marks = GENEVE_ONWARD, .vnic = PAL_UPLINK};
+    host_emit_with(w, v, tep, &g);
+}
+
+void host_emit_geneve(host_worker *w, const host_view *v, uint32_t tep, const geneve_header *g) { host_emit_with(w, v, tep, g); }
 
 static void host_rewrite(host_worker *w, const host_view *v)
 {
@@ -138,7 +147,7 @@ void host_to_teps(host_worker *w, const host_view *v)
 /* ---- what we say ------------------------------------------------------------------------------------------------ */
 
 /* The verdict of a vNIC's filter on a frame of ours, at once: what comes after it finds the connection as it left it. */
-static bool host_judge_in(host_worker *w, uint32_t vnic, pal_packet *p)
+static bool host_judge_in(host_worker *w, uint32_t vnic, const host_view *v, pal_packet *p)
 {
     pal_worker *pw = &w->ew->w;
     const pal_filter *f = &w->config->filter[vnic];
@@ -148,6 +157,8 @@ static bool host_judge_in(host_worker *w, uint32_t vnic, pal_packet *p)
         pipeline_judge_whole(pw, f, PAL_DIR_IN, p, NULL, &j);
     worker_log(pw, &j, p);
     pw->count[j.verdict][j.reason]++;
+    if (PAL_UNLIKELY(w->captures))
+        host_capture_said(w, vnic, v, &j);
     return j.verdict == PAL_ALLOW;
 }
 
@@ -173,7 +184,9 @@ static void host_say(host_worker *w, uint8_t *data, uint32_t len, pal_packet *p,
         return;
     }
     w->depth++;
-    if (!judged || host_judge_in(w, plan->vnic, p))
+    if (PAL_UNLIKELY(w->captures) && !judged)
+        host_capture_said(w, plan->vnic, &v, NULL);
+    if (!judged || host_judge_in(w, plan->vnic, &v, p))
         host_emit_vnic(w, &v, plan->vnic);
     else
         w->stats.generated_dropped++;

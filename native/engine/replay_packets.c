@@ -6,21 +6,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "packet_comment.h"
 #include "replay.h"
-
-#define COMMENT_BYTES 65535u /* of a pcapng option */
-
-static size_t comment_add(const struct pal_replay *r, const pal_record *v, char *out, size_t at, size_t size)
-{
-    if (at >= size)
-        return at;
-    const bool known = v->filter != PAL_NO_FILTER;
-    const char *vnic = known ? r->options.filter_json[v->filter] : "\"vnic\": null";
-    const char *rule = v->rule == PAL_NO_RULE ? "\"rule\": null, \"rule_path\": null" : r->options.rule_json[v->rule];
-    int n = snprintf(out + at, size - at, "%s%s %s by %s, %s%s%s", at ? " | " : "", pal_word_verdict(v->verdict),
-                     pal_word_reason(v->reason), rule, vnic, known ? ", " : "", known ? replay_word_dir(v->dir) : "");
-    return n < 0 ? at : at + (size_t)n;
-}
 
 /* A packet with all of its verdicts: to the allowed ones when the last lets it pass. */
 int packet_write(struct pal_replay *r, const pal_record *v, size_t n, const pal_frame *frame)
@@ -31,7 +18,8 @@ int packet_write(struct pal_replay *r, const pal_record *v, size_t n, const pal_
     char comment[COMMENT_BYTES + 1];
     size_t len = 0;
     for (size_t i = 0; i < n; i++)
-        len = comment_add(r, &v[i], comment, len, sizeof comment);
+        len = comment_add(comment, len, sizeof comment, &v[i], v[i].rule == PAL_NO_RULE ? NULL : r->options.rule_json[v[i].rule],
+                          v[i].filter == PAL_NO_FILTER ? NULL : r->options.filter_json[v[i].filter]);
     return pal_pcapng_write(to, frame, comment, len < sizeof comment ? len : COMMENT_BYTES);
 }
 

@@ -89,6 +89,8 @@ void live_call(pal_live *l, void (*call)(void *context, uint32_t worker), void *
 void live_ask(pal_live *l, uint32_t number, void (*call)(void *context, uint32_t worker), void *context);
 
 /* live_worker.c */
+/* What leaves the switch, to the cards. context: the live_worker. */
+void live_sink(void *context, const host_out *out, uint32_t n);
 void *live_worker_run(void *worker);
 /* Carries out a command; 0, or an errno, and then nothing is done. */
 int live_worker_obey(live_worker *w, const live_command *c);

@@ -36,7 +36,7 @@ static void live_control_out(live_worker *w, const host_out *o)
         io_add(&w->lost.drop[PAL_REASON_QUEUE_FULL], 1);
 }
 
-static void live_sink(void *context, const host_out *out, uint32_t n)
+void live_sink(void *context, const host_out *out, uint32_t n)
 {
     live_worker *w = context;
     for (uint32_t i = 0; i < n; i++) {

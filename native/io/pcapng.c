@@ -4,6 +4,7 @@
  */
 #include <stdlib.h>
 
+#include "palisade_watch.h"
 #include "pcapng.h"
 #include "sink.h"
 
@@ -128,6 +129,12 @@ int pal_pcapng_write(pal_pcapng *w, const pal_frame *frame, const char *comment,
         append_option_header(out, 0, 0);
     sink_append(out, &total, sizeof total);
     return out->error;
+}
+
+int pal_pcapng_flush(pal_pcapng *w)
+{
+    sink_flush(&w->out);
+    return w->out.error;
 }
 
 int pal_pcapng_close(pal_pcapng *w)

@@ -3,10 +3,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -15,6 +22,7 @@ import pytest
 from dfw import cli
 from dfw.schema import schema_files
 from tests.netns.test_agent import IPS, TwoHosts
+from tests.support.pcapng import read_pcapng
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns, pytest.mark.needs_tun, pytest.mark.needs_ipv6]
 
@@ -156,3 +164,98 @@ def test_logged_rules_are_logged_on_each_host_and_the_files_may_be_moved_away(
     first, end = eventually(lambda: found if len(found := of_port("h2", port)) == 2 else None)
     assert end["event"] == "end" and end["packets"] > 2 and end["reason"] in ("cleared", "fin", "rst")
     assert {row["ok"] for row in palisade("show", "health") if row["check"] == "log"} == {True}
+
+
+def capture_begin(hosts: TwoHosts, *arguments: str) -> subprocess.Popen[bytes]:
+    """The command, which runs until it is told."""
+    environment = {**os.environ, "PALISADE_RUN": str(hosts.folder / "run")}
+    return subprocess.Popen([sys.executable, "-m", "dfw", "capture", *arguments], env=environment, stdout=-1, stderr=-1)
+
+
+class Traffic(threading.Thread):
+    """Connections from a to b, which are refused, until it is left."""
+
+    def __init__(self, hosts: TwoHosts) -> None:
+        super().__init__(daemon=True)
+        self.hosts, self.ended = hosts, threading.Event()
+
+    def run(self) -> None:
+        while not self.ended.wait(0.02):
+            with contextlib.suppress(OSError):
+                self.hosts.connect("a", IPS["b"][0], 22, 1).close()
+            with contextlib.suppress(OSError):
+                self.hosts.connect("a", IPS["b"][0], 80, 1).close()
+
+    def __enter__(self) -> None:
+        self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        self.join()
+
+
+def test_a_capture_of_so_many_packets(hosts: TwoHosts, palisade: Command, tmp_path: Path) -> None:
+    file = tmp_path / "a.pcapng"
+    with Traffic(hosts):
+        assert cli.run(["capture", "a", "--count", "12", "--proto", "tcp", "-w", str(file)]) == 0
+    packets = read_pcapng(file)
+    assert len(packets) == 12
+    assert all(abs(packet.ts_ns - time.time_ns()) < 60 * 10**9 for packet in packets)
+    comments = {packet.comment for packet in packets}
+    rejected = [comment for comment in comments if comment.startswith("REJECT match by ")]
+    assert len(rejected) == 1 and rejected[0].endswith('/p/rules/refused", "vnic": "a", OUT')
+    assert any(comment.startswith("made by this host") for comment in comments), "the RST"
+    web = [comment for comment in comments if '/p/rules/web", "vnic": "a", OUT' in comment]
+    assert web and {packet.direction for packet in packets} == {1, 2}
+
+
+def test_an_uplink_until_interrupted_and_a_client_that_goes_away(
+    hosts: TwoHosts, palisade: Command, tmp_path: Path
+) -> None:
+    with Traffic(hosts):
+        capture = capture_begin(hosts, "uplink", "--host", "h2")
+        assert capture.stdout is not None and capture.stderr is not None
+        data = capture.stdout.read(2000)
+        capture.send_signal(signal.SIGINT)
+        data += capture.stdout.read()
+        assert capture.wait(30) == 0, capture.stderr.read()
+        assert b" packets\n" in capture.stderr.read()
+        (tmp_path / "up.pcapng").write_bytes(data)
+        packets = read_pcapng(tmp_path / "up.pcapng")
+        one, two = (socket.inet_aton(f"172.16.0.{n}") for n in (1, 2))
+        assert {bytes(packet.data[12:20]) for packet in packets} == {one + two, two + one}
+        assert {packet.linktype for packet in packets} == {101}
+        for pipe in (capture.stdout, capture.stderr):
+            pipe.close()
+        # Four at a time; those whose client is gone are ended.
+        clients = [capture_raw(hosts, "h2", "b") for _ in range(4)]
+        with capture_raw(hosts, "h2", "b") as fifth:
+            assert b"4 captures run already" in fifth.makefile("rb").readline()
+        for client in clients:
+            assert client.makefile("rb").readline().startswith(b'{"tep": "172.16.0.2"')
+            client.close()
+
+        def begins() -> bool:
+            return cli.run(["capture", "b", "--count", "1", "-w", str(tmp_path / "b.pcapng")]) == 0
+
+        assert eventually(begins)
+
+
+def capture_raw(hosts: TwoHosts, host: str, at: str) -> socket.socket:
+    """A client that has asked for a capture, and says no more."""
+    found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    found.settimeout(30)
+    found.connect(str(hosts.folder / host / "agent.sock"))
+    found.sendall(json.dumps({"do": "capture", "at": at}).encode() + b"\n")
+    return found
+
+
+def test_captures_that_cannot_be(hosts: TwoHosts, palisade: Command, capfd: pytest.CaptureFixture[str]) -> None:
+    for arguments, says in (
+        (["nobody", "-w", "/dev/null"], "no host has a vNIC"),
+        (["uplink", "-w", "/dev/null"], "the uplink of which host?"),
+        (["a", "--port", "http", "-w", "/dev/null"], "--port"),
+        (["a", "--address", "10.0", "-w", "/dev/null"], "--address"),
+    ):
+        assert cli.run(["capture", *arguments]) == 2
+        assert says in capfd.readouterr().err

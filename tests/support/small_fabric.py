@@ -19,7 +19,7 @@ from scapy.packet import Packet
 
 from dfw.core import Engine, EngineOptions, Fabric, Host, HostRun
 from dfw.enforcer import timer_seconds
-from dfw.layout import RULE_DTYPE
+from dfw.layout import ACTION_DROP, RULE_DTYPE
 from dfw.layout_live import (
     ADDRESS_DTYPE,
     GUARD_DHCP,
@@ -190,6 +190,14 @@ def allow_all(*, stateful: bool = True) -> np.ndarray:
     rule["sport_hi"] = rule["dport_hi"] = 65535
     rule["proto"], rule["dir"], rule["family"], rule["flags"] = 256, 3, 3, int(stateful)
     return rule
+
+
+def all_but_ssh() -> np.ndarray:
+    """Rule 1 drops TCP to port 22; rule 0 behind it allows everything."""
+    found = np.concatenate([allow_all(), allow_all()])
+    found[0]["action"], found[0]["rule"] = ACTION_DROP, 1
+    found[0]["proto"], found[0]["dport_lo"], found[0]["dport_hi"] = 6, 22, 22
+    return found
 
 
 class SmallHost:

@@ -7,7 +7,6 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.l2 import ARP
@@ -15,20 +14,11 @@ from scapy.layers.l2 import ARP
 from dfw.core.live import Live
 from dfw.core.watch import end_flows, log_counts, read_flows, read_log
 from dfw.firewall_log import LoggedRule, filter_hash
-from dfw.layout import ACTION_DROP
 from overlay.host_log import HostLog, LogNames
 from overlay.log_file import LogFile
-from tests.support.small_fabric import A, B, SmallHost, allow_all, ether, ip4, ip6
+from tests.support.small_fabric import A, B, SmallHost, all_but_ssh, ether, ip4, ip6
 
 RULES = {0: LoggedRule(1024, "/p/rules/any", "shop front"), 1: LoggedRule(1025, "/p/rules/no")}
-
-
-def rules() -> np.ndarray:
-    """Nothing to port 22, and then everything."""
-    found = np.concatenate([allow_all(), allow_all()])
-    found[0]["action"], found[0]["rule"] = ACTION_DROP, 1
-    found[0]["proto"], found[0]["dport_lo"], found[0]["dport_hi"] = 6, 22, 22
-    return found
 
 
 class Logged:
@@ -36,7 +26,7 @@ class Logged:
 
     def __init__(self, folder: Path, logged: tuple[int, ...] = (0, 1)) -> None:
         self.folder = folder
-        self.host = SmallHost(0, rules())
+        self.host = SmallHost(0, all_but_ssh())
         self.log_rules(*logged)
         self.log = HostLog(Live(self.host.host), folder, ("dfwpktlogs", "json"))
         self.log.names = LogNames({self.host.engine.incarnation(w.number): w.name for w in (A, B)}, RULES)
