@@ -65,7 +65,8 @@ static void capture_put(struct host_capture *c, pal_seen *s, const uint8_t *firs
         return;
     }
     capture_copy(c, c->head, s, sizeof *s);
-    capture_copy(c, c->head + sizeof *s, first, head);
+    if (head)
+        capture_copy(c, c->head + sizeof *s, first, head);
     capture_copy(c, c->head + sizeof *s + head, data + head, s->len - head);
     __atomic_store_n(&c->head, c->head + size, __ATOMIC_RELEASE);
 }

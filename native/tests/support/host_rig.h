@@ -11,10 +11,12 @@
 #include "rig.h"
 
 #include "../../engine/host.c"
+#include "../../engine/host_capture.c"
 #include "../../engine/host_fragment.c"
 #include "../../engine/host_life.c"
 #include "../../engine/host_log.c"
 #include "../../engine/host_send.c"
+#include "../../engine/host_trace.c"
 
 #define HOSTS 6u
 #define LEFT_MAX 1024u
