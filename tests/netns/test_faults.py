@@ -118,7 +118,7 @@ class Load:
     def progress(self) -> None:
         """Wait until every busy connection has got further."""
         goal, until = [count + 2 for count in self.echoed], time.monotonic() + PATIENCE
-        while any(now < then for now, then in zip(self.echoed, goal, strict=True)):
+        while any(has < wants for has, wants in zip(self.echoed, goal, strict=True)):
             assert time.monotonic() < until, f"{self.echoed} of {goal}; {self.errors}"
             assert not self.errors, self.errors
             time.sleep(0.01)
@@ -211,7 +211,7 @@ def test_an_underlay_that_is_cut_and_heals(hosts: TwoHosts, load: Load) -> None:
     link(hosts, "down")
     before = list(load.echoed)
     time.sleep(0.5)
-    assert max(now - then for now, then in zip(load.echoed, before, strict=True)) <= 1
+    assert max(after - ago for after, ago in zip(load.echoed, before, strict=True)) <= 1
     link(hosts, "up")
     load.progress()
     load.finish()
