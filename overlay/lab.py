@@ -185,6 +185,7 @@ def migrate(name: str | None, pod: str, host: str) -> int:
       palisade lab migrate web-1 esx-2
     """
     from overlay import lab_up
+    from overlay.lab_migrate import render_migrated
 
     paths, _ = lab_known(name)
     begun = time.monotonic()
@@ -196,11 +197,8 @@ def migrate(name: str | None, pod: str, host: str) -> int:
     if moved is None:
         click.echo(f"pod {pod} is on {host} already")
         return DONE
-    click.echo(f"pod {pod} moved from {moved.source} to {host} in {time.monotonic() - begun:.1f} s")
-    counts = f"{moved.connections} connections copied, {moved.changes} of them told again"
-    click.echo(f"  {counts} while its packets waited, {moved.frozen * 1000:.0f} ms")
-    if moved.refused:
-        click.echo(f"  {moved.refused} found no room on {host}")
+    for line in render_migrated(pod, host, moved, time.monotonic() - begun):
+        click.echo(line)
     return DONE
 
 

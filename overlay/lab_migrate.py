@@ -27,6 +27,8 @@ from overlay.hoststate import HostState, TepState, VnicState, state_write
 from overlay.lab_agents import READY_SECONDS, AgentError, desired_states, desired_write, wait_realized
 from overlay.lab_record import LabPaths, LabRecord, MoveRecord, record_write
 
+ROUNDS: Final = 4
+FEW: Final = 500  # changes that are told within 5 ms
 LATE_SECONDS: Final = 1.0  # for packets of hosts that have not heard yet
 FREEZE_SECONDS: Final = 3.0  # below overlay/move.py's FROZEN_SECONDS: two hosts must never both have the card
 
@@ -41,6 +43,16 @@ class Migrated:
     changes: int
     refused: int
     frozen: float
+
+
+def render_migrated(pod: str, host: str, moved: Migrated, seconds: float) -> list[str]:
+    """What the command says."""
+    told = f"{moved.connections} connections copied while packets ran, {moved.changes} changes after that"
+    lines = [
+        f"pod {pod} moved from {moved.source} to {host} in {seconds:.1f} s",
+        f"  {told}; its packets waited {moved.frozen * 1000:.0f} ms",
+    ]
+    return lines + ([f"  {moved.refused} found no room on {host}"] if moved.refused else [])
 
 
 def plan_arriving(state: HostState, vnic: str, source: TepState) -> HostState:
@@ -120,6 +132,7 @@ class _Move:
         self._wait(self.target)
         copied = self._ask(self.source, "bulk")
         self._bring(copied, rules=copied["rules"])
+        self._catch_up()
         leaving = self._states(before)[self.source]
         arrived = replace(arriving, revision=leaving.revision)
         state_write(self._prepared(self.source), plan_leaving(leaving, self.pod, teps[self.target]))
@@ -128,6 +141,7 @@ class _Move:
         self.record.moved[self.pod] = self.move
         record_write(self.paths, self.record)
         self._hand_over()
+        self._catch_up()
         changed = self._ask(self.source, "freeze")
         self._bring(changed)
         if time.monotonic() - changed["at"] > FREEZE_SECONDS:
@@ -140,6 +154,14 @@ class _Move:
         self._wait(self.source)
         self._settle(after)
         return Migrated(self.source, copied["count"], changed["count"], self.refused, frozen)
+
+    def _catch_up(self) -> None:
+        """What changes while packets run is told again, until it is little: the freeze is as long as the rest takes."""
+        for _ in range(ROUNDS):
+            changed = self._ask(self.source, "again")
+            self._bring(changed)
+            if changed["count"] <= FEW:
+                return
 
     def _settle(self, after: PolicySet) -> None:
         """The others learn where the pod is, and the two, when nobody's packets are late any more, that it is over."""

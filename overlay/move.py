@@ -5,7 +5,8 @@ Whoever migrates asks the agents on their sockets, `{"do": "move", "step": S, "v
 
     source bulk     all connections, while packets run
     target import   part by part
-    source freeze   its packets wait in its card from here on; what has changed since the bulk copy
+    source again    what has changed meanwhile, until that is little; imported, too
+    source freeze   its packets wait in its card from here on; the last changes
     target import   that, too
     target since    when its packets ran again (CLOCK_MONOTONIC of the machine)
     source thaw     it stays after all
@@ -47,6 +48,7 @@ class Moves:
         """A step's answer; `error` where it cannot be done."""
         steps = {
             "bulk": self._bulk,
+            "again": self._again,
             "freeze": self._freeze,
             "thaw": self._thaw,
             "import": self._import,
@@ -67,11 +69,15 @@ class Moves:
         found = self.copied[vnic] = Export(self.live, number)
         return {"rules": self._rules_of(vnic), **_told(found)}
 
+    def _again(self, vnic: str, number: int, _: Mapping[str, Any]) -> dict[str, Any]:
+        found = self.copied[vnic] = Export(self.live, number, self.copied[vnic])
+        return _told(found)
+
     def _freeze(self, vnic: str, number: int, _: Mapping[str, Any]) -> dict[str, Any]:
         before = self.copied.pop(vnic)
         self.frozen[vnic] = time.monotonic()
         self.cards.freeze(vnic)
-        return {"at": self.frozen[vnic], **_told(Export(self.live, number, before))}
+        return {"at": self.frozen[vnic], **_told(Export(self.live, number, before, last=True))}
 
     def _thaw(self, vnic: str, number: int, _: Mapping[str, Any]) -> dict[str, Any]:
         self.copied.pop(vnic, None)

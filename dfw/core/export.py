@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One vNIC's connections as bytes that another host takes in (native/engine/export.h, DESIGN section 4).
 
-A bulk copy while packets run, then, when the vNIC's port has been removed, the difference. Both are cut into parts that
-are complete by themselves, and are taken in in their order.
+A bulk copy and differences while packets run, then, when the vNIC's port has been removed, the last difference. All are
+cut into parts that are complete by themselves, and are taken in in their order.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ PART: Final = 1024
 class Export:
     """Connections of a filter, as they were. Raises CoreError: there is no such filter, no memory."""
 
-    def __init__(self, live: Live, filter_number: int, since: Export | None = None) -> None:
-        """All of them; or what has become of them `since` then, with what FTP and TFTP have announced."""
+    def __init__(self, live: Live, filter_number: int, since: Export | None = None, *, last: bool = False) -> None:
+        """All of them; or what has become of them `since` then. `last`: with what FTP and TFTP have announced."""
         error = ffi.new("char[]", ERROR_BYTES)
         before = ffi.NULL if since is None else since.handle
-        handle = lib.pal_live_export(live.handle, filter_number, before, error, ERROR_BYTES)
+        handle = lib.pal_live_export(live.handle, filter_number, before, last, error, ERROR_BYTES)
         if handle == ffi.NULL:
             raise CoreError(text(error))
         self.handle: Any = ffi.gc(handle, lib.pal_export_free)

@@ -242,10 +242,10 @@ int pal_live_worker_read(pal_live *l, uint32_t number, pal_live_worker *out);
 
 typedef struct pal_export pal_export;
 
-/* The connections of filter `number`, while packets run. since NULL: all of them. Else what has become of them since that export,
- * and what FTP and TFTP have announced: the last word of a vNIC whose port has been removed. NULL with a sentence: no such
- * filter, no memory. */
-pal_export *pal_live_export(pal_live *l, uint32_t number, const pal_export *since, char *err, size_t errlen);
+/* The connections of filter `number`, while packets run. since NULL: all of them; else what has become of them since that export.
+ * last: and what FTP and TFTP have announced, which is told once, when the vNIC's port has been removed. NULL with a sentence: no
+ * such filter, no memory. */
+pal_export *pal_live_export(pal_live *l, uint32_t number, const pal_export *since, int last, char *err, size_t errlen);
 void pal_export_free(pal_export *x);
 uint64_t pal_export_count(const pal_export *x);
 /* Bytes for pal_live_import on any host: the entries from `from` on, at most n. Returns how many bytes; out NULL: only that. */

@@ -85,7 +85,7 @@ void pal_export_free(pal_export *x)
     free(x);
 }
 
-pal_export *pal_live_export(pal_live *l, uint32_t number, const pal_export *since, char *err, size_t errlen)
+pal_export *pal_live_export(pal_live *l, uint32_t number, const pal_export *since, int last, char *err, size_t errlen)
 {
     pal_engine *e = host_engine(l->what.context);
     const uint32_t zone = zone_of(e, number);
@@ -94,7 +94,7 @@ pal_export *pal_live_export(pal_live *l, uint32_t number, const pal_export *sinc
         return NULL;
     }
     pal_export *x = calloc(1, sizeof *x);
-    bool good = x && move_out_all(l, e, zone, since != NULL, &x->all);
+    bool good = x && move_out_all(l, e, zone, last != 0, &x->all);
     if (good && since)
         good = export_difference(&since->all, &x->all, &x->said);
     else if (good)

@@ -84,6 +84,8 @@ def test_demo_with_a_network(tmp_path: Path) -> None:
     probed = re.findall(r"connections tried: [1-9]\d* allowed, [1-9]\d* denied; all as the policy says", text)
     assert len(probed) == 2
     assert "pod web-1 moved from esx-1 to esx-2" in text
+    streams = re.findall(r"[1-9]\d* MB from app-2 to \S+ before it moved, [1-9]\d* MB since; all of it arrived", text)
+    assert len(streams) == 2
     assert list_leftovers(tmp_path) == []
 
 
