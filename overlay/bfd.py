@@ -39,13 +39,15 @@ class Remote:
 @dataclass(frozen=True, slots=True)
 class Session:
     """`own`: our discriminator; `since`: when its state began; `has_been_up`: ever; `heard`: when the last packet
-    came, None: none within the detection time; `sends`: when the next packet is to go out; `transmit`, `receive`: the
-    intervals in use, which follow `timers` as section 6.8.3 has it; `is_polling`: a Poll Sequence is under way."""
+    came, None: none within the detection time; `sends`: when the next packet is to go out, `may_send`: from when on it
+    may; `transmit`, `receive`: the intervals in use, which follow `timers` as section 6.8.3 has it; `is_polling`: a Poll
+    Sequence is under way."""
 
     own: int
     timers: Timers
     since: int
     sends: int
+    may_send: int
     state: State = State.DOWN
     diagnostic: int = Diagnostic.NONE
     has_been_up: bool = False
@@ -58,13 +60,13 @@ class Session:
 
 def session_new(own: int, timers: Timers, now: int) -> Session:
     """A session that knows nothing of the other end, and speaks at once."""
-    return _adjusted(Session(own, timers, now, now), now)
+    return _adjusted(Session(own, timers, now, now, now), now)
 
 
 def session_resume(session: Session, now: int) -> Session:
     """A session that a process before this one had, which may have said nothing for a while: heard a moment ago, for
     all that we know, and to speak at once."""
-    return replace(session, heard=None if session.remote.own == 0 else now, sends=now)
+    return replace(session, heard=None if session.remote.own == 0 else now, sends=now, may_send=now)
 
 
 def session_configure(session: Session, timers: Timers, now: int) -> Session:
@@ -138,6 +140,11 @@ def session_receive(session: Session, packet: BfdPacket, now: int) -> tuple[Sess
     """
     if packet.yours not in (0, session.own):
         raise BfdError(f"a discriminator of ours that is not there: {packet.yours:#x}")
+    remote, before = session.remote, session.state
+    if packet.state is remote.state is before is State.UP and not (packet.is_poll or packet.is_final):
+        same = (remote.own, remote.transmit, remote.receive, remote.multiplier, remote.is_demand, remote.diagnostic)
+        if same == (packet.own, packet.transmit, packet.receive, packet.multiplier, packet.is_demand, packet.diagnostic):
+            return replace(session, heard=now), None  # nothing new, as nearly always
     remote = Remote(
         packet.own,
         packet.state,
@@ -153,7 +160,6 @@ def session_receive(session: Session, packet: BfdPacket, now: int) -> tuple[Sess
     session = _adjusted(session, now)
     if session.state is State.ADMIN_DOWN:
         return session, None
-    before = session.state
     session = _heard_state(session, packet.state, now)
     if packet.is_poll:
         return session, session_packet(session, is_final=True)
@@ -178,20 +184,22 @@ def _heard_state(session: Session, theirs: State, now: int) -> Session:
     return session
 
 
-def session_tick(session: Session, now: int, roll: float) -> tuple[Session, BfdPacket | None]:
-    """Time has passed: what has run out, and what is to be said. `roll`: chance, from 0 up to 1, for the jitter."""
+def session_tick(session: Session, now: int, roll: float, early: int = 0) -> tuple[Session, BfdPacket | None]:
+    """Time has passed: what has run out, and what is to be said. `roll`: chance, from 0 up to 1, for the jitter. `early`:
+    packets that are to go out within this time may go out now, as far as the jitter permits: together with others."""
     at = expires(session)
     if at is not None and now >= at:
         # Section 6.8.1: its discriminator is forgotten, and here its wishes too: it may come back as another one.
         session = replace(session, heard=None, remote=Remote(state=session.remote.state))
         if session.state in (State.INIT, State.UP):
             session = _moved(session, State.DOWN, Diagnostic.DETECTION_EXPIRED, now)
-    if now < session.sends:
+    if now < session.sends and (now < session.may_send or now + early < session.sends):
         return session, None
     # Section 6.8.7: 75 to 100 %; 90 % where one packet that is missing is missed.
     spread = 0.15 if session.timers.multiplier == 1 else 0.25
-    wait = int(interval(session) * 1000 * (0.75 + spread * roll))
-    return replace(session, sends=now + wait), session_packet(session) if _speaks(session) else None
+    wait = interval(session) * 1000
+    session = replace(session, sends=now + int(wait * (0.75 + spread * roll)), may_send=now + wait * 3 // 4)
+    return session, session_packet(session) if _speaks(session) else None
 
 
 def session_due(session: Session) -> int:
@@ -226,4 +234,5 @@ def _adjusted(session: Session, now: int) -> Session:
     if session.state is State.UP and session.is_polling:
         transmit, receive = min(transmit, session.transmit), max(receive, session.receive)
     session = replace(session, transmit=transmit, receive=receive)
-    return replace(session, sends=min(session.sends, now + interval(session) * 1000))
+    sends = min(session.sends, now + interval(session) * 1000)
+    return replace(session, sends=sends, may_send=min(session.may_send, sends))

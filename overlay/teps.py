@@ -32,7 +32,8 @@ from overlay.hoststate import HostState, StateError, file_replace
 MALFORMED: Final = "control-malformed"
 NO_SESSION: Final = "control-session"
 QUEUE_FULL: Final = "queue-full"
-READS: Final = 64  # packets at a time, so that others have their turn
+READS: Final = 256  # packets at a time, so that others have their turn
+SECOND: Final = 1_000_000_000
 SOURCE_PORT: Final = 49152  # RFC 5881 section 4: 49152 to 65535
 
 
@@ -85,6 +86,8 @@ class TepWatch:
         self._saving: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0  # when it goes off
+        self._is_calm: bool | None = None  # every session is Up or switched off
+        self._pause = SECOND // 4  # between two looks then
         with contextlib.suppress(OSError, msgspec.DecodeError):
             saved = msgspec.json.decode(path.read_bytes(), type=Saved)
             if saved.boot == boot:
@@ -97,11 +100,20 @@ class TepWatch:
 
     def begin(self) -> None:
         """Listen, from inside the running loop."""
-        asyncio.get_running_loop().add_reader(self.control.control_fd(), self._read)
+        self._listen(is_calm=False)
+
+    def _listen(self, *, is_calm: bool) -> None:
+        """While all is well, packets may wait for the next look at the clock: waking costs more than they do."""
+        if is_calm is not self._is_calm:
+            loop, self._is_calm = asyncio.get_running_loop(), is_calm
+            if is_calm:
+                loop.remove_reader(self.control.control_fd())
+            else:
+                loop.add_reader(self.control.control_fd(), self._read)
 
     def end(self) -> None:
         """Fall silent. The others will say after their detection time that we are gone, unless somebody goes on."""
-        asyncio.get_running_loop().remove_reader(self.control.control_fd())
+        self._listen(is_calm=True)
         for handle in (self._timer, self._saving):
             if handle is not None:
                 handle.cancel()
@@ -128,6 +140,7 @@ class TepWatch:
             session = before or bfd.session_new(self._discriminator(), timers, now)
             session = bfd.session_configure(session, timers, now)
             self._take(tep, before, bfd.session_admin(session, is_down=is_off, now=now))
+        self._pause = interval * 1000 // 4
 
     def _forget(self, tep: str) -> None:
         """The other end is told that nobody watches it any more, so that it does not take us for dead."""
@@ -176,19 +189,21 @@ class TepWatch:
         self.log.debug("control packet refused", tep=tep, reason=reason, error=str(error))
 
     def _tick(self) -> None:
-        """What has come by now was not late, however late we are."""
+        """What has come by now was not late, however late we are. What may go out goes out together."""
         self._read()
         if self._timer is not None:
             self._timer.cancel()
-        self._timer, now = None, _now()
+        self._timer, now, roll = None, _now(), random.random()
+        pause = int(self._pause * (0.75 + roll / 4))
         for tep, before in list(self.sessions.items()):
-            if now >= bfd.session_due(before):
-                session, packet = bfd.session_tick(before, now, random.random())
+            session, packet = bfd.session_tick(before, now, roll, pause)
+            if session is not before:
                 self._take(tep, before, session)
-                if packet is not None:
-                    self._send(tep, packet)
+            if packet is not None:
+                self._send(tep, packet)
         if self.sessions:
-            self._schedule(min(map(bfd.session_due, self.sessions.values())))
+            due = min(map(bfd.session_due, self.sessions.values()))
+            self._schedule(min(due, now + pause) if self._is_calm else due)
 
     def _schedule(self, due: int) -> None:
         """Look again then, if not earlier."""
@@ -214,6 +229,7 @@ class TepWatch:
 
     def _changed(self) -> None:
         loop = asyncio.get_running_loop()
+        self._listen(is_calm=all(item.state in (State.UP, State.ADMIN_DOWN) for item in self.sessions.values()))
         if self._saving is None:
             self._saving = loop.call_soon(self._save)
         if self.dead() != self._enforced and self._enforcing is None:

@@ -54,7 +54,7 @@ class HostWatch:
     def look(self, seconds: float) -> None:
         """How are the workers? And what have they for the log? `seconds`: since the last look."""
         self.drain()
-        workers = self.live.stats().workers
+        workers = self.live.worker_counts()
         progress = [(worker.bursts + worker.sleeps, worker.cpu_ns) for worker in workers]
         if len(self._progress) == len(progress):
             pairs = enumerate(zip(self._progress, progress, strict=True))

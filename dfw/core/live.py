@@ -222,7 +222,10 @@ class Live:
                 ports[number] = _counts(raw)
         uplink = _counts(raw) if lib.pal_live_uplink_read(self.handle, raw) == 0 else None
         lib.pal_live_lost_read(self.handle, raw)
-        lost = _drops(raw)
+        return LiveStats(ports, uplink, self.worker_counts(), _drops(raw))
+
+    def worker_counts(self) -> tuple[WorkerCounts, ...]:
+        """The workers' alone, which cost nothing to speak of."""
         workers = []
         seen = ffi.new("pal_live_worker *")
         for number in range(self.workers):
@@ -230,7 +233,7 @@ class Live:
             workers.append(
                 WorkerCounts(**{name: int(getattr(seen, name)) for name in WorkerCounts.__dataclass_fields__})
             )
-        return LiveStats(ports, uplink, tuple(workers), lost)
+        return tuple(workers)
 
     def _call(self, function: Any, *arguments: Any) -> int:
         """Call it with our handle before and room for a sentence behind. Raises CoreError with that where it fails."""

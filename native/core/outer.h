@@ -125,8 +125,10 @@ static inline uint8_t outer_read(const uint8_t *frame, uint32_t len, uint32_t ma
     if (type == 0x0800) {
         head = (ip[0] & 15u) * 4;
         total = load_be16(ip + 2);
-        if (ip[0] >> 4 != 4 || head < 20 || total < head + OUTER_UDP || total > there || ip[9] != PROTO_UDP)
+        if (ip[0] >> 4 != 4 || head < 20 || total < head + OUTER_UDP || total > there)
             return PAL_REASON_OUTER_MALFORMED;
+        if (ip[9] != PROTO_UDP)
+            return ip[9] == PROTO_ICMP ? PAL_REASON_UNDERLAY_ICMP : PAL_REASON_OUTER_MALFORMED;
         if (load_be16(ip + 6) & 0x3fff)
             return PAL_REASON_OUTER_FRAGMENT;
         if (!sum_is_good(sum_bytes(ip, head, 0)))
@@ -142,8 +144,10 @@ static inline uint8_t outer_read(const uint8_t *frame, uint32_t len, uint32_t ma
         total = 40 + load_be16(ip + 4);
         if (ip[6] == PROTO_IP6_FRAGMENT)
             return PAL_REASON_OUTER_FRAGMENT;
-        if (ip[0] >> 4 != 6 || total < head + OUTER_UDP || total > there || ip[6] != PROTO_UDP)
+        if (ip[0] >> 4 != 6 || total < head + OUTER_UDP || total > there)
             return PAL_REASON_OUTER_MALFORMED;
+        if (ip[6] != PROTO_UDP)
+            return ip[6] == PROTO_ICMP6 ? PAL_REASON_UNDERLAY_ICMP : PAL_REASON_OUTER_MALFORMED;
         f->from.family = f->to.family = PAL_FAMILY_V6;
         memcpy(f->from.addr, ip + 8, 16);
         memcpy(f->to.addr, ip + 24, 16);

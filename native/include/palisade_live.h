@@ -227,7 +227,7 @@ int pal_live_port_remove(pal_live *l, uint32_t filter, char *err, size_t errlen)
 /* The tier in force, or -1 with a sentence: then the uplink is as it was. options NULL: no uplink from here on, PAL_TIER_AUTO. */
 int pal_live_uplink_set(pal_live *l, const pal_uplink_options *options, char *err, size_t errlen);
 
-/* A datagram socket, non-blocking, closed by pal_live_free: what other hosts say to this one arrives here, what is written here
+/* A socket of packets, non-blocking, closed by pal_live_free: what other hosts say to this one arrives here, what is written here
  * leaves by the uplink; a pal_live_control and the packet each. */
 int pal_live_control_fd(const pal_live *l);
 

@@ -80,7 +80,7 @@ pal_live *live_new(live_switch what, uint32_t workers, char *err, size_t errlen)
         l->what = what;
         l->workers = workers;
         pthread_mutex_init(&l->control, NULL);
-        if (socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, l->said) != 0)
+        if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, l->said) != 0)
             l->said[0] = l->said[1] = -1;
         l->port = live_pages(LIVE_PORTS * sizeof *l->port);
         l->worker = aligned_alloc(PAL_CACHE_LINE, workers * sizeof *l->worker);

@@ -147,6 +147,15 @@ def test_a_silent_end_is_dead_after_three_seconds(seed: int) -> None:
     assert w.ends[0].diagnostic == Diagnostic.NONE
 
 
+@given(st.floats(0, 1, exclude_max=True), st.integers(0, 2 * SECOND), st.integers(0, 500 * MS))
+def test_what_goes_out_early_goes_out_within_the_jitter(roll: float, wait: int, early: int) -> None:
+    session, packet = bfd.session_tick(bfd.session_new(1, bfd.Timers(), 0), 0, roll)
+    assert packet is not None
+    after, packet = bfd.session_tick(session, wait, roll, early)
+    assert (packet is not None) == (wait >= session.sends or (wait >= 0.75 * SECOND and wait + early >= session.sends))
+    assert (after is session) == (packet is None)
+
+
 def test_a_wire_cut_one_way_is_down_at_both_ends() -> None:
     w = wire()
     w.run(5)
