@@ -38,9 +38,9 @@ class Remote:
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """`own`: our discriminator; `since`: when its state began; `has_been_up`: ever; `heard`: when the last packet
-    came, None: none within the detection time; `sends`: when the next packet is to go out, `may_send`: from when on it
-    may; `transmit`, `receive`: the intervals in use, which follow `timers` as section 6.8.3 has it; `is_polling`: a Poll
+    """`own`: our discriminator; `since`: when its state began; `has_been_up`: ever; `heard`: when the last packet came,
+    None: none within the detection time; `sends`: when the next packet is to go out, `may_send`: from when on it may;
+    `transmit`, `receive`: the intervals in use, which follow `timers` as section 6.8.3 has it; `is_polling`: a Poll
     Sequence is under way."""
 
     own: int
@@ -143,7 +143,14 @@ def session_receive(session: Session, packet: BfdPacket, now: int) -> tuple[Sess
     remote, before = session.remote, session.state
     if packet.state is remote.state is before is State.UP and not (packet.is_poll or packet.is_final):
         same = (remote.own, remote.transmit, remote.receive, remote.multiplier, remote.is_demand, remote.diagnostic)
-        if same == (packet.own, packet.transmit, packet.receive, packet.multiplier, packet.is_demand, packet.diagnostic):
+        if same == (
+            packet.own,
+            packet.transmit,
+            packet.receive,
+            packet.multiplier,
+            packet.is_demand,
+            packet.diagnostic,
+        ):
             return replace(session, heard=now), None  # nothing new, as nearly always
     remote = Remote(
         packet.own,
@@ -185,8 +192,8 @@ def _heard_state(session: Session, theirs: State, now: int) -> Session:
 
 
 def session_tick(session: Session, now: int, roll: float, early: int = 0) -> tuple[Session, BfdPacket | None]:
-    """Time has passed: what has run out, and what is to be said. `roll`: chance, from 0 up to 1, for the jitter. `early`:
-    packets that are to go out within this time may go out now, as far as the jitter permits: together with others."""
+    """Time has passed: what has run out, and what is to be said. `roll`: chance, from 0 up to 1, for the jitter.
+    `early`: what is to go out within this time may go out now, as far as the jitter permits: together with others."""
     at = expires(session)
     if at is not None and now >= at:
         # Section 6.8.1: its discriminator is forgotten, and here its wishes too: it may come back as another one.

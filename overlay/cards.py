@@ -7,6 +7,7 @@ finds what its predecessor left at the holder and goes on with it: the pods' car
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -138,11 +139,10 @@ class Cards:
             self.problems[UPLINK] = str(error)
 
     def rewire(self) -> None:
-        """Lay the TEP's wires once more: an interface that was taken down has lost its routes."""
-        try:
-            apply_uplink(self.wires)
-        except OSError as error:
-            self.problems[UPLINK] = str(error)
+        """Lay the TEP's wires once more: an interface that was taken down has lost its routes. Whether it is up is not
+        ours to say here: somebody has taken it down."""
+        with contextlib.suppress(OSError):
+            apply_uplink(step for step in self.wires if step.what != "up")
 
     def _uplink(self, state: HostState, tier: str) -> str:
         """The tier in force. Raises CoreError with what the last one tried says, OSError."""

@@ -152,6 +152,16 @@ static void test_outer(uint32_t family)
     check_where = "another port";
     store_be16(payload - 6, 4789);
     CHECK_U64(outer_read(payload - n, n + 40, OUTER_ZERO6, &f), PAL_REASON_OUTER_MALFORMED);
+    check_where = "another protocol; ICMP has a reason of its own";
+    uint8_t *protocol = payload - n + (family == PAL_FAMILY_V4 ? 23 : 20);
+    store_be16(payload - 6, GENEVE_PORT);
+    const uint8_t icmp = family == PAL_FAMILY_V4 ? PROTO_ICMP : PROTO_ICMP6;
+    for (uint32_t number = 0; number < 256; number++) {
+        *protocol = (uint8_t)number;
+        if (number == PROTO_UDP || (family == PAL_FAMILY_V6 && number == PROTO_IP6_FRAGMENT))
+            continue;
+        CHECK_U64(outer_read(payload - n, n + 40, OUTER_ZERO6, &f), number == icmp ? PAL_REASON_UNDERLAY_ICMP : PAL_REASON_OUTER_MALFORMED);
+    }
     check_where = "too long for its length fields";
     CHECK_U64(outer_write(payload, 65535, &e, 50000, 0, OUTER_SUM_NONE), 0);
 }

@@ -138,7 +138,7 @@ def drops(hosts: TwoHosts) -> dict[str, Any]:
     found = {}
     for number, live in enumerate(hosts.live):
         for card, counts in live.stats().items():
-            if card != "workers" and set(counts["drops"]) - {"link-down", "outer-malformed"}:
+            if card != "workers" and set(counts["drops"]) - {"link-down", "underlay-icmp"}:
                 found[f"{number} {card}"] = counts["drops"]
     return found
 
