@@ -78,6 +78,7 @@ def hosts_asked(lab: str | None, only: str | None) -> dict[str, Path]:
 @click.option("--host", "only", help="This host only.")
 @click.option("--match", help="flows: only these connections; see below.")
 @click.option("--kill", help="flows: end these connections; `all` is every one.")
+@click.option("--limit", type=click.IntRange(1), default=10000, show_default=True, help="flows: rows of a host.")
 @click.option("--counters", is_flag=True, help="rules: each rule once a host, with what it has done.")
 @click.option("--reset", is_flag=True, help="rules: the counters shown begin at 0 again.")
 @output_option
@@ -89,6 +90,7 @@ def show(
     only: str | None,
     match: str | None,
     kill: str | None,
+    limit: int,
     counters: bool,
     reset: bool,
     output: str,
@@ -113,11 +115,11 @@ def show(
     if kill is not None:
         _show(ctx, read_hosts(sockets, {"do": "kill", "match": kill}), "ended", output, _killed)
         return
-    request = {"do": "show", "what": "counters" if counters else what}
+    request: dict[str, Any] = {"do": "show", "what": "counters" if counters else what}
     if reset:
         request = {"do": "reset"}
     elif what == "flows":
-        request = {"do": "flows", "match": match or "all"}
+        request = {"do": "flows", "match": match or "all", "limit": limit}
     _show(ctx, read_hosts(sockets, request), "rows", output, _table, what)
 
 
@@ -153,6 +155,9 @@ def _show(
             rows += [{"host": host} | row for row in answer.get(member, ())]
         elif member in answer:
             rows.append({"host": host, member: answer[member]})
+        shown, total = len(answer.get("rows", ())), answer.get("total", 0)
+        if total > shown:
+            click.echo(f"{host}: {shown} of {total} connections; --match says which, --limit how many", err=True)
     errors = {host: answer["error"] for host, answer in answers.items() if member not in answer}
     for host, error in errors.items():
         click.echo(f"{host}: {error}", err=True)

@@ -26,6 +26,8 @@ from overlay.linux import process_start
 
 BUSY_SHARE: Final = 0.25  # of the time between two looks: what a worker burns that is said to have stalled
 
+FLOW_ROWS: Final = 10_000  # of `show flows`, unless somebody wants another number
+
 Counts = dict[str, tuple[int, int, int]]
 
 
@@ -104,8 +106,11 @@ class HostWatch:
     async def answer(self, request: Mapping[str, Any]) -> dict[str, Any] | None:
         """The answer to what is asked about connections, counters and traces; None: it is about something else."""
         what = request["do"]
-        if what in ("flows", "kill"):
-            return await asyncio.to_thread(self.flows if what == "flows" else self.kill, str(request.get("match")))
+        if what == "flows":
+            most = int(request.get("limit") or FLOW_ROWS)
+            return await asyncio.to_thread(self.flows, str(request.get("match")), most)
+        if what == "kill":
+            return await asyncio.to_thread(self.kill, str(request.get("match")))
         if what == "reset":
             return {"rows": [] if self.enforcer.state is None else self.reset_counts(self.enforcer.state)}
         if what == "trace":
@@ -130,15 +135,15 @@ class HostWatch:
         await serve_capture(self.live, request, known.number, lambda: known.state, names, reader, writer)
         return True
 
-    def flows(self, match: str) -> dict[str, Any]:
-        """Rows of the open connections that a filter means."""
+    def flows(self, match: str, most: int = FLOW_ROWS) -> dict[str, Any]:
+        """Rows of the open connections that a filter means, at most so many of the `total`."""
         try:
             asked = flow_filter_parse(match)
         except FlowFilterError as error:
             return {"error": str(error)}
         vnics, paths = self.vnic_names(), self.rule_paths()
         found = all_flows(read_matching(self.live, asked, vnics, paths))
-        return {"rows": show_flows(found, vnics, paths, self._rules())}
+        return {"rows": show_flows(found[:most], vnics, paths, self._rules()), "total": len(found)}
 
     def kill(self, match: str) -> dict[str, Any]:
         """End the connections that a filter means. What comes of them afterwards begins anew, if the rules let it."""

@@ -101,6 +101,7 @@ def test_connections_are_shown_and_ended(hosts: TwoHosts, palisade: Command) -> 
             assert (row["src"], row["dst"], row["dport"], row["state"]) == ("10.0.1.10", "10.0.1.11", 80, "ESTABLISHED")
             assert row["rule_path"].endswith("/p/rules/web") and row["bytes"] > 1000
             assert 3600 < row["expires"] <= 43200
+        assert len(palisade("show", "flows", "--limit", "1", "--host", "h1")) == 1
         assert palisade("show", "flows", "--kill", f"sport={port},proto=tcp") == [
             {"host": "h1", "ended": 1},
             {"host": "h2", "ended": 1},

@@ -181,6 +181,12 @@ def test_what_is_ended_is_counted_by_host(lab: Callable[[str, bytes | None], Non
     assert json.loads(found.stdout) == [{"host": "h1", "ended": 3}, {"host": "h2", "ended": 0}]
 
 
+def test_what_is_left_out_is_said(lab: Callable[[str, bytes | None], None]) -> None:
+    lab("h1", b'{"rows": [{"vnic": "a"}], "total": 3}\n')
+    found = CliRunner().invoke(show, ["flows", "--limit", "1"])
+    assert found.exit_code == 0 and "h1: 1 of 3 connections" in found.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
