@@ -17,7 +17,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -37,6 +37,7 @@ from overlay.enter import namespace_enter
 from overlay.holder import HolderClient, HolderError, holder_open
 from overlay.host_log import FILES, HostLog
 from overlay.hoststate import HostState, StateError, file_replace, state_decode
+from overlay.limits import live_limits
 from overlay.linux import process_start
 from overlay.metrics import HostCounters, render_metrics
 from overlay.move import Moves
@@ -98,7 +99,7 @@ class AgentOptions:
     workers: int = 1
     connections: int = CONNECTIONS
     filters: int = 1024
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits | None = None  # None: those of a table of so many connections
     firewall_log: tuple[str, ...] = tuple(FILES)
     log_dir: Path | None = None
     state: Path | None = None
@@ -144,7 +145,7 @@ class Agent:
                 workers=options.workers,
                 sanity="drop",
                 path=str(options.run / TABLE),
-                limits=options.limits,
+                limits=options.limits or live_limits(options.connections),
             )
         )
         self.host = Host(self.engine)

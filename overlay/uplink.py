@@ -56,8 +56,6 @@ def plan_uplink(tier: str, underlay: str, tep: str, peers: Iterable[str], mtu: i
     family = "ipv6" if v6 else "ipv4"
     length = 128 if v6 else 32
     steps: list[UplinkStep] = []
-    if v6:  # TEPs are given out once: no waiting until nobody objects (RFC 4862 section 5.4)
-        steps.append(UplinkStep("sysctl", f"ipv6/conf/{underlay}/accept_dad", "0"))
     if tier == "A":
         steps += [
             UplinkStep("sysctl", f"{family}/conf/all/forwarding", "1"),
@@ -67,6 +65,8 @@ def plan_uplink(tier: str, underlay: str, tep: str, peers: Iterable[str], mtu: i
             UplinkStep("neighbour", TEP_INTERFACE, tep),
         ]
         if v6:
+            # The link-local address with which the kernel asks for others' TEPs: at once (RFC 4862 section 5.4).
+            steps.append(UplinkStep("sysctl", f"ipv6/conf/{underlay}/accept_dad", "0"))
             steps.append(UplinkStep("sysctl", f"ipv6/conf/{underlay}/proxy_ndp", "1"))
             steps.append(UplinkStep("sysctl", f"ipv6/neigh/{underlay}/proxy_delay", "0"))  # else up to 0.8 s
             steps.append(UplinkStep("proxy", underlay, tep))
