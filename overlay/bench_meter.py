@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -100,8 +101,9 @@ class Tcp(Meter):
                     break
                 time.sleep(0.1)
             before = busy_seconds()
-            client = ("iperf3", "-J", "-c", ADDRESSES[1], "-p", _PORT, "-t", f"{seconds:g}")
-            told = load(pods.sender, "exec", *client, seconds=seconds)
+            whole = math.ceil(seconds)  # iperf3 takes no others, and 0 for "until killed"
+            client = ("iperf3", "-J", "-c", ADDRESSES[1], "-p", _PORT, "-t", whole)
+            told = load(pods.sender, "exec", *client, seconds=whole)
             spent = busy_seconds() - before
         try:
             received = told["end"]["sum_received"]
