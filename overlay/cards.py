@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from dfw.core import CoreError
@@ -79,14 +80,18 @@ class Cards:
             self._try_port(vnic, number_of(vnic.name))
 
     def retry(self, state: HostState, number_of: Callable[[str], int | None], tier: str) -> None:
-        """Try again what stands in `problems`, and nothing else."""
-        failed, self.problems = self.problems, {}
+        """Try again what stands in `problems`, and nothing else. It stands there until it is done: whoever asks
+        meanwhile must not believe that all is well."""
+        failed = dict(self.problems)
         vnics = [vnic for vnic in state.vnics if vnic.name in failed and vnic.netns is not None]
         for vnic in vnics:
             self._try_port(vnic, number_of(vnic.name))
         if UPLINK in failed:
             self.apply_uplink(state, tier)
-        self.apply_interfaces(vnics)
+        self.apply_interfaces(vnics, failed)
+        for name, text in failed.items():
+            if self.problems.get(name) is text:
+                del self.problems[name]
 
     def _try_port(self, vnic: VnicState, number: int | None) -> None:
         if number is None:
@@ -96,12 +101,14 @@ class Cards:
         except (CoreError, OSError) as error:
             self._problem(vnic, error)
 
-    def apply_interfaces(self, vnics: Iterable[VnicState]) -> None:
+    def apply_interfaces(self, vnics: Iterable[VnicState], before: Mapping[str, str] = MappingProxyType({})) -> None:
         """Set up every interface that is to be another than before. After ports and uplink: netlink takes milliseconds
-        for each, and after a restart all of it is so already, while packets wait."""
+        for each, and after a restart all of it is so already, while packets wait. `before`: problems
+        that are being looked into just now."""
         for vnic in vnics:
             card = self.cards.get(VNIC + vnic.name)
-            if vnic.netns is None or vnic.name in self.problems or card is None or card.settled == vnic:
+            is_new = self.problems.get(vnic.name) is not before.get(vnic.name)
+            if vnic.netns is None or is_new or card is None or card.settled == vnic:
                 continue
             try:
                 apply_vnic(vnic.netns, vnic)
