@@ -144,6 +144,7 @@ class Agent:
                 filters=options.filters,
                 workers=options.workers,
                 sanity="drop",
+                name_rules=False,  # a capture asks for them while it runs
                 path=str(options.run / TABLE),
                 limits=options.limits or live_limits(options.connections),
             )
