@@ -18,9 +18,8 @@ from typing import Final
 from dfw.logs import get_logger
 
 ENDING: Final = (signal.SIGTERM, signal.SIGINT)
-LIVED_SECONDS: Final = (
-    0.5  # two in a row that lived shorter than this are a defect: the next one is not started at once
-)
+LIVED_SECONDS: Final = 0.5  # one that lived shorter died at once
+SHORT_LIVES: Final = 5  # so many in a row are killed by somebody; more are a defect, and wait
 PAUSE_SECONDS: Final = 1.0
 
 
@@ -43,7 +42,7 @@ def keep(work: Callable[[], int]) -> int:
         log.warning("agent killed", pid=child, signal=os.WTERMSIG(status))
         # One that dies at once again and again: not in a busy loop.
         short = short + 1 if time.monotonic() - begun < LIVED_SECONDS else 0
-        if signal.sigtimedwait(ENDING, PAUSE_SECONDS if short > 1 else 0) is not None:
+        if signal.sigtimedwait(ENDING, PAUSE_SECONDS if short > SHORT_LIVES else 0) is not None:
             return 0
 
 
