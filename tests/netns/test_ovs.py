@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Open vSwitch as another host of the segment: what each sends, the other takes. Ping, TCP, options both ways."""
+"""Open vSwitch as another host of the segment: what each sends, the other takes. BFD, ping, TCP, options both ways."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 from overlay.enter import run_in
 from tests.conftest import LONG
 from tests.netns.test_agent import IPS, POLICY, TwoHosts
-from tests.netns.test_teps import FAST, dropped, until
+from tests.netns.test_teps import FAST, dropped, tep, until
 from tests.support.ovs import SCHEMA, OpenVswitch
 from tests.support.ping import ping
 from tests.support.two_hosts import switch_off_offloads
@@ -167,3 +167,11 @@ def test_open_vswitch_is_another_host(mixed: Mixed) -> None:
         return mixed.packets(ours) > 0
 
     until(onward, "a frame for a workload that has moved is not sent on with our option")
+
+    # Open vSwitch's BFD, as it comes, marked as OAM (RFC 9521): up, and missed when it ends.
+    ovs.vsctl("set", "interface", "gnv", "bfd:enable=true", "bfd:oam=true", "bfd:min_tx=300", "bfd:min_rx=300")
+    until(lambda: tep(hosts, "h1")["bfd"] == "UP", "BFD with Open vSwitch does not come up")
+    until(lambda: "Forwarding: true" in ovs.appctl("bfd/show", "gnv"), "Open vSwitch does not think so")
+    until(lambda: tep(hosts, "h1")["detection_ms"] == 900, "its timers do not arrive")
+    ovs.vsctl("set", "interface", "gnv", "bfd:enable=false")
+    until(lambda: tep(hosts, "h1")["dead"], "nobody misses it")
