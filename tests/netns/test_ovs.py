@@ -83,7 +83,10 @@ class Mixed:
             subprocess.run([*inside, *words], check=True)
         ovs.vsctl("add-port", "br-int", "podb")
         tunnel = ["type=geneve", "options:remote_ip=172.16.0.1", "options:key=flow", "options:csum=true"]
-        ovs.vsctl("add-port", "br-int", "gnv", "--", "set", "interface", "gnv", *tunnel)
+        # A port for each of its two TEPs: BFD is a port's.
+        for port, local in (("gnv", "172.16.0.2"), ("gnv3", "172.16.0.3")):
+            own = f"options:local_ip={local}"
+            ovs.vsctl("add-port", "br-int", port, "--", "set", "interface", port, *tunnel, own)
         tlv = "{class=0x0104,type=0x01,len=4}->tun_metadata0,{class=0x0104,type=0x81,len=4}->tun_metadata1"
         ovs.ofctl("add-tlv-map", "br-int", tlv + ",{class=0xff5a,type=0x01,len=8}->tun_metadata2")
         self.flows(*FLOWS)
@@ -158,7 +161,7 @@ def test_open_vswitch_is_another_host(mixed: Mixed) -> None:
     until(lambda: not mixed.ping("b", IPS["a"][0]), "a critical option is passed over")
     assert dropped(hosts, "h1", "tunnel-malformed") > 0
     # ... and ours is what docs/geneve-options.md says: x is behind a third TEP, but b sends to our host.
-    ours = f"in_port=gnv,tun_id={VNI},dl_dst={X_MAC},tun_metadata2=0xfffffffe02000000"
+    ours = f"in_port=gnv3,tun_id={VNI},dl_dst={X_MAC},tun_metadata2=0xfffffffe02000000"
     mixed.flows(*FLOWS, f"priority=40000,{ours},actions=drop")
 
     def onward() -> bool:
