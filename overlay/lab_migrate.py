@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,6 +31,15 @@ from overlay.lab_record import LabPaths, LabRecord, MoveRecord, record_write
 ROUNDS: Final = 4
 FEW: Final = 500  # changes that are told within 5 ms
 LATE_SECONDS: Final = 1.0  # for packets of hosts that have not heard yet
+_ANSWERS: Final[Mapping[str, tuple[str, ...]]] = {
+    "bulk": ("rules", "count", "parts"),
+    "again": ("count", "parts"),
+    "freeze": ("at", "count", "parts"),
+    "thaw": (),
+    "import": ("refused",),
+    "since": ("at",),
+}
+"""What each step's answer has (overlay/move.py)."""
 FREEZE_SECONDS: Final = 3.0  # below overlay/move.py's FROZEN_SECONDS: two hosts must never both have the card
 
 
@@ -198,9 +208,13 @@ class _Move:
 
     def _ask(self, host: str, step: str, **more: Any) -> dict[str, Any]:
         try:
-            return agent_ask(self.paths.socket(host), {"do": "move", "step": step, "vnic": self.pod, **more})
+            answer = agent_ask(self.paths.socket(host), {"do": "move", "step": step, "vnic": self.pod, **more})
         except AskError as error:
             raise AgentError(f"host {host}: {error}") from error
+        lacking = [name for name in _ANSWERS[step] if name not in answer]
+        if lacking:
+            raise AgentError(f"host {host}: its agent's answer to {step} lacks {', '.join(lacking)}: another version?")
+        return answer
 
     def _bring(self, told: dict[str, Any], **more: Any) -> None:
         """What the source has told, to the target."""

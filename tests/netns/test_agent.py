@@ -161,6 +161,19 @@ def hosts(tmp_path: Path) -> Iterator[TwoHosts]:
         found.end()
 
 
+@contextlib.contextmanager
+def two_agents(folder: Path, policy: str) -> Iterator[TwoHosts]:
+    """Both hosts with running agents that have this policy; for other modules' fixtures."""
+    found = TwoHosts(folder)
+    try:
+        found.build()
+        found.tell(policy)
+        found.start()
+        yield found
+    finally:
+        found.end()
+
+
 def pairs() -> Iterator[tuple[str, str, str]]:
     for source in IPS:
         for target in IPS:

@@ -21,7 +21,7 @@ import pytest
 
 from overlay.enter import run_in
 from tests.conftest import LONG
-from tests.netns.test_agent import IPS, POLICY, TwoHosts
+from tests.netns.test_agent import IPS, POLICY, TwoHosts, two_agents
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns, pytest.mark.needs_tun, pytest.mark.needs_ipv6]
 
@@ -33,14 +33,8 @@ PATIENCE = 60.0
 
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwoHosts]:
-    found = TwoHosts(tmp_path_factory.mktemp("hosts"))
-    try:
-        found.build()
-        found.tell(POLICY)
-        found.start()
+    with two_agents(tmp_path_factory.mktemp("hosts"), POLICY) as found:
         yield found
-    finally:
-        found.end()
 
 
 class Load:

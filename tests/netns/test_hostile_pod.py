@@ -24,7 +24,7 @@ from scapy.packet import Packet, Raw
 from overlay.enter import run_in
 from overlay.hoststate import GATEWAY_MAC, state_read, state_write
 from overlay.limits import OWN_SHARE
-from tests.netns.test_agent import IPS, POLICY, TwoHosts
+from tests.netns.test_agent import IPS, POLICY, TwoHosts, two_agents
 from tests.netns.test_teps import dropped, until
 
 pytestmark = [
@@ -86,14 +86,8 @@ class Talk:
 
 @pytest.fixture
 def hosts(tmp_path: Path) -> Iterator[TwoHosts]:
-    found = TwoHosts(tmp_path)
-    try:
-        found.build()
-        found.tell(POLICY)
-        found.start()
+    with two_agents(tmp_path, POLICY) as found:
         yield found
-    finally:
-        found.end()
 
 
 @contextlib.contextmanager

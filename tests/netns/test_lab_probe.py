@@ -15,6 +15,7 @@ import pytest
 
 from dfw import cli
 from dfw.schema import schema_files
+from tests.support.lab_command import SMALL
 from tests.support.leftovers import list_leftovers
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns, pytest.mark.needs_mount, pytest.mark.needs_tun]
@@ -57,3 +58,26 @@ def test_what_is_reached_is_what_the_policy_says(run: Path, capfd: pytest.Captur
     assert len(six) == 8 * 8 * 2 and {row["family"] for row in six} == {"IPv6"}
     verdicts = {(row["from"], row["to"], row["port"]): row["observed"] for row in four}
     assert all(verdicts[row["from"], row["to"], row["port"]] == row["observed"] for row in six)
+
+
+def test_a_pod_moves_to_another_host_and_stays_there(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text(SMALL)
+
+    def lab(*arguments: str) -> str:
+        capfd.readouterr()
+        assert cli.run(["lab", *arguments]) == 0
+        return capfd.readouterr().out
+
+    lab("up", str(file))
+    before = json.loads(lab("status", "-o", "json"))
+    assert "moved from a to b" in lab("migrate", "one", "b")
+    after = json.loads(lab("status", "-o", "json"))
+    assert [pod["host"] for pod in after["pods"]] == ["b", "b"]
+    assert [(pod["pid"], pod["netns"]) for pod in after["pods"]] == [(p["pid"], p["netns"]) for p in before["pods"]]
+    assert [host["vnics"] for host in after["hosts"]] == [0, 2]
+    assert {host["revision_realized"] for host in after["hosts"]} == {after["revision"]}
+    assert "is on b already" in lab("migrate", "one", "b")
+    assert "as it was" in lab("up", str(file))
