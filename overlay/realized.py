@@ -17,6 +17,21 @@ from overlay.hoststate import HostState, NeighbourState
 
 Rows = list[dict[str, Any]]
 
+# What BFD says of a TEP (Teps.report), before it says anything.
+NO_SESSION: Final[Mapping[str, None]] = dict.fromkeys(
+    (
+        "bfd",
+        "since",
+        "diagnostic",
+        "remote_state",
+        "remote_diagnostic",
+        "interval_ms",
+        "detection_ms",
+        "changes",
+        "dead",
+    )
+)
+
 
 def show_vnics(state: HostState, attached: Mapping[str, int], problems: Mapping[str, str]) -> Rows:
     """The host's vNICs. `attached`: filter numbers of those that have a card."""
@@ -180,12 +195,16 @@ def show_arp_table(state: HostState) -> Rows:
 
 
 def show_tep_table(state: HostState, sessions: Mapping[str, Mapping[str, Any]]) -> Rows:
-    """Other hosts' tunnel endpoints, which segments reach there, and what BFD says of each (overlay/teps.py)."""
+    """Other hosts' tunnel endpoints, which segments reach there, and what BFD says of each (overlay/teps.py).
+
+    A TEP of a state that has just come into force has no session yet: its row has the same columns, each None.
+    """
     return [
         {
             "remote_host": tep.host,
             "tep": tep.ip,
             "segments": [item.name for item in state.segments if number in item.replicas],
+            **NO_SESSION,
             **sessions.get(tep.ip, {}),
         }
         for number, tep in enumerate(state.teps)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from overlay.enter import run_in
+from overlay.realized import NO_SESSION
 from tests.netns.test_agent import INVENTORY, POLICY, TwoHosts
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns, pytest.mark.needs_tun, pytest.mark.needs_ipv6]
@@ -109,6 +110,12 @@ def test_a_tep_that_is_cut_off_gets_no_copies_until_it_is_back(hosts: TwoHosts, 
         cut(hosts, tier)
         until(lambda: tep(hosts, "h1")["dead"], "nobody misses the other host")
         row = tep(hosts, "h1")
+        assert row.keys() == {
+            "remote_host",
+            "tep",
+            "segments",
+            *NO_SESSION,
+        }  # as before there was BFD
         assert (row["bfd"], row["diagnostic"], row["remote_state"]) == ("DOWN", "detection expired", None)
         health = {row["check"]: row for row in hosts.ask("h1", {"do": "show", "what": "health"})["rows"]}
         assert not health["teps"]["ok"] and "h2 (DOWN, detection expired)" in health["teps"]["says"]

@@ -46,9 +46,10 @@ def test_tables_of_the_shop(state: HostState) -> None:
     assert arp["10.1.3.1"]["of"] == "t1-shop"
     assert arp["2001:db8:3::11"]["mac"] == "02:00:00:00:03:11"
     tep = {"remote_host": "esx-2", "tep": "172.16.0.12", "segments": ["web", "app", "db"]}
-    assert realized.show_tep_table(state, {}) == [tep]
+    no_session_yet = dict.fromkeys(realized.NO_SESSION)
+    assert realized.show_tep_table(state, {}) == [tep | no_session_yet]
     said = {"bfd": "UP", "dead": False}
-    assert realized.show_tep_table(state, {"172.16.0.12": said}) == [tep | said]
+    assert realized.show_tep_table(state, {"172.16.0.12": said}) == [tep | no_session_yet | said]
     segments = {row["segment"]: row for row in realized.show_segments(state)}
     assert (segments["ops"]["vnics_here"], segments["ops"]["replicated_to"]) == (3, [])
     assert {row["prefix"] for row in realized.show_gateways(state)} >= {"10.1.1.0/24", "2001:db8:4::/64"}
