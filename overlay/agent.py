@@ -167,6 +167,15 @@ class Agent:
         with contextlib.suppress(FileNotFoundError):
             self._take((options.kept / LAST_GOOD).read_bytes(), keep=False)
         self.log.info("started", realized=self.realized, cards=len(self.cards.cards))
+        self._say_missing()
+
+    def _say_missing(self) -> None:
+        """What may still come, and is waited for, is said once."""
+        if not self.options.desired.exists():
+            self.log.warning("no state yet", waiting_for=str(self.options.desired), in_force=self.realized)
+        there = [name for _, name in socket.if_nameindex()]
+        if self.options.underlay not in there:
+            self.log.warning("no underlay interface yet", waiting_for=self.options.underlay, there=there)
 
     def _alone(self) -> None:
         """One agent a host and one a run directory. Names of abstract sockets belong to the network namespace."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,6 +83,9 @@ def run(
     from overlay.host_log import FILES
     from overlay.keeper import keep
 
+    _interface_check(ctx, underlay)
+    if desired.is_dir():
+        raise click.BadParameter(f"{desired} is a directory: the state is one file", ctx, param_hint="--desired")
     if netns is not None and not Path(netns).exists():
         raise click.BadParameter(f"there is no network namespace at {netns}", ctx, param_hint="--netns")
     try:
@@ -117,7 +121,15 @@ def run(
 
 def _root_option(function: Callable[..., Any]) -> Callable[..., Any]:
     text = "A directory that stands for /: files only, nothing is started or ended."
-    return click.option("--root", type=click.Path(path_type=Path, file_okay=False), help=text)(function)
+    kind = click.Path(path_type=Path, file_okay=False, exists=True)
+    return click.option("--root", type=kind, help=text)(function)
+
+
+def _interface_check(ctx: click.Context, name: str) -> None:
+    """A name that no interface can have will not come (linux/if.h, IFNAMSIZ)."""
+    if not re.fullmatch(r"[^\s/:]{1,15}", name) or name in (".", ".."):
+        text = f"{name!r} is no name of an interface: 1 to 15 characters"
+        raise click.BadParameter(text, ctx, param_hint="--underlay")
 
 
 @agent.command
@@ -128,8 +140,16 @@ def _root_option(function: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--dry-run", is_flag=True, help="Print what would be touched, and do nothing.")
 @click.option("--start/--no-start", "is_started", default=True, help="Start it, and at every start of the machine.")
 @_root_option
+@click.pass_context
 def install(
-    host: str, underlay: str, desired: str, uplink: str, dry_run: bool, is_started: bool, root: Path | None
+    ctx: click.Context,
+    host: str,
+    underlay: str,
+    desired: str,
+    uplink: str,
+    dry_run: bool,
+    is_started: bool,
+    root: Path | None,
 ) -> int:
     """Put the agent on this host as a systemd service. docs/host-footprint.md lists what that touches.
 
@@ -143,6 +163,10 @@ def install(
 
     if not Path(desired).is_absolute():
         raise click.UsageError("--desired is a whole path: the service is started elsewhere")
+    _interface_check(ctx, underlay)
+    if root is None and underlay not in (there := installing.interfaces()):
+        text = f"this machine has no interface {underlay!r}; it has {', '.join(there) or 'none'}"
+        raise click.BadParameter(text, ctx, param_hint="--underlay")
     where = root or Path("/")
     command = installing.agent_command(host, underlay, desired, uplink)
     missing = installing.plan_missing(where, installing.plan_install(command))

@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,7 +30,7 @@ from overlay.hoststate import StateError, file_replace, state_read
 from overlay.linux import Process, process_lives, process_signal
 from overlay.namespace import apply_namespace_end
 from overlay.sysctl_keep import BEFORE, restore_sysctls
-from overlay.uplink import plan_uplink, remove_uplink
+from overlay.uplink import TEP_INTERFACE, plan_uplink, remove_uplink
 
 CONFIG: Final = Path("etc/palisade")
 STATE: Final = Path("var/lib/palisade")
@@ -168,6 +169,11 @@ def apply_uninstall(root: Path, manifest: Manifest, purge: bool) -> list[str]:
         if whole.exists() or whole.is_symlink():
             notes.append(f"{whole} stays: it is not empty")
     return notes
+
+
+def interfaces() -> list[str]:
+    """The network interfaces of this namespace that could carry Geneve."""
+    return sorted(name for _, name in socket.if_nameindex() if name not in ("lo", TEP_INTERFACE))
 
 
 def has_systemd() -> bool:

@@ -22,7 +22,7 @@ class LogFile:
     def write(self, lines: Iterable[str]) -> None:
         """Append lines, whole, and have them in the file when it returns. Raises OSError."""
         file = self._opened()
-        file.writelines(f"{line}\n" for line in lines)
+        file.write("".join(f"{line}\n" for line in lines))  # one write(2): a reader sees no part of a line
         file.flush()
 
     def _opened(self) -> TextIO:

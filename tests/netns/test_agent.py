@@ -24,6 +24,8 @@ from overlay.ask import AskError, agent_ask
 from overlay.enter import run_in
 from overlay.hoststate import state_write
 from overlay.span import resolve_span
+from tests.support.one_host import agent_end
+from tests.support.patience import PATIENCE
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns, pytest.mark.needs_tun, pytest.mark.needs_ipv6]
 
@@ -104,10 +106,10 @@ class TwoHosts:
             self.wait(host, lambda status: status["revision_realized"] == self.revision and not status["problems"])
 
     def ask(self, host: str, request: dict[str, Any]) -> dict[str, Any]:
-        return agent_ask(self.folder / host / "agent.sock", request)
+        return agent_ask(self.folder / host / "agent.sock", request, PATIENCE)
 
     def wait(self, host: str, is_so: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        until, status = time.monotonic() + 30, {}
+        until, status = time.monotonic() + PATIENCE, {}
         while time.monotonic() < until:
             with contextlib.suppress(AskError):
                 status = self.ask(host, {"do": "status"})
@@ -127,7 +129,7 @@ class TwoHosts:
 
         return run_in(self.netns(name), make)
 
-    def connect(self, name: str, address: str, port: int, seconds: float = 5.0) -> socket.socket:
+    def connect(self, name: str, address: str, port: int, seconds: float = PATIENCE) -> socket.socket:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         found = run_in(self.netns(name), lambda: socket.socket(family, socket.SOCK_STREAM))
         found.settimeout(seconds)
@@ -140,12 +142,7 @@ class TwoHosts:
 
     def end(self) -> None:
         for host, agent in self.agents.items():
-            with contextlib.suppress(AskError):
-                self.ask(host, {"do": "end", "holder": True})
-            try:
-                agent.wait(10)
-            except subprocess.TimeoutExpired:
-                agent.kill()
+            agent_end(agent, self.folder / host)
         for name in ("h1", "h2", *IPS):
             subprocess.run(["umount", self.netns(name)], check=False)
 
@@ -248,7 +245,7 @@ def transfer(
             between()
         sender.sendall(block)
     sender.shutdown(socket.SHUT_WR)
-    thread.join(60)
+    thread.join(PATIENCE)
     return found, longest
 
 
@@ -259,7 +256,7 @@ def is_another(pid: int, status: dict[str, Any]) -> bool:
 def test_a_transfer_outlives_its_agents(hosts: TwoHosts) -> None:
     hosts.start()
     with hosts.listen("c", socket.AF_INET, 8080) as listener:
-        client = hosts.connect("a", IPS["c"][0], 8080, 60)
+        client = hosts.connect("a", IPS["c"][0], 8080)
         server = listener.accept()[0]
         killed: dict[str, int] = {}
 
@@ -300,6 +297,6 @@ def test_one_agent_a_host(hosts: TwoHosts) -> None:
     hosts.start()
     command = [sys.executable, "-m", "dfw", "agent", "run", "--host", "h1", "--underlay", "ul0"]
     command += ["--netns", hosts.netns("h1"), "--desired", "/nowhere", "--run", str(hosts.folder / "second")]
-    second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    second = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert second.returncode == 3
     assert "one runs here already" in second.stderr

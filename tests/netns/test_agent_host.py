@@ -12,6 +12,7 @@ from overlay import privilege
 from overlay.enter import run_in
 from overlay.host_install import apply_end, apply_unwire
 from tests.support.one_host import INVENTORY, OneHost
+from tests.support.patience import until
 
 pytestmark = [
     pytest.mark.needs_root, pytest.mark.needs_netns, pytest.mark.needs_tun, pytest.mark.needs_ipv6
@@ -27,6 +28,28 @@ def host(tmp_path: Path) -> Iterator[OneHost]:
         yield found
     finally:
         found.end()
+
+
+def test_what_it_waits_for_is_said_once(host: OneHost) -> None:
+    """Neither its state nor its interface is there when it starts."""
+    told = (host.folder / "desired.json").rename(host.folder / "later.json")
+    host.command("ip link del ul0")
+    host.begin()
+    until(lambda: (host.run / "agent.sock").exists(), "it does not start")
+    status = host.ask({"do": "status"})
+    assert (status["revision_realized"], status["error"], status["tier"]) == (0, None, None)
+
+    def said() -> list[str]:
+        lines = (host.folder / "agent.log").read_text().splitlines()
+        return [line for line in lines if "waiting_for" in line]
+
+    assert "no state yet" in said()[0] and str(host.folder / "desired.json") in said()[0]
+    assert "no underlay interface yet" in said()[1] and "ul0" in said()[1]
+    told.rename(host.folder / "desired.json")
+    until(lambda: "ul0" in host.ask({"do": "status"})["problems"].get("uplink", ""), "the interface is not missed")
+    host.command("ip link add ul0 mtu 1700 type veth peer name far mtu 1700")
+    assert host.wait(1)["tier"] in ("A", "B", "C")
+    assert len(said()) == 2
 
 
 @pytest.mark.parametrize("tier", ["A", "B"])

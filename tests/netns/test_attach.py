@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +19,7 @@ from overlay.attachment import AttachError, Attachment, attachment_check, mac_of
 from overlay.enter import run_in
 from overlay.hoststate import HostState, state_check, state_read
 from tests.support.one_host import INVENTORY, OneHost
+from tests.support.patience import until, until_inside
 
 Test = TypeVar("Test", bound=Callable[..., None])
 DECLARED = INVENTORY.replace("ports: [", "ports: [{name: x, host: h1, segment: s, ips: [10.0.1.30]}, ")
@@ -66,9 +66,7 @@ def interfaces(netns: Path) -> set[str]:
 
 def soon(source: Path | str, target: Path | str, address: str) -> None:
     """It comes about on a loaded machine, too."""
-    deadline = time.monotonic() + 30
-    while not reached(source, target, address):
-        assert time.monotonic() < deadline
+    until(lambda: reached(source, target, address), f"{address} is not reached")
 
 
 @live
@@ -86,9 +84,7 @@ def test_a_vnic_of_the_hosts_own(host: OneHost, capfd: pytest.CaptureFixture[str
     soon(a, c, "10.0.1.40")
     # It outlives the agent, and a new desired state.
     os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + 60
-    while host.wait(1)["pid"] == pid:
-        assert time.monotonic() < deadline
+    until(lambda: host.wait(1)["pid"] != pid, "no successor")
     soon(a, c, "10.0.1.40")
     host.tell(2, DECLARED.replace("10.0.1.11", "10.0.1.12"))
     host.wait(2)
@@ -108,10 +104,8 @@ def test_a_vnic_of_the_hosts_own(host: OneHost, capfd: pytest.CaptureFixture[str
 def test_a_process_gets_a_port_of_the_desired_state(host: OneHost, capfd: pytest.CaptureFixture[str]) -> None:
     host.start()
     a, d = host.pods["a"], host.pods["d"]
-    with subprocess.Popen(["nsenter", f"--net={d}", "sleep", "60"]) as process:
-        deadline = time.monotonic() + 30
-        while os.stat(f"/proc/{process.pid}/ns/net").st_ino != d.stat().st_ino:
-            assert time.monotonic() < deadline
+    with subprocess.Popen(["nsenter", f"--net={d}", "sleep", "600"]) as process:
+        until_inside(process.pid, d)
         words = ("--pid", str(process.pid), "--segment", "s", "--name", "x")
         verb(host, "attach", *words, "--ip", "10.0.1.31/24", status=2)
         assert "has its addresses from the desired state" in capfd.readouterr().err

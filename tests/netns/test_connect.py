@@ -69,7 +69,7 @@ def test_what_comes_of_connections(room: Path) -> None:
     closed = attempt(room, "a", "c", PROTO_TCP, "10.9.0.11", 81)  # b has no listener there: it answers with RST
     told: list[None] = []
     everything = [*good, *silent, nowhere, closed]
-    apply_attempts(everything, 0.5, lambda: told.append(None))
+    apply_attempts(everything, 2.0, lambda: told.append(None))
     assert [item for item in good if not (item.arrived and item.answered)] == []
     assert [item for item in (*silent, nowhere, closed) if item.arrived] == []
     assert silent[1].said == 0 and nowhere.said == 101 and closed.said == 111  # ENETUNREACH, ECONNREFUSED

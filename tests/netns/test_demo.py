@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,10 +25,22 @@ RULES = (
 REASONS = ("state", "match", "tcp-state", "tcp-strict", "tcp-flags", "frag-overlap")
 
 
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """For all that a demo writes, its lab's sockets among it: with a short name, and nobody else's."""
+    found = Path(tempfile.mkdtemp(prefix="pal-", dir="/tmp"))
+    yield found
+    shutil.rmtree(found)
+
+
+def demo_environment(directory: Path) -> dict[str, str]:
+    """What makes it write there."""
+    return {**os.environ, "TMPDIR": str(directory), "PALISADE_RUN": str(directory / "run")}
+
+
 def list_leftovers(directory: Path) -> list[str]:
     """Files, namespaces, links and processes of the demo."""
     named = [path.name for path in Path("/run/netns").glob("pal-demo*")]
-    named += [path.name for path in Path("/run/palisade/labs").glob("demo-*")]
     links = [path.name for path in Path("/sys/class/net").glob("pal-demo*")]
     processes = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -41,7 +56,7 @@ def list_leftovers(directory: Path) -> list[str]:
 def run_demo(directory: Path, **environment: str) -> str:
     """Run it; returns what it printed."""
     done = subprocess.run(
-        [DEMO], capture_output=True, text=True, timeout=120, env={**os.environ, "TMPDIR": str(directory), **environment}
+        [DEMO], capture_output=True, text=True, timeout=600, env=demo_environment(directory) | environment
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -64,11 +79,11 @@ def check_story(text: str) -> None:
     assert int(crowd.group(1).replace(",", "")) > 1000
 
 
-def test_demo_offline(tmp_path: Path) -> None:
-    text = run_demo(tmp_path, PALISADE_DEMO="offline")
+def test_demo_offline(directory: Path) -> None:
+    text = run_demo(directory, PALISADE_DEMO="offline")
     assert "packets made by the demo itself" in text
     check_story(text)
-    assert list_leftovers(tmp_path) == []
+    assert list_leftovers(directory) == []
 
 
 @pytest.mark.needs_root
@@ -76,8 +91,8 @@ def test_demo_offline(tmp_path: Path) -> None:
 @pytest.mark.needs_ipv6
 @pytest.mark.needs_tun
 @pytest.mark.needs_tool("ip", "unshare")
-def test_demo_with_a_network(tmp_path: Path) -> None:
-    text = run_demo(tmp_path)
+def test_demo_with_a_network(directory: Path) -> None:
+    text = run_demo(directory)
     assert re.search(r"captured [\d,]+ packets", text), text
     check_story(text)
     assert re.search(r"^related +[1-9]", text, re.MULTILINE)  # the kernel's own port unreachable
@@ -86,19 +101,18 @@ def test_demo_with_a_network(tmp_path: Path) -> None:
     assert "pod web-1 moved from esx-1 to esx-2" in text
     streams = re.findall(r"[1-9]\d* MB from app-2 to \S+ before it moved, [1-9]\d* MB since; all of it arrived", text)
     assert len(streams) == 2
-    assert list_leftovers(tmp_path) == []
+    assert list_leftovers(directory) == []
 
 
 @pytest.mark.needs_root
 @pytest.mark.needs_netns
 @pytest.mark.needs_ipv6
 @pytest.mark.needs_tool("ip", "unshare")
-def test_demo_interrupted_leaves_nothing(tmp_path: Path) -> None:
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen([DEMO], stdout=subprocess.PIPE, env=environment, text=True) as demo:
+def test_demo_interrupted_leaves_nothing(directory: Path) -> None:
+    with subprocess.Popen([DEMO], stdout=subprocess.PIPE, env=demo_environment(directory), text=True) as demo:
         assert demo.stdout is not None
         assert "network" in demo.stdout.readline()
         demo.send_signal(signal.SIGTERM)
         demo.stdout.read()  # ends when the last program that could write has ended
     assert demo.returncode == 143
-    assert list_leftovers(tmp_path) == []
+    assert list_leftovers(directory) == []

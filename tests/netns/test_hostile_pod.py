@@ -25,7 +25,8 @@ from overlay.enter import run_in
 from overlay.hoststate import GATEWAY_MAC, state_read, state_write
 from overlay.limits import OWN_SHARE
 from tests.netns.test_agent import IPS, POLICY, TwoHosts, two_agents
-from tests.netns.test_teps import dropped, until
+from tests.netns.test_teps import dropped
+from tests.support.patience import PATIENCE, until
 
 pytestmark = [
     pytest.mark.needs_root,
@@ -43,15 +44,15 @@ SILENT = 7777  # a port at which pod c says nothing at all
 
 
 class Talk:
-    """Pods a and c exchange bytes, all the time; each exchange within `seconds`."""
+    """Pods a and c exchange bytes, all the time."""
 
     def __init__(self, hosts: TwoHosts) -> None:
         self.hosts, self.rounds, self.error = hosts, 0, ""
         self.stop = threading.Event()
         self.listener = hosts.listen("c", socket.AF_INET, 8080)
-        self.near = hosts.connect("a", C4, 8080, 10)
+        self.near = hosts.connect("a", C4, 8080)
         self.far = self.listener.accept()[0]
-        self.far.settimeout(10)
+        self.far.settimeout(PATIENCE)
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
 
@@ -73,13 +74,13 @@ class Talk:
         at = self.rounds
         until(lambda: self.error or self.rounds > at + 3, "nobody talks any more")
         assert self.error == ""
-        with self.hosts.connect("a", C4, 8080, 10) as again:
+        with self.hosts.connect("a", C4, 8080) as again:
             self.listener.accept()[0].close()
             assert again.recv(1) == b""
 
     def end(self) -> None:
         self.stop.set()
-        self.thread.join(20)
+        self.thread.join(PATIENCE)
         for one in (self.near, self.far, self.listener):
             one.close()
 
@@ -195,7 +196,7 @@ def test_a_pod_that_floods(hosts: TwoHosts) -> None:
         until(in_pieces, "datagrams in pieces without end")
         # Somebody else's datagrams in pieces arrive.
         with hosts.listen("c", socket.AF_INET, 9000, socket.SOCK_DGRAM) as far:
-            far.settimeout(10)
+            far.settimeout(PATIENCE)
             with run_in(hosts.netns("a"), lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as near:
                 near.sendto(bytes(4000), (C4, 9000))
                 assert far.recv(8192) == bytes(4000)

@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ import pytest
 from overlay.underlay import read_links
 from tests.support.lab_command import SMALL, Lab
 from tests.support.leftovers import list_leftovers, list_processes
+from tests.support.patience import until, until_inside
 from tests.support.stub_agent import RUN
 
 pytestmark = [
@@ -24,6 +24,13 @@ pytestmark = [
     pytest.mark.needs_tun,
     pytest.mark.needs_tool("nsenter", "unshare"),
 ]
+STALLED = """\
+---
+resource_type: SecurityPolicy
+id: p
+category: Application
+rules: [{id: STALL, services: [SSH], action: DROP}]
+"""  # which the stand-in never realizes
 
 
 def test_lab_comes_up_and_goes(lab: Lab) -> None:
@@ -69,7 +76,8 @@ def test_a_changed_file_changes_only_the_difference(lab: Lab, tmp_path: Path) ->
     file.write_text(SMALL.replace("  - {name: two, host: b, segment: s, ips: [10.1.1.12]}\n", ""))
     lab("up", file)
     assert list(lab.pids()) == ["one"]
-    assert len(list_processes(lab.run)) == 4  # two agents; the pod's shell and what it waits for
+    # Two agents; the pod's shell and what it waits for.
+    until(lambda: len(list_processes(lab.run)) == 4, "others are there, or some are not")
 
 
 def test_agents_that_know_nothing_of_migrations_leave_a_pod_where_it_is(lab: Lab, tmp_path: Path) -> None:
@@ -91,8 +99,7 @@ def test_what_was_killed_is_started_again_or_taken_away(lab: Lab, tmp_path: Path
     lab("up", file)
     before = lab.pids()
     os.kill(before["one"], signal.SIGKILL)
-    time.sleep(0.1)
-    assert lab.status()["pods"][0]["state"] == "ended"
+    until(lambda: lab.status()["pods"][0]["state"] == "ended", "it goes on")
     lab("up", file)
     after = lab.pids()
     assert after["one"] not in (None, before["one"]) and after["two"] == before["two"]
@@ -113,11 +120,11 @@ def test_a_lost_record_is_no_excuse(lab: Lab, tmp_path: Path) -> None:
     assert not lab.run.exists()
 
 
-def test_interrupted_it_cleans_up(lab: Lab) -> None:
-    with lab.begin("up") as process:
-        until = time.monotonic() + 30
-        while not (lab.run / "labs" / "lab" / "ns").exists() and time.monotonic() < until:
-            time.sleep(0.005)
+def test_interrupted_it_cleans_up(lab: Lab, tmp_path: Path) -> None:
+    file = tmp_path / "lab.yaml"
+    file.write_text(SMALL + STALLED)  # else it may be up before it is interrupted
+    with lab.begin("up", file) as process:
+        until((lab.run / "labs" / "lab" / "ns").exists, "it does not begin")
         process.send_signal(signal.SIGTERM)
         process.communicate()
     assert process.returncode == 130
@@ -126,9 +133,7 @@ def test_interrupted_it_cleans_up(lab: Lab) -> None:
 
 def test_killed_half_way_it_can_be_taken_down(lab: Lab) -> None:
     with lab.begin("up") as process:
-        until = time.monotonic() + 30
-        while not list_processes(lab.run) and time.monotonic() < until:
-            time.sleep(0.005)
+        until(lambda: list_processes(lab.run), "nothing is started")
         process.kill()
     lab("down")
     assert list_processes(lab.run) == []
@@ -168,14 +173,11 @@ spec:
       env: [{{name: GREETING, value: hello}}]
 """)
     lab("up", file)
-    until = time.monotonic() + 10
-    while not (out.exists() and out.read_text()) and time.monotonic() < until:
-        time.sleep(0.02)
+    until(lambda: out.exists() and out.read_text().endswith("\n"), "it says nothing")
     assert out.read_text() == "talk hello 1 0\n"  # its first process; and it sees no names of namespaces
     assert any("sleep 1000" in command for command in list_processes(lab.run))
     os.kill(lab.pids()["shop/talker"], signal.SIGKILL)
-    time.sleep(0.2)
-    assert not any("sleep" in command for command in list_processes(lab.run))
+    until(lambda: not any("sleep" in command for command in list_processes(lab.run)), "its processes go on")
 
 
 def test_a_command_that_is_not_there(lab: Lab, tmp_path: Path) -> None:
@@ -194,8 +196,8 @@ def test_strangers_are_left_alone(lab: Lab, tmp_path: Path) -> None:
     file.write_text(SMALL)
     lab("up", file)
     netns = lab.status()["hosts"][0]["netns"]
-    with subprocess.Popen(["nsenter", f"--net={netns}", "sleep", "60"]) as stranger:
-        time.sleep(0.1)
+    with subprocess.Popen(["nsenter", f"--net={netns}", "sleep", "600"]) as stranger:
+        until_inside(stranger.pid, netns)
         lab("down")
         assert f"process {stranger.pid} is not the lab's" in lab.errors
         assert stranger.poll() is None

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ import pytest
 
 from overlay import lab_agents
 from overlay.enter import run_in
+from overlay.lab_record import lab_locked, record_read
 from tests.support.lab_command import SMALL, Lab
 from tests.support.leftovers import list_processes
+from tests.support.patience import until
 
 pytestmark = [
     pytest.mark.needs_root,
@@ -66,12 +68,9 @@ def rules(lab: Lab) -> set[str]:
     return {path.rpartition("/")[2] for path in paths if "/p/" in path}
 
 
-def until(lab: Lab, wanted: set[str]) -> None:
+def gone_back(lab: Lab, wanted: set[str]) -> None:
     """Wait until the hosts are told these rules and nothing waits to be confirmed."""
-    deadline = time.monotonic() + 60
-    while rules(lab) != wanted or lab.status()["pending"] is not None:
-        assert time.monotonic() < deadline, rules(lab)
-        time.sleep(0.05)
+    until(lambda: rules(lab) == wanted and lab.status()["pending"] is None, "it does not go back")
 
 
 def test_a_policy_alone_leaves_workloads_as_they_are(begun: Lab, tmp_path: Path) -> None:
@@ -127,7 +126,11 @@ def test_where_nothing_can_be_taken_back_it_says_what_is_in_force(begun: Lab, tm
 
 def test_what_is_not_confirmed_goes_back(begun: Lab, tmp_path: Path) -> None:
     before = told(begun)
-    out = begun.verb("apply", policy(tmp_path, "second"), "--confirm", "1500ms")
+    out = begun.verb("apply", policy(tmp_path, "second"), "--confirm", "2s")
+    with lab_locked(begun.paths()):  # the timer waits, and has not begun to go back
+        record = record_read(begun.paths())
+        assert record is not None and record.pending is not None
+        os.kill(record.pending.timer.pid, signal.SIGSTOP)  # a slow machine may look for longer than 2 s
     assert "revision 1 comes back in" in out and "palisade apply --confirmed" in out
     assert rules(begun) == {"second"}
     pending = begun.status()["pending"]
@@ -135,22 +138,20 @@ def test_what_is_not_confirmed_goes_back(begun: Lab, tmp_path: Path) -> None:
     # Nothing else may come on top.
     for again in (begun.verb("apply", policy(tmp_path, "third"), status=2), begun("up", status=2)):
         assert "waits to be confirmed" in again + begun.errors
-    until(begun, {"first"})
+    os.kill(record.pending.timer.pid, signal.SIGCONT)
+    gone_back(begun, {"first"})
     assert told(begun) == before
     assert "back to 1: not confirmed" in begun.verb("rollback", "--list")
     assert begun.verb("wait", "--realized", "one") == "realized: revision 3 on a\n"
 
 
 def test_what_is_confirmed_stays(begun: Lab, tmp_path: Path) -> None:
-    begun.verb("apply", policy(tmp_path, "second"), "--confirm", "30s")
+    begun.verb("apply", policy(tmp_path, "second"), "--confirm", "600s")
     processes = [command for command in list_processes(begun.run) if "lab_timer" in command]
     assert len(processes) == 1
     assert "revision 2 stays" in begun.verb("apply", "--confirmed")
     assert rules(begun) == {"second"} and begun.status()["pending"] is None
-    deadline = time.monotonic() + 30
-    while any("lab_timer" in command for command in list_processes(begun.run)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: not any("lab_timer" in command for command in list_processes(begun.run)), "the timer goes on")
     begun.verb("apply", "--confirmed", status=2)
     assert "no change of lab lab waits" in begun.errors
 
@@ -158,21 +159,17 @@ def test_what_is_confirmed_stays(begun: Lab, tmp_path: Path) -> None:
 def test_it_goes_back_although_its_command_was_killed_half_way(begun: Lab, tmp_path: Path) -> None:
     before = told(begun)
     with begun.begin(policy(tmp_path, "STALL"), "--confirm", "1s", verb="apply") as process:
-        deadline = time.monotonic() + 60
-        while rules(begun) != {"STALL"} and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(lambda: rules(begun) == {"STALL"}, "it does not begin")
         assert begun.status()["pending"]["timer"] == "runs"
         process.send_signal(signal.SIGKILL)
-    until(begun, {"first"})
+    gone_back(begun, {"first"})
     assert told(begun) == before
 
 
 def test_a_command_that_is_interrupted_takes_its_change_back(begun: Lab, tmp_path: Path) -> None:
     before = told(begun)
     with begun.begin(policy(tmp_path, "STALL"), verb="apply") as process:
-        deadline = time.monotonic() + 60
-        while rules(begun) != {"STALL"} and time.monotonic() < deadline:
-            time.sleep(0.02)
+        until(lambda: rules(begun) == {"STALL"}, "it does not begin")
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate()
     assert process.returncode == 130, errors
@@ -181,7 +178,7 @@ def test_a_command_that_is_interrupted_takes_its_change_back(begun: Lab, tmp_pat
 
 
 def test_down_ends_the_timer_too(begun: Lab, tmp_path: Path) -> None:
-    begun.verb("apply", policy(tmp_path, "second"), "--confirm", "30s")
+    begun.verb("apply", policy(tmp_path, "second"), "--confirm", "600s")
     begun("down")
     assert list_processes(begun.run) == [] and not begun.run.exists()
 
@@ -203,16 +200,11 @@ def test_packets_follow_a_change_and_its_way_back(lab: Lab, tmp_path: Path, monk
     file.write_text(SMALL)
     lab("up", file)
     one, two = (pod["netns"] for pod in lab.status()["pods"])
-    deadline = time.monotonic() + 30
-    while not reached(one, two, "10.1.1.12"):  # a loaded machine may be slow
-        assert time.monotonic() < deadline
+    until(lambda: reached(one, two, "10.1.1.12"), "nothing arrives")
     lab.verb("apply", policy(tmp_path, "ssh"), "--confirm", "1s")
     if lab.status()["pending"] is not None:
         assert not reached(one, two, "10.1.1.12") or lab.status()["pending"] is None
-    deadline = time.monotonic() + 60
-    while not reached(one, two, "10.1.1.12"):
-        assert time.monotonic() < deadline
-    assert lab.status()["revision"] == 3
+    until(lambda: lab.status()["revision"] == 3 and reached(one, two, "10.1.1.12"), "it does not go back")
 
 
 @pytest.mark.parametrize(

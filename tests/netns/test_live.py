@@ -15,7 +15,6 @@ import socket
 import struct
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,9 @@ import pytest
 
 from overlay.enter import run_in
 from tests.conftest import LONG, ROOT
+from tests.support.patience import PATIENCE, until
 from tests.support.pcap import pcap_write
-from tests.support.two_hosts import PODS, UNDERLAY_MTU, TwoHosts, build_program, netns_path, run, two_hosts
+from tests.support.two_hosts import PODS, UNDERLAY_MTU, LiveProgram, TwoHosts, build_program, netns_path, run, two_hosts
 
 TIERS = ("A", "B", "C")
 BYTES = 64 << 20 if LONG else 3 << 20
@@ -69,7 +69,7 @@ def transfer(hosts: TwoHosts, family: int, sender: int, size: int = BYTES) -> No
             client.connect((PODS[family][receiver], 5001))
             server, _ = listener.accept()
             with server:
-                server.settimeout(20)
+                server.settimeout(PATIENCE)
                 thread = threading.Thread(
                     target=lambda: (client.sendall(data), client.shutdown(socket.SHUT_WR)), daemon=True
                 )
@@ -77,7 +77,7 @@ def transfer(hosts: TwoHosts, family: int, sender: int, size: int = BYTES) -> No
                 digest = hashlib.sha1(usedforsecurity=False)
                 while block := server.recv(1 << 20):
                     digest.update(block)
-                thread.join(timeout=20)
+                thread.join(timeout=PATIENCE)
     assert digest.digest() == hashlib.sha1(data, usedforsecurity=False).digest()
 
 
@@ -112,7 +112,9 @@ def ping(hosts: TwoHosts, family: int) -> None:
         message = struct.pack("!BBHHH", kind, 0, ones_complement(message), 7, 1) + b"palisade"
     with raw:
         raw.settimeout(0.5)
-        for _ in range(40):  # the first ones may find the hosts' kernels still asking for each other (ND, after DAD)
+        for _ in range(
+            2 * int(PATIENCE)
+        ):  # the first ones may find the hosts' kernels still asking for each other (ND, after DAD)
             raw.sendto(message, (PODS[family][1], 0))
             with contextlib.suppress(TimeoutError):
                 while True:
@@ -121,7 +123,7 @@ def ping(hosts: TwoHosts, family: int) -> None:
                     if sender[0] == PODS[family][1] and body[0] == answer:
                         assert body[4:] == message[4:]
                         return
-    raise AssertionError("no answer in 20 seconds")
+    raise AssertionError("no answer")
 
 
 def ones_complement(data: bytes) -> int:
@@ -187,7 +189,8 @@ def capture(hosts: TwoHosts, stop: threading.Event, frames: list[bytes]) -> thre
         with packets:
             while not stop.is_set():
                 with contextlib.suppress(TimeoutError):
-                    frames.append(packets.recv(70000))
+                    while True:  # what is there already is read, too, when it is over
+                        frames.append(packets.recv(70000))
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -306,7 +309,7 @@ def test_ports_come_and_go_under_load(program: Path, tier: str) -> None:
             assert hosts.live[1].ask("add 0") == "0"
             assert hosts.live[0].ask("stop") == "0"
             assert hosts.live[0].ask("start") == "0"
-        thread.join(timeout=30)
+        thread.join(timeout=PATIENCE)
         assert not thread.is_alive()
         echo(hosts, 6, 100)
 
@@ -321,14 +324,13 @@ def test_two_workers(program: Path, tier: str) -> None:
             transfer(hosts, family, 1, 1 << 20)
         assert drops(hosts) == {}
         for live in hosts.live:
-            for _ in range(2000):  # one may be on its way just now
+
+            def taken(live: LiveProgram = live) -> bool:
                 workers = live.stats()["workers"]
-                if sum(worker["handed"] for worker in workers) == sum(worker["taken"] for worker in workers):
-                    break
-                time.sleep(0.01)
-            else:
-                raise AssertionError(f"frames were handed over and not taken: {workers}")
-            assert sum(worker["frames"] for worker in workers) > 0
+                return sum(one["handed"] for one in workers) == sum(one["taken"] for one in workers)
+
+            until(taken, "frames were handed over and not taken")  # one may be on its way just now
+            assert sum(worker["frames"] for worker in live.stats()["workers"]) > 0
 
 
 def test_auto_takes_the_best(program: Path) -> None:

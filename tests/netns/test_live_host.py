@@ -9,8 +9,7 @@ import os
 import socket
 import subprocess
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,6 +18,7 @@ from dfw.core.live import UPLINK_MAC, UPLINK_PEER_MAC, ControlPacket, Live, tap_
 from dfw.layout import ACTION_DROP
 from overlay.enter import run_in
 from overlay.uplink import TEP_KERNEL_MAC, TEP_MAC, apply_uplink, plan_uplink
+from tests.support.patience import PATIENCE, until
 from tests.support.small_fabric import (
     GATEWAYS_V4,
     GATEWAYS_V6,
@@ -119,7 +119,7 @@ class Pair:
         """A socket inside a pod."""
         domain = socket.AF_INET if family == 4 else socket.AF_INET6
         made = run_in(netns_path(self.pods[pod]), lambda: socket.socket(domain, kind))
-        made.settimeout(20)
+        made.settimeout(PATIENCE)
         return made
 
     def transfer(self, client: Workload, server: Workload, family: int, size: int = 1 << 20) -> None:
@@ -133,14 +133,14 @@ class Pair:
             with self.socket(client, socket.SOCK_STREAM, family) as sending:
                 sending.connect(address)
                 taking, _ = listener.accept()
-                taking.settimeout(20)
+                taking.settimeout(PATIENCE)
                 thread = threading.Thread(target=sending.sendall, args=(data,), daemon=True)
                 thread.start()
                 with taking:
                     assert read(taking, size) == data
                     taking.sendall(b"!")
                     assert sending.recv(1) == b"!"
-                thread.join(timeout=20)
+                thread.join(timeout=PATIENCE)
 
     def dropped(self) -> dict[str, int]:
         """Of both hosts: by the switch, and by the cards."""
@@ -161,15 +161,6 @@ def read(connection: socket.socket, size: int) -> bytes:
     while len(got) < size and (block := connection.recv(1 << 20)):
         got += block
     return bytes(got)
-
-
-def eventually(true: Callable[[], bool]) -> None:
-    """It becomes true."""
-    for _ in range(2000):
-        if true():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it does not become true")
 
 
 @contextlib.contextmanager
@@ -197,8 +188,9 @@ def test_connections_cross(tier: str) -> None:
         for family in (4, 6):
             for client, server in ((A, B), (A, F), (F, A), (A, D), (D, B)):
                 hosts.transfer(client, server, family)
-        # While they came up, pods said multicasts to others that had no card yet, or one that was down.
-        assert set(hosts.dropped()) <= {"link-down"}, hosts.dropped()
+        # While they came up, pods said multicasts to others that had no card yet, or one that was down, or whose host's
+        # TEP was not there: on a slow machine the kernel said so.
+        assert set(hosts.dropped()) <= {"link-down", "underlay-icmp"}, hosts.dropped()
         stats = hosts.live[0].stats()
         assert stats.uplink is not None and stats.uplink.tx_segments > stats.ports[A.number].rx_frames
         refuse = allow_all()
@@ -207,7 +199,7 @@ def test_connections_cross(tier: str) -> None:
         with hosts.socket(A, socket.SOCK_DGRAM, 4) as sending:
             for _ in range(5):
                 sending.sendto(b"?", (F.v4, 9))
-        eventually(lambda: hosts.dropped().get("match", 0) >= 5)
+        until(lambda: hosts.dropped().get("match", 0) >= 5, "they are not refused")
         hosts.transfer(A, D, 4)  # others are unaffected
 
 
@@ -227,7 +219,7 @@ def test_control_packets_between_hosts(tier: str) -> None:
         assert hosts.live[1].read_control() is None
         hosts.live[0].send_control(packet)
         found: list[ControlPacket] = []
-        eventually(lambda: bool((got := hosts.live[1].read_control()) and (found.append(got) or True)))
+        until(lambda: (got := hosts.live[1].read_control()) and not found.append(got), "it does not come out")  # type: ignore[func-returns-value]
         assert found == [ControlPacket(TEPS[0], packet.data, packet.header)]
         with pytest.raises(ValueError, match="no control packet"):
             hosts.live[0].send_control(ControlPacket(TEPS[1], b"x", 8))

@@ -7,7 +7,6 @@ import shutil
 import socket
 import tempfile
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from overlay.hoststate import HostState
 from overlay.lab_agents import AgentError
 from overlay.lab_record import LabPaths, lab_paths, record_read
 from tests.support.leftovers import list_leftovers
+from tests.support.patience import PATIENCE, until
 
 pytestmark = [
     pytest.mark.needs_root,
@@ -79,7 +79,7 @@ class Lab:
         """Where the mover may go: not to the peer's host."""
         return "h2" if self.host_of("mover") == "h1" else "h1"
 
-    def connect(self, family: int, patience: float = 20.0) -> tuple[socket.socket, socket.socket]:
+    def connect(self, family: int, patience: float = PATIENCE) -> tuple[socket.socket, socket.socket]:
         """From the peer to the mover: both ends."""
         with run_in(self.netns("mover"), lambda: socket.create_server((MOVER[family], 80), family=family)) as server:
             client = run_in(self.netns("peer"), lambda: socket.socket(family))
@@ -143,15 +143,13 @@ class Stream(threading.Thread):
 
     def wait_for(self, more: int) -> None:
         """Until so many bytes more have arrived."""
-        goal, until = self.found + more, time.monotonic() + 60
-        while self.found < goal:
-            assert time.monotonic() < until, f"{goal - self.found} bytes are missing"
-            time.sleep(0.005)
+        goal = self.found + more
+        until(lambda: self.found >= goal, "bytes are missing")
 
     def finish(self) -> None:
         self.ending.set()
-        self.join(60)
-        self.reader.join(60)
+        self.join(PATIENCE)
+        self.reader.join(PATIENCE)
         assert self.found == self.sent
         self.sender.close()
         self.receiver.close()

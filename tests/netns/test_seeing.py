@@ -22,6 +22,7 @@ import pytest
 from dfw import cli
 from dfw.schema import schema_files
 from tests.netns.test_agent import IPS, TwoHosts
+from tests.support.patience import PATIENCE, until
 from tests.support.pcapng import read_pcapng
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns, pytest.mark.needs_tun, pytest.mark.needs_ipv6]
@@ -78,16 +79,6 @@ def palisade(hosts: TwoHosts, capfd: pytest.CaptureFixture[str], monkeypatch: py
     return command
 
 
-def eventually(what: Callable[[], Any]) -> Any:
-    """What it returns, once that is true."""
-    until = time.monotonic() + 30
-    while time.monotonic() < until:
-        if found := what():
-            return found
-        time.sleep(0.05)
-    raise AssertionError("it does not become true")
-
-
 def test_connections_are_shown_and_ended(hosts: TwoHosts, palisade: Command) -> None:
     with hosts.listen("b", socket.AF_INET, 80) as listener:
         client = hosts.connect("a", IPS["b"][0], 80)
@@ -125,8 +116,9 @@ def test_groups_counters_and_health(hosts: TwoHosts, palisade: Command) -> None:
     for _ in range(2):
         with pytest.raises(ConnectionRefusedError):
             hosts.connect("a", IPS["c"][0], 22)
-    assert hits() == {"h1": 2, "h2": 0}, "refused where it was sent"
-    assert hits("--reset") == {"h1": 2, "h2": 0}
+    counted = hits()
+    assert counted["h1"] >= 2 and counted["h2"] == 0, "refused where it was sent; on a busy machine SYN comes twice"
+    assert hits("--reset") == counted
     assert hits() == {"h1": 0, "h2": 0}
     health = palisade("show", "health")
     assert {row["check"] for row in health} >= {"revision", "table", "workers", "epoch", "holder", "card"}
@@ -148,7 +140,7 @@ def test_logged_rules_are_logged_on_each_host_and_the_files_may_be_moved_away(
         listener.accept()[0].close()
         client.close()
     for host, vnic, direction in (("h1", "a", "OUT"), ("h2", "b", "IN")):
-        (first,) = eventually(lambda host=host: of_port(host, port))
+        (first,) = until(lambda host=host: of_port(host, port), "no line")  # type: ignore[misc]
         assert (first["event"], first["vnic"], first["dir"]) == ("packet", vnic, direction)
         assert (first["verdict"], first["tcp_flags"], first["label"]) == ("ALLOW", "S", "shop front")
         nsx = [line for line in lines(host, "dfwpktlogs.log") if f"/{port}->" in line]
@@ -159,10 +151,10 @@ def test_logged_rules_are_logged_on_each_host_and_the_files_may_be_moved_away(
     moved.rename(moved.with_suffix(".1"))
     with pytest.raises(ConnectionRefusedError):
         hosts.connect("a", IPS["c"][0], 22)
-    (refused,) = eventually(lambda: [row for row in map(json.loads, lines("h1")) if row["dport"] == 22])
+    refused = until(lambda: [row for row in map(json.loads, lines("h1")) if row["dport"] == 22], "no line")[0]
     assert (refused["verdict"], refused["rule_path"].rpartition("/")[2]) == ("REJECT", "refused")
     palisade("show", "flows", "--kill", f"sport={port}")
-    first, end = eventually(lambda: found if len(found := of_port("h2", port)) == 2 else None)
+    first, end = until(lambda: found if len(found := of_port("h2", port)) == 2 else None, "no end")
     assert end["event"] == "end" and end["packets"] > 2 and end["reason"] in ("cleared", "fin", "rst")
     assert {row["ok"] for row in palisade("show", "health") if row["check"] == "log"} == {True}
 
@@ -219,7 +211,7 @@ def test_an_uplink_until_interrupted_and_a_client_that_goes_away(
         data = capture.stdout.read(2000)
         capture.send_signal(signal.SIGINT)
         data += capture.stdout.read()
-        assert capture.wait(30) == 0, capture.stderr.read()
+        assert capture.wait(PATIENCE) == 0, capture.stderr.read()
         assert b" packets\n" in capture.stderr.read()
         (tmp_path / "up.pcapng").write_bytes(data)
         packets = read_pcapng(tmp_path / "up.pcapng")
@@ -239,13 +231,13 @@ def test_an_uplink_until_interrupted_and_a_client_that_goes_away(
         def begins() -> bool:
             return cli.run(["capture", "b", "--count", "1", "-w", str(tmp_path / "b.pcapng")]) == 0
 
-        assert eventually(begins)
+        until(begins, "no capture is free")
 
 
 def capture_raw(hosts: TwoHosts, host: str, at: str) -> socket.socket:
     """A client that has asked for a capture, and says no more."""
     found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    found.settimeout(30)
+    found.settimeout(PATIENCE)
     found.connect(str(hosts.folder / host / "agent.sock"))
     found.sendall(json.dumps({"do": "capture", "at": at}).encode() + b"\n")
     return found

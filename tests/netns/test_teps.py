@@ -8,7 +8,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ import pytest
 from overlay.enter import run_in
 from overlay.realized import NO_SESSION
 from tests.netns.test_agent import INVENTORY, POLICY, TwoHosts
+from tests.support.patience import until
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns, pytest.mark.needs_tun, pytest.mark.needs_ipv6]
 
 FAST = INVENTORY.replace("tep: 172.16.0.1}", "tep: 172.16.0.1, bfd_interval: 300}").replace(
     "tep: 172.16.0.2}", "tep: 172.16.0.2, bfd_interval: 300}"
 )
+QUICKER = FAST.replace("300", "700")
 PEER = {"h1": "h2", "h2": "h1"}
 
 
@@ -40,15 +42,6 @@ def tep(hosts: TwoHosts, host: str) -> dict[str, Any]:
     """What a host says of the other one's TEP."""
     rows = hosts.ask(host, {"do": "show", "what": "tep-table"})["rows"]
     return next(dict(row) for row in rows if row["remote_host"] == PEER[host])
-
-
-def until(is_so: Callable[[], Any], what: str) -> None:
-    end = time.monotonic() + 30
-    while time.monotonic() < end:
-        if is_so():
-            return
-        time.sleep(0.05)
-    raise AssertionError(what)
 
 
 def both_up(hosts: TwoHosts) -> bool:
@@ -106,7 +99,12 @@ def test_a_tep_that_is_cut_off_gets_no_copies_until_it_is_back(hosts: TwoHosts, 
     with hosts.listen("b", socket.AF_INET, 9999, socket.SOCK_DGRAM) as listener:
         listener.setblocking(False)
         until(lambda: say_to_all(hosts, "a") or heard(listener), "a broadcast does not arrive")
-        assert all(row["ok"] for row in hosts.ask("h1", {"do": "show", "what": "health"})["rows"])
+
+        def well() -> bool:
+            return all(row["ok"] for row in hosts.ask("h1", {"do": "show", "what": "health"})["rows"])
+
+        until(well, "something is wrong")
+        until(lambda: both_up(hosts), "BFD does not stay up")
         cut(hosts, tier)
         until(lambda: tep(hosts, "h1")["dead"], "nobody misses the other host")
         row = tep(hosts, "h1")
@@ -160,10 +158,10 @@ def test_timers_change_without_a_flap_and_bfd_can_be_off(hosts: TwoHosts) -> Non
     until(lambda: both_up(hosts), "BFD does not come up")
     before = {host: tep(hosts, host) for host in PEER}
     assert [row["detection_ms"] for row in before.values()] == [3000, 3000]
-    hosts.inventory = FAST
+    hosts.inventory = QUICKER
     hosts.tell(POLICY)
-    until(lambda: [tep(hosts, host)["detection_ms"] for host in PEER] == [900, 900], "the timers stay as they were")
-    time.sleep(1.2)
+    until(lambda: [tep(hosts, host)["detection_ms"] for host in PEER] == [2100, 2100], "the timers stay as they were")
+    time.sleep(2.5)
     assert [tep(hosts, host)["since"] for host in PEER] == [row["since"] for row in before.values()]
     hosts.inventory = INVENTORY.replace("tep: 172.16.0.2}", "tep: 172.16.0.2, bfd_interval: 0}")
     hosts.tell(POLICY)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.netns.test_agent import INVENTORY, IPS, POLICY, TwoHosts, pairs, transfer
-from tests.netns.test_teps import both_up, tep, until
+from tests.netns.test_teps import both_up, tep
+from tests.support.patience import until
 from tests.support.ping import ping
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns, pytest.mark.needs_tun, pytest.mark.needs_ipv6]
@@ -43,7 +44,7 @@ def test_everything_crosses_an_ipv6_underlay(hosts: TwoHosts, tier: str) -> None
             assert ping(hosts.netns(source), ip)
             assert ping(hosts.netns(source), ip, 1500 - (48 if ":" in ip else 28))  # as long as they get
             if target == "c":
-                client = hosts.connect(source, ip, 8080, 30)
+                client = hosts.connect(source, ip, 8080)
                 server = listener.accept()[0]
                 assert transfer(client, server, 2 << 20, lambda: None)[0] == 2 << 20
                 client.close()

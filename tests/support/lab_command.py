@@ -14,6 +14,7 @@ import pytest
 
 from dfw import cli
 from dfw.schema import schema_files
+from overlay.lab_record import LabPaths
 from tests.support.stub_agent import RUN
 
 SMALL = """\
@@ -46,6 +47,10 @@ class Lab:
         printed, self.errors = self.capfd.readouterr()
         assert result == status, printed + self.errors
         return printed
+
+    def paths(self) -> LabPaths:
+        """Of the lab that has the usual name."""
+        return LabPaths(self.run / "labs" / "lab")
 
     def exec(self, pod: str, *command: str) -> subprocess.CompletedProcess[str]:
         """`lab exec`: it becomes the command, so that it needs a process of its own."""

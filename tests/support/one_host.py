@@ -18,6 +18,7 @@ from overlay.host_install import apply_end
 from overlay.hoststate import state_write
 from overlay.namespace import apply_namespace, apply_namespace_end
 from overlay.span import resolve_span
+from tests.support.patience import PATIENCE
 
 INVENTORY = """
 apiVersion: palisade.internal/v1alpha1
@@ -58,19 +59,24 @@ class OneHost:
         state = resolve_span(world, revision, {"a": str(self.pods["a"])})["h1"]
         state_write(self.folder / "desired.json", state)
 
-    def start(self, tier: str = "auto") -> dict[str, Any]:
+    def begin(self, tier: str = "auto") -> None:
+        """Start its agent."""
         words = [sys.executable, "-m", "dfw", "-v", "agent", "run", "--host", "h1", "--underlay", "ul0"]
         words += ["--netns", str(self.netns), "--desired", str(self.folder / "desired.json"), "--uplink", tier]
         words += ["--run", str(self.run), "--state", str(self.state), "--connections", "4096"]
         with (self.folder / "agent.log").open("ab") as log:
             self.agent = subprocess.Popen(words, stdout=log, stderr=log)
+
+    def start(self, tier: str = "auto") -> dict[str, Any]:
+        """Start its agent and wait for what it was told."""
+        self.begin(tier)
         return self.wait(1)
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
-        return agent_ask(self.run / "agent.sock", request)
+        return agent_ask(self.run / "agent.sock", request, PATIENCE)
 
     def wait(self, revision: int) -> dict[str, Any]:
-        deadline, status = time.monotonic() + 60, {}
+        deadline, status = time.monotonic() + PATIENCE, {}
         while time.monotonic() < deadline:
             with contextlib.suppress(AskError):
                 status = self.ask({"do": "apply"})
@@ -99,9 +105,17 @@ class OneHost:
         return found | {"sysctls": run_in(str(self.netns), read)}
 
     def end(self) -> None:
-        apply_end(self.run)
         if self.agent is not None:
-            self.agent.kill()
-            self.agent.wait()
+            agent_end(self.agent, self.run)
         for path in (self.netns, *self.pods.values()):
             apply_namespace_end(path)
+
+
+def agent_end(keeper: subprocess.Popen[bytes], run: Path) -> None:
+    """End an agent with its keeper, else that would start another one, and then what holds its cards."""
+    keeper.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        keeper.wait(30)
+    keeper.kill()
+    keeper.wait()
+    apply_end(run)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An ICMP echo request from a network namespace, and its answer."""
+"""ICMP echo requests from a network namespace, and an answer."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import struct
 import time
 
 from overlay.enter import run_in
+from tests.support.patience import PATIENCE
 
 _IP_MTU_DISCOVER, _IPV6_MTU_DISCOVER, _DO = 10, 23, 2  # linux/in.h: DF, and never longer than the path
 
 
-def ping(netns: str, address: str, size: int = 56, seconds: float = 1.0) -> bool:
-    """Whether `size` bytes of data come back in time. Raises OSError: longer than the interface's MTU."""
+def ping(netns: str, address: str, size: int = 56, seconds: float = PATIENCE) -> bool:
+    """Whether `size` bytes of data come back in time, asked again each second. Raises OSError: longer than the
+    interface's MTU."""
     is_v6 = ":" in address
     family, protocol = (socket.AF_INET6, socket.IPPROTO_ICMPV6) if is_v6 else (socket.AF_INET, socket.IPPROTO_ICMP)
     with run_in(netns, lambda: socket.socket(family, socket.SOCK_RAW, protocol)) as raw:
@@ -24,10 +26,12 @@ def ping(netns: str, address: str, size: int = 56, seconds: float = 1.0) -> bool
         message = struct.pack("!BBH", 128 if is_v6 else 8, 0, 0) + os.urandom(4 + size)
         if not is_v6:
             message = message[:2] + _checksum(message) + message[4:]
-        raw.sendto(message, (address, 0))
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            raw.settimeout(left)
+        until, again = time.monotonic() + seconds, 0.0
+        while (now := time.monotonic()) < until:
+            if now >= again:
+                raw.sendto(message, (address, 0))
+                again = now + 1.0
+            raw.settimeout(min(again, until) - now)
             with contextlib.suppress(TimeoutError):
                 got, sender = raw.recvfrom(65536)
                 body = got if is_v6 else got[(got[0] & 15) * 4 :]

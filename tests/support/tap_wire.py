@@ -18,10 +18,10 @@ from typing import Final, NamedTuple
 from dfw.core import Host
 from dfw.core.live import Live, tap_open
 from overlay.enter import run_in
+from tests.support.patience import PATIENCE
 from tests.support.two_hosts import netns_path, run
 
 MTU: Final = 9000
-SECONDS: Final = 20.0  # that a frame may take: a busy machine is slow
 _SOL_PACKET, _VNET_HDR, _ALL, _OUTGOING = 263, 15, 3, 4
 _VIRTIO = struct.Struct("=BBHHHH")
 
@@ -96,7 +96,7 @@ class TapWire:
     def _wait(self) -> None:
         """Until everything that was sent has been counted, and what passed has been written to a TAP."""
         assert self.live is not None
-        end = time.monotonic() + SECONDS
+        end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             stats = self.host.stats()
             done = stats.passed + stats.consumed + sum(stats.dropped.values()) + stats.held

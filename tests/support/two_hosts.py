@@ -21,6 +21,7 @@ from typing import Any, Final
 from overlay.enter import run_in
 from overlay.uplink import apply_uplink, plan_uplink
 from tests.conftest import ROOT
+from tests.support.patience import PATIENCE
 
 SOURCE: Final = ROOT / "native" / "tests" / "live_main.c"
 TEPS: Final = {4: ("10.77.1.1", "10.77.2.1"), 6: ("fd77:1::1", "fd77:2::1")}
@@ -49,7 +50,7 @@ def build_program(target: Path, flags: Sequence[str] = SANITIZE) -> Path:
 def run(*command: str, netns: str | None = None) -> str:
     """Run it, in a namespace; what it printed. Raises CalledProcessError with what it said."""
     words = ["ip", "netns", "exec", netns, *command] if netns else list(command)
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=PATIENCE)
     if done.returncode != 0:
         raise AssertionError(f"{' '.join(words)}: {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -85,7 +86,7 @@ class LiveProgram:
         with contextlib.suppress(OSError):
             self.process.stdin.close()
         try:
-            return self.process.wait(timeout=20)
+            return self.process.wait(timeout=PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             return -1
@@ -104,7 +105,7 @@ class TwoHosts:
         """A socket inside a pod."""
         domain = socket.AF_INET if family == 4 else socket.AF_INET6
         made = run_in(netns_path(self.pods[pod]), lambda: socket.socket(domain, kind))
-        made.settimeout(20)
+        made.settimeout(PATIENCE)
         return made
 
 

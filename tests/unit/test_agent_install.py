@@ -103,6 +103,27 @@ def test_a_file_of_somebody_else_is_not_replaced(tmp_path: Path, capfd: pytest.C
     run("uninstall", "--root", tmp_path, status=2)
 
 
+def test_what_is_not_there_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for arguments, says in (
+        (("install", "--host", "h", "--underlay", "nosuch0", "--dry-run"), "has no interface 'nosuch0'; it has "),
+        (("install", "--host", "h", "--underlay", "nosuch0"), "has no interface 'nosuch0'; it has "),
+        (
+            ("install", "--host", "h", "--underlay", "a name/", "--root", tmp_path),
+            "'a name/' is no name of an interface",
+        ),
+        (("install", *OPTIONS, "--root", tmp_path / "nosuch"), "nosuch' does not exist"),
+        (("uninstall", "--root", tmp_path / "nosuch"), "nosuch' does not exist"),
+        (("run", "--host", "h", "--run", tmp_path, "--desired", tmp_path, "--underlay", "ul0"), "is a directory"),
+        (
+            ("run", "--host", "h", "--run", tmp_path, "--desired", "d", "--underlay", "x" * 16),
+            "is no name of an interf",
+        ),
+    ):
+        run(*arguments, status=2)
+        assert says in capfd.readouterr().err
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_join_says_that_there_is_nothing_to_join(capfd: pytest.CaptureFixture[str]) -> None:
     run("join", status=3)
     assert "no Supervisor" in capfd.readouterr().err
