@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The host agent: desired state in, realized state out; the packets themselves run in the packet core's threads.
 
-It takes its state from a file (from a watched API later: `Desired` is the one interface), puts it in force, keeps the
+It takes its state from a file (overlay/desired.py), puts it in force, keeps the
 last state that was good, and answers questions on a Unix socket. When it dies, its successor maps the same connection
 tables, takes the TAPs from the holder and goes on (DESIGN section 4).
 """
@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
@@ -32,6 +32,7 @@ from overlay import realized
 from overlay.attachment import ATTACHED, AttachError, Attachments
 from overlay.backoff import Backoff
 from overlay.cards import Cards
+from overlay.desired import Desired, DesiredFile
 from overlay.enforce import HostEnforcer, Memory
 from overlay.enter import namespace_enter
 from overlay.holder import HolderClient, HolderError, holder_open
@@ -43,6 +44,7 @@ from overlay.metrics import HostCounters, render_metrics
 from overlay.move import Moves
 from overlay.sysctl_keep import BEFORE
 from overlay.teps import TepWatch
+from overlay.uplink import read_mtu
 from overlay.watch import HostWatch
 
 POLL_SECONDS: Final = 0.5  # how often the file is looked at, when nobody says that it has changed
@@ -55,33 +57,6 @@ SOCKET: Final = "agent.sock"
 PIDS: Final = "pids.json"
 TABLE: Final = "connections"
 TEPS: Final = "teps.json"
-
-
-class Desired(Protocol):
-    """Where the state comes from."""
-
-    def read(self) -> bytes | None:
-        """The state as it is now, if it has changed since the last call; else None."""
-
-
-@dataclass(slots=True)
-class DesiredFile:
-    """A file that is replaced whole."""
-
-    path: Path
-    seen: tuple[int, int, int] | None = None
-
-    def read(self) -> bytes | None:
-        try:
-            found = os.stat(self.path)
-        except FileNotFoundError:
-            return None
-        stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
-        if stamp == self.seen:
-            return None
-        data = self.path.read_bytes()
-        self.seen = stamp
-        return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +332,8 @@ class Agent:
         if what == "apply":
             await self.look()
             return self.status()
+        if what == "places":
+            return await self._places()
         if what == "move":
             async with self.lock:
                 return await asyncio.to_thread(self.moves.answer, request)
@@ -368,6 +345,11 @@ class Agent:
                 self.holder.end()
             return {}
         return {"error": f"{what!r} is nothing that an agent does"}
+
+    async def _places(self) -> dict[str, Any]:
+        """What `palisade apply` has to know of this host."""
+        mtu = await asyncio.to_thread(read_mtu, self.options.underlay)
+        return {"desired": str(self.options.desired.absolute()), "state": str(self.options.kept.absolute()), "mtu": mtu}
 
     def status(self) -> dict[str, Any]:
         """What `lab status` and `show hosts` say of this host."""

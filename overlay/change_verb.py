@@ -1,19 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`palisade apply`, `rollback`, `wait`: changing a running lab with a way back, and waiting until it is so."""
+"""`palisade apply`, `rollback`, `wait`: changing a running lab or a host, with a way back, and waiting for it."""
 
 from __future__ import annotations
 
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from dfw.cli import DONE, NO
+from dfw.errors import EnvironmentLacksError
 from overlay.lab_known import lab_known, lab_reported, name_option
 
 if TYPE_CHECKING:
+    from overlay.host_change import HostApplied
     from overlay.lab_change import Applied
+    from overlay.lab_record import PendingRecord
+    from overlay.lab_revision import Keeps
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -32,23 +41,65 @@ class Duration(click.ParamType[float]):
         return seconds
 
 
+def run_option(function: Function) -> Function:
+    """`--run`: a host that is no lab's."""
+    text = "Or a host that is no lab's: its agent's own --run directory; default: that of the agent installed here."
+    return click.option("--run", type=click.Path(path_type=Path, file_okay=False), help=text)(function)
+
+
+def _agent(name: str | None, run: Path | None) -> Path | None:
+    """The socket of the agent that is meant; None: a lab is."""
+    from overlay.host_install import RUN
+
+    if run is not None:
+        if name is not None:
+            raise click.UsageError("--run names a host, --lab a lab: give one of them")
+        return run.absolute() / "agent.sock"
+    installed = Path("/", RUN, "agent.sock")
+    return installed if name is None and installed.exists() else None
+
+
+@contextmanager
+def _host_reported() -> Iterator[None]:
+    """What can go wrong with a host, as messages with their exit statuses."""
+    from overlay.ask import AskError
+    from overlay.host_change import NoHostError
+
+    try:
+        with lab_reported():
+            yield
+    except NoHostError as error:
+        raise click.UsageError(str(error)) from None
+    except AskError as error:
+        raise EnvironmentLacksError(str(error), "palisade agent run, or --run DIR") from None
+
+
 @click.command
 @click.argument("files", nargs=-1, metavar="[FILE]...")
 @name_option
+@run_option
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @click.option("--confirm", type=Duration(), metavar="TIME", help="Go back by itself, unless confirmed by then: 60s.")
 @click.option("--confirmed", is_flag=True, help="The change that waits is well: it stays.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 def apply(
-    files: tuple[str, ...], name: str | None, dry_run: bool, confirm: float | None, confirmed: bool, quiet: bool
+    files: tuple[str, ...],
+    name: str | None,
+    run: Path | None,
+    dry_run: bool,
+    confirm: float | None,
+    confirmed: bool,
+    quiet: bool,
 ) -> int:
-    """Change a running lab to what FILEs say; a change that fails is taken back.
+    """Change a running lab, or this host, to what FILEs say; a change that fails is taken back.
 
-    FILEs are the lab's policy, whole. Where they say nothing of hosts, networks and workloads, those stay as they are.
-    The same files again: nothing changes.
+    FILEs are the policy, whole. Where they say nothing of hosts, networks and workloads, those stay as they are.
+    The same files again: nothing changes. A host that is no lab's takes its own part of them: they may be the same on
+    all hosts.
 
     \b
     Examples:
+      palisade apply inventory.yaml policy.yaml --run /run/palisade-agent
       palisade apply policy.yaml --dry-run
       palisade apply policy.yaml --confirm 60s && ./check-it && palisade apply --confirmed
     """
@@ -59,33 +110,39 @@ def apply(
         raise click.UsageError("give FILEs to apply, or --confirmed alone")
     if dry_run and confirm is not None:
         raise click.UsageError("--dry-run changes nothing that could be confirmed")
-    paths, _ = lab_known(name)
     begun = time.monotonic()
+    if (agent := _agent(name, run)) is not None:
+        from overlay import host_change
+
+        with _host_reported():
+            if confirmed:
+                settled = host_change.confirm_change(agent)
+                click.echo(f"host {settled.name}: revision {settled.revision} stays")
+                return DONE
+            _tell_host(host_change.apply(agent, files, dry_run=dry_run, confirm=confirm), dry_run, begun)
+        return DONE
+    paths, _ = lab_known(name)
     with lab_reported():
         if confirmed:
             click.echo(f"lab {paths.name}: revision {lab_change.confirm_change(paths)} stays")
             return DONE
         done = lab_change.apply(paths, files, dry_run=dry_run, confirm=confirm, steps=Steps(quiet))
     _tell(done, dry_run, time.monotonic() - begun)
-    if done.pending is not None:
-        left = max(done.pending.deadline - lab_change.boot_seconds(), 0.0)
-        click.echo(
-            f"revision {done.pending.base} comes back in {left:.3g} s unless you say "
-            f"`palisade apply --confirmed --lab {paths.name}`"
-        )
+    _tell_pending(done.pending, f" --lab {paths.name}")
     return DONE
 
 
 @click.command
 @click.argument("revision", type=click.IntRange(1), required=False)
 @name_option
+@run_option
 @click.option("--list", "listed", is_flag=True, help="Show the revisions that are kept.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
-def rollback(revision: int | None, name: str | None, listed: bool, dry_run: bool, quiet: bool) -> int:
-    """Go back to what a lab was at an earlier REVISION, as a new revision; pods that were migrated stay where they are.
+def rollback(revision: int | None, name: str | None, run: Path | None, listed: bool, dry_run: bool, quiet: bool) -> int:
+    """Go back to what a lab or host was at an earlier REVISION, as a new revision.
 
-    The last 16 revisions are kept.
+    Pods that were migrated stay where they are. The last 16 revisions are kept.
 
     \b
     Examples:
@@ -97,11 +154,21 @@ def rollback(revision: int | None, name: str | None, listed: bool, dry_run: bool
 
     if listed == (revision is not None):
         raise click.UsageError("give a REVISION, or --list")
+    begun = time.monotonic()
+    if (agent := _agent(name, run)) is not None:
+        from overlay import host_change
+
+        with _host_reported():
+            if revision is None:
+                place = host_change.read_place(agent)
+                click.echo(_listed(place, place.revision))
+            else:
+                _tell_host(host_change.rollback(agent, revision, dry_run=dry_run), dry_run, begun)
+        return DONE
     paths, record = lab_known(name)
     if revision is None:
         click.echo(_listed(paths, record.revision))
         return DONE
-    begun = time.monotonic()
     with lab_reported():
         done = lab_change.rollback(paths, revision, dry_run=dry_run, steps=Steps(quiet))
     _tell(done, dry_run, time.monotonic() - begun)
@@ -117,7 +184,27 @@ def _tell(done: Applied, dry_run: bool, seconds: float) -> None:
         click.echo(f"lab {done.record.name}: as it was, revision {done.record.revision}")
 
 
-def _listed(paths: Any, now: int) -> str:
+def _tell_host(done: HostApplied, dry_run: bool, begun: float) -> None:
+    if dry_run or not done.lines:
+        nothing = "nothing to do" if dry_run else f"host {done.name}: as it was, revision {done.revision}"
+        click.echo("\n".join(done.lines) or nothing)
+        return
+    click.echo(f"host {done.name}: revision {done.revision} is in force, in {time.monotonic() - begun:.1f} s")
+    for name, text in done.problems.items():
+        click.echo(f"{name}: tried again: {text}", err=True)
+    _tell_pending(done.pending, "")
+
+
+def _tell_pending(pending: PendingRecord | None, which: str) -> None:
+    from overlay.timer import boot_seconds
+
+    if pending is not None:
+        left = max(pending.deadline - boot_seconds(), 0.0)
+        again = f"`palisade apply --confirmed{which}`"
+        click.echo(f"revision {pending.base} comes back in {left:.3g} s unless you say {again}")
+
+
+def _listed(paths: Keeps, now: int) -> str:
     from dfw.output import render_table
     from overlay.lab_revision import RevisionError, revision_numbers, revision_read
 
@@ -138,9 +225,10 @@ def _listed(paths: Any, now: int) -> str:
 @click.option("--realized", "what", is_flag=True, required=True, help="Until it is in force on all hosts it concerns.")
 @click.argument("object_", metavar="[OBJECT]", required=False)
 @name_option
+@run_option
 @click.option("--timeout", type=Duration(), default="60s", show_default=True, metavar="TIME")
-def wait(what: bool, object_: str | None, name: str | None, timeout: float) -> int:
-    """Wait until what a lab's hosts were told is in force; exit status 1 when it is not in time.
+def wait(what: bool, object_: str | None, name: str | None, run: Path | None, timeout: float) -> int:
+    """Wait until what a lab's hosts, or this one, were told is in force; exit status 1 when it is not in time.
 
     OBJECT: a rule, policy, group, vNIC, segment, gateway or host, by its name or the end of its path: then only the
     hosts count that need it.
@@ -152,6 +240,18 @@ def wait(what: bool, object_: str | None, name: str | None, timeout: float) -> i
     """
     from overlay.lab_wait import hosts_concerned, wait_hosts
 
+    if (agent := _agent(name, run)) is not None:
+        from overlay import host_change
+
+        if object_ is not None:
+            raise click.UsageError("an OBJECT is asked of a lab; a host is waited for as a whole")
+        with _host_reported():
+            place, why = host_change.wait(agent, timeout)
+        if why is not None:
+            click.echo(f"host {place.name}: {why}", err=True)
+            return NO
+        click.echo(f"realized: revision {place.revision} on {place.name}")
+        return DONE
     paths, record = lab_known(name)
     with lab_reported():
         hosts = hosts_concerned(paths, record, object_)

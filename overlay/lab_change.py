@@ -4,15 +4,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from overlay.hoststate import HostState
 from overlay.lab_agents import AgentError, agent_status, desired_read, plan_states
@@ -22,12 +17,11 @@ from overlay.lab_plan import Changes, LabPlan, plan_changes, plan_lab, world_mov
 from overlay.lab_record import LabPaths, LabRecord, PendingRecord, lab_locked, record_read, record_write
 from overlay.lab_revision import Revision, RevisionError, revision_keep, revision_read
 from overlay.lab_signals import interruptible, uninterrupted
-from overlay.linux import Process, process_signal, process_start
+from overlay.linux import Process
 from overlay.pod import importing
 from overlay.progress import Steps
 from overlay.state_diff import plan_state_changes
-
-_READY_SECONDS: Final = 30.0
+from overlay.timer import TimerError, boot_seconds, timer_begin, timer_end
 
 
 class ChangeError(RuntimeError):
@@ -52,11 +46,6 @@ class Applied(NamedTuple):
     record: LabRecord
     changes: Changes
     pending: PendingRecord | None = None
-
-
-def boot_seconds() -> float:
-    """Seconds since the machine was started, sleep included: what a deadline counts by."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def plan_change(paths: LabPaths, record: LabRecord, inputs: Inputs, mtu: int, *, told: bool = False) -> Plan:
@@ -248,33 +237,20 @@ def pending_refuse(paths: LabPaths, record: LabRecord) -> None:
 
 def pending_end(record: LabRecord) -> None:
     """Nothing waits any more; the timer ends."""
-    if record.pending is not None and record.pending.timer.pid != os.getpid():
-        with contextlib.suppress(OSError):
-            process_signal(record.pending.timer, signal.SIGTERM)
+    if record.pending is not None:
+        timer_end(record.pending)
     record.pending = None
 
 
 def _begin_timer(paths: LabPaths, base: int, seconds: float) -> PendingRecord:
     """Start the process that outlives this one. Raises ChangeError where it does not start."""
-    deadline = boot_seconds() + seconds
     name, _, value = paths.mark.partition("=")
-    with (paths.folder / "timer.log").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "overlay.lab_timer", str(paths.folder), str(deadline)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            env={**importing(os.environ), name: value},
-            start_new_session=True,  # Ctrl-C is not for it
-            cwd="/",
-        )
-    assert process.stdout is not None
-    with process.stdout:
-        ready = process.stdout.readline()
-    start = process_start(process.pid)
-    if not ready or start is None:
-        raise ChangeError(f"the timer that would take the change back does not start: see {paths.folder}/timer.log")
-    return PendingRecord(base, deadline, Process(process.pid, start))
+    program = ("-m", "overlay.lab_timer", str(paths.folder))
+    environment = {**importing(os.environ), name: value}
+    try:
+        return timer_begin(program, base, seconds, paths.folder / "timer.log", environment)
+    except TimerError as error:
+        raise ChangeError(str(error)) from None
 
 
 def _known(paths: LabPaths) -> LabRecord:

@@ -8,11 +8,11 @@ from typing import Any
 
 from dfw.output import render_table
 from overlay.lab_agents import agent_status
-from overlay.lab_change import boot_seconds
 from overlay.lab_inputs import inputs_kept
 from overlay.lab_plan import world_moved
 from overlay.lab_record import LabPaths, LabRecord
 from overlay.linux import process_lives
+from overlay.timer import boot_seconds
 from overlay.underlay import TEP_WIRE
 
 # What is taken over from an agent's answer as it stands.

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import LONG, ROOT, SHARED_DATA
+from tests.support.built import built
 from tests.support.capture_mutations import capture_paths, mutations
 
 PROGRAM = ROOT / "build" / "sanitize" / "replay"
@@ -32,10 +33,7 @@ pytestmark = [pytest.mark.needs_shared_data(), pytest.mark.needs_tool("gcc")]
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The replay program, rebuilt when a source is newer."""
-    sources = [path for path in (ROOT / "native").rglob("*") if path.suffix in (".c", ".h", ".def")]
-    if not PROGRAM.exists() or PROGRAM.stat().st_mtime < max(path.stat().st_mtime for path in sources):
-        subprocess.run([ROOT / "scripts" / "sanitize.sh"], check=True)
-    return PROGRAM
+    return built(PROGRAM, [ROOT / "scripts" / "sanitize.sh"])
 
 
 def _captures(folder: Path) -> list[Path]:

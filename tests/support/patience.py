@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeVar
 
-PATIENCE: Final = 120.0  # seconds; only what fails takes so long
+PATIENCE: Final = 180.0  # seconds: TCP's own pauses double; only what fails takes so long
 Found = TypeVar("Found")
 
 

@@ -21,6 +21,7 @@ from typing import Any, Final
 from overlay.enter import run_in
 from overlay.uplink import apply_uplink, plan_uplink
 from tests.conftest import ROOT
+from tests.support.built import built
 from tests.support.patience import PATIENCE
 
 SOURCE: Final = ROOT / "native" / "tests" / "live_main.c"
@@ -34,17 +35,9 @@ _numbers = itertools.count()
 
 
 def build_program(target: Path, flags: Sequence[str] = SANITIZE) -> Path:
-    """Compile live_main.c, unless it is newer than all sources."""
-    sources = [path for path in (ROOT / "native").rglob("*") if path.suffix in (".c", ".h", ".def")]
-    if not target.exists() or target.stat().st_mtime < max(path.stat().st_mtime for path in sources):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        command = ["gcc", "-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", "-fno-wrapv", *flags]
-        subprocess.run(
-            [*command, "-Inative/include", "-Inative", str(SOURCE), "-o", str(target), "-lpthread"],
-            check=True,
-            cwd=ROOT,
-        )
-    return target
+    """live_main.c, compiled."""
+    command = ["gcc", "-std=gnu11", "-g", "-Wall", "-Wextra", "-Werror", "-fno-wrapv", *flags]
+    return built(target, [*command, "-Inative/include", "-Inative", SOURCE, "-o", target, "-lpthread"])
 
 
 def run(*command: str, netns: str | None = None) -> str:
