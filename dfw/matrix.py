@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 DEFAULT_PORTS = "tcp/80"
 _PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
-_WORDS = {number: name.upper() for name, number in _PROTOCOLS.items()}
+_ICMP = 1
+_WORDS = {_ICMP: "ICMP", **{number: name.upper() for name, number in _PROTOCOLS.items()}}
 _NUMBERED = re.compile(r"(tcp|udp|sctp)/([0-9]{1,5})", re.ASCII | re.IGNORECASE)
 _NAMED = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*", re.ASCII)
 _SIGNS = "X.?"  # DENIED, ALLOWED, UNKNOWN
@@ -29,7 +30,7 @@ _VALUES: tuple[bool | None, ...] = (False, True, None)
 
 
 class Asked(NamedTuple):
-    """One item of --ports: a number with its protocol, or the name of a container's port."""
+    """One item of --ports: a number with its protocol, `icmp`, or the name of a container's port."""
 
     text: str
     protocol: int = 0
@@ -46,16 +47,18 @@ class Column(NamedTuple):
 
 
 def ports_parse(text: str) -> tuple[Asked, ...]:
-    """`tcp/80,udp/53,web` -> what is asked. Raises click.BadParameter."""
+    """`tcp/80,icmp,web` -> what is asked. `icmp`: an echo request of either family. Raises click.BadParameter."""
     found: list[Asked] = []
     for item in filter(None, (part.strip() for part in text.split(","))):
         numbered = _NUMBERED.fullmatch(item)
         if numbered and 1 <= int(numbered[2]) <= 65535:
             found.append(Asked(item, _PROTOCOLS[numbered[1].lower()], int(numbered[2])))
+        elif item.lower() == "icmp":
+            found.append(Asked(item, _ICMP))
         elif _NAMED.fullmatch(item) and len(item) <= 15:
             found.append(Asked(item, name=item))
         else:
-            raise click.BadParameter(f"{item!r} is neither tcp/PORT, udp/PORT, sctp/PORT nor a port's name")
+            raise click.BadParameter(f"{item!r} is neither tcp/PORT, udp/PORT, sctp/PORT, icmp nor a port's name")
     if not found:
         raise click.BadParameter("name at least one port, such as tcp/80")
     return tuple(dict.fromkeys(found))
@@ -71,7 +74,7 @@ Examples:
     "--policy", "policies", multiple=True, required=True, metavar="F", help="Policy file; may be given again."
 )
 @click.option("--inventory", "inventories", multiple=True, metavar="F", help="Inventory file; may be given again.")
-@click.option("--ports", default=DEFAULT_PORTS, show_default=True, help="tcp/80,udp/53,sctp/80 or ports' names.")
+@click.option("--ports", default=DEFAULT_PORTS, show_default=True, help="tcp/80,udp/53,sctp/80,icmp or ports' names.")
 @click.option("--at", metavar="TIME", help="For schedules: 2026-03-31T09:30 (UTC), or with an offset. Default: now.")
 @click.option("--default-action", type=click.Choice(["ALLOW", "DROP", "REJECT"]), help="Of the default section.")
 @click.option("--staged", is_flag=True, help="As it would be with the staged policies in force.")
@@ -189,7 +192,7 @@ class Matrix:
         return {
             "to": self.ports[column.receiver].name,
             "protocol": _WORDS[service.protocol],
-            "port": service.port,
+            "port": None if service.protocol == _ICMP else service.port,
             "port_name": named or None,
         }
 
@@ -247,7 +250,11 @@ class _Endings(dict[int, str]):
 
 
 def _meant(asked: Asked, port: Port) -> Iterable[tuple[int, int]]:
-    """What is asked about one receiver: (protocol, port); nothing where it has no port of that name."""
+    """What is asked about one receiver, as a Service has it; nothing where it has no port of that name."""
+    if asked.protocol == _ICMP:
+        from dfw.reach import PING
+
+        return (PING,)
     if not asked.name:
         return ((asked.protocol, asked.port),)
     return [(item.protocol, item.number) for item in port.named_ports if item.name == asked.name]

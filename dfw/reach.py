@@ -17,18 +17,27 @@ import numpy as np
 import numpy.typing as npt
 
 from dfw.compile import Compiled, RangeArray, compile_policy
-from dfw.model import Address, Direction, Family, PolicySet, Port
+from dfw.model import PROTO_ICMP, PROTO_ICMPV6, Address, Direction, Family, PolicySet, Port
 from dfw.reach_ether import ether_refused
 from dfw.reach_walk import ALLOWED, DENIED, MAYBE, NO, NO_RULE, UNKNOWN, YES, Codes, RuleNumbers, Walk, candidates
 
-__all__ = ["ALLOWED", "DENIED", "NO_RULE", "UNKNOWN", "Reach", "Reachability", "Service"]
+__all__ = ["ALLOWED", "DENIED", "NO_RULE", "PING", "UNKNOWN", "Reach", "Reachability", "Service"]
 
 
 class Service(NamedTuple):
-    """What is asked for: the first packet of a connection to this port, from an ephemeral one."""
+    """What is asked for: the first packet of a connection to this port, from an ephemeral one; or PING."""
 
     protocol: int
     port: int
+
+    def of(self, family: Family) -> Service:
+        """The same in an address family: IPv6 has an echo request of its own."""
+        return _PING_6 if self == PING and family is Family.IPV6 else self
+
+
+# An echo request: ICMP's type and code stand where others have their port, as in the compiled tables (RFC 792, 4443).
+PING = Service(PROTO_ICMP, 8 << 8)
+_PING_6 = Service(PROTO_ICMPV6, 128 << 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +127,7 @@ class Reachability:
         codes = np.full((count, count), DENIED, np.uint8)
         rules = np.full((count, count), NO_RULE, np.uint32)
         for number, (table, own) in enumerate(zip(self.compiled.tables, self._own, strict=True)):
-            chosen = candidates(table, family, direction, *service)
+            chosen = candidates(table, family, direction, *service.of(family))
             key = (family, direction, number, chosen.tobytes())
             if key not in self._walked:
                 members = self._membership(family)

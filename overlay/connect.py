@@ -22,13 +22,16 @@ from pathlib import Path
 from typing import Final, NamedTuple, TypeVar
 
 from dfw.errors import EnvironmentLacksError
-from dfw.model import PROTO_SCTP, PROTO_TCP, PROTO_UDP, Family
+from dfw.model import PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP, Family
+from overlay.connect_echo import echo_request, echo_socket, echo_token
 from overlay.namespace import namespace_entered
 
 CONCURRENCY: Final = 256
 NEIGHBOURS: Final = 300  # pairs that ask for each other's MAC address between two flushes; gc_thresh3 is 1,024 for all
 _SPARE: Final = 32  # file descriptors for everything else
 _FAMILIES: Final = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
+_ECHOES: Final = (PROTO_ICMP, PROTO_ICMPV6)
+_DATAGRAMS: Final = (PROTO_UDP, *_ECHOES)  # those that nobody accepts
 _ANYWHERE: Final = {Family.IPV4: "0.0.0.0", Family.IPV6: "::"}
 _NUD_KEPT: Final = 0xC0  # linux/neighbour.h: NUD_NOARP, NUD_PERMANENT
 _ABORT: Final = struct.pack("ii", 1, 0)  # SO_LINGER: closed by RST, so that no TIME_WAIT stays behind
@@ -40,7 +43,7 @@ _Item = TypeVar("_Item")
 
 
 class Listener(NamedTuple):
-    """Where somebody listens."""
+    """Where somebody listens. ICMP: where the kernel answers, and somebody looks on; port 0."""
 
     netns: Path
     family: Family
@@ -126,7 +129,9 @@ def _spread(attempts: Sequence[Attempt]) -> list[Attempt]:
     return found
 
 
-def _socket(family: Family, protocol: int) -> socket.socket:
+def _socket(family: Family, protocol: int, *, asks: bool) -> socket.socket:
+    if protocol in _ECHOES:
+        return echo_socket(family, protocol, requests=not asks)
     kind = socket.SOCK_DGRAM if protocol == PROTO_UDP else socket.SOCK_STREAM
     try:
         return socket.socket(_FAMILIES[family], kind | socket.SOCK_NONBLOCK, protocol)
@@ -141,7 +146,9 @@ def _socket(family: Family, protocol: int) -> socket.socket:
 def _listening(stack: ExitStack, wanted: Listener) -> socket.socket | None:
     """A listener; None where a program of the pod listens there itself. Raises OSError where that cannot serve."""
     with namespace_entered(wanted.netns):
-        sock = stack.enter_context(_socket(wanted.family, wanted.protocol))
+        sock = stack.enter_context(_socket(wanted.family, wanted.protocol, asks=False))
+    if wanted.protocol in _ECHOES:
+        return sock
     if wanted.family is Family.IPV6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     try:
@@ -167,6 +174,16 @@ def _forget(namespaces: Iterable[Path]) -> None:
                 for known in netlink.neigh("dump", family=family):
                     if not known["state"] & _NUD_KEPT:
                         netlink.neigh("del", dst=known.get("dst"), ifindex=known["ifindex"], family=family)
+
+
+def _said(attempt: Attempt) -> bytes:
+    """The datagram of an attempt."""
+    return echo_request(attempt.protocol, attempt.token) if attempt.protocol in _ECHOES else attempt.token
+
+
+def _heard(protocol: int, data: bytes) -> bytes:
+    """The token of a datagram."""
+    return echo_token(protocol, data) if protocol in _ECHOES else data
 
 
 class _Batch:
@@ -206,33 +223,33 @@ class _Batch:
         for key in {attempt.listener for attempt in self._attempts}:
             server = self._servers[key]
             if server is not None:
-                ready = self._datagram if key.protocol == PROTO_UDP else self._accept
+                ready = self._datagram if key.protocol in _DATAGRAMS else self._accept
                 self._selector.register(server, selectors.EVENT_READ, lambda ready=ready, server=server: ready(server))
 
     def _open(self) -> None:
         by_sender = sorted(self._attempts, key=lambda item: str(item.sender))
         for netns, items in groupby(by_sender, lambda item: item.sender):
             with namespace_entered(netns):
-                opened = [(item, _socket(item.family, item.protocol)) for item in items]
+                opened = [(item, _socket(item.family, item.protocol, asks=True)) for item in items]
             for attempt, sock in opened:
                 self._clients[attempt] = sock
                 try:
                     sock.connect((attempt.address, attempt.port))
-                    if attempt.protocol == PROTO_UDP:
-                        sock.send(attempt.token)
+                    if attempt.protocol in _DATAGRAMS:
+                        sock.send(_said(attempt))
                 except BlockingIOError:
                     pass
                 except OSError as error:
                     self._refused(attempt, error.errno or 0)
                     continue
-                event = selectors.EVENT_READ if attempt.protocol == PROTO_UDP else selectors.EVENT_WRITE
+                event = selectors.EVENT_READ if attempt.protocol in _DATAGRAMS else selectors.EVENT_WRITE
                 self._selector.register(sock, event, lambda attempt=attempt: self._ready(attempt))
 
     def _repeat(self) -> None:
         for attempt, sock in list(self._clients.items()):
-            if attempt.protocol == PROTO_UDP and not attempt.arrived:
+            if attempt.protocol in _DATAGRAMS and not attempt.arrived:
                 try:
-                    sock.send(attempt.token)
+                    sock.send(_said(attempt))
                 except OSError as error:
                     self._refused(attempt, error.errno or 0)
 
@@ -265,8 +282,10 @@ class _Batch:
                 sock.send(attempt.token)
                 self._selector.modify(sock, selectors.EVENT_READ, self._selector.get_key(sock).data)
                 return
-            if sock.recv(64) == attempt.token:
+            if _heard(attempt.protocol, sock.recv(128)) == attempt.token:
                 attempt.arrived = attempt.answered = True
+            elif attempt.protocol in _ECHOES:  # another's answer: a raw socket gets those too
+                return
             self._end(attempt)
         except BlockingIOError:
             pass
@@ -274,13 +293,15 @@ class _Batch:
             self._refused(attempt, problem.errno or 0)
 
     def _datagram(self, server: socket.socket) -> None:
+        protocol = server.proto
         try:
             while True:
-                token, sender = server.recvfrom(64)
-                attempt = self._by_token.get(token)
+                data, sender = server.recvfrom(128)
+                attempt = self._by_token.get(_heard(protocol, data))
                 if attempt is not None:
                     attempt.arrived = True
-                    server.sendto(token, sender)
+                    if protocol == PROTO_UDP:
+                        server.sendto(attempt.token, sender)
         except OSError:  # no more, or the way back is refused
             pass
 

@@ -144,29 +144,30 @@ def exec_(name: str | None, pod: str, command: tuple[str, ...]) -> None:
 
 @lab.command()
 @name_option
-@click.option("--ports", default="tcp/80,udp/53", show_default=True, help="tcp/80,udp/53,sctp/80 or ports' names.")
+@click.option("--ports", default="tcp/80,udp/53", show_default=True, help="tcp/80,udp/53,sctp/80,icmp or ports' names.")
 @click.option("--family", type=click.Choice(["any", "4", "6"]), default="any", help="Default: a pair's first.")
 @click.option("--timeout", type=click.FloatRange(0.05, 60), default=1.0, show_default=True, help="Seconds for silence.")
+@click.option("--grid", is_flag=True, help="Print who reached whom, a grid for each port.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 @output_option
-def probe(name: str | None, ports: str, family: str, timeout: float, quiet: bool, output: str) -> int:
+def probe(name: str | None, ports: str, family: str, timeout: float, grid: bool, quiet: bool, output: str) -> int:
     """Make real connections between all pods, and compare with what the policy says; exit status 1 where they differ.
 
     Listeners are the probe's own, and end with it.
 
     \b
     Example:
-      palisade lab probe --ports tcp/80,udp/53 -o json
+      palisade lab probe --ports tcp/80,udp/53,icmp --grid
     """
     from dfw.matrix import ports_parse
-    from overlay.lab_probe import probe_lab, render_probe
+    from overlay.lab_probe import probe_lab, render_grids, render_probe
     from overlay.progress import Steps
 
     asked = ports_parse(ports)
     paths, record = lab_known(name)
     with lab_reported():
         rows = probe_lab(paths, record, asked, family=family, timeout=timeout, steps=Steps(quiet))
-    emit(rows, output, render_probe)
+    emit(rows, output, render_grids if grid else render_probe)
     return DONE if all(row["expected"] == row["observed"] for row in rows) else NO
 
 

@@ -2,8 +2,8 @@
 """`lab probe`: real connections between all pods, beside what the policy says of them.
 
 `expected` is `palisade matrix`'s answer from the same code. A connection-oriented one is allowed when it was accepted
-and an answer came back, a datagram when it arrived. Where a connection that is expected does not come about, it is
-tried again alone, with more patience: a busy machine loses packets too.
+and an answer came back, a datagram or an echo request when it arrived. Where a connection that is expected does not
+come about, it is tried again alone, with more patience: a busy machine loses packets too.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from dfw.matrix import Asked, Matrix
-from dfw.model import PROTO_SCTP, PROTO_TCP, PROTO_UDP, Family, PolicySet, Port
+from dfw.model import PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP, Family, PolicySet, Port
 from dfw.moment import world_at
 from dfw.output import render_table
 from dfw.reach import Reachability
@@ -26,9 +26,12 @@ from overlay.progress import Steps
 ALLOWED: Final = "allowed"
 DENIED: Final = "denied"
 _NUMBERS: Final = {"TCP": PROTO_TCP, "UDP": PROTO_UDP, "SCTP": PROTO_SCTP}
+_PINGS: Final = {Family.IPV4: PROTO_ICMP, Family.IPV6: PROTO_ICMPV6}
 _FAMILIES: Final = {"4": Family.IPV4, "6": Family.IPV6}
 _AGAIN: Final = 3  # how often what is missing is tried again
 _SHOWN: Final = 30
+_SIGNS: Final = {ALLOWED: ".", DENIED: "X"}
+_DIFFERS: Final = "!"
 
 
 def probe_lab(
@@ -84,8 +87,8 @@ def _attempt(paths: LabPaths, record: LabRecord, sender: Port, receiver: Port, r
                 paths.room / record.pods[sender.name].netns,
                 paths.room / record.pods[receiver.name].netns,
                 ip.family,
-                _NUMBERS[row["protocol"]],
-                row["port"],
+                _NUMBERS.get(row["protocol"], _PINGS[ip.family]),
+                row["port"] or 0,
                 str(theirs),
                 near=sender.segment == receiver.segment,
             )
@@ -118,6 +121,27 @@ def render_probe(rows: list[dict[str, Any]]) -> str:
     if not wrong:
         return f"{text}; all as the policy says"
     columns = ["from", "to", "protocol", "port", "expected", "observed", "by"]
-    table = render_table(columns, [[row[key] for key in columns] for row in wrong[:_SHOWN]])
+    cells = [["-" if row[key] is None else row[key] for key in columns] for row in wrong[:_SHOWN]]
     more = f"\n… and {len(wrong) - _SHOWN:,} more" if len(wrong) > _SHOWN else ""
-    return f"{text}; {len(wrong):,} differ from the policy:\n\n{table}{more}"
+    return f"{text}; {len(wrong):,} differ from the policy:\n\n{render_table(columns, cells)}{more}"
+
+
+def render_grids(rows: list[dict[str, Any]]) -> str:
+    """For people: for each port a grid of what was observed, rows are senders, columns receivers; then the summary."""
+    names = list(dict.fromkeys(row["from"] for row in rows))
+    wide = len(str(len(names)))
+    left = max(map(len, names), default=0) + wide + 1
+    seen: dict[str, dict[tuple[str, str], str]] = {}
+    for row in rows:
+        asked = row["protocol"].lower() + (f"/{row['port']}" if row["port"] else "")
+        sign = _SIGNS[row["observed"]] if row["expected"] == row["observed"] else _DIFFERS
+        seen.setdefault(asked, {})[row["from"], row["to"]] = sign
+    lines = []
+    for asked, cells in seen.items():
+        lines.append(f"{asked}   (. allowed, X denied, {_DIFFERS} not what the policy says)")
+        lines.append(" " * left + "".join(f" {number:>{wide}}" for number in range(1, len(names) + 1)))
+        for number, sender in enumerate(names, 1):
+            grid = "".join(f" {cells.get((sender, receiver), ''):>{wide}}" for receiver in names)
+            lines.append((f"{number:>{wide}} {sender}".ljust(left) + grid).rstrip())
+        lines.append("")
+    return "\n".join([*lines, render_probe(rows)])

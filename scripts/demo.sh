@@ -54,10 +54,10 @@ if [ -z "$why" ]; then
   case $? in
     0)
       run palisade lab status --name "$lab" || exit
-      run palisade lab probe --name "$lab" --ports tcp/80,tcp/8080,udp/53 2>/dev/null || exit
+      run palisade lab probe --name "$lab" --ports tcp/80,tcp/8080,udp/53,icmp --grid 2>/dev/null || exit
       echo "-- web-1 moves to the other host while app-2 sends to it; connections, rules and addresses go along"
       run "$PY" -m scripts.demo.moving "$lab" app-2 web-1 esx-2 || exit
-      run palisade lab probe --name "$lab" --ports tcp/80 --family 6 2>/dev/null || exit
+      run palisade lab probe --name "$lab" --ports tcp/80,tcp/8080,udp/53,icmp --family 6 --grid 2>/dev/null || exit
       ;;
     3) echo "-- no lab on this machine: $(tail -n 1 "$directory/lab.log")" ;;
     *) cat "$directory/lab.log" >&2; echo "demo: the lab failed" >&2; exit 1 ;;

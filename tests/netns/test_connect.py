@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dfw.model import PROTO_TCP, PROTO_UDP, Family
+from dfw.model import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Family
 from overlay.connect import Attempt, Listener, apply_attempts
 from overlay.namespace import (
     apply_namespace,
@@ -51,6 +51,8 @@ def room() -> Iterator[Path]:
 
 def attempt(room: Path, sender: str, receiver: str, protocol: int, address: str, port: int = 80) -> Attempt:
     family = Family.IPV6 if ":" in address else Family.IPV4
+    if protocol == PROTO_ICMP:
+        protocol, port = PROTO_ICMP if family is Family.IPV4 else PROTO_ICMPV6, 0
     return Attempt(room / sender, room / receiver, family, protocol, port, address)
 
 
@@ -62,9 +64,9 @@ def test_what_comes_of_connections(room: Path) -> None:
         attempt(room, sender, receiver, protocol, address)
         for sender in ENDS[:2]
         for receiver, address in (("a", "10.9.0.10"), ("b", "10.9.0.11"), ("a", "fd00:9::10"), ("b", "fd00:9::11"))
-        for protocol in (PROTO_TCP, PROTO_UDP)
+        for protocol in (PROTO_TCP, PROTO_UDP, PROTO_ICMP)
     ]
-    silent = [attempt(room, "a", "b", protocol, "10.9.0.77") for protocol in (PROTO_TCP, PROTO_UDP)]
+    silent = [attempt(room, "a", "b", protocol, "10.9.0.77") for protocol in (PROTO_TCP, PROTO_UDP, PROTO_ICMP)]
     nowhere = attempt(room, "c", "a", PROTO_TCP, "10.9.0.10")
     closed = attempt(room, "a", "c", PROTO_TCP, "10.9.0.11", 81)  # b has no listener there: it answers with RST
     told: list[None] = []

@@ -98,6 +98,8 @@ def test_demo_with_a_network(directory: Path) -> None:
     assert re.search(r"^related +[1-9]", text, re.MULTILINE)  # the kernel's own port unreachable
     probed = re.findall(r"connections tried: [1-9]\d* allowed, [1-9]\d* denied; all as the policy says", text)
     assert len(probed) == 2
+    assert len(re.findall(r"^icmp .*\n +1 2 3 4 5 6 7 8\n1 web-1 [.X ]+\n", text, re.MULTILINE)) == 2
+    assert re.search(r"an iperf3 transfer from app-2 to 10.1.1.11, begun before it moved, goes on: ", text), text
     assert "pod web-1 moved from esx-1 to esx-2" in text
     streams = re.findall(r"[1-9]\d* MB from app-2 to \S+ before it moved, [1-9]\d* MB since; all of it arrived", text)
     assert len(streams) == 2

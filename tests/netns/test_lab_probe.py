@@ -51,11 +51,13 @@ def probe(capfd: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, 
 @pytest.mark.needs_ipv6
 def test_what_is_reached_is_what_the_policy_says(run: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert cli.run(["lab", "up", "-q"]) == 0
-    four = probe(capfd, "--ports", "tcp/80,tcp/3306,udp/53")
-    assert len(four) == 8 * 8 * 3 and {row["family"] for row in four} == {"IPv4"}
+    four = probe(capfd, "--ports", "tcp/80,tcp/3306,udp/53,icmp")
+    assert len(four) == 8 * 8 * 4 and {row["family"] for row in four} == {"IPv4"}
     assert cli.run(["lab", "migrate", "web-1", "esx-2"]) == 0
-    six = probe(capfd, "--family", "6", "--ports", "tcp/80,udp/53")
-    assert len(six) == 8 * 8 * 2 and {row["family"] for row in six} == {"IPv6"}
+    six = probe(capfd, "--family", "6", "--ports", "tcp/80,udp/53,icmp")
+    assert len(six) == 8 * 8 * 3 and {row["family"] for row in six} == {"IPv6"}
+    pings = [row for row in (*four, *six) if row["protocol"] == "ICMP"]
+    assert len(pings) == 2 * 8 * 8 and {row["observed"] for row in pings} == {"allowed", "denied"}
     verdicts = {(row["from"], row["to"], row["port"]): row["observed"] for row in four}
     assert all(verdicts[row["from"], row["to"], row["port"]] == row["observed"] for row in six)
 

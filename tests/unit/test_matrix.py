@@ -102,6 +102,31 @@ def test_a_pair_talks_in_the_senders_first_family_that_the_receiver_has() -> Non
     assert answer.allowed("x/four", "x/six") is False, "no family in common"
 
 
+def test_a_ping_is_an_echo_request_of_the_pairs_family() -> None:
+    inventory = {
+        "apiVersion": "palisade.internal/v1alpha1",
+        "kind": "Inventory",
+        "ports": [
+            {"name": "four", "ips": ["10.0.0.4"]},
+            {"name": "both", "ips": ["fd00::b", "10.0.0.11"]},
+            {"name": "six", "ips": ["fd00::6"]},
+        ],
+    }
+
+    def asked(protocol: str, kind: int) -> set[tuple[str, str]]:
+        entry = {"resource_type": "ICMPTypeServiceEntry", "protocol": protocol, "icmp_type": kind}
+        service = {"resource_type": "Service", "id": "ping", "service_entries": [entry]}
+        rules = [{"id": "ping", "services": ["ping"], "action": "ALLOW"}, {"id": "rest", "action": "DROP"}]
+        policy = {"resource_type": "SecurityPolicy", "id": "p", "category": "Application", "rules": rules}
+        found = rows("icmp", inventory, service, policy)
+        assert {(row["protocol"], row["port"]) for row in found} == {("ICMP", None)}
+        return {(row["from"], row["to"]) for row in found if row["allowed"] and row["from"] != row["to"]}
+
+    assert asked("ICMPv4", 8) == {("four", "both"), ("both", "four")}
+    assert asked("ICMPv6", 128) == {("both", "six"), ("six", "both")}
+    assert asked("ICMPv4", 0) == asked("ICMPv6", 129) == set()
+
+
 def test_a_workload_without_any_address_is_unknown() -> None:
     inventory = {
         "apiVersion": "palisade.internal/v1alpha1",
@@ -111,16 +136,17 @@ def test_a_workload_without_any_address_is_unknown() -> None:
     assert pairs(inventory).judge("a", "b", "TCP", 80) == (None, None, None)
 
 
-@pytest.mark.parametrize("text", ["tcp/0", "tcp/65536", "80", "icmp/8", "", "tcp/", "UPPER", "a" * 16])
+@pytest.mark.parametrize("text", ["tcp/0", "tcp/65536", "80", "icmp/8", "", "tcp/", "UPPER", "icmp/8/0", "a" * 16])
 def test_ports_are_refused_by_name(text: str) -> None:
     with pytest.raises(click.BadParameter):
         ports_parse(text)
 
 
 def test_ports_are_read() -> None:
-    assert ports_parse("TCP/80, sctp/9,web") == (
+    assert ports_parse("TCP/80, sctp/9,icmp,web") == (
         Asked("TCP/80", 6, 80),
         Asked("sctp/9", 132, 9),
+        Asked("icmp", 1),
         Asked("web", name="web"),
     )
 
