@@ -44,7 +44,8 @@ class AttachError(ValueError):
 
 class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A vNIC. `ips`: `address/length`, of a port of this host's own. `default`: what its one rule does, ALLOW or DROP.
-    `mounted`: the name of the namespace is ours, and goes with the vNIC."""
+    `mounted`: the name of the namespace is ours, and goes with the vNIC. `tap`: `interface` is a virtual machine's
+    (overlay/tap_port.py), which `was_up` before."""
 
     name: str
     segment: str
@@ -54,6 +55,8 @@ class Attachment(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ips: tuple[str, ...] = ()
     default: str = "DROP"
     mounted: bool = False
+    tap: bool = False
+    was_up: bool = False
 
 
 def mount_name(run: Path, name: str) -> Path:
@@ -135,6 +138,8 @@ def attachment_check(item: Attachment, told: HostState) -> None:
     elif item.segment not in segments:
         raise AttachError(f"this host has no segment {item.segment!r}; it has {', '.join(sorted(segments)) or 'none'}")
     else:
+        if item.tap and not item.mac:
+            raise AttachError(f"the desired state knows no port {item.name}: give its machine's MAC address (--mac)")
         if not item.ips:
             raise AttachError(f"the desired state knows no port {item.name}: give its addresses (--ip 10.1.1.5/24)")
         taken = {neighbour.ip for neighbour in told.neighbours} | {near.ip for near in told.interfaces}

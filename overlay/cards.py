@@ -108,7 +108,7 @@ class Cards:
         for vnic in vnics:
             card = self.cards.get(VNIC + vnic.name)
             is_new = self.problems.get(vnic.name) is not before.get(vnic.name)
-            if vnic.netns is None or is_new or card is None or card.settled == vnic:
+            if vnic.netns is None or is_new or card is None or card.settled == vnic or card.about.get("tap"):
                 continue
             try:
                 apply_vnic(vnic.netns, vnic)
@@ -193,6 +193,8 @@ class Cards:
         name = VNIC + vnic.name
         about = {"netns": vnic.netns, "inode": _inode(vnic.netns), "interface": vnic.interface, "mac": vnic.mac}
         card = self.cards.get(name) or self._handed(name)
+        if card is not None and card.about.get("tap"):
+            del about["mac"]  # its machine has that
         if card is not None and {key: card.about.get(key) for key in about} != about:
             self._let_go(name)
             card = None

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,13 +23,14 @@ from typing import Final
 import msgspec
 
 from overlay.ask import AskError, agent_ask
-from overlay.attachment import MOUNTED
+from overlay.attachment import ATTACHED, MOUNTED, Attachment, Attachments
 from overlay.holder import HolderClient, HolderError
 from overlay.host_unit import UNIT, render_unit
 from overlay.hoststate import StateError, file_replace, state_read
 from overlay.linux import Process, process_lives, process_signal
-from overlay.namespace import apply_namespace_end
+from overlay.namespace import apply_namespace_end, namespace_exists
 from overlay.sysctl_keep import BEFORE, restore_sysctls
+from overlay.tap_port import apply_tap_end
 from overlay.uplink import TEP_INTERFACE, plan_uplink, remove_uplink
 
 CONFIG: Final = Path("etc/palisade")
@@ -154,6 +155,9 @@ def plan_uninstall(manifest: Manifest, purge: bool) -> tuple[Path, ...]:
 def apply_uninstall(root: Path, manifest: Manifest, purge: bool) -> list[str]:
     """Take away what was made. Folders that others have put something into stay, and are named."""
     notes = []
+    for item in _attached(root):
+        if item.tap and namespace_exists(Path(item.netns)):
+            apply_tap_end(item.interface, Path(item.netns), was_up=item.was_up)
     for mounted in (root / RUN).glob(f"{MOUNTED}*"):
         apply_namespace_end(mounted)
     ours = {RUN, LOGS, CONFIG, STATE}  # all that is in there is the agent's, or for it
@@ -174,6 +178,13 @@ def apply_uninstall(root: Path, manifest: Manifest, purge: bool) -> list[str]:
 def interfaces() -> list[str]:
     """The network interfaces of this namespace that could carry Geneve."""
     return sorted(name for _, name in socket.if_nameindex() if name not in ("lo", TEP_INTERFACE))
+
+
+def _attached(root: Path) -> Iterable[Attachment]:
+    try:
+        return Attachments(root / STATE / ATTACHED).known.values()
+    except StateError:
+        return ()
 
 
 def has_systemd() -> bool:

@@ -216,6 +216,7 @@ int pal_live_port_add(pal_live *l, uint32_t filter, const int32_t *fd, uint32_t 
     }
     memset(counts, 0, l->workers * sizeof *counts);
     p->filter = filter;
+    p->header = offloads & TAP_PACKET_SOCKET ? VIRTIO_SHORT_BYTES : VIRTIO_BYTES;
     p->uso = (offloads & (TAP_USO4 | TAP_USO6)) != 0;
     p->counts = counts;
     for (; p->queues < queues; p->queues++) {

@@ -39,6 +39,7 @@ typedef struct PAL_ALIGNED(PAL_CACHE_LINE) live_counts {
 typedef struct live_port {
     uint32_t filter, queues;
     int fd[PAL_TAP_QUEUES];
+    uint32_t header;        /* bytes of the virtio header before each frame */
     bool uso;               /* the kernel knows UDP super-packets */
     live_counts *counts;    /* of each worker */
 } live_port;

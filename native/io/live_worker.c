@@ -54,7 +54,7 @@ void live_sink(void *context, const host_out *out, uint32_t n)
         }
         const live_port *p = o->vnic < LIVE_PORTS ? w->port[o->vnic] : NULL;
         if (PAL_LIKELY(p != NULL))
-            tap_send(p->fd[w->number % p->queues], o, p->uso, &p->counts[w->number].c);
+            tap_send(p->fd[w->number % p->queues], o, p->header, p->uso, &p->counts[w->number].c);
         else
             io_add(&w->lost.drop[PAL_REASON_LINK_DOWN], 1);
     }
@@ -129,17 +129,18 @@ static void live_read_port(live_worker *w, live_port *p)
         bool more = true;
         for (; !live_burst_full(w) && read < HOST_BURST; read++) {
             uint8_t *data = frame_at(&w->pool, w->frames);
-            int32_t len = tap_read(p->fd[w->number], data, VIRTIO_BYTES);
+            int32_t len = tap_read(p->fd[w->number], data, p->header);
             if (len <= 0) {
-                if (len < 0) { /* the interface is gone: it would wake us for ever */
-                    epoll_ctl(w->epoll, EPOLL_CTL_DEL, p->fd[w->number], NULL);
+                if (len < 0) { /* a TAP that is gone would wake us for ever; a packet socket says it once, of one that is down */
+                    if (p->header == VIRTIO_BYTES)
+                        epoll_ctl(w->epoll, EPOLL_CTL_DEL, p->fd[w->number], NULL);
                     io_add(&counts->drop[PAL_REASON_LINK_DOWN], 1);
                 }
                 more = false;
                 break;
             }
             host_frame *f = &w->frame[w->frames];
-            const virtio_header h = virtio_load(data - VIRTIO_BYTES, VIRTIO_BYTES);
+            const virtio_header h = virtio_load(data - p->header, p->header);
             *f = (host_frame){.data = data, .len = (uint32_t)len, .from = p->filter};
             const bool good = virtio_offload(&h, data, f->len, 0, &f->offload);
             io_add(&counts->rx_frames, 1);

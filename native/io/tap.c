@@ -132,11 +132,12 @@ int32_t tap_read(int fd, uint8_t *frame, uint32_t header)
     return n <= (ssize_t)header ? -EIO : (int32_t)(n - (ssize_t)header);
 }
 
-static void tap_write(int fd, const virtio_header *h, const struct iovec *part, uint32_t len, uint32_t segments, io_counts *counts)
+static void tap_write(int fd, uint32_t bytes, const virtio_header *h, const struct iovec *part, uint32_t len, uint32_t segments,
+                      io_counts *counts)
 {
-    uint8_t header[VIRTIO_BYTES];
-    virtio_store(header, VIRTIO_BYTES, h);
-    struct iovec v[3] = {{header, VIRTIO_BYTES}, part[0], part[1]};
+    uint8_t header[VIRTIO_TUNNEL_BYTES]; /* the longest there is */
+    virtio_store(header, bytes, h);
+    struct iovec v[3] = {{header, bytes}, part[0], part[1]};
     if (writev(fd, v, part[1].iov_len ? 3 : 2) < 0) {
         io_add(&counts->drop[io_error_reason(errno)], 1);
         return;
@@ -147,7 +148,7 @@ static void tap_write(int fd, const virtio_header *h, const struct iovec *part, 
 }
 
 /* For a kernel that knows no UDP super-packets. */
-static void tap_send_segments(int fd, const host_out *out, io_counts *counts)
+static void tap_send_segments(int fd, const host_out *out, uint32_t header, io_counts *counts)
 {
     static const virtio_header whole = {.flags = VIRTIO_DATA_VALID};
     segment_plan s;
@@ -160,17 +161,17 @@ static void tap_send_segments(int fd, const host_out *out, io_counts *counts)
         uint32_t at, bytes = segment_bytes(&s, i, 1, &at);
         segment_headers(&s, out->data, i, 1, headers);
         const struct iovec part[2] = {{headers, s.headers}, {out->data + at, bytes}};
-        tap_write(fd, &whole, part, s.headers + bytes, 1, counts);
+        tap_write(fd, header, &whole, part, s.headers + bytes, 1, counts);
     }
 }
 
-void tap_send(int fd, const host_out *out, bool uso, io_counts *counts)
+void tap_send(int fd, const host_out *out, uint32_t header, bool uso, io_counts *counts)
 {
     if (PAL_UNLIKELY(!uso && out->offload.gso_type == VIRTIO_GSO_UDP_L4)) {
-        tap_send_segments(fd, out, counts);
+        tap_send_segments(fd, out, header, counts);
         return;
     }
     const virtio_header h = virtio_of(&out->offload);
     const struct iovec part[2] = {{out->data, out->len}, {NULL, 0}};
-    tap_write(fd, &h, part, out->len, offload_segments(&out->offload, out->len), counts);
+    tap_write(fd, header, &h, part, out->len, offload_segments(&out->offload, out->len), counts);
 }

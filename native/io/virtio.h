@@ -10,6 +10,7 @@
 #include "../engine/host.h"
 
 #define VIRTIO_BYTES 12         /* vNICs */
+#define VIRTIO_SHORT_BYTES 10   /* vNICs that are packet sockets (packet(7), PACKET_VNET_HDR): without num_buffers */
 #define VIRTIO_TUNNEL_BYTES 24  /* uplinks of tier A */
 
 enum { VIRTIO_NEEDS_CSUM = 1, VIRTIO_DATA_VALID = 2, VIRTIO_TUNNEL_CSUM = 8 };

@@ -115,14 +115,19 @@ static void test_send(void)
     host_out o = {.data = data, .len = 60, .offload = {.flags = VIRTIO_DATA_VALID}};
     uint32_t sent = 0;
     while (c.drop[PAL_REASON_QUEUE_FULL] == 0 && sent++ < 100000)
-        tap_send(fd[0], &o, true, &c);
+        tap_send(fd[0], &o, VIRTIO_BYTES, true, &c);
     CHECK_U64(c.tx_frames + 1, sent);
     CHECK_U64(c.tx_bytes, 60 * c.tx_frames);
     uint8_t got[200];
     CHECK_U64((uint64_t)read(fd[1], got, sizeof got), VIRTIO_BYTES + 60);
     CHECK(got[0] == VIRTIO_DATA_VALID);
+    while (read(fd[1], got, sizeof got) > 0)
+        ;
+    tap_send(fd[0], &o, VIRTIO_SHORT_BYTES, true, &c); /* a packet socket's header */
+    CHECK_U64((uint64_t)read(fd[1], got, sizeof got), VIRTIO_SHORT_BYTES + 60);
+    CHECK(memcmp(got + VIRTIO_SHORT_BYTES, data, 60) == 0);
     close(fd[1]);
-    tap_send(fd[0], &o, true, &c);
+    tap_send(fd[0], &o, VIRTIO_BYTES, true, &c);
     CHECK_U64(c.drop[PAL_REASON_LINK_DOWN], 1);
     close(fd[0]);
     /* A kernel that knows no UDP super-packets gets them one by one. */
@@ -132,12 +137,12 @@ static void test_send(void)
     frame_ip(&f, PAL_FAMILY_V6, 1, 2, PROTO_UDP, udp, sizeof udp);
     o = (host_out){.data = f.b, .len = f.len, .offload = {.flags = VIRTIO_NEEDS_CSUM, .gso_type = VIRTIO_GSO_UDP_L4, .gso_size = 100, .hdr_len = 62, .csum_start = 54, .csum_offset = 6}};
     c = (io_counts){0};
-    tap_send(fd[0], &o, false, &c);
+    tap_send(fd[0], &o, VIRTIO_BYTES, false, &c);
     CHECK_U64(c.tx_segments, 3);
     for (uint32_t i = 0; i < 3; i++)
         CHECK_U64((uint64_t)read(fd[1], got, sizeof got), VIRTIO_BYTES + 62 + (i < 2 ? 100 : 50));
     o.offload.csum_start = 40;
-    tap_send(fd[0], &o, false, &c);
+    tap_send(fd[0], &o, VIRTIO_BYTES, false, &c);
     CHECK_U64(c.drop[PAL_REASON_OFFLOAD], 1);
     close(fd[0]);
     close(fd[1]);

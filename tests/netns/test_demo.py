@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,9 @@ def directory() -> Iterator[Path]:
     """For all that a demo writes, its lab's sockets among it: with a short name, and nobody else's."""
     found = Path(tempfile.mkdtemp(prefix="pal-", dir="/tmp"))
     yield found
+    if (found / "run").exists():  # a demo that was killed for its time
+        down = [sys.executable, "-m", "dfw", "lab", "down", "--all"]
+        subprocess.run(down, env=demo_environment(found), cwd=ROOT, check=False)
     shutil.rmtree(found)
 
 

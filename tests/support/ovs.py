@@ -30,7 +30,7 @@ class OpenVswitch:
         environment = {**os.environ, **dict.fromkeys(names, str(self.folder))}
         done = subprocess.run(
             ["nsenter", f"--net={self.netns}", *command],
-            env=environment, text=True, capture_output=True, check=False, timeout=60,
+            env=environment, text=True, capture_output=True, check=False, timeout=200,
         )  # fmt: skip
         if done.returncode != 0:
             raise AssertionError(f"{' '.join(command)}: {done.returncode}\n{done.stdout}{done.stderr}")
@@ -53,7 +53,7 @@ class OpenVswitch:
 
     def vsctl(self, *words: str) -> str:
         """`ovs-vsctl`."""
-        return self._run("ovs-vsctl", f"--db=unix:{self.folder}/db.sock", "--timeout=20", *words)
+        return self._run("ovs-vsctl", f"--db=unix:{self.folder}/db.sock", "--timeout=180", *words)
 
     def ofctl(self, command: str, bridge: str, *words: str) -> str:
         """`ovs-ofctl COMMAND BRIDGE …`."""
