@@ -35,7 +35,7 @@ def flows_compare(old: PolicySet, new: PolicySet, tap: bool, paths: Sequence[str
     UnsupportedError, EnvironmentLacksError."""
     records = [record for path in paths if path.endswith(RECORD_ENDINGS) for record in flows_read(path)]
     captures = [path for path in paths if not path.endswith(RECORD_ENDINGS)]
-    changed, unknown = _judged(old, new, tap, records)
+    changed, unknown = flows_judged(old, new, tap, records)
     examined = len(records)
     if captures:
         more, count = _replayed(old, new, tap, captures)
@@ -89,10 +89,11 @@ def _rows(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, row if isinstance(row, dict) else {}
 
 
-def _judged(
+def flows_judged(
     old: PolicySet, new: PolicySet, tap: bool, records: Sequence[dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], int]:
-    """The records that one policy lets begin and the other does not; how many are of vNICs not in both."""
+    """The records that one policy lets begin and the other does not, with `change` (passes, refused); how many are of
+    vNICs not in both. Raises UnsupportedError."""
     if not records:
         return [], 0
     compiled = [compile_policy(world) for world in (old, new)]
@@ -156,4 +157,4 @@ def _replayed(old: PolicySet, new: PolicySet, tap: bool, captures: Sequence[str]
     return changed, sum((counts[0] | counts[1]).values())
 
 
-__all__ = ["flows_compare", "flows_read"]
+__all__ = ["flows_compare", "flows_judged", "flows_read"]

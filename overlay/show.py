@@ -79,6 +79,7 @@ def hosts_asked(lab: str | None, only: str | None) -> dict[str, Path]:
 @click.option("--match", help="flows: only these connections; see below.")
 @click.option("--kill", help="flows: end these connections; `all` is every one.")
 @click.option("--limit", type=click.IntRange(1), default=10000, show_default=True, help="flows: rows of a host.")
+@click.option("--staged", is_flag=True, help="flows: those that the lab's staged policies would cut.")
 @click.option("--counters", is_flag=True, help="rules: each rule once a host, with what it has done.")
 @click.option("--reset", is_flag=True, help="rules: the counters shown begin at 0 again.")
 @output_option
@@ -91,6 +92,7 @@ def show(
     match: str | None,
     kill: str | None,
     limit: int,
+    staged: bool,
     counters: bool,
     reset: bool,
     output: str,
@@ -107,10 +109,13 @@ def show(
       palisade show rules --host esx-1 -o json
       palisade show rules --counters --reset
       palisade show flows --match vnic=web-1,proto=tcp,dport=443
+      palisade show flows --staged
       palisade show flows --kill src=10.1.1.0/24,dport=3306
       palisade show health
     """
     _check_options(what, match, kill, counters, reset)
+    if staged and (what != "flows" or kill is not None):
+        raise click.UsageError("--staged is for `show flows`, and ends none")
     sockets = hosts_asked(lab, only)
     if kill is not None:
         _show(ctx, read_hosts(sockets, {"do": "kill", "match": kill}), "ended", output, _killed)
@@ -120,7 +125,28 @@ def show(
         request = {"do": "reset"}
     elif what == "flows":
         request = {"do": "flows", "match": match or "all", "limit": limit}
-    _show(ctx, read_hosts(sockets, request), "rows", output, _table, what)
+    answers = read_hosts(sockets, request)
+    if staged:
+        _leave_staged(lab, answers)
+    _show(ctx, answers, "rows", output, _table, what)
+
+
+def _leave_staged(lab: str | None, answers: dict[str, dict[str, Any]]) -> None:
+    """Of the hosts' connections only those that would be cut."""
+    from dfw.moment import world_at
+    from overlay.lab_inputs import inputs_kept
+    from overlay.lab_known import lab_known
+    from overlay.lab_plan import world_moved
+    from overlay.staged_flows import staged_refused
+
+    paths, record = lab_known(lab)
+    world = world_moved(world_at(inputs_kept(paths, record).world, None), record.moved)
+    if not world.staged:
+        raise click.UsageError(f"no policy of lab {paths.name} is staged: `staged: true` in it, and `palisade apply`")
+    for answer in answers.values():
+        if "rows" in answer:
+            answer["rows"] = staged_refused(world, answer["rows"])
+            answer["total"] = len(answer["rows"])
 
 
 def _check_options(what: str, match: str | None, kill: str | None, counters: bool, reset: bool) -> None:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traceflow in a lab of the shop: what a packet meets there is what `explain` says, at each vNIC."""
+"""Traceflow in a lab of the shop: what a packet meets there is what `explain` says at each vNIC; and what is staged."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +20,10 @@ from dfw.load import load
 from dfw.model import PolicySet
 from dfw.probe import judge_both
 from dfw.schema import schema_files
+from overlay.enter import run_in
 from overlay.show import lab_sockets, read_hosts
 from overlay.trace import follow
+from tests.support.patience import PATIENCE
 
 pytestmark = [
     pytest.mark.needs_root,
@@ -115,3 +118,60 @@ def test_the_command_says_where_it_went(run: Path, capfd: pytest.CaptureFixture[
     assert text.startswith("web-1 -> db-1 (10.1.3.11): does not arrive") and "web-1 OUT" in text
     for wrong in (["--from", "nobody"], ["--dport", "80", "--from", "web-1", "--to", "nowhere"], ["--from", "web-1"]):
         assert cli.run(["trace", "--to", "db-1", *wrong]) == 2
+
+
+STAGED = """
+resource_type: SecurityPolicy
+id: closing
+category: Emergency
+staged: true
+rules: [{id: no-app, services: [port-8080], action: DROP}]
+---
+resource_type: Service
+id: port-8080
+service_entries: [{resource_type: L4PortSetServiceEntry, l4_protocol: TCP, destination_ports: ["8080"]}]
+"""
+
+
+def test_staged_policies_say_which_open_connections_they_would_cut(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def flows(status: int = 0) -> Any:
+        capfd.readouterr()
+        assert cli.run(["show", "flows", "--staged", "-o", "json"]) == status
+        rows = json.loads(capfd.readouterr().out)
+        jsonschema.validate(rows, json.loads(schema_files()["show"].read_text()))
+        return rows
+
+    assert cli.run(["show", "flows", "--staged"]) == 2
+    assert "no policy of lab lab is staged" in capfd.readouterr().err
+    (tmp_path / "staged.yaml").write_text(STAGED)
+    assert cli.run(["apply", "-q", str(SHOP / "policy.yaml"), str(tmp_path / "staged.yaml")]) == 0
+    capfd.readouterr()
+    assert cli.run(["lab", "status", "-o", "json"]) == 0
+    netns = {pod["name"]: pod["netns"] for pod in json.loads(capfd.readouterr().out)["pods"]}
+    ends = []
+    for source, target, address, port in (("web-1", "app-2", "10.1.2.12", 8080), ("app-1", "db-1", "10.1.3.11", 3306)):
+        with run_in(netns[target], lambda port=port: socket.create_server(("", port))) as listener:  # type: ignore[misc]
+            client = run_in(netns[source], lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            client.settimeout(PATIENCE)
+            client.connect((address, port))  # nothing is refused yet
+            ends += [client, listener.accept()[0]]
+    rows = flows()
+    assert sorted((row["host"], row["vnic"], row["dir"]) for row in rows) == [
+        ("esx-1", "web-1", "OUT"), ("esx-2", "app-2", "IN")
+    ]  # fmt: skip
+    assert {(row["dst"], row["dport"], row["staged"]) for row in rows} == {("10.1.2.12", 8080, "refused")}
+    # In force they are cut, and the other one is not.
+    (tmp_path / "staged.yaml").write_text(STAGED.replace("staged: true\n", ""))
+    assert cli.run(["apply", "-q", str(SHOP / "policy.yaml"), str(tmp_path / "staged.yaml")]) == 0
+    for sender, receiver, arrives in ((ends[0], ends[1], False), (ends[2], ends[3], True)):
+        sender.sendall(b"x")
+        receiver.settimeout(PATIENCE if arrives else 0.5)
+        try:
+            assert (receiver.recv(1) == b"x") is arrives
+        except TimeoutError:
+            assert not arrives
+    for one in ends:
+        one.close()
+    assert cli.run(["apply", "-q", str(SHOP / "policy.yaml")]) == 0
