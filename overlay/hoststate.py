@@ -22,6 +22,8 @@ GATEWAY_MAC: Final = "02:50:56:56:44:52"  # of every distributed router interfac
 TIMERS: Final = 11  # PAL_TIMERS
 FLOODS: Final = 4  # PAL_FLOODS
 
+GUARDS: Final = ("spoof", "dhcp", "ra")  # of a workload's vNIC
+
 ROUTE_CONNECTED: Final = "connected"
 ROUTE_VIA: Final = "via"
 ROUTE_GATEWAY: Final = "gateway"
@@ -38,8 +40,9 @@ class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class VnicState(_Struct, frozen=True):
     """A workload's card. `ips`: `address/length`. `gateways`: of its default routes. `netns`: where its interface is to
-    be, None where nothing is attached. `table`: of its rules; `ether`: of its layer-2 rules, None for none.
-    `arriving`: it is still behind this TEP, and on its way here: its rules are made ready, and nothing else."""
+    be, None where nothing is attached. `table`: of its rules; `ether`: of its layer-2 rules, None for none. `routes`:
+    `PREFIX via ADDRESS`, of a vNIC whose kernel routes. `arriving`: it is still behind this TEP, and on its way here:
+    its rules are made ready, and nothing else."""
 
     name: str
     mac: str
@@ -53,8 +56,9 @@ class VnicState(_Struct, frozen=True):
     mtu: int = 1500
     netns: str | None = None
     interface: str = "eth0"
-    guards: tuple[str, ...] = ("spoof", "dhcp", "ra")
+    guards: tuple[str, ...] = GUARDS
     arriving: int | None = None
+    routes: tuple[str, ...] = ()
 
 
 class SegmentState(_Struct, frozen=True):

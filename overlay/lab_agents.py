@@ -18,6 +18,7 @@ from overlay.lab_record import LabPaths, LabRecord
 from overlay.launch import Launch
 from overlay.linux import Process, process_lives
 from overlay.pod import importing
+from overlay.service_router import service_attachments
 from overlay.span import resolve_span
 from overlay.underlay import TEP_WIRE
 
@@ -69,12 +70,14 @@ def agent_tell(paths: LabPaths, host: str) -> dict[str, Any]:
 def desired_states(paths: LabPaths, record: LabRecord, world: PolicySet) -> dict[str, HostState]:
     """What every host needs as of the record's revision. Raises UnsupportedError."""
     attachments = {name: str(paths.room / pod.netns) for name, pod in record.pods.items()}
+    attachments |= service_attachments(paths.room, world.inventory)
     return resolve_span(world, record.revision, attachments, underlay_mtu=record.mtu)
 
 
 def plan_states(paths: LabPaths, plan: LabPlan, world: PolicySet, revision: int) -> dict[str, HostState]:
     """What every host of a lab will need once it is as planned. Raises UnsupportedError."""
     attachments = {pod.name: str(paths.room / pod.netns) for pod in plan.pods}
+    attachments |= service_attachments(paths.room, world.inventory)
     return resolve_span(world, revision, attachments, underlay_mtu=plan.underlay.mtu)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from dfw.errors import EnvironmentLacksError
 from dfw.model import Inventory, PolicySet, Port, Segment
+from overlay.service_router import service_routers
 
 
 def graph_text(name: str, world: PolicySet) -> str:
@@ -29,13 +30,19 @@ def graph_text(name: str, world: PolicySet) -> str:
 
 def _gateway_lines(inventory: Inventory, name: str, depth: int) -> Iterator[str]:
     gateway = inventory.gateways[name]
-    yield f"{'  ' * depth}Tier-{gateway.tier} {name}"
+    edge = _edge(inventory, name)
+    yield f"{'  ' * depth}Tier-{gateway.tier} {name}" + (f", to the outside by {edge}" if edge else "")
     for below in inventory.gateways.values():
         if below.uplink_gateway == name:
             yield from _gateway_lines(inventory, below.name, depth + 1)
     for segment in inventory.segments.values():
         if segment.gateway == name:
             yield from _segment_lines(inventory, segment, depth + 1)
+
+
+def _edge(inventory: Inventory, gateway: str) -> str | None:
+    """The Edge host that carries a gateway's service router."""
+    return next((item.host for item in service_routers(inventory) if item.gateway == gateway), None)
 
 
 def _segment_lines(inventory: Inventory, segment: Segment, depth: int) -> Iterator[str]:
@@ -77,8 +84,17 @@ def graph_dot(name: str, world: PolicySet) -> str:
             if port.host == host.name:
                 label = _quoted("\n".join([port.name, *map(str, port.ips)]))
                 lines.append(f"    {_quoted(port.path)} [shape=box, label={label}];")
+        for item in service_routers(inventory):
+            if item.host == host.name:
+                label = _quoted(f"service router\n{item.gateway}")
+                lines.append(f"    {_quoted(item.port.path)} [shape=octagon, label={label}];")
         lines.append("  }")
     lines += [f"  {_quoted(inventory.segment_of(port).path)} -- {_quoted(port.path)};" for port in inventory]
+    routers = service_routers(inventory)
+    if routers:
+        lines.append("  outside [shape=ellipse, style=dashed];")
+    for item in routers:
+        lines.append(f"  {_quoted(inventory.gateways[item.gateway].path)} -- {_quoted(item.port.path)} -- outside;")
     return "\n".join([*lines, "}"])
 
 

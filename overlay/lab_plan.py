@@ -12,6 +12,7 @@ from dfw.model import PolicySet
 from dfw.model.place import Place
 from overlay.lab_record import LabRecord, MoveRecord
 from overlay.pod import PodSpec, pod_hash
+from overlay.service_router import service_routers
 from overlay.underlay import OUTSIDE, UNDERLAY, Bridge, Interface, Underlay, host_namespace, plan_underlay
 
 
@@ -34,11 +35,13 @@ class LabPlan:
     underlay: Underlay
     hosts: tuple[str, ...]
     pods: tuple[PodPlan, ...]
+    routers: tuple[str, ...] = ()  # namespaces of service routers
 
     @property
     def namespaces(self) -> tuple[str, ...]:
         """Names of all namespaces."""
-        return (UNDERLAY, OUTSIDE, *map(host_namespace, self.hosts), *(pod.netns for pod in self.pods))
+        hosts = map(host_namespace, self.hosts)
+        return (UNDERLAY, OUTSIDE, *hosts, *self.routers, *(pod.netns for pod in self.pods))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,9 @@ def plan_lab(
         PodPlan(port.name, port.host, f"pod-{pod_hash(port.name)}", specs.get(port.name, PodSpec()))
         for port in inventory
     )
-    return LabPlan(name, intent, plan_underlay(inventory, mtu=mtu, ipv6=ipv6), tuple(inventory.hosts), pods)
+    underlay = plan_underlay(inventory, mtu=mtu, ipv6=ipv6)
+    routers = tuple(item.namespace for item in service_routers(inventory))
+    return LabPlan(name, intent, underlay, tuple(inventory.hosts), pods, routers)
 
 
 def intent_hash(inputs: Iterable[tuple[str, bytes]]) -> str:

@@ -18,8 +18,10 @@ from dfw.compile_ether import EtherTable
 from dfw.enforcer import timer_seconds
 from dfw.model import Address, AddressRange, Family, Gateway, Host, Inventory, PolicySet, Port, Segment
 from overlay.hoststate import (
+    GUARDS,
     ROUTE_CONNECTED,
     ROUTE_GATEWAY,
+    ROUTE_VIA,
     BfdState,
     EtherState,
     HostState,
@@ -33,6 +35,7 @@ from overlay.hoststate import (
     TepState,
     VnicState,
 )
+from overlay.service_router import ServiceRouter, service_routers, world_routed
 
 UNDERLAY_MTU = 1700
 WORKLOAD_MTU = 1500
@@ -60,9 +63,11 @@ def resolve_span(
 
     Raises UnsupportedError where the packet core cannot express the policy.
     """
+    routers = service_routers(world.inventory)
+    world = world_routed(world, routers)
     compiled = compile_policy(world)
     inventory = world.inventory
-    fabric = _Fabric(inventory)
+    fabric = _Fabric(inventory, routers)
     return {
         host.name: _HostSpan(fabric, compiled, host, attachments, underlay_mtu).state(revision)
         for host in inventory.hosts.values()
@@ -72,8 +77,10 @@ def resolve_span(
 class _Fabric:
     """What is the same for all hosts: who routes for whom, and who is where."""
 
-    def __init__(self, inventory: Inventory) -> None:
+    def __init__(self, inventory: Inventory, routers: tuple[ServiceRouter, ...]) -> None:
         self.inventory = inventory
+        self.router_of = {item.gateway: item for item in routers}
+        self.router_at = {item.port.name: item for item in routers}
         self.ports_of: dict[str, list[Port]] = {name: [] for name in inventory.segments}
         self.segments_of: dict[str, list[Segment]] = {name: [] for name in inventory.gateways}
         self.ports_on: dict[str, list[Port]] = {name: [] for name in inventory.hosts}
@@ -169,6 +176,9 @@ class _HostSpan:
         subnets = {subnet.family: subnet for subnet in segment.subnets}
         ether = self.compiled.ether.table_of.get(port.name)
         gateways = [gateway_address(subnet) for subnet in segment.subnets] if segment.gateway is not None else []
+        router = self.fabric.router_at.get(port.name)
+        if router is not None:
+            gateways = []  # its default is the uplink's
         return VnicState(
             name=port.name,
             mac=port.mac,
@@ -181,6 +191,8 @@ class _HostSpan:
             gateways=tuple(str(address) for address in gateways if address is not None),
             mtu=min(WORKLOAD_MTU, self.underlay_mtu - overhead(self.host.tep.family)),
             netns=self.attachments.get(port.name),
+            guards=GUARDS if router is None else (),  # what it sends comes from all the world
+            routes=() if router is None else router.routes,
         )
 
     def _segment(self, segment: Segment) -> SegmentState:
@@ -211,13 +223,20 @@ class _HostSpan:
                     yield InterfaceState(gateway, self.number_of[segment.name], str(address))
 
     def _routes(self) -> Iterable[RouteState]:
-        """A gateway knows its own segments; a Tier-1 hands the rest to its Tier-0, which knows all of its Tier-1s'."""
+        """A gateway knows its own segments; a Tier-1 hands the rest to its Tier-0, which knows all of its Tier-1s', and
+        hands the rest to its service router."""
         everything = {Family.IPV4: "0.0.0.0/0", Family.IPV6: "::/0"}
         for name, number in self.gateway_number.items():
             gateway = self.fabric.inventory.gateways[name]
             for segment in self.fabric.segments_of[name]:
                 for subnet in segment.subnets:
                     yield RouteState(number, str(subnet), ROUTE_CONNECTED, self.number_of[segment.name])
+            router = self.fabric.router_of.get(name)
+            if router is not None:
+                for ip in router.port.ips:
+                    yield RouteState(
+                        number, everything[ip.family], ROUTE_VIA, self.number_of[router.transit.name], str(ip)
+                    )
             if gateway.uplink_gateway is not None:
                 above = self.gateway_number[gateway.uplink_gateway]
                 for prefix in everything.values():

@@ -2,8 +2,9 @@
 """The wires between a lab's hosts: four networks, each a bridge in a namespace of its own, which routes between them.
 
 Hosts' TEPs, Edge hosts' TEPs, Edge hosts' uplinks, and what lies outside. A host reaches the first by `ul0`; an Edge
-host (one with the tag role|edge) has `ul0` in the second, and `up0` in the third. Who tests the way out is in the
-namespace `outside`. Pure but for `apply_*`.
+host (one with the tag role|edge) has `ul0` in the second, and each service router that it carries has `up0` in the
+third. Who tests the way out is in the namespace `outside`. Nothing comes from the last two into the first two.
+Pure but for `apply_*`.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from dfw.errors import EnvironmentLacksError, PolicyError, Problem
 from dfw.model import Address, AddressRange, Family, Host, Inventory, address_parse
 from dfw.model.place import Place
 from overlay.namespace import namespace_entered
+from overlay.service_router import ServiceRouter, host_is_edge, service_routers
 
 if TYPE_CHECKING:
     from pyroute2 import IPRoute
@@ -31,8 +34,8 @@ HOST_TEP: Final = "host-tep"
 EDGE_TEP: Final = "edge-tep"
 EDGE_UPLINK: Final = "edge-uplink"
 DEFAULT_MTU: Final = 1700  # NSX's: 1500 for workloads, and room for Geneve with options
-EDGE_TAG: Final = ("role", "edge")
 _SCOPE_LINK: Final = 253  # linux/rtnetlink.h
+_KEPT_FROM: Final = 10  # priority of a rule, before those of the kernel
 _ONLINK: Final = 4  # RTNH_F_ONLINK: the gateway answers on this wire
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -43,10 +46,13 @@ _FREE6: Final = tuple(ipaddress.ip_network(f"{prefix}::/64") for prefix in ("200
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """One network: a bridge in the underlay's namespace. `addresses`: the router's, with prefix lengths."""
+    """One network: a bridge in the underlay's namespace. `addresses`: the router's, with prefix lengths. `routes`:
+    `PREFIX via ADDRESS`, by neighbours on it. `kept_from`: prefixes that nothing that comes from here gets to."""
 
     name: str
     addresses: tuple[str, ...]
+    routes: tuple[str, ...] = ()
+    kept_from: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,16 +95,11 @@ def host_namespace(host: str) -> str:
     return f"host-{host}"
 
 
-def host_is_edge(host: Host) -> bool:
-    """Whether it carries gateways' services: its tags have role|edge, in whatever case."""
-    return any((tag.scope.lower(), tag.tag.lower()) == EDGE_TAG for tag in host.tags)
-
-
 def plan_underlay(inventory: Inventory, *, mtu: int = DEFAULT_MTU, ipv6: bool = True) -> Underlay:
     """The wires for an inventory's hosts. `ipv6`: whether this machine speaks it.
 
-    Raises PolicyError where TEPs of hosts and of Edge hosts lie in one network, EnvironmentLacksError where a TEP needs
-    IPv6 and there is none.
+    Raises PolicyError where TEPs of hosts and of Edge hosts lie in one network, or prefixes that are reached from
+    outside overlap; EnvironmentLacksError where a TEP needs IPv6 and there is none.
     """
     hosts = list(inventory.hosts.values())
     if not ipv6 and any(host.tep.family is Family.IPV6 for host in hosts):
@@ -111,6 +112,8 @@ def plan_underlay(inventory: Inventory, *, mtu: int = DEFAULT_MTU, ipv6: bool = 
     }
     networks = {name: _tep_networks(members) for name, members in groups.items()}
     _separate(groups[EDGE_TEP], networks)
+    service = service_routers(inventory)
+    _distinct(service)
     taken = [network for found in networks.values() for network in found]
     taken += [_network_of(subnet) for segment in inventory.segments.values() for subnet in segment.subnets]
     for name in (EDGE_UPLINK, OUTSIDE):
@@ -122,16 +125,35 @@ def plan_underlay(inventory: Inventory, *, mtu: int = DEFAULT_MTU, ipv6: bool = 
                 taken.append(network)
     used = {str(host.tep) for host in hosts}
     routers = {name: [_router(network, used) for network in found] for name, found in networks.items()}
-    bridges = tuple(Bridge(name, tuple(filter(None, found))) for name, found in routers.items())
     interfaces = []
+    uplinks: dict[str, list[str]] = {}
+    for number, item in enumerate(service):
+        addresses = tuple(_address(network, 11 + number) for network in networks[EDGE_UPLINK])
+        uplinks[item.gateway] = [text.partition("/")[0] for text in addresses]
+        above = tuple(text.partition("/")[0] for text in routers[EDGE_UPLINK] if text)
+        interfaces.append(Interface(item.namespace, "up0", EDGE_UPLINK, addresses, (), above))
+    inward = tuple(
+        f"{prefix} via {address}"
+        for item in service
+        for prefix in item.behind
+        for address in uplinks[item.gateway]
+        if address_parse(address).family is prefix.family
+    )
+    teps = tuple(str(network) for name in groups for network in networks[name])
+    bridges = tuple(
+        Bridge(
+            name,
+            tuple(filter(None, found)),
+            inward if name == EDGE_UPLINK else (),
+            teps if name in (EDGE_UPLINK, OUTSIDE) else (),
+        )
+        for name, found in routers.items()
+    )
     for name, members in groups.items():
         for host in members:
             gateways = _gateways(routers[name], host.tep.family)
             network = next(item for item in networks[name] if ipaddress.ip_address(str(host.tep)) in item)
             interfaces.append(Interface(host_namespace(host.name), TEP_WIRE, name, (), (str(network),), gateways))
-    for number, host in enumerate(groups[EDGE_TEP]):
-        addresses = tuple(_address(network, 11 + number) for network in networks[EDGE_UPLINK])
-        interfaces.append(Interface(host_namespace(host.name), "up0", EDGE_UPLINK, addresses))
     outside = tuple(_address(network, 10) for network in networks[OUTSIDE])
     gateways = tuple(text.partition("/")[0] for text in routers[OUTSIDE] if text)
     interfaces.append(Interface(OUTSIDE, "eth0", OUTSIDE, outside, (), gateways))
@@ -168,6 +190,21 @@ def _separate(edges: Sequence[Host], networks: dict[str, list[Network]]) -> None
             place = host.place or Place("-", 1, 1)
             message = f"the TEP {host.tep} of the Edge host {host.name} lies in the network of the other hosts' TEPs"
             problems.append(Problem(place, f"{message} ({', '.join(map(str, networks[HOST_TEP]))}); give it another"))
+    if problems:
+        raise PolicyError(problems)
+
+
+def _distinct(service: Sequence[ServiceRouter]) -> None:
+    """Nobody outside could tell two networks with the same addresses apart."""
+    problems = []
+    seen: list[tuple[Network, str]] = []
+    for item in service:
+        for prefix in map(_network_of, item.behind):
+            other = next((name for known, name in seen if _overlapping(prefix, [known])), None)
+            if other is not None:
+                message = f"{prefix} of the Tier-0 {item.gateway} is reached from outside, and overlaps one of {other}"
+                problems.append(Problem(Place("-", 1, 1), message))
+            seen.append((prefix, item.gateway))
     if problems:
         raise PolicyError(problems)
 
@@ -222,6 +259,25 @@ def apply_bridges(room: Path, bridges: Iterable[Bridge], mtu: int) -> None:
             index = links.link_lookup(ifname=bridge.name)[0]
             _address_all(links, room / UNDERLAY, bridge.name, index, bridge.addresses, bridge.addresses)
             links.link("set", index=index, state="up")
+            for prefix in bridge.kept_from:
+                links.rule("add", iifname=bridge.name, **_ruled(prefix), action="FR_ACT_PROHIBIT", priority=_KEPT_FROM)
+            for route in bridge.routes:
+                prefix, _, gateway = route.partition(" via ")
+                links.route("add", dst=prefix, gateway=gateway, oif=index, flags=_ONLINK)
+
+
+def _ruled(prefix: str) -> dict[str, Any]:
+    network = ipaddress.ip_network(prefix)
+    family = AF_INET if network.version == 4 else AF_INET6
+    return {"dst": str(network.network_address), "dst_len": network.prefixlen, "family": family}
+
+
+def _rules_end(links: IPRoute, name: str) -> None:
+    """Take away what was ruled about a network: rules stay where their interface goes."""
+    for family in (AF_INET, AF_INET6):
+        for rule in links.get_rules(family=family):
+            if rule.get("iifname") == name:
+                links.rule("del", iifname=name, priority=_KEPT_FROM, family=family)
 
 
 def apply_interfaces(room: Path, interfaces: Sequence[Interface], mtu: int, told: Callable[[str], None]) -> None:
@@ -289,6 +345,7 @@ def apply_bridges_end(room: Path, names: Iterable[str]) -> None:
         with ExitStack() as stack:
             links = _links_in(stack, room / UNDERLAY)
             for name in wanted:
+                _rules_end(links, name)
                 for index in links.link_lookup(ifname=name):
                     links.link("del", index=index)
 

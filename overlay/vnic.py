@@ -18,6 +18,7 @@ from overlay.hoststate import VnicState
 
 IFA_F_NODAD: Final = 0x02  # linux/if_addr.h: the address is the fabric's to give, nobody else can have it
 RTNH_F_ONLINK: Final = 4  # linux/rtnetlink.h: the gateway answers on this link, whatever the addresses say
+_FORWARDING: Final = ("/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding")
 FAMILY_OF_VERSION: Final = {4: 2, 6: 10}  # AF_INET, AF_INET6
 
 
@@ -31,11 +32,13 @@ class VnicSeen:
     ips: frozenset[str] = frozenset()
     gateways: frozenset[str] = frozenset()
     has_ipv6: bool = True
+    routes: frozenset[str] = frozenset()
+    forwards: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class VnicStep:
-    """One change. `what`: mtu, up, ip-add, ip-remove, gateway-add, gateway-remove."""
+    """One change. `what`: mtu, up, ip-add, ip-remove, gateway-add, gateway-remove, route-add, route-remove, forward."""
 
     what: str
     value: str = ""
@@ -45,7 +48,10 @@ def plan_vnic(vnic: VnicState, seen: VnicSeen) -> tuple[VnicStep, ...]:
     """What makes the interface as the state says, in order. IPv6 is left out where the machine has none."""
     wanted = [ip for ip in vnic.ips if seen.has_ipv6 or ":" not in ip]
     gateways = [ip for ip in vnic.gateways if any((":" in ip) == (":" in own) for own in wanted)]
+    routes = [route for route in vnic.routes if seen.has_ipv6 or ":" not in route]
     steps = [VnicStep("gateway-remove", ip) for ip in sorted(seen.gateways - set(gateways))]
+    if routes:  # a workload's own routes are its own
+        steps += [VnicStep("route-remove", route) for route in sorted(seen.routes - set(routes))]
     steps += [VnicStep("ip-remove", ip) for ip in sorted(seen.ips - set(wanted))]
     if seen.mtu != vnic.mtu:
         steps.append(VnicStep("mtu", str(vnic.mtu)))
@@ -55,6 +61,9 @@ def plan_vnic(vnic: VnicState, seen: VnicSeen) -> tuple[VnicStep, ...]:
     # A removed address or a link that was down takes its routes along.
     lost = not seen.is_up or any(step.what == "ip-remove" for step in steps)
     steps += [VnicStep("gateway-add", ip) for ip in gateways if lost or ip not in seen.gateways]
+    steps += [VnicStep("route-add", route) for route in routes if lost or route not in seen.routes]
+    if routes and not seen.forwards:
+        steps.append(VnicStep("forward"))
     return tuple(steps)
 
 
@@ -90,14 +99,25 @@ def _look(netlink: Any, interface: str) -> VnicSeen:
         for row in netlink.addr("dump", index=index)
         if row["index"] == index and row["scope"] == 0
     )
-    gateways = frozenset(
-        _text(row.get_attr("RTA_GATEWAY"))
+    rows = [
+        row
         for family in FAMILY_OF_VERSION.values()
         for row in netlink.route("dump", family=family, table=254)
-        if row["dst_len"] == 0 and row.get_attr("RTA_OIF") == index and row.get_attr("RTA_GATEWAY")
-    )
+        if row.get_attr("RTA_OIF") == index and row.get_attr("RTA_GATEWAY")
+    ]
     return VnicSeen(
-        index, int(link.get_attr("IFLA_MTU")), bool(link["flags"] & 1), ips, gateways, ipv6_is_on(interface)
+        index,
+        int(link.get_attr("IFLA_MTU")),
+        bool(link["flags"] & 1),
+        ips,
+        frozenset(_text(row.get_attr("RTA_GATEWAY")) for row in rows if row["dst_len"] == 0),
+        ipv6_is_on(interface),
+        frozenset(
+            f"{_text(row.get_attr('RTA_DST'))}/{row['dst_len']} via {_text(row.get_attr('RTA_GATEWAY'))}"
+            for row in rows
+            if row["dst_len"] != 0
+        ),
+        all(path.read_text(encoding="ascii").strip() == "1" for path in map(Path, _FORWARDING) if path.exists()),
     )
 
 
@@ -144,13 +164,19 @@ def _step(netlink: Any, index: int, step: VnicStep) -> None:
         command = step.what.removeprefix("ip-").replace("remove", "del")
         flags = {"flags": IFA_F_NODAD} if command == "add" and ip.version == 6 else {}
         netlink.addr(command, index=index, address=str(ip.ip), prefixlen=ip.network.prefixlen, **flags)
+    elif step.what == "forward":
+        for path in map(Path, _FORWARDING):
+            if path.exists():
+                path.write_text("1", encoding="ascii")
     else:
-        ip = ip_interface(step.value)
-        common = {"gateway": step.value, "oif": index, "family": FAMILY_OF_VERSION[ip.version]}
-        if step.what == "gateway-add":
-            netlink.route("replace", dst=_everything(ip.version), flags=RTNH_F_ONLINK, **common)
+        prefix, _, gateway = step.value.rpartition(" via ")
+        ip = ip_interface(gateway)
+        common = {"gateway": gateway, "oif": index, "family": FAMILY_OF_VERSION[ip.version]}
+        common["dst"] = prefix or _everything(ip.version)
+        if step.what.endswith("-add"):
+            netlink.route("replace", flags=RTNH_F_ONLINK, **common)
         else:
-            netlink.route("del", dst=_everything(ip.version), **common)
+            netlink.route("del", **common)
 
 
 def _everything(version: int) -> str:

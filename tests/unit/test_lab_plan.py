@@ -70,13 +70,26 @@ def test_the_wires_of_two_hosts() -> None:
 
 def test_edge_hosts_have_networks_of_their_own() -> None:
     edge = "hosts: [{name: a, tep: 172.16.0.1}, {name: e, tep: 172.17.0.9, tags: [{scope: Role, tag: EDGE}]}]"
-    underlay = plan(edge, SEGMENTS, PORTS.replace("host: b", "host: e")).underlay
+    top = "gateways: [{name: t0, tier: 0}]"
+    segments = SEGMENTS.replace("subnets", "gateway: t0, subnets")
+    underlay = plan(edge, top, segments, PORTS.replace("host: b", "host: e")).underlay
     wires = {item.key: item for item in underlay.interfaces}
     assert wires["host-a/ul0"].network == HOST_TEP and wires["host-e/ul0"].network == EDGE_TEP
-    assert wires["host-e/up0"].network == EDGE_UPLINK
+    assert wires["sr-t0/up0"].network == EDGE_UPLINK and wires["sr-t0/up0"].gateways[0] == "198.51.100.1"
+    routed = {item.name: (item.routes, item.kept_from) for item in underlay.bridges}
+    kept = ("172.16.0.0/24", "172.17.0.0/24")
+    assert routed[EDGE_UPLINK] == (("192.0.2.0/24 via 198.51.100.11",), kept) and routed[OUTSIDE] == ((), kept)
+    assert routed[HOST_TEP] == routed[EDGE_TEP] == ((), ())
+    two = "gateways: [{name: t0, tier: 0}, {name: t9, tier: 0}]"
+    more = segments[:-1] + ", {name: r, vni: 5002, gateway: t9, subnets: [192.0.2.0/25]}]"
+    with pytest.raises(PolicyError, match=r"192\.0\.2\.0/25 of the Tier-0 t9 .* overlaps one of t0"):
+        plan(edge, two, more, PORTS.replace("host: b", "host: e"))
+    assert not any(
+        "up0" in item.key for item in plan(edge, SEGMENTS, PORTS.replace("host: b", "host: e")).underlay.interfaces
+    )
     bridges = {item.name: [ip_interface(text).network for text in item.addresses] for item in underlay.bridges}
     assert bridges[EDGE_TEP] == [ip_network("172.17.0.0/24")]
-    assert ip_interface(wires["host-e/up0"].addresses[0]).network == bridges[EDGE_UPLINK][0]
+    assert ip_interface(wires["sr-t0/up0"].addresses[0]).network == bridges[EDGE_UPLINK][0]
     with pytest.raises(PolicyError, match=r"the TEP 172\.16\.0\.9 of the Edge host e lies in the network"):
         plan(edge.replace("172.17", "172.16"), SEGMENTS, PORTS.replace("host: b", "host: e"))
 
