@@ -7,7 +7,8 @@ PY := .venv/bin/python
 CC := clang
 FUZZ_CC := clang
 FUZZ_SECONDS := 4
-PYTEST_WORKERS := 2
+JOBS := 2
+PYTEST_WORKERS := 3 # one more than cores: live tests mostly wait
 
 # One C unit test = one file that includes the production sources it tests. Sanitizers stop at the first report.
 TEST_CFLAGS := -std=gnu11 -Wall -Wextra -Werror -fno-wrapv -fno-omit-frame-pointer \
@@ -16,10 +17,12 @@ TEST_LIBS := -lm -lpthread
 # Compiling is most of a unit test's time: no optimisation and no forced inlining make it a seventh.
 UNIT_CFLAGS := -O0 -g1 -Wno-unused-function '-DPAL_INLINE=static inline __attribute__((unused))' -fsanitize=address,undefined
 FUZZ_CFLAGS := -O1 -g -fsanitize=fuzzer,address,undefined
+ENGINE_FUZZ_CFLAGS := -O1 -g -fsanitize=fuzzer-no-link,address,undefined
 NATIVE_TESTS := $(patsubst native/tests/%.c,build/native/%,$(wildcard native/tests/test_*.c))
-# Tests with a whole engine in them (support/rig.h) share the classifier's objects: half of what they would compile.
-RIG_TESTS := $(patsubst native/tests/%.c,build/native/%,$(shell grep -lE '"support/(host_)?rig.h"' native/tests/test_*.c))
-RIG_OBJECTS := $(patsubst native/engine/%.c,build/native/%.o,$(wildcard native/engine/classifier*.c))
+# Programs with a whole engine in them are linked with one archive of it: most of what they would compile. A program that
+# includes a source for its statics has that source's symbols already, and the archive's object stays out.
+ENGINE := $(filter-out native/engine/bench%,$(wildcard native/engine/*.c)) $(wildcard native/io/*.c)
+RIG := $(shell grep -lE '"(\.\./tests/)?support/(host_)?rig.h"' native/tests/test_*.c native/fuzz/fuzz_*.c)
 FUZZERS := $(patsubst native/fuzz/%.c,build/fuzz/%,$(wildcard native/fuzz/fuzz_*.c))
 
 .PHONY: help setup build demo test test-long lint native-tests fuzz bench conformance uninstall clean \
@@ -45,10 +48,10 @@ demo: ## the main job end to end: installs, builds, runs, prints what happened, 
 	@scripts/part.sh demo scripts/demo.sh
 
 test: setup-test ## all tests, with bounded counts: lint, C unit tests, short fuzz runs, pytest
-	@MAKE="$(MAKE)" PYTEST_WORKERS=$(PYTEST_WORKERS) scripts/test.sh
+	@MAKE="$(MAKE)" JOBS=$(JOBS) PYTEST_WORKERS=$(PYTEST_WORKERS) scripts/test.sh
 
 test-long: setup-test ## the same with full counts
-	@MAKE="$(MAKE)" PYTEST_WORKERS=$(PYTEST_WORKERS) PALISADE_LONG=1 scripts/test.sh
+	@MAKE="$(MAKE)" JOBS=$(JOBS) PYTEST_WORKERS=$(PYTEST_WORKERS) PALISADE_LONG=1 scripts/test.sh
 
 lint: setup-build ## ruff, mypy --strict, import-linter, clang -Wall -Wextra
 	@scripts/lint.sh
@@ -61,14 +64,35 @@ build/native/%: native/tests/%.c Makefile
 	@echo "  cc $<"
 	@$(CC) $(TEST_CFLAGS) $(UNIT_CFLAGS) $(RIG_FLAGS) -MMD -MP -MF $@.d $< -o $@ $(RIG_LIBS) $(TEST_LIBS)
 
-$(RIG_TESTS): $(RIG_OBJECTS)
-$(RIG_TESTS): RIG_FLAGS := -DRIG_LINKED_CLASSIFIER
-$(RIG_TESTS): RIG_LIBS := $(RIG_OBJECTS)
-
-build/native/%.o: native/engine/%.c Makefile
+build/native/%.o: native/%.c Makefile
 	@mkdir -p $(@D)
 	@echo "  cc $<"
 	@$(CC) $(TEST_CFLAGS) $(UNIT_CFLAGS) -MMD -MP -MF $@.d -c $< -o $@
+
+build/fuzz/%.o: native/%.c Makefile
+	@mkdir -p $(@D)
+	@echo "  $(FUZZ_CC) $<"
+	@$(FUZZ_CC) $(TEST_CFLAGS) $(ENGINE_FUZZ_CFLAGS) -MMD -MP -MF $@.d -c $< -o $@
+
+build/native/engine.a: $(ENGINE:native/%.c=build/native/%.o)
+build/fuzz/engine.a: $(ENGINE:native/%.c=build/fuzz/%.o)
+%/engine.a:
+	@rm -f $@
+	@ar -crs $@ $^
+
+define rig_program =
+$(1): $(2)/engine.a
+$(1): RIG_FLAGS := -DRIG_LINKED
+$(1): RIG_LIBS := $(2)/engine.a
+endef
+$(foreach test,$(filter native/tests/%,$(RIG)),$(eval $(call rig_program,$(test:native/tests/%.c=build/native/%),build/native)))
+$(foreach test,$(filter native/fuzz/%,$(RIG)),$(eval $(call rig_program,$(test:native/fuzz/%.c=build/fuzz/%),build/fuzz)))
+
+# The packet core as one program under ASan and UBSan, without Python, for tests/sanitizers.
+build/sanitize/replay: native/tests/replay_main.c build/fuzz/engine.a
+	@mkdir -p $(@D)
+	@echo "  $(FUZZ_CC) $<"
+	@$(FUZZ_CC) $(TEST_CFLAGS) $(ENGINE_FUZZ_CFLAGS) -MMD -MP -MF $@.d $< -o $@ build/fuzz/engine.a $(TEST_LIBS)
 
 fuzz: $(FUZZERS) ## a bounded run of each libFuzzer target (FUZZ_SECONDS=4 each), corpora made by native/fuzz/*_seeds.py
 	@FUZZ_SECONDS=$(FUZZ_SECONDS) scripts/fuzz.sh $(FUZZERS)
@@ -76,7 +100,7 @@ fuzz: $(FUZZERS) ## a bounded run of each libFuzzer target (FUZZ_SECONDS=4 each)
 build/fuzz/%: native/fuzz/%.c Makefile
 	@mkdir -p $(@D)
 	@echo "  $(FUZZ_CC) $<"
-	@$(FUZZ_CC) $(TEST_CFLAGS) $(FUZZ_CFLAGS) -MMD -MP -MF $@.d $< -o $@ $(TEST_LIBS)
+	@$(FUZZ_CC) $(TEST_CFLAGS) $(FUZZ_CFLAGS) $(RIG_FLAGS) -MMD -MP -MF $@.d $< -o $@ $(RIG_LIBS) $(TEST_LIBS)
 
 bench: setup-bench ## every benchmark, as JSON in benchmarks/results/
 	@$(PY) native/build.py
@@ -94,4 +118,4 @@ uninstall: ## undo the set-up: .venv, build/, and the Debian packages that only 
 clean: ## remove build/
 	@rm -rf build
 
--include $(wildcard build/native/*.d build/fuzz/*.d)
+-include $(wildcard build/native/*.d build/fuzz/*.d build/native/*/*.d build/fuzz/*/*.d build/sanitize/*.d)

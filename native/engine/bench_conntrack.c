@@ -273,7 +273,7 @@ static bool lane_make(bench_lane *l, pal_engine *e, const pal_bench_conntrack *o
     l->number = number;
     l->connections = o->connections;
     l->n = o->packets;
-    l->stride = (max_u32(o->bytes, o->family == 6 ? 76 : 64) + 63) & ~63u;
+    l->stride = (max_u32(o->bytes, o->family == 6 ? 76 : 64) + 15) & ~15u;
     l->bytes_len = (l->n + 2048) * l->stride;
     l->bytes = mmap(NULL, l->bytes_len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (l->bytes != MAP_FAILED) /* as packet buffers are kept: what is measured is the table's pages */

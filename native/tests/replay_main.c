@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * replay_main.c - captures through the whole core without Python, for runs under sanitizers (scripts/sanitize.sh).
+ * replay_main.c - captures through the whole core without Python, for runs under sanitizers (a target of the Makefile).
  *
  * replay_main FILE...: each file is judged at a tap, at vNICs (its first sources'), with tunnels opened, with sums
  * verified, by one and two workers, in bursts of 1 and 256. Checked beside the sanitizers' own eyes: every packet that

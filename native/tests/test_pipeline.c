@@ -3,6 +3,7 @@
  * test_pipeline.c - a burst of any size gives what its packets give one at a time; every packet is accounted for;
  * rule statistics follow their connections; policies that change.
  */
+#include "../engine/limits.h"
 #include "support/rig.h"
 
 #include "check.h"

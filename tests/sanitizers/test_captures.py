@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The packet core under ASan and UBSan over the captures beside the checkout, and over mutations of them.
 
-The program is native/tests/replay_main.c, built by scripts/sanitize.sh: taps and vNICs, tunnels, sums, one and two
+The program is native/tests/replay_main.c, a target of the Makefile: taps and vNICs, tunnels, sums, one and two
 workers, policies changing every 97 packets. Bounded here: a sample of small captures; `make test-long`: all of them in
 full, compressed ones unpacked, and more mutations of each.
 """
@@ -27,13 +27,13 @@ BYTES = 1 << 30 if LONG else 60_000
 EACH = 12 if LONG else 2
 SECONDS = 600  # of the processor, for a portion; a hang, not slowness nor a busy machine
 
-pytestmark = [pytest.mark.needs_shared_data(), pytest.mark.needs_tool("gcc")]
+pytestmark = [pytest.mark.needs_shared_data(), pytest.mark.needs_tool("clang"), pytest.mark.needs_tool("make")]
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The replay program, rebuilt when a source is newer."""
-    return built(PROGRAM, [ROOT / "scripts" / "sanitize.sh"])
+    """The replay program, made anew when a source is newer; `make test` has made it already."""
+    return built(PROGRAM, ["make", "--no-print-directory", PROGRAM.relative_to(ROOT)])
 
 
 def _captures(folder: Path) -> list[Path]:

@@ -10,6 +10,9 @@
 
 #include "rig.h"
 
+#ifdef RIG_LINKED
+#include "../../engine/host_internal.h"
+#else
 #include "../../engine/host.c"
 #include "../../engine/host_capture.c"
 #include "../../engine/host_fragment.c"
@@ -17,6 +20,7 @@
 #include "../../engine/host_log.c"
 #include "../../engine/host_send.c"
 #include "../../engine/host_trace.c"
+#endif
 
 #define HOSTS 6u
 #define LEFT_MAX 1024u

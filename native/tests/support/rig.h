@@ -1,11 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * rig.h - an engine with one worker, driven packet by packet or in bursts, its verdicts at hand. Includes the
- * production sources: what is tested is what ships.
+ * production sources, or is linked with them: what is tested is what ships.
  */
 #ifndef PAL_TESTS_RIG_H
 #define PAL_TESTS_RIG_H
 
+#include <stdio.h>
+
+#ifdef RIG_LINKED /* with an archive of the engine: the Makefile compiles it once for all programs */
+#define RIG_LINKED_CLASSIFIER
+#include "../../engine/engine.h"
+#endif
 #ifndef RIG_LINKED_CLASSIFIER /* scripts/mutants.py compiles it once, not with each change of another header */
 #include "../../engine/classifier.c"
 #include "../../engine/classifier_arena.c"
@@ -26,6 +32,7 @@
 #include "../../engine/classifier_tree.c"
 #include "../../engine/classifier_uses.c"
 #endif
+#ifndef RIG_LINKED
 #include "../../engine/configuration.c"
 #include "../../engine/engine.c"
 #include "../../engine/fabric.c"
@@ -33,7 +40,8 @@
 #include "../../engine/fabric_routes.c"
 #include "../../engine/limits.c"
 #include "../../engine/statistics.c"
-#include "../../engine/table.c"
+#endif
+#include "../../engine/table.c" /* tests look into it */
 
 #include "packets.h"
 
