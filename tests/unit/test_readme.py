@@ -26,7 +26,7 @@ def find_block(language: str, begin: str) -> str:
 def run(command: list[str], directory: Path) -> str:
     """Run a command in the directory, with the checkout's packages; returns what it printed."""
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "NO_COLOR": "1"}
-    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
 
