@@ -106,6 +106,17 @@ def test_a_machine_is_on_the_segment_and_not_in_the_host(
     host.wait(1)
     shown = next(row for row in host.ask({"do": "show", "what": "vnics"})["rows"] if row["vnic"] == "x")
     assert (shown["mac"], shown["problem"]) == (MAC, None) and shown["filter"] is not None
+    # What lies is refused; what has a VLAN tag, which the kernel would hide from us, is not heard at all.
+    for tag in (b"\x81\x00\x00\x05", b""):
+        frame = bytes.fromhex("020000000001020000000002") + tag + b"\x08\x00" + bytes(60)
+        os.write(machine.near, bytes(12) + frame)
+
+    def refused() -> int:
+        rows = host.ask({"do": "show", "what": "stats"})["rows"]
+        return sum(row["count"] for row in rows if row.get("frames") and row["reason"] == "spoof-mac")
+
+    until(refused, "the second one is not refused")
+    assert refused() == 1
     # The host's own address: nobody there hears the machine ask, or is heard.
     with run_in(str(vm), lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as one:
         one.settimeout(1.0)
