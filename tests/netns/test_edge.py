@@ -14,6 +14,7 @@ import pytest
 
 from dfw import cli
 from dfw.model import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Family
+from overlay.ask import agent_ask
 from overlay.connect import Attempt, apply_attempts
 from overlay.enter import run_in
 from overlay.lab_record import lab_paths, record_read
@@ -54,11 +55,24 @@ rules:
 """
 
 
-@pytest.fixture
-def room(run: Path, tmp_path: Path) -> Iterator[Path]:  # noqa: F811
+# Where the TEPs are, one of them, and how many workers each host has.
+UNDERLAYS = {
+    "IPv4": (TOPOLOGY, "172.16.0.2", 1),
+    "IPv6": (TOPOLOGY.replace("172.16.0.", "fd00:aa::").replace("172.17.0.", "fd00:bb::"), "fd00:aa::2", 2),
+}
+
+
+@pytest.fixture(params=UNDERLAYS)
+def room(
+    run: Path,  # noqa: F811
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Path]:
     """The namespaces of a lab with an Edge host."""
     file = tmp_path / "edge.yaml"
-    file.write_text(TOPOLOGY)
+    file.write_text(UNDERLAYS[request.param][0])
+    monkeypatch.setenv("PALISADE_AGENT_RUN_WORKERS", str(UNDERLAYS[request.param][2]))
     assert cli.run(["lab", "up", "-q", str(file)]) == 0
     yield lab_paths("lab").room
 
@@ -115,11 +129,14 @@ def hop(netns: Path, address: str, ttl: int) -> str:
 
 
 def test_a_pod_and_the_outside_reach_each_other_as_the_policy_says(
-    room: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    room: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], request: pytest.FixtureRequest
 ) -> None:
+    _, tep, workers = UNDERLAYS[request.node.callspec.params["room"]]
     capfd.readouterr()
     assert cli.run(["lab", "up", "-q", str(tmp_path / "edge.yaml")]) == 0
     assert "as it was" in capfd.readouterr().out
+    counters = agent_ask(lab_paths("lab").socket("e"), {"do": "metrics"}, PATIENCE)["text"]
+    assert counters.count("palisade_agent_worker_cpu_seconds_total{") == workers
     record = record_read(lab_paths("lab"))
     assert record is not None
     one, two, apart = (record.pods[name].netns for name in ("one", "two", "apart"))
@@ -146,12 +163,12 @@ def test_a_pod_and_the_outside_reach_each_other_as_the_policy_says(
         *attempts(room, apart, "outside", OUTSIDE, *asked),
         *attempts(room, "outside", apart, ONE, (PROTO_UDP, 54)),
     ]
-    apply_attempts(denied, 2.0, lambda: None)
+    apply_attempts(denied, 1.0, lambda: None)
     assert [item for item in denied if item.arrived] == []
-    # The way out does not lead into the underlay, to somebody's TEP: prohibited by the outside's router (EHOSTUNREACH).
-    underlay = attempts(room, one, "host-b", ("172.16.0.2",), (PROTO_UDP, 6081))
+    # The way out does not lead to TEPs: the underlay prohibits it (EHOSTUNREACH, over IPv6 EACCES).
+    underlay = attempts(room, one, "host-b", (tep,), (PROTO_UDP, 6081))
     apply_attempts(underlay, PATIENCE, lambda: None)
-    assert [(item.arrived, item.said) for item in underlay] == [(False, 113)]
+    assert [(item.arrived, item.said) for item in underlay] == [(False, 13 if ":" in tep else 113)]
     # The distributed router, the service router, the outside's own router: a hop each.
     for family, address in enumerate(OUTSIDE):
         hops = [hop(room / one, address, ttl) for ttl in (1, 2, 3)]
