@@ -4,13 +4,14 @@ taken in and noted as work; nothing is resolved or compiled yet, except what can
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 from dfw.errors import UnsupportedError
 from dfw.incremental.changes import Binding, Change, Clock, Exclusion, Remove, Staged, Stamp, Thing
-from dfw.incremental.ports import Before, Ports, PortsByName
+from dfw.incremental.ports import Before, NamedKey, Ports, PortsByName
 from dfw.incremental.selections import Selection, Selections
 from dfw.incremental.tables import Tables
 from dfw.incremental.templates import Instance, PolicyTemplate, template_compile
@@ -150,17 +151,22 @@ class Intake:
 
     def take(self, changes: Iterable[Change], work: Work) -> None:
         """Take the changes in, which `prepare` has seen."""
+        for kind, run in groupby(changes, type):
+            if kind is Port:
+                self._ports(list(run), work)  # type: ignore[arg-type]
+            elif kind is Stamp:
+                work.policies += [(change.key, Instance(*change)) for change in run]  # type: ignore[union-attr, misc]
+            else:
+                self._others(run, work)
+        self._ready.clear()
+
+    def _others(self, changes: Iterable[Change], work: Work) -> None:
         for change in changes:
             kind = type(change)
-            if kind is Port:
-                self._port(change.name, change, work)  # type: ignore[union-attr, arg-type]
-            elif kind is Stamp:
-                work.policies.append((change.key, Instance(*change)))  # type: ignore[union-attr, misc]
-            elif isinstance(change, Remove):
+            if isinstance(change, Remove):
                 self._takers[change.kind](change.key, None, work)
             else:
                 self._takers[kind](str(getattr(change, "path", None) or getattr(change, "name", "")), change, work)
-        self._ready.clear()
 
     def prepare(self, changes: Iterable[Change]) -> None:
         """Refuse what the packet core cannot express, before anything is touched. Raises UnsupportedError."""
@@ -180,6 +186,18 @@ class Intake:
 
     def _template(self, policy: Policy) -> PolicyTemplate:
         return self._ready.get(id(policy)) or template_compile((policy,), self.selections.meaning)
+
+    def _ports(self, new: Sequence[Port], work: Work) -> None:
+        """Ports that are put, one after the other or, where all are new, at once."""
+        named = {key: frozenset(self.ports.named.get(key, ())) for key in _named_keys(new)} if len(new) > 1 else {}
+        slots = self.ports.put_new(new) if len(new) > 1 else None
+        if slots is None:
+            for port in new:
+                self._port(port.name, port, work)
+            return
+        for key, numbers in named.items():
+            work.numbers.setdefault(key, numbers)
+        work.before.update(dict.fromkeys(slots, _ABSENT))
 
     def _port(self, name: str, new: Port | None, work: Work) -> None:
         ports, before = self.ports, _ABSENT
@@ -280,6 +298,12 @@ class Intake:
                 work.layer2 = True
             elif self._is_active(policy) != (path in self.units.of):
                 work.policies.append((path, Instance(self._template(policy)) if self._is_active(policy) else None))
+
+
+def _named_keys(ports: Iterable[Port]) -> set[NamedKey]:
+    """The named ports that some have."""
+    distinct = {id(port.named_ports): port.named_ports for port in ports}  # many have the very same ones
+    return {(item.name, item.protocol) for items in distinct.values() for item in items}
 
 
 def _holder(peers: Peers) -> Policy:

@@ -7,7 +7,8 @@ kept up to date from then on.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, groupby
 from typing import NamedTuple
 
 from dfw.incremental.packed import address_flat
@@ -77,6 +78,47 @@ class Ports:
                 if value_of_label is not None:
                     values.setdefault(value_of_label, set()).add(slot)
         return slot
+
+    def put_new(self, ports: Sequence[Port]) -> range | None:
+        """Add many, all at once; their numbers. None, and nothing is done, where this needs `put`: one of them is there
+        already, two have the same name, or numbers are free that would have to be given first."""
+        names = [port.name for port in ports]
+        if self._free or not self.slot_of.keys().isdisjoint(names) or len({*names}) < len(names):
+            return None
+        slots = range(len(self.ports), len(self.ports) + len(ports))
+        self.slot_of.update(zip(names, slots, strict=True))
+        self.ports += ports
+        flat = [tuple(map(address_flat, port.ips)) for port in ports]
+        self.flat += flat
+        owners = self.owners
+        values = list(chain.from_iterable(flat))
+        if len(values) == len(flat) == len({*values}) and all(flat) and owners.keys().isdisjoint(values):
+            owners.update(zip(values, zip(slots), strict=True))  # each is the only one with its address
+        else:
+            for slot, its in zip(slots, flat, strict=True):
+                for value in its:
+                    owners[value] = (*owners[value], slot) if value in owners else (slot,)
+        for slot, port in zip(slots, ports, strict=True):
+            for item in port.named_ports:
+                numbers = self.named.setdefault((item.name, item.protocol), {})
+                numbers.setdefault(item.number, set()).add(slot)
+        at = slots.start
+        for namespace, run in groupby([port.namespace for port in ports]):
+            here = range(at, at + len(list(run)))
+            at = here.stop
+            if namespace is None:
+                continue
+            there = self.of_namespace.get(namespace)
+            if there is None:
+                self.of_namespace[namespace] = set(here)
+            else:
+                there.update(here)
+            for label, found in self._by_label.items():
+                for slot in here:
+                    value_of_label = ports[slot - slots.start].labels.get(label)
+                    if value_of_label is not None:
+                        found.setdefault(value_of_label, set()).add(slot)
+        return slots
 
     def remove(self, name: str) -> int:
         """Take a port out; its number is given again only after `recycle`. Raises KeyError."""

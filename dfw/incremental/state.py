@@ -208,7 +208,8 @@ class PolicyState:
         resolve, member_of = self.selections.resolve, self.tables.member_of
         for selection in fresh:
             shifts.pop(selection, None)
-            if not selection.uses:
+            if not selection.uses:  # put and taken out in the same apply
+                selection.members = set()
                 continue
             kind = selection.meaning.kind
             if kind is not Kind.FIXED:

@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -26,7 +28,7 @@ from dfw.incremental import Change, Staged, Stamp, Thing, collector_paused
 from dfw.incremental.marks import Hole, Marks
 from dfw.incremental.templates import Intern, PolicyTemplate, template_compile
 from dfw.kube.cluster_network_policy import cluster_network_policy_read
-from dfw.kube.decoded_pods import PodReader
+from dfw.kube.decoded_pods import NOT_PLAIN, SEVERAL, PodReader
 from dfw.kube.kinds import KUBE_KINDS
 from dfw.kube.metadata import DELETE, STAGED, staging_read
 from dfw.kube.namespace import namespace_read
@@ -36,7 +38,7 @@ from dfw.kube.plain import NotPlain, Plain, cursor_of, remember
 from dfw.kube.pod import pod_read
 from dfw.kube.security_policy import security_policy_read
 from dfw.kube.selector import selector
-from dfw.model import NAMESPACE_NAME_LABEL, Namespace, Policy, prefix_parse
+from dfw.model import NAMESPACE_NAME_LABEL, Namespace, Policy, prefix_parse, rows_of_columns
 
 _POLICIES: Mapping[str, tuple[str, bool, Callable[[Cursor, list[Finding]], tuple[Policy, ...]]]] = {
     "NetworkPolicy": ("np", True, network_policy_read),
@@ -51,8 +53,13 @@ _HOLE = re.compile(
 _BLOCK, _BLOCK_END = b'{"cidr":"', b'"}'
 _QUICKLY_STAGED = (None, "true", "false")
 _STANDIN = "standin"
-_PODS_AT_ONCE = 512  # few enough for what is read of them to stay in the processor's cache
+_AT_ONCE = 512  # few enough for what is read of them to stay in the processor's cache
+_NAMESPACE_VERSIONS = KUBE_KINDS["Namespace"]
+_FIELDS = ("apiVersion", "metadata", "spec")
+_fields = itemgetter(*_FIELDS)
+_stamp_made = partial(tuple.__new__, Stamp)
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 
 
 class DecodedReader:
@@ -89,40 +96,58 @@ class DecodedReader:
                 return self._namespace(metadata)
             stamp = self._policy(kind, metadata, decoded["spec"])
             return Staged(stamp) if staging == "true" else stamp
-        except (NotPlain, KeyError, TypeError, AttributeError):
+        except NOT_PLAIN:
             return self._read_slowly(decoded)
 
     def read_all(self, objects: Iterable[Mapping[str, Any]]) -> list[Change]:
         """The changes that many objects are. Raises PolicyError with the problems of all of them."""
         changes: list[Change] = []
         problems: list[Problem] = []
-        pods: list[Mapping[str, Any]] = []
+        run: list[Mapping[str, Any]] = []  # consecutive objects of a kind
+        kind: object = None
         with collector_paused():
             for decoded in objects:
-                if isinstance(decoded, dict) and decoded.get("kind") == "Pod":
-                    pods.append(decoded)
-                    if len(pods) == _PODS_AT_ONCE:
-                        self._read_pods(pods, changes, problems)
-                    continue
-                if pods:
-                    self._read_pods(pods, changes, problems)
-                try:
-                    change = self.read(decoded)
-                except PolicyError as error:
-                    problems += error.problems
-                else:
-                    if change is not None:
-                        changes.append(change)
-            self._read_pods(pods, changes, problems)
+                its = decoded.get("kind") if isinstance(decoded, dict) else None
+                if its != kind or len(run) == _AT_ONCE:
+                    self._read_run(kind, run, changes, problems)
+                    kind, run = its, []
+                run.append(decoded)
+            self._read_run(kind, run, changes, problems)
         if problems:
             raise PolicyError(problems)
         return changes
 
+    def _read_run(
+        self, kind: object, run: list[Mapping[str, Any]], changes: list[Change], problems: list[Problem]
+    ) -> None:
+        """Consecutive objects of a kind: all at once where they are plain, else one by one."""
+        if kind == "Pod":
+            self._read_pods(run, changes, problems)
+            return
+        if len(run) >= SEVERAL and isinstance(kind, str):
+            try:
+                if kind == "Namespace":
+                    changes += self._namespaces(run)
+                    return
+                if kind in _POLICIES:
+                    changes += self._policies(kind, run)
+                    return
+            except NOT_PLAIN:
+                pass
+        for decoded in run:
+            try:
+                change = self.read(decoded)
+            except PolicyError as error:
+                problems += error.problems
+            else:
+                if change is not None:
+                    changes.append(change)
+
     def _read_pods(self, pods: list[Mapping[str, Any]], changes: list[Change], problems: list[Problem]) -> None:
-        """Consecutive pods; the list is empty after it."""
+        """Consecutive pods, all at once as far as they are plain."""
         at = 0
         while at < len(pods):
-            found = self._pods.read(pods[at:] if at else pods)
+            found = self._pods.read_singly(pods[at:]) if at else self._pods.read(pods)
             changes += [port for port in found if port is not None]
             at += len(found)
             if at < len(pods):  # one that is not plain
@@ -134,7 +159,6 @@ class DecodedReader:
                     if change is not None:
                         changes.append(change)
                 at += 1
-        pods.clear()
 
     # The quick way.
 
@@ -143,7 +167,40 @@ class DecodedReader:
         labels = self._plain.labels(metadata.get("labels"))
         if labels.get(NAMESPACE_NAME_LABEL, name) != name:
             raise NotPlain
-        return Namespace(name, {**labels, NAMESPACE_NAME_LABEL: name})
+        return Namespace(name, labels if NAMESPACE_NAME_LABEL in labels else {**labels, NAMESPACE_NAME_LABEL: name})
+
+    def _namespaces(self, objects: Sequence[Mapping[str, Any]]) -> list[Namespace]:
+        """Many at once."""
+        metadata = [item["metadata"] for item in objects]
+        for item in objects:
+            if len(item) != 3 + ("spec" in item) + ("status" in item) or item["apiVersion"] not in _NAMESPACE_VERSIONS:
+                raise NotPlain
+        names, _ = self._plain.metas(metadata, namespaced=False)
+        labels = list(self._plain.labels_of([meta.get("labels") for meta in metadata]))
+        for at, (name, its) in enumerate(zip(names, labels, strict=True)):
+            named = its.get(NAMESPACE_NAME_LABEL)
+            if named is None:
+                labels[at] = {**its, NAMESPACE_NAME_LABEL: name}
+            elif named != name:
+                raise NotPlain
+        return rows_of_columns(Namespace, len(names), name=names, labels=labels)
+
+    def _policies(self, kind: str, objects: Sequence[Mapping[str, Any]]) -> list[Stamp]:
+        """Many of a kind at once; none of them staged."""
+        path, namespaced, _ = _POLICIES[kind]
+        if set(map(len, objects)) != {len(_FIELDS) + 1}:  # with the kind
+            raise NotPlain
+        versions, metadata, specs = zip(*map(_fields, objects), strict=True)
+        if not all(map(KUBE_KINDS[kind].__contains__, versions)) or None in specs:
+            raise NotPlain
+        if any((meta["annotations"] or {}).get(STAGED) is not None for meta in metadata if "annotations" in meta):
+            raise NotPlain
+        names, namespaces = self._plain.metas(metadata, namespaced)
+        self._plain.labels_of([meta.get("labels") for meta in metadata])
+        texts = _encode_lines(specs).split(b"\n")
+        texts.pop()  # what follows the last line: nothing
+        templates, holes = zip(*[self._filled(kind, path, text) for text in texts], strict=True)
+        return list(map(_stamp_made, zip(templates, namespaces, names, holes, strict=True)))
 
     def _policy(self, kind: str, metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> Stamp:
         path, namespaced, _ = _POLICIES[kind]
@@ -151,7 +208,12 @@ class DecodedReader:
         self._plain.labels(metadata.get("labels"))
         if spec is None:
             raise NotPlain
-        pieces = _HOLE.split(_encode(spec))
+        template, found = self._filled(kind, path, _encode(spec))
+        return Stamp(template, namespace, name, found)
+
+    def _filled(self, kind: str, path: str, spec: bytes) -> tuple[PolicyTemplate, tuple[Hole, ...]]:
+        """The template of a spec, and what stands in it."""
+        pieces = _HOLE.split(spec)
         texts = pieces[1::2]
         key = (path, *pieces[::2], *(map(texts.index, texts) if len(texts) > 1 else ()))
         holes = self._holes
@@ -159,7 +221,7 @@ class DecodedReader:
         template = self._templates.get(key)
         if template is None:
             template = remember(self._templates, key, self._template(kind, pieces))
-        return Stamp(template, namespace, name, found)
+        return template, found
 
     def _hole(self, text: bytes) -> Hole:
         """The value of a hole, as the reader of its kind gives it."""

@@ -5,7 +5,8 @@ about everything else (see dfw/kube/decoded.py)."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 from dfw.documents import document_of
@@ -57,6 +58,36 @@ class Plain:
         self.clean(namespace_name, namespace)
         _learnt(self._namespaces, (namespace,))
         return name, namespace
+
+    def metas(self, metadata: Sequence[Mapping[str, Any]], namespaced: bool = True) -> tuple[list[str], list[str]]:
+        """`meta` of many objects of a kind."""
+        names = [meta["name"] for meta in metadata]
+        if not all(meta.keys() <= METADATA.keys() for meta in metadata):
+            raise NotPlain
+        if not all(map(_USUAL_NAME, names)) and not all(map(is_object_name, names)):
+            raise NotPlain
+        if not namespaced:
+            if any("namespace" in meta for meta in metadata):
+                raise NotPlain
+            return names, [""] * len(names)
+        namespaces = [meta.get("namespace", DEFAULT_NAMESPACE) for meta in metadata]
+        fresh = {*namespaces} - self._namespaces
+        for namespace in fresh:
+            self.clean(namespace_name, namespace)
+        _learnt(self._namespaces, fresh)
+        return names, namespaces
+
+    def labels_of(self, labels: Sequence[Mapping[str, str] | None]) -> Sequence[Mapping[str, str]]:
+        """The labels of many objects. Raises NotPlain, or TypeError for what is no text."""
+        if None in labels:
+            labels = [_NO_LABELS if item is None else item for item in labels]
+        new = {*chain.from_iterable(map(dict.values, labels))} - self._label_values  # type: ignore[arg-type]
+        keys = {*chain.from_iterable(labels)} - self._label_keys  # type: ignore[arg-type]
+        if any(map(label_key_problem, keys)) or not all(map(is_label_value, new)):
+            raise NotPlain
+        _learnt(self._label_keys, keys)
+        _learnt(self._label_values, new)
+        return labels  # type: ignore[return-value]
 
     def labels(self, labels: Mapping[str, str] | None) -> Mapping[str, str]:
         """Labels as they are. Raises NotPlain, or TypeError for what is no text."""

@@ -38,7 +38,7 @@ STATUS: Mapping[str, Field] = {
     "podIPs": Field(listed(lambda item: mapping(item, _POD_IP), maximum=2), default=()),
     "phase": Field(text()),
 }
-ENDED = ("Succeeded", "Failed")
+ENDED = frozenset(("Succeeded", "Failed"))
 
 
 def _others(key: str) -> bool:
