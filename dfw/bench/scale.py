@@ -125,9 +125,7 @@ def _run(given: ScaleBench) -> dict[str, Any]:
         **_changes(state, reader, cluster, random, given.hostile),
         "tables": len(state.tables),
         "sets": len(state.sets.of),
-        "largest_set": max(
-            (len(selection.members) for selection in state.selections.of.values() if selection.set), default=0
-        ),
+        "largest_set": max((len(selection.members) for selection in state.selections if selection.set), default=0),
         "rules": len(state.units.rule_owner),
         "host_bytes": host_bytes(state),
         **_verified(state, reader, cluster, random, given.verify),

@@ -39,6 +39,9 @@ OWN = ""
 """The namespace of a WorkloadMember that stands for whichever namespace its policy lives in (dfw/kube/peers.py)."""
 
 
+_NO_SELECTIONS: Mapping[Meaning, Selection] = {}
+
+
 class NamedPortHolders(NamedTuple):
     """The ports that have a named port: what an `ANY` destination means in a rule for one."""
 
@@ -205,20 +208,27 @@ class Shift:
 
 
 class Selections:
-    """All Selections in use, filed by what a port must have to be meant. `shared`: whose Meanings are used too."""
+    """All Selections in use, filed by what a port must have to be meant. `of`: by namespace (the Kind OWN only), or
+    nothing, and Meaning. `shared`: whose Meanings are used too."""
 
     def __init__(self, ports: Ports, shared: Selections | None = None) -> None:
         self.ports = ports
-        self.of: dict[tuple[Meaning, str], Selection] = {}
+        self.of: dict[str, dict[Meaning, Selection]] = {}
         self.fresh: dict[Selection, None] = {}
         self.idle: list[Selection] = []
         self._meanings: dict[Term | NamedPortHolders, Meaning] = {} if shared is None else shared._meanings
-        self._own: dict[str, list[Selection]] = {}
         self._by_label: dict[tuple[str, str], dict[Selection, None]] = {}
         self._by_namespace_label: dict[tuple[str, str], dict[Selection, None]] = {}
         self._always: dict[Selection, None] = {}
         self._others: dict[Selection, None] = {}
         self._next = 0
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Selection]:
+        return chain.from_iterable(there.values() for there in self.of.values())
 
     def meaning(self, term: Term | NamedPortHolders) -> Meaning:
         """The one object for equal terms. The namespace of a WorkloadMember is the caller's to take out."""
@@ -229,20 +239,17 @@ class Selections:
 
     def acquire(self, meaning: Meaning, namespace: str) -> Selection:
         """The Selection, used once more."""
-        key = (meaning, namespace)
-        found = self.of.get(key)
+        there = self.of.get(namespace)
+        if there is None:
+            there = self.of[namespace] = {}
+        found = there.get(meaning)
         if found is None:
-            found = self.of[key] = Selection(meaning, namespace, self._next)
+            found = there[meaning] = Selection(meaning, namespace, self._next)
             meaning.uses += 1
             self._next += 1
+            self._count += 1
             self.fresh[found] = None
-            if meaning.kind is Kind.OWN:
-                there = self._own.get(namespace)
-                if there is None:
-                    self._own[namespace] = [found]
-                else:
-                    there.append(found)
-            elif meaning.kind is not Kind.FIXED:
+            if meaning.kind is not Kind.OWN and meaning.kind is not Kind.FIXED:
                 for file in self._files(found):
                     file[found] = None
         found.uses += 1
@@ -261,13 +268,12 @@ class Selections:
                 continue
             meaning = selection.meaning
             meaning.uses -= 1
-            del self.of[meaning, selection.namespace]
-            if meaning.kind is Kind.OWN:
-                there = self._own[selection.namespace]
-                there.remove(selection)
-                if not there:
-                    del self._own[selection.namespace]
-            else:
+            there = self.of[selection.namespace]
+            del there[meaning]
+            self._count -= 1
+            if not there:
+                del self.of[selection.namespace]
+            if meaning.kind is not Kind.OWN:
                 for file in self._files(selection):
                     del file[selection]
                 if not meaning.uses and self._meanings.get(meaning.term) is meaning:
@@ -294,7 +300,7 @@ class Selections:
         if port is None or port.namespace is None:
             return ()
         found = [
-            self._own.get(port.namespace, ()),
+            self.of.get(port.namespace, _NO_SELECTIONS).values() if port.namespace else (),
             *(self._by_label.get(item, ()) for item in port.labels.items()),
             *(self._by_namespace_label.get(item, ()) for item in before.namespace_labels.items()),
             self._always,

@@ -194,7 +194,7 @@ class PolicyState:
                     work.before.setdefault(slot, self.intake.now(slot))
         shifts: dict[Selection, Shift] = {}
         fresh = self.selections.fresh
-        if len(fresh) < len(self.selections.of):
+        if len(fresh) < len(self.selections):
             for slot, before in work.before.items():
                 self.selections.shown(slot, before, self.intake.now(slot), world, shifts)
         for selection in self.selections.using(work.groups, world) if work.groups else []:

@@ -105,11 +105,12 @@ class Units:
         template, holes = instance.template, instance.holes
         acquire, namespace = self.selections.acquire, instance.namespace
         selections = []
-        of = self.selections.of
+        of, intern = self.selections.of, self.selections.meaning
         for item in template.items:
-            meaning = item.meaning or item.filled(holes, self.selections.meaning)
+            meaning = item.meaning or item.filled(holes, intern)
             where = namespace if item.where is None else item.where
-            known = of.get((meaning, where))
+            there = of.get(where)
+            known = None if there is None else there.get(meaning)
             if known is None:
                 known = acquire(meaning, where)
             else:

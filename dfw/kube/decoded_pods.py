@@ -144,7 +144,7 @@ class PodReader:
         labels = self._plain.labels_of([meta.get("labels") for meta in metadata])
         on_host, named = self._specs_of(specs)
         nodes = [spec.get("nodeName") for spec in specs]
-        for node in {*nodes} - self._nodes.keys() - {None}:
+        for node in {*nodes}.difference(self._nodes, (None,)):
             remember(self._nodes, node, self._plain.clean(object_name, node))
         phases, packed, ips = self._statuses_of(statuses)
         columns: _Columns = (names, namespaces, labels, [node or "" for node in nodes], packed, ips, named)
@@ -168,15 +168,15 @@ class PodReader:
     def _statuses_of(
         self, statuses: Sequence[Mapping[str, Any]]
     ) -> tuple[Sequence[str | None], Sequence[bytes], Sequence[tuple[Address, ...]]]:
-        firsts = [status.get("podIP") for status in statuses]
+        firsts: list[Any] = [status.get("podIP") for status in statuses]
         if [status.get("podIPs") for status in statuses] == [[{"ip": first}] for first in firsts]:
-            phases = [status.get("phase") for status in statuses]
+            phases: list[Any] = [status.get("phase") for status in statuses]
             packed = list(map(workload_ipv4, firsts))
-            if None not in packed and {*map(type, phases)} == {str} and 0 < len(min({*phases}, key=len)):
-                if len(max({*phases}, key=len)) <= _LONGEST_PHASE:
-                    return phases, packed, [()] * len(firsts)  # type: ignore[return-value]
-        phases, packed, ips = zip(*map(self._status, statuses), strict=True)  # type: ignore[assignment]
-        return phases, packed, ips  # type: ignore[return-value]
+            are_texts = {*map(type, phases)} == {str} and all(0 < len(phase) <= _LONGEST_PHASE for phase in {*phases})
+            if are_texts and None not in packed:
+                return phases, packed, [()] * len(firsts)  # type: ignore[return-value]
+        columns: _Columns = list(zip(*map(self._status, statuses), strict=True))
+        return columns[0], columns[1], columns[2]
 
     # One by one.
 

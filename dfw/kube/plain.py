@@ -33,7 +33,7 @@ class Plain:
     """Remembers which names and labels are right: most are seen again."""
 
     def __init__(self) -> None:
-        self._namespaces: set[str] = set()
+        self._namespaces: dict[str, str] = {}  # each as one object, which all that names it refers to
         self._label_keys: set[str] = set()
         self._label_values: set[str] = set()
         self._scalar = cursor_of("")
@@ -53,11 +53,10 @@ class Plain:
             return name, ""
         if namespace is None:
             return name, DEFAULT_NAMESPACE
-        if namespace in self._namespaces:
-            return name, namespace
-        self.clean(namespace_name, namespace)
-        _learnt(self._namespaces, (namespace,))
-        return name, namespace
+        known = self._namespaces.get(namespace)
+        if known is None:
+            known = remember(self._namespaces, self.clean(namespace_name, namespace), namespace)
+        return name, known
 
     def metas(self, metadata: Sequence[Mapping[str, Any]], namespaced: bool = True) -> tuple[list[str], list[str]]:
         """`meta` of many objects of a kind."""
@@ -71,17 +70,16 @@ class Plain:
                 raise NotPlain
             return names, [""] * len(names)
         namespaces = [meta.get("namespace", DEFAULT_NAMESPACE) for meta in metadata]
-        fresh = {*namespaces} - self._namespaces
-        for namespace in fresh:
-            self.clean(namespace_name, namespace)
-        _learnt(self._namespaces, fresh)
-        return names, namespaces
+        known = self._namespaces
+        for namespace in {*namespaces}.difference(known):  # of what is known nothing is walked through
+            remember(known, self.clean(namespace_name, namespace), namespace)
+        return names, list(map(known.setdefault, namespaces, namespaces))
 
     def labels_of(self, labels: Sequence[Mapping[str, str] | None]) -> Sequence[Mapping[str, str]]:
         """The labels of many objects. Raises NotPlain, or TypeError for what is no text."""
         if None in labels:
             labels = [_NO_LABELS if item is None else item for item in labels]
-        new = {*chain.from_iterable(map(dict.values, labels))} - self._label_values  # type: ignore[arg-type]
+        new: set[str] = {*chain.from_iterable(map(dict.values, labels))} - self._label_values  # type: ignore[arg-type]
         keys = {*chain.from_iterable(labels)} - self._label_keys  # type: ignore[arg-type]
         if any(map(label_key_problem, keys)) or not all(map(is_label_value, new)):
             raise NotPlain
