@@ -126,11 +126,14 @@ def test_where_nothing_can_be_taken_back_it_says_what_is_in_force(begun: Lab, tm
 
 def test_what_is_not_confirmed_goes_back(begun: Lab, tmp_path: Path) -> None:
     before = told(begun)
-    out = begun.verb("apply", policy(tmp_path, "second"), "--confirm", "2s")
+    out = begun.verb("apply", policy(tmp_path, "second"), "--confirm", "4s")
     with lab_locked(begun.paths()):  # the timer waits, and has not begun to go back
         record = record_read(begun.paths())
         assert record is not None and record.pending is not None
-        os.kill(record.pending.timer.pid, signal.SIGSTOP)  # a slow machine may look for longer than 2 s
+        timer = record.pending.timer.pid
+        os.kill(timer, signal.SIGSTOP)  # a slow machine may look for longer than that
+        # Not before it stands still: it may wait for the lock, and would have it while it stands.
+        until(lambda: ") T " in Path(f"/proc/{timer}/stat").read_text(), "the timer does not stop")
     assert "revision 1 comes back in" in out and "palisade apply --confirmed" in out
     assert rules(begun) == {"second"}
     pending = begun.status()["pending"]
@@ -138,7 +141,7 @@ def test_what_is_not_confirmed_goes_back(begun: Lab, tmp_path: Path) -> None:
     # Nothing else may come on top.
     for again in (begun.verb("apply", policy(tmp_path, "third"), status=2), begun("up", status=2)):
         assert "waits to be confirmed" in again + begun.errors
-    os.kill(record.pending.timer.pid, signal.SIGCONT)
+    os.kill(timer, signal.SIGCONT)
     gone_back(begun, {"first"})
     assert told(begun) == before
     assert "back to 1: not confirmed" in begun.verb("rollback", "--list")
