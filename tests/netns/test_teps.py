@@ -95,7 +95,7 @@ def heard(listener: socket.socket) -> bool:
 @pytest.mark.needs_tool("nft")
 @pytest.mark.parametrize("tier", ["A", "C"])
 def test_a_tep_that_is_cut_off_gets_no_copies_until_it_is_back(hosts: TwoHosts, tier: str) -> None:
-    hosts.inventory = FAST
+    hosts.inventory = OFTEN
     hosts.tell(POLICY)
     hosts.start("--uplink", tier)
     until(lambda: both_up(hosts), "BFD does not come up")
