@@ -23,20 +23,22 @@ typedef struct parse_options {
 /* RFC 791 section 3.1: malformed lists are refused, source routes too. `at` and `left`: the options. */
 static inline uint8_t ip4_options(const uint8_t *at, uint32_t left)
 {
-    while (left >= 2) {
+    const uint8_t *end = at + left;
+    while (end - at >= 2) {
         uint32_t kind = at[0], len = at[1];
-        if (kind == 0)
-            return PAL_REASON_MATCH;
-        if (kind == 1)
-            len = 1;
-        else if (len - 2 > left - 2)
+        if (kind <= 1) {
+            if (kind == 0)
+                return PAL_REASON_MATCH;
+            at += end - at >= 8 && load_u64(at) == 0x0101010101010101u ? 8 : 1;
+            continue;
+        }
+        if (len < 2 || len > (uint32_t)(end - at))
             return PAL_REASON_IP_OPTIONS;
-        else if (kind == 131 || kind == 137)
+        if (kind == 131 || kind == 137)
             return PAL_REASON_SOURCE_ROUTE;
         at += len;
-        left -= len;
     }
-    return left && at[0] > 1 ? PAL_REASON_IP_OPTIONS : PAL_REASON_MATCH;
+    return at < end && at[0] > 1 ? PAL_REASON_IP_OPTIONS : PAL_REASON_MATCH;
 }
 
 PAL_INLINE uint8_t parse_ip4(pal_packet *p, const parse_options *o)

@@ -121,7 +121,13 @@ static void test_ip4(void)
                    {4, "\7\5\0\0", PAL_REASON_IP_OPTIONS},  {4, "\7\2\7\2", PAL_REASON_MATCH},      {4, "\1\1\1\7", PAL_REASON_IP_OPTIONS},
                    {4, "\x83\3\4\0", PAL_REASON_SOURCE_ROUTE}, {4, "\x89\3\4\0", PAL_REASON_SOURCE_ROUTE},
                    {4, "\x83\5\4\0", PAL_REASON_IP_OPTIONS},   {4, "\x84\3\4\0", PAL_REASON_MATCH},
-                   {8, "\7\4\0\0\x83\3\4\0", PAL_REASON_SOURCE_ROUTE}, {8, "\0\0\0\0\x83\3\4\0", PAL_REASON_MATCH}};
+                   {8, "\7\4\0\0\x83\3\4\0", PAL_REASON_SOURCE_ROUTE}, {8, "\0\0\0\0\x83\3\4\0", PAL_REASON_MATCH},
+                   /* eight no-operations and more in a row, and what comes behind them */
+                   {8, "\1\1\1\1\1\1\1\1", PAL_REASON_MATCH}, {12, "\1\1\1\1\1\1\1\1\1\7\3\0", PAL_REASON_MATCH},
+                   {12, "\1\1\1\1\1\1\1\1\x83\3\4\0", PAL_REASON_SOURCE_ROUTE},
+                   {12, "\1\1\1\1\1\1\1\x89\3\4\0\0", PAL_REASON_SOURCE_ROUTE},
+                   {12, "\1\1\1\1\1\1\1\1\7\5\0\0", PAL_REASON_IP_OPTIONS},
+                   {12, "\1\1\1\1\1\1\1\1\1\1\1\7", PAL_REASON_IP_OPTIONS}};
     for (uint32_t i = 0; i < sizeof options / sizeof options[0]; i++) {
         check_where = "IPv4 options";
         n = 0;

@@ -88,6 +88,14 @@ static void burst_whole(uint32_t n, uint32_t out, uint32_t in)
     burst_both(n, out, in, cap);
 }
 
+/* The same rules anew: connections of the filter are judged again. */
+static void commit_all(uint32_t filter, uint8_t flags)
+{
+    pal_rule all = rig_rule(1, PAL_ACTION_ALLOW, flags);
+    rig_commit(&wide, filter, &all, 1, false);
+    rig_commit(&narrow, filter, &all, 1, false);
+}
+
 static void begin_at(uint32_t talkers, uint32_t cap4, uint32_t cap6, uint8_t sums, uint8_t sanity)
 {
     pal_engine_options o = rig_options(cap4, cap6);
@@ -246,6 +254,8 @@ static void test_bursts(uint32_t six, uint32_t oddity, uint8_t sums, uint8_t san
         for (uint32_t i = 0; i < n; i++)
             random_frame(&frames[i], dir, oddity, &cap[i]);
         narrow.now = wide.now += rng(9) ? RIG_MS : 20 * RIG_S;
+        if (rng(8) == 0)
+            commit_all(rng(2), rng(3) ? PAL_RULE_STATEFUL : PAL_RULE_STATEFUL | PAL_RULE_PERSIST);
         if (rng(40) == 0) { /* counters about to be carried over */
             uint32_t ref = rng(40), S = rng(2);
             for (uint32_t k = 0; k < 2; k++) {

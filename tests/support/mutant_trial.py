@@ -77,7 +77,7 @@ def _trial(folder: Path) -> str | None:
             if find_difference(oracle, native) is not None:
                 return path.stem
             number += 1
-    return "limits" if pytest.main(["-x", "-q", "-p", "no:cacheprovider", LIMITS]) != 0 else None
+    return "limits" if pytest.main(["-x", "-q", LIMITS]) != 0 else None
 
 
 def main() -> int:
