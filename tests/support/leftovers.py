@@ -18,7 +18,7 @@ def list_leftovers(run: Path) -> dict[str, list[str]]:
     return {
         "mounts": [line for line in mounts if str(run) in line],
         "links": [name for name in os.listdir("/sys/class/net") if re.fullmatch("p[0-9a-f]{14}|ul0|tep0|up0", name)],
-        "netns": [name for name in netns if re.match("host-|pod-|underlay|outside", name)],
+        "netns": [name for name in netns if re.match("host-|pod-|sr-|underlay|outside", name)],
         "processes": list_processes(run),
         "files": sorted(str(path) for path in run.rglob("*")) if run.exists() else [],
     }
