@@ -107,10 +107,9 @@ bench: setup-bench ## every benchmark, as JSON in benchmarks/results/
 	@test -e benchmarks/run.py || { echo "make bench: benchmarks/run.py is missing from this checkout" >&2; exit 1; }
 	@$(PY) benchmarks/run.py --out benchmarks/results
 
-conformance: setup-test ## agreement with others' records: Linux conntrack, Zeek, ClassBench
+conformance: setup-test ## agreement with others' records: Linux conntrack, Zeek, ClassBench, NetworkPolicy tables
 	@$(PY) native/build.py
-	@test -d tests/conformance || { echo "make conformance: tests/conformance is missing from this checkout" >&2; exit 1; }
-	@$(PY) -m pytest -n $(PYTEST_WORKERS) tests/conformance
+	@PALISADE_LONG=1 $(PY) -m pytest -q -n $(PYTEST_WORKERS) tests/conformance
 
 uninstall: ## undo the set-up: .venv, build/, and the Debian packages that only the set-up brought
 	@scripts/uninstall.sh
