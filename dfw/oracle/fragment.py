@@ -21,8 +21,8 @@ _BLOCKS_PER_WORKER = 16_384
 _BLOCK = 256
 _BLOCKS_PER_DATAGRAM = 32  # of a budget's share
 
-# filter, VRF, IP version, source, destination, identification, protocol (IPv4)
-FragmentKey = tuple[str, int, int, int, int, int, int]
+# filter, VRF, IP version, source, destination, identification, protocol (IPv4), whose (the filter's own workload, or others)
+FragmentKey = tuple[str, int, int, int, int, int, int, str]
 
 Ticket = TypeVar("Ticket")
 
@@ -84,7 +84,8 @@ class FragmentStore(Generic[Ticket]):
         """Take in one fragment at tick `now`. Also returns the fragments whose time has run out."""
         outcome: Outcome[Ticket] = Outcome(refused=list(self._expire(now)))
         protocol = packet.protocol if packet.ip_version == IPV4 else 0
-        key = (filter_name, vrf, packet.ip_version, packet.source, packet.destination, packet.fragment_id, protocol)
+        way = side_of(direction)
+        key = (filter_name, vrf, packet.ip_version, packet.source, packet.destination, packet.fragment_id, protocol, way)
         present = packet.data[packet.l4 : packet.end]
         piece = Piece(packet, ticket, present.ljust(packet.l4_length, b"\0"))
         datagram = self._datagrams.get(key)

@@ -99,14 +99,14 @@ PAL_INLINE uint32_t frag_blocks_for(uint32_t len) { return (len + FRAG_BLOCK - 1
 static inline uint64_t frag_hash(const frag_datagram *key, const uint64_t seed[HASH_KEY_WORDS])
 {
     uint64_t m[6] = {load_u64(key->src), load_u64(key->src + 8), load_u64(key->dst), load_u64(key->dst + 8),
-                     (uint64_t)key->id | (uint64_t)key->zone << 32, (uint64_t)key->proto | (uint64_t)key->family << 8};
+                     (uint64_t)key->id | (uint64_t)key->zone << 32, (uint64_t)key->proto | (uint64_t)key->family << 8 | (uint64_t)key->side << 16};
     return hash_words6(m, seed);
 }
 
 static inline bool frag_same(const frag_datagram *a, const frag_datagram *b)
 {
     return memcmp(a->src, b->src, 32) == 0 && a->id == b->id && a->zone == b->zone && a->family == b->family &&
-           a->proto == b->proto;
+           a->proto == b->proto && a->side == b->side;
 }
 
 static inline uint16_t frag_find(const frag_table *f, const frag_datagram *key, uint64_t hash)

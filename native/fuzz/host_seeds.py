@@ -36,6 +36,9 @@ def cases() -> dict[str, bytes]:
         shapes[f"ping-{v6}"] = frame(PING, 1, GATEWAY, 0x80, v6) * 2
         shapes[f"hops-{v6}"] = bytes([0, UDP | v6 | 16, 0 | GATEWAY << 3, 0x53])
         shapes[f"all-{v6}"] = frame(UDP, 1, ALL, 0, v6) + frame(PIECE, 1, ALL, 0, v6) + frame(PIECE, 1, ALL, 1, v6)
+        # A piece through a tunnel in a vNIC's name, then a piece of the vNIC's own, and time.
+        spoofed = frame(PIECE, 1, ALL, 0, v6, op=4) + bytes([0])
+        shapes[f"spoofed-pieces-{v6}"] = spoofed + frame(PIECE, 1, ALL, 1, v6) + bytes([0xF8, 255])
         shapes[f"uplink-{v6}"] = bytes([4, TCP | v6, 4 | 1 << 3, 4, 3]) + bytes([4, UDP | v6, 4 | ALL << 3, 0, 0])
         shapes[f"onward-{v6}"] = bytes([0xE9, 7]) + bytes([4, UDP | v6, 4 | 1 << 3, 0, 0]) * 2
     shapes["arp"] = frame(ARP, 1, ALL, 0x80) + frame(ARP, 1, ALL, 2) + frame(ARP, 1, 2, 1)

@@ -240,6 +240,44 @@ static void test_commit(void)
     host_rig_close(&x);
 }
 
+/* A datagram for all: a piece that comes through a tunnel with a vNIC's address as its source waits at the receivers; the vNIC's
+ * own piece waits for its own filter, and is let go when its time is over. */
+static void test_spoofed_pieces(void)
+{
+    static const uint8_t bytes[24] = {0, 7, 0, 8, 0, 48};
+    pal_rule rule = rig_rule(0, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+    uint8_t tunnelled[256];
+    frame f;
+    for (uint32_t family = PAL_FAMILY_V4; family <= PAL_FAMILY_V6; family++) {
+        check_where = "pieces of a vNIC, and pieces that say they are its";
+        host_rig_open(&x, PAL_GUARD_SPOOF);
+        for (uint32_t i = 0; i < 4; i++)
+            rig_commit(&x.r, i, &rule, 1, false);
+        const geneve_header g = {.vni = 5001, .protocol = GENEVE_ETHERNET};
+        const uint32_t head = geneve_bytes(&g);
+        geneve_write(tunnelled, &g);
+        frame_fragment(&f, family, 1, 9, PROTO_UDP, 9, 0, true, bytes, 24);
+        memset(f.b, 0xff, 6);
+        mac_of(f.b + 6, 5);
+        memcpy(tunnelled + head, f.b, f.len);
+        const host_frame from_tep = {.data = tunnelled, .len = head + f.len, .from = PAL_UPLINK, .outer = {.addr = {172, 16, 0, 2}, .family = PAL_FAMILY_V4}};
+        host_rig_burst(&x, &from_tep, 1);
+        CHECK_U64(x.w->stats.held, 1);
+        frame_fragment(&f, family, 1, 9, PROTO_UDP, 9, 24, false, bytes, 24);
+        memset(f.b, 0xff, 6);
+        mac_of(f.b + 6, 1);
+        host_rig_send(&x, 0, &f);
+        CHECK_U64(x.lefts, 0); /* neither is whole */
+        CHECK_U64(x.w->stats.held, 2);
+        x.r.now += 100000000000;
+        host_rig_burst(&x, NULL, 0);
+        CHECK_U64(x.w->stats.held, 0);
+        CHECK_U64(x.w->stats.dropped[PAL_REASON_FRAG_TIMEOUT], 2);
+        CHECK(host_rig_balanced(&x));
+        host_rig_close(&x);
+    }
+}
+
 int main(void)
 {
     test_given();
@@ -250,5 +288,6 @@ int main(void)
     test_hops();
     test_eui64();
     test_commit();
+    test_spoofed_pieces();
     return check_end("test_forward");
 }

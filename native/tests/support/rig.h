@@ -155,13 +155,14 @@ static inline void rig_parse(rig *r, pal_packet *p, const uint8_t *bytes, uint32
     parse_frame(p, linktype, &r->w->parse);
 }
 
-/* Judges parsed packets, at most RIG_BURST, in one call at filter `out`, then `in` (4: none). */
+/* Judges parsed packets, at most RIG_BURST, in one call OUT at filter `out`, then IN at `in` (4: none, of either). */
 static inline void rig_burst(rig *r, pal_packet *p, uint32_t n, uint32_t out, uint32_t in)
 {
     const engine_config *config = engine_enter(r->e, 0);
     pal_route route[RIG_BURST];
     for (uint32_t i = 0; i < n; i++)
-        route[i] = (pal_route){.first = &config->filter[out], .second = in < 4 ? &config->filter[in] : NULL, .dir = PAL_DIR_OUT};
+        route[i] = out < 4 ? (pal_route){.first = &config->filter[out], .second = in < 4 ? &config->filter[in] : NULL, .dir = PAL_DIR_OUT}
+                           : (pal_route){.first = &config->filter[in], .dir = PAL_DIR_IN};
     pipeline_burst(r->w, route, p, n);
     rig_flush(r->w);
     engine_leave(r->e, 0);
