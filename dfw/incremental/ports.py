@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, groupby
 from typing import NamedTuple
 
+from dfw.incremental.label_column import LabelColumn
 from dfw.incremental.packed import address_flat
 from dfw.model import LabelOperator, LabelRequirement, LabelSelector, NamedPort, Port
 
 NamedKey = tuple[str, int]
 """Name and protocol of a named port."""
 _NOBODY: frozenset[int] = frozenset()
+_NO_LABELS: dict[str, str] = {}
 
 
 class Before(NamedTuple):
@@ -28,16 +30,18 @@ class Before(NamedTuple):
 
 
 class Ports:
-    """All ports. `ports` and `flat` (addresses as numbers, see dfw/incremental/packed.py) by number."""
+    """All ports. `ports`, `flat` (addresses as numbers, see dfw/incremental/packed.py) and `labels` (of those in a
+    namespace) by number."""
 
     def __init__(self) -> None:
         self.slot_of: dict[str, int] = {}
         self.ports: list[Port | None] = []
         self.flat: list[tuple[int, ...]] = []
+        self.labels: list[dict[str, str]] = []
         self.of_namespace: dict[str, set[int]] = {}
         self.owners: dict[int, tuple[int, ...]] = {}
         self.named: dict[NamedKey, dict[int, set[int]]] = {}
-        self._by_label: dict[str, dict[str, set[int]]] = {}
+        self._by_label: dict[str, LabelColumn] = {}
         self._free: list[int] = []
         self._resting: list[int] = []
 
@@ -49,10 +53,12 @@ class Ports:
         name, ips, namespace = port.name, port.ips, port.namespace
         slot = self.slot_of.get(name)
         flat = (address_flat(ips[0]),) if len(ips) == 1 else tuple(map(address_flat, ips))
+        labels = _labels_of(port)
         if slot is None and not self._free:
             slot = len(self.ports)
             self.ports.append(port)
             self.flat.append(flat)
+            self.labels.append(labels)
         else:
             if slot is None:
                 slot = self._free.pop()
@@ -60,6 +66,7 @@ class Ports:
                 self._forget(slot)
             self.ports[slot] = port
             self.flat[slot] = flat
+            self.labels[slot] = labels
         self.slot_of[name] = slot
         owners = self.owners
         for value in flat:
@@ -73,10 +80,8 @@ class Ports:
                 self.of_namespace[namespace] = {slot}
             else:
                 there.add(slot)
-            for label, values in self._by_label.items():
-                value_of_label = port.labels.get(label)
-                if value_of_label is not None:
-                    values.setdefault(value_of_label, set()).add(slot)
+        for label, column in self._by_label.items():
+            column.put(slot, labels.get(label))
         return slot
 
     def put_new(self, ports: Sequence[Port]) -> range | None:
@@ -88,6 +93,8 @@ class Ports:
         slots = range(len(self.ports), len(self.ports) + len(ports))
         self.slot_of.update(zip(names, slots, strict=True))
         self.ports += ports
+        labels = list(map(_labels_of, ports))
+        self.labels += labels
         flat = [tuple(map(address_flat, port.ips)) for port in ports]
         self.flat += flat
         owners = self.owners
@@ -113,11 +120,9 @@ class Ports:
                 self.of_namespace[namespace] = set(here)
             else:
                 there.update(here)
-            for label, found in self._by_label.items():
-                for slot in here:
-                    value_of_label = ports[slot - slots.start].labels.get(label)
-                    if value_of_label is not None:
-                        found.setdefault(value_of_label, set()).add(slot)
+        for label, column in self._by_label.items():
+            for slot, own in zip(slots, labels, strict=True):
+                column.put(slot, own.get(label))
         return slots
 
     def remove(self, name: str) -> int:
@@ -126,6 +131,7 @@ class Ports:
         self._forget(slot)
         self.ports[slot] = None
         self.flat[slot] = ()
+        self.labels[slot] = _NO_LABELS
         self._resting.append(slot)
         return slot
 
@@ -153,10 +159,8 @@ class Ports:
             there.discard(slot)
             if not there:
                 del self.of_namespace[port.namespace]
-            for key, values in self._by_label.items():
-                value_of_key = port.labels.get(key)
-                if value_of_key is not None:
-                    values[value_of_key].discard(slot)
+        for label, column in self._by_label.items():
+            column.remove(slot, self.labels[slot].get(label))
 
     def having(self, item: NamedPort) -> set[int] | frozenset[int]:
         """The ports with this named port."""
@@ -178,17 +182,20 @@ class Ports:
         return set().union(*self.of_namespace.values())
 
     def _having(self, item: LabelRequirement) -> set[int]:
-        values = self._by_label.get(item.key)
-        if values is None:
-            values = self._by_label[item.key] = {}
-            for slot, port in self:
-                value = port.labels.get(item.key) if port.namespace is not None else None
-                if value is not None:
-                    values.setdefault(value, set()).add(slot)
-        wanted = item.values if item.operator in (LabelOperator.IN, LabelOperator.NOT_IN) else tuple(values)
-        if len(wanted) == 1:
-            return values.get(wanted[0], set())
-        return set().union(*(values.get(value, _NOBODY) for value in wanted))
+        column = self._by_label.get(item.key)
+        if column is None:
+            column = self._by_label[item.key] = LabelColumn(item.key, self.labels)
+        if item.operator not in (LabelOperator.IN, LabelOperator.NOT_IN):
+            return column.present()
+        return column.having(item.values[0]) if len(item.values) == 1 else column.having_any(item.values)
+
+
+def _labels_of(port: Port) -> dict[str, str]:
+    """The labels that a selector may ask for; NSX's ports, which are in no namespace, have none."""
+    if port.namespace is None:
+        return _NO_LABELS
+    labels = port.labels
+    return labels if type(labels) is dict else dict(labels)
 
 
 def _is_positive(item: LabelRequirement) -> bool:

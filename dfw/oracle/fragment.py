@@ -21,7 +21,8 @@ _BLOCKS_PER_WORKER = 16_384
 _BLOCK = 256
 _BLOCKS_PER_DATAGRAM = 32  # of a budget's share
 
-# filter, VRF, IP version, source, destination, identification, protocol (IPv4), whose (the filter's own workload, or others)
+# filter, VRF, IP version, source, destination, identification, protocol (IPv4), and whose it is: the filter's own
+# workload's or others'
 FragmentKey = tuple[str, int, int, int, int, int, int, str]
 
 Ticket = TypeVar("Ticket")
@@ -84,8 +85,8 @@ class FragmentStore(Generic[Ticket]):
         """Take in one fragment at tick `now`. Also returns the fragments whose time has run out."""
         outcome: Outcome[Ticket] = Outcome(refused=list(self._expire(now)))
         protocol = packet.protocol if packet.ip_version == IPV4 else 0
-        way = side_of(direction)
-        key = (filter_name, vrf, packet.ip_version, packet.source, packet.destination, packet.fragment_id, protocol, way)
+        ends = (packet.source, packet.destination)
+        key = (filter_name, vrf, packet.ip_version, *ends, packet.fragment_id, protocol, side_of(direction))
         present = packet.data[packet.l4 : packet.end]
         piece = Piece(packet, ticket, present.ljust(packet.l4_length, b"\0"))
         datagram = self._datagrams.get(key)
