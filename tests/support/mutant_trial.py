@@ -2,7 +2,8 @@
 """A changed packet core on what the oracle has judged before: `python -m tests.support.mutant_trial FOLDER`.
 
 The core is the `_palisade_core` that PYTHONPATH finds first. The events are those of test_native_oracle.py (generated
-traffic, captures, limits). Status 1 and a last line that says where, at the first difference; 0 when there is none.
+traffic, captures, limits), then come the tests of hosts. Status 1 and a last line that says where, at the first
+difference; 0 when there is none.
 `--prepare`: the oracle's answers are written into FOLDER, which takes a minute; once for each state of the oracle.
 """
 
@@ -30,7 +31,13 @@ BATCHES = (32, 7, 1, 256)
 SMALL = 300_000  # bytes; captures above it take the oracle too long
 PORTION = 40  # captures in one file of answers
 OPEN = 2  # the policy that allows everything
-LIMITS = "tests/differential/test_native_oracle_limits.py"
+LIMITS = ("tests/differential/test_native_oracle_limits.py",)
+HOST = (  # forwarding, Geneve, guards: no capture goes through these
+    "tests/differential/test_host_replay.py",
+    "tests/unit/test_host_forwarding.py",
+    "tests/unit/test_host_guards.py",
+    "tests/unit/test_host_trace.py",
+)
 
 
 def _portions() -> Iterator[tuple[str, list[tuple[list[Event], Scenario]]]]:
@@ -77,7 +84,10 @@ def _trial(folder: Path) -> str | None:
             if find_difference(oracle, native) is not None:
                 return path.stem
             number += 1
-    return "limits" if pytest.main(["-x", "-q", LIMITS]) != 0 else None
+    for name, files in (("limits", LIMITS), ("host", HOST)):
+        if pytest.main(["-x", "-q", *files]) != 0:
+            return name
+    return None
 
 
 def main() -> int:
