@@ -11,22 +11,15 @@ import click
 
 from dfw.cli import DONE
 from dfw.errors import EnvironmentLacksError
+from overlay.which_agents import agent_lacks, lab_option, lab_sockets, lone_agent, run_option
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 
 def _agent_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    options = (
-        click.option("--lab", metavar="NAME", help="A host of this lab; default: the only one running."),
-        click.option("--host", metavar="NAME", help="Which host of the lab."),
-        click.option(
-            "--run", type=click.Path(path_type=Path, file_okay=False), help="The agent's own --run directory."
-        ),
-    )
-    for option in reversed(options):
-        function = option(function)
-    return function
+    host = click.option("--host", metavar="NAME", help="Which host of the lab.")
+    return lab_option(host(run_option(function)))
 
 
 @click.command
@@ -80,8 +73,13 @@ def attach(
         _attach_tap(_socket(lab, host, run), tap, wanted)
         return DONE
     source = Path(f"/proc/{pid}/ns/net") if netns is None else netns.absolute()
-    if not source.exists():
-        raise click.UsageError(f"there is no process {pid}" if netns is None else f"there is nothing at {source}")
+    try:
+        source.stat()
+    except PermissionError as error:
+        raise EnvironmentLacksError(f"{source}: {error.strerror}", "run it as root, where that may be seen") from None
+    except OSError:
+        message = f"there is no process {pid}" if netns is None else f"there is nothing at {source}"
+        raise click.UsageError(message) from None
     if not namespace_exists(source):
         raise click.UsageError(f"{source} is no network namespace")
     socket = _socket(lab, host, run)
@@ -177,16 +175,11 @@ def detach(name: str, lab: str | None, host: str | None, run: Path | None) -> in
 
 def _socket(lab: str | None, host: str | None, run: Path | None) -> Path:
     """The socket of the agent that is meant."""
-    from overlay.host_install import RUN
-    from overlay.show import lab_sockets
-
-    installed = Path("/", RUN, "agent.sock")
-    if run is not None:
-        if lab is not None or host is not None:
-            raise click.UsageError("--run names an agent, --lab and --host another: give one of them")
-        return run.absolute() / "agent.sock"
-    if lab is None and host is None and installed.exists():
-        return installed
+    if run is not None and host is not None:
+        raise click.UsageError("--run names an agent, --host one of a lab: give one of them")
+    alone = None if host is not None else lone_agent(lab, run)
+    if alone is not None:
+        return alone
     sockets = lab_sockets(lab)
     if host is None and len(sockets) == 1:
         return next(iter(sockets.values()))
@@ -202,6 +195,6 @@ def _asked(socket: Path, request: dict[str, Any]) -> dict[str, Any]:
         answer = agent_ask(socket, request)
     except AskError as error:
         if not os.path.exists(socket):
-            raise EnvironmentLacksError(f"no agent at {socket.parent}", "palisade agent run, or --run DIR") from None
+            raise agent_lacks(f"no agent at {socket.parent}") from None
         raise click.UsageError(str(error)) from None
     return answer

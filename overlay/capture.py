@@ -19,7 +19,8 @@ from typing import Any, BinaryIO, Final
 import click
 
 from dfw.cli import LACKING
-from overlay.show import hosts_asked, read_hosts
+from overlay.show import read_hosts
+from overlay.which_agents import lab_option, run_option, sockets_meant
 
 UPLINK: Final = "uplink"
 _NO_END: Final = 1 << 62
@@ -37,7 +38,8 @@ class _Tally:
 @click.option(
     "-w", "--write", "target", default="-", show_default=True, help="The pcapng file; `-` is standard output."
 )
-@click.option("--lab", help="Which lab; default: the only one running.")
+@lab_option
+@run_option
 @click.option("--host", "only", help="Of which host; needed for `uplink` where there are several.")
 @click.option("--count", type=click.IntRange(1), help="End after so many packets.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), help="End after so many seconds.")
@@ -52,6 +54,7 @@ def capture(
     at: str,
     target: str,
     lab: str | None,
+    run: Path | None,
     only: str | None,
     count: int | None,
     seconds: float | None,
@@ -73,7 +76,7 @@ def capture(
       palisade capture uplink --host esx-1 --seconds 5 | tshark -r -
     """
     filters = _filters(proto, port, address)
-    sockets = hosts_asked(lab, only)
+    sockets = sockets_meant(lab, run, only)
     path = _where(at, sockets)
     if target == "-" and sys.stdout.isatty():
         raise click.UsageError("a capture is no text: give a file with -w, or a pipe")

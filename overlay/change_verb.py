@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dfw.cli import DONE, NO
-from dfw.errors import EnvironmentLacksError
 from overlay.lab_known import lab_known, lab_reported, name_option
+from overlay.which_agents import NAMED_BY_RUN, agent_lacks, lone_agent, run_option
 
 if TYPE_CHECKING:
     from overlay.host_change import HostApplied
@@ -41,26 +41,8 @@ class Duration(click.ParamType[float]):
         return seconds
 
 
-def run_option(function: Function) -> Function:
-    """`--run`: a host that is no lab's."""
-    text = "Or a host that is no lab's: its agent's own --run directory; default: that of the agent installed here."
-    return click.option("--run", type=click.Path(path_type=Path, file_okay=False), help=text)(function)
-
-
-def _agent(name: str | None, run: Path | None) -> Path | None:
-    """The socket of the agent that is meant; None: a lab is."""
-    from overlay.host_install import RUN
-
-    if run is not None:
-        if name is not None:
-            raise click.UsageError("--run names a host, --lab a lab: give one of them")
-        return run.absolute() / "agent.sock"
-    installed = Path("/", RUN, "agent.sock")
-    return installed if name is None and installed.exists() else None
-
-
 @contextmanager
-def _host_reported() -> Iterator[None]:
+def host_reported() -> Iterator[None]:
     """What can go wrong with a host, as messages with their exit statuses."""
     from overlay.ask import AskError
     from overlay.host_change import NoHostError
@@ -71,7 +53,7 @@ def _host_reported() -> Iterator[None]:
     except NoHostError as error:
         raise click.UsageError(str(error)) from None
     except AskError as error:
-        raise EnvironmentLacksError(str(error), "palisade agent run, or --run DIR") from None
+        raise agent_lacks(error) from None
 
 
 @click.command
@@ -111,17 +93,17 @@ def apply(
     if dry_run and confirm is not None:
         raise click.UsageError("--dry-run changes nothing that could be confirmed")
     begun = time.monotonic()
-    if (agent := _agent(name, run)) is not None:
+    if (agent := lone_agent(name, run)) is not None:
         from overlay import host_change
 
-        with _host_reported():
+        with host_reported():
             if confirmed:
                 settled = host_change.confirm_change(agent)
                 click.echo(f"host {settled.name}: revision {settled.revision} stays")
                 return DONE
             _tell_host(host_change.apply(agent, files, dry_run=dry_run, confirm=confirm), dry_run, begun)
         return DONE
-    paths, _ = lab_known(name)
+    paths, _ = lab_known(name, NAMED_BY_RUN)
     with lab_reported():
         if confirmed:
             click.echo(f"lab {paths.name}: revision {lab_change.confirm_change(paths)} stays")
@@ -155,17 +137,17 @@ def rollback(revision: int | None, name: str | None, run: Path | None, listed: b
     if listed == (revision is not None):
         raise click.UsageError("give a REVISION, or --list")
     begun = time.monotonic()
-    if (agent := _agent(name, run)) is not None:
+    if (agent := lone_agent(name, run)) is not None:
         from overlay import host_change
 
-        with _host_reported():
+        with host_reported():
             if revision is None:
                 place = host_change.read_place(agent)
                 click.echo(_listed(place, place.revision))
             else:
                 _tell_host(host_change.rollback(agent, revision, dry_run=dry_run), dry_run, begun)
         return DONE
-    paths, record = lab_known(name)
+    paths, record = lab_known(name, NAMED_BY_RUN)
     if revision is None:
         click.echo(_listed(paths, record.revision))
         return DONE
@@ -240,19 +222,19 @@ def wait(what: bool, object_: str | None, name: str | None, run: Path | None, ti
     """
     from overlay.lab_wait import hosts_concerned, wait_hosts
 
-    if (agent := _agent(name, run)) is not None:
+    if (agent := lone_agent(name, run)) is not None:
         from overlay import host_change
 
         if object_ is not None:
             raise click.UsageError("an OBJECT is asked of a lab; a host is waited for as a whole")
-        with _host_reported():
+        with host_reported():
             place, why = host_change.wait(agent, timeout)
         if why is not None:
             click.echo(f"host {place.name}: {why}", err=True)
             return NO
         click.echo(f"realized: revision {place.revision} on {place.name}")
         return DONE
-    paths, record = lab_known(name)
+    paths, record = lab_known(name, NAMED_BY_RUN)
     with lab_reported():
         hosts = hosts_concerned(paths, record, object_)
         if not hosts:

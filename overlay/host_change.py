@@ -191,6 +191,12 @@ def _changing(socket: Path, dry_run: bool = False) -> Iterator[HostPlace]:
         os.close(lock)
 
 
+def read_inputs(socket: Path) -> tuple[str, Inputs]:
+    """The host's name, and what it was last made from. Raises AskError, NoHostError, RevisionError, PolicyError."""
+    place = read_place(socket)
+    return place.name, inputs_parse(_kept(place))
+
+
 def _kept(place: HostPlace) -> list[InputFile]:
     """What the host was last made from; nothing where its state came from somewhere else."""
     numbers = revision_numbers(place)

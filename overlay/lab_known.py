@@ -55,23 +55,23 @@ def lab_named(name: str) -> LabPaths:
         raise click.UsageError(str(error)) from None
 
 
-def lab_only() -> LabPaths:
-    """The only lab that is there. Raises click.UsageError."""
+def lab_only(otherwise: str = "") -> LabPaths:
+    """The only lab that is there. `otherwise`: what else could be meant if there is none. Raises click.UsageError."""
     from overlay.lab_record import labs_list
 
     found = labs_list()
     if not found:
-        raise click.UsageError("no lab is there; `palisade lab up` brings one up")
+        raise click.UsageError(f"no lab is there; `palisade lab up` brings one up{otherwise}")
     if len(found) > 1:
         raise click.UsageError(f"there are several labs: {', '.join(item.name for item in found)}; say --name NAME")
     return found[0]
 
 
-def lab_known(name: str | None) -> tuple[LabPaths, LabRecord]:
-    """A lab that is there. Raises click.UsageError."""
+def lab_known(name: str | None, otherwise: str = "") -> tuple[LabPaths, LabRecord]:
+    """A lab that is there; `otherwise` as in `lab_only`. Raises click.UsageError."""
     from overlay.lab_record import RecordError, record_read
 
-    paths = lab_only() if name is None else lab_named(name)
+    paths = lab_only(otherwise) if name is None else lab_named(name)
     try:
         record = record_read(paths)
     except RecordError as error:

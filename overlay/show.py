@@ -6,13 +6,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from dfw.cli import NO
-from dfw.errors import EnvironmentLacksError
 from dfw.output import emit, output_option, render_table
+from overlay.which_agents import lab_option, lone_agent, run_option, sockets_meant
+
+if TYPE_CHECKING:
+    from dfw.model import PolicySet
 
 WHAT: Final = (
     "hosts",
@@ -31,23 +34,6 @@ WHAT: Final = (
 )
 
 
-def lab_sockets(name: str | None) -> dict[str, Path]:
-    """The agents' sockets of a lab, by host; None: of the only one. Raises click.UsageError, EnvironmentLacksError."""
-    from overlay.lab_record import labs_folder
-
-    folder = labs_folder()
-    found = sorted(path.parent.name for path in folder.glob("*/lab.json"))
-    if name is None:
-        if not found:
-            raise EnvironmentLacksError("a running lab", "`palisade lab up` starts one")
-        if len(found) > 1:
-            raise click.UsageError(f"several labs are running: --lab {' or '.join(found)}")
-        name = found[0]
-    elif name not in found:
-        raise click.UsageError(f"there is no lab {name!r}; running: {', '.join(found) or 'none'}")
-    return {path.parent.parent.name: path for path in sorted((folder / name / "hosts").glob("*/run/agent.sock"))}
-
-
 def read_hosts(sockets: dict[str, Path], request: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Every agent's answer, by host; where one does not answer, `{"error": sentence}`."""
     from overlay.ask import AskError, agent_ask
@@ -62,19 +48,10 @@ def read_hosts(sockets: dict[str, Path], request: dict[str, Any]) -> dict[str, d
         return dict(zip(sockets, pool.map(ask, sockets.values()), strict=True))
 
 
-def hosts_asked(lab: str | None, only: str | None) -> dict[str, Path]:
-    """The agents' sockets that a verb is for. Raises click.UsageError, EnvironmentLacksError."""
-    sockets = lab_sockets(lab)
-    if only is None:
-        return sockets
-    if only not in sockets:
-        raise click.UsageError(f"there is no host {only!r}; these are: {', '.join(sockets)}")
-    return {only: sockets[only]}
-
-
 @click.command
 @click.argument("what", type=click.Choice(WHAT))
-@click.option("--lab", help="Which lab; default: the only one running.")
+@lab_option
+@run_option
 @click.option("--host", "only", help="This host only.")
 @click.option("--match", help="flows: only these connections; see below.")
 @click.option("--kill", help="flows: end these connections; `all` is every one.")
@@ -88,6 +65,7 @@ def show(
     ctx: click.Context,
     what: str,
     lab: str | None,
+    run: Path | None,
     only: str | None,
     match: str | None,
     kill: str | None,
@@ -112,11 +90,12 @@ def show(
       palisade show flows --staged
       palisade show flows --kill src=10.1.1.0/24,dport=3306
       palisade show health
+      palisade show vnics --run /run/palisade-agent
     """
     _check_options(what, match, kill, counters, reset)
     if staged and (what != "flows" or kill is not None):
         raise click.UsageError("--staged is for `show flows`, and ends none")
-    sockets = hosts_asked(lab, only)
+    sockets = sockets_meant(lab, run, only)
     if kill is not None:
         _show(ctx, read_hosts(sockets, {"do": "kill", "match": kill}), "ended", output, _killed)
         return
@@ -127,26 +106,39 @@ def show(
         request = {"do": "flows", "match": match or "all", "limit": limit}
     answers = read_hosts(sockets, request)
     if staged:
-        _leave_staged(lab, answers)
+        _leave_staged(lab, run, answers)
     _show(ctx, answers, "rows", output, _table, what)
 
 
-def _leave_staged(lab: str | None, answers: dict[str, dict[str, Any]]) -> None:
+def _leave_staged(lab: str | None, run: Path | None, answers: dict[str, dict[str, Any]]) -> None:
     """Of the hosts' connections only those that would be cut."""
-    from dfw.moment import world_at
-    from overlay.lab_inputs import inputs_kept
-    from overlay.lab_known import lab_known
-    from overlay.lab_plan import world_moved
     from overlay.staged_flows import staged_refused
 
-    paths, record = lab_known(lab)
-    world = world_moved(world_at(inputs_kept(paths, record).world, None), record.moved)
+    world, where = _world(lab, run)
     if not world.staged:
-        raise click.UsageError(f"no policy of lab {paths.name} is staged: `staged: true` in it, and `palisade apply`")
+        raise click.UsageError(f"no policy of {where} is staged: `staged: true` in it, and `palisade apply`")
     for answer in answers.values():
         if "rows" in answer:
             answer["rows"] = staged_refused(world, answer["rows"])
             answer["total"] = len(answer["rows"])
+
+
+def _world(lab: str | None, run: Path | None) -> tuple[PolicySet, str]:
+    """What `apply` was last given, and whose it is."""
+    from dfw.moment import world_at
+    from overlay.change_verb import host_reported
+    from overlay.host_change import read_inputs
+    from overlay.lab_inputs import inputs_kept
+    from overlay.lab_known import lab_known
+    from overlay.lab_plan import world_moved
+
+    alone = lone_agent(lab, run)
+    if alone is not None:
+        with host_reported():
+            name, inputs = read_inputs(alone)
+        return world_at(inputs.world, None), f"host {name}"
+    paths, record = lab_known(lab)
+    return world_moved(world_at(inputs_kept(paths, record).world, None), record.moved), f"lab {paths.name}"
 
 
 def _check_options(what: str, match: str | None, kill: str | None, counters: bool, reset: bool) -> None:

@@ -13,7 +13,8 @@ import click
 
 from dfw.cli import NO
 from dfw.output import emit, output_option, render_table
-from overlay.show import lab_sockets, read_hosts
+from overlay.show import read_hosts
+from overlay.which_agents import lab_option, lone_agent, run_option, sockets_meant
 
 WAIT_SECONDS: Final = 3.0  # for a packet to be seen at the next host
 HOPS: Final = 4  # hosts: one that a workload has left sends on once
@@ -31,7 +32,8 @@ Row = dict[str, Any]
 @click.option("--icmp-type", type=click.IntRange(0, 255), help="Default: an echo request.")
 @click.option("--icmp-code", type=click.IntRange(0, 255), default=0)
 @click.option("--family", type=click.Choice(["4", "6"]), help="Where both ends have both.")
-@click.option("--lab", help="Which lab; default: the only one running.")
+@lab_option
+@run_option
 @output_option
 @click.pass_context
 def trace(
@@ -45,13 +47,14 @@ def trace(
     icmp_code: int,
     family: str | None,
     lab: str | None,
+    run: Path | None,
     output: str,
 ) -> None:
     """Send a marked packet from a vNIC through the live hosts, and show what each stage did with it.
 
     It goes through the same tables, filters and tunnel as the workload's own packets, up to the receiver's vNIC, which
     does not get it. It begins no connection, counts at no rule and uses up no budget. Exit status 1 where it does not
-    arrive.
+    arrive. With one host's agent (`--run`) what becomes of it on another host is not known: `arrived` is null.
 
     \b
     Examples:
@@ -59,7 +62,7 @@ def trace(
       palisade trace --from web-1 --to 10.1.3.11 --proto icmp -o json
     """
     packet = _packet(proto, dport, sport, icmp_type, icmp_code)
-    sockets = lab_sockets(lab)
+    sockets = sockets_meant(lab, run)
     shown = read_hosts(sockets, {"do": "show", "what": "vnics"})
     vnics = {row["vnic"]: row | {"host": host} for host, answer in shown.items() for row in answer.get("rows", ())}
     if source not in vnics:
@@ -68,19 +71,22 @@ def trace(
     wanted = family or {1: "4", 58: "6"}.get(packet["proto"])
     target = _target(vnics[source]["ips"], destination, vnics, wanted)
     request = {"do": "trace", "vnic": source, "dst": target, "mark": 1 + secrets.randbelow((1 << 24) - 1), **packet}
-    rows = follow(sockets, str(vnics[source]["host"]), request)
+    rows = follow(sockets, str(vnics[source]["host"]), request, alone=lone_agent(lab, run) is not None)
     last = rows[-1]
-    arrived = last["stage"] == "answered" or (
+    arrived: bool | None = last["stage"] == "answered" or (
         last["stage"] == "delivered" and (destination not in vnics or last["vnic"] == destination)
     )
+    if last["stage"] == "encapsulated":
+        arrived = None
     answer = {"from": source, "to": destination, "dst": target, **packet, "arrived": arrived, "observations": rows}
     emit(answer, output, render_trace)
-    if not arrived:
+    if arrived is False:
         ctx.exit(NO)
 
 
-def follow(sockets: dict[str, Path], host: str, request: dict[str, Any]) -> list[Row]:
-    """The observations of a packet, from host to host. Raises click.UsageError where it cannot be sent."""
+def follow(sockets: dict[str, Path], host: str, request: dict[str, Any], *, alone: bool = False) -> list[Row]:
+    """The observations of a packet, from host to host; `alone`: other hosts are not asked. Raises click.UsageError
+    where it cannot be sent."""
     from overlay.ask import AskError, agent_ask
 
     rows: list[Row] = []
@@ -90,7 +96,7 @@ def follow(sockets: dict[str, Path], host: str, request: dict[str, Any]) -> list
         raise click.UsageError(str(error)) from error
     for _ in range(HOPS):
         rows += [{"host": host} | row for row in found]
-        if not found or found[-1]["stage"] != "encapsulated":
+        if alone or not found or found[-1]["stage"] != "encapsulated":
             break
         host = str(found[-1]["remote_host"])
         found = _await(sockets.get(host), request["mark"])
@@ -159,7 +165,7 @@ def _target(ips: list[str], destination: str, vnics: dict[str, Row], family: str
 def render_trace(answer: dict[str, Any]) -> str:
     """For people: one line an observation."""
     cells = [[n, row["host"], row["stage"], *_said(row)] for n, row in enumerate(answer["observations"], 1)]
-    end = "arrives" if answer["arrived"] else "does not arrive"
+    end = {True: "arrives", False: "does not arrive", None: "leaves this host"}[answer["arrived"]]
     head = f"{answer['from']} -> {answer['to']} ({answer['dst']}): {end}"
     return f"{head}\n\n{render_table(['n', 'host', 'stage', 'where', 'what'], cells, numbers=(0,))}"
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -72,6 +73,7 @@ def test_packets_follow_and_every_way_back(host: Host, capfd: pytest.CaptureFixt
     # Told for the first time: inventory and policy.
     said = host.palisade(capfd, "apply", inventory, host.policy("open", "ALLOW"))
     assert "host h1: revision 1 is in force" in said and host.rules() == {"open"}
+    sees(host, capfd)
     for name in ("a", "c"):
         host.palisade(capfd, "attach", "--netns", host.pods[name], "--segment", "s", "--name", name)
     until(host.passes, "nothing arrives")
@@ -135,6 +137,20 @@ def test_what_the_agent_refuses_is_taken_back(host: Host, capfd: pytest.CaptureF
     assert host.wait(4)["revision_realized"] == 4
 
 
+def sees(host: Host, capfd: pytest.CaptureFixture[str]) -> None:
+    """What is shown of a lab's hosts is shown of this one."""
+    shown = json.loads(host.palisade(capfd, "show", "vnics", "-o", "json"))
+    assert {(row["host"], row["vnic"]) for row in shown} == {("h1", "a"), ("h1", "c")}
+    assert "p/rules/open" in host.palisade(capfd, "show", "rules", "--host", "h1")
+    assert "there is no host 'h2'; these are: h1" in host.palisade(capfd, "show", "rules", "--host", "h2", status=2)
+    assert "no policy of host h1 is staged" in host.palisade(capfd, "show", "flows", "--staged", status=2)
+    said = host.palisade(capfd, "trace", "--from", "a", "--to", "c", "--dport", "80")
+    assert "a -> c (10.0.1.40): arrives" in said
+    target = host.folder / "a.pcapng"
+    host.palisade(capfd, "capture", "a", "--seconds", "0.1", "-w", target)
+    assert target.stat().st_size > 0
+
+
 def test_whose_agent_is_not_there(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "p.yaml").write_text(POLICY)
     for words in (
@@ -142,6 +158,9 @@ def test_whose_agent_is_not_there(tmp_path: Path, capfd: pytest.CaptureFixture[s
         ("rollback", "1"),
         ("rollback", "--list"),
         ("wait", "--realized"),
+        ("show", "vnics"),
+        ("capture", "a", "-w", str(tmp_path / "a.pcapng")),
+        ("trace", "--from", "a", "--to", "c", "--dport", "80"),
     ):
         assert cli.run([*words, "--run", str(tmp_path)]) == 3
         assert "does not answer" in capfd.readouterr().err

@@ -21,8 +21,9 @@ from dfw.model import PolicySet
 from dfw.probe import judge_both
 from dfw.schema import schema_files
 from overlay.enter import run_in
-from overlay.show import lab_sockets, read_hosts
+from overlay.show import read_hosts
 from overlay.trace import follow
+from overlay.which_agents import lab_sockets
 from tests.support.patience import PATIENCE
 
 pytestmark = [

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which agents a verb is for: those of a lab's hosts (`--lab`), or one that runs by itself (`--run`, or the one that
+is installed on this machine).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dfw.errors import EnvironmentLacksError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SOCKET = "agent.sock"
+NAMED_BY_RUN = "; --run DIR names an agent that is no lab's"
+_LONE = "palisade agent run, or --run DIR"
+
+
+def lab_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--lab`: whose hosts."""
+    return click.option("--lab", metavar="NAME", help="Which lab; default: the only one running.")(function)
+
+
+def run_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--run`: a host that is no lab's."""
+    text = "Or a host that is no lab's: its agent's own --run directory; default: that of the agent installed here."
+    return click.option("--run", type=click.Path(path_type=Path, file_okay=False), help=text)(function)
+
+
+def lone_agent(lab: str | None, run: Path | None) -> Path | None:
+    """The socket of the agent that is meant, where it is no lab's; None: a lab is meant. Raises click.UsageError."""
+    from overlay.host_install import RUN
+
+    if run is not None:
+        if lab is not None:
+            raise click.UsageError("--run names a host, --lab a lab: give one of them")
+        return run.absolute() / SOCKET
+    installed = Path("/", RUN, SOCKET)
+    return installed if lab is None and installed.exists() else None
+
+
+def agent_lacks(error: Exception | str) -> EnvironmentLacksError:
+    """Where an agent does not answer: exit status 3, and what would help."""
+    return EnvironmentLacksError(str(error), _LONE)
+
+
+def lab_sockets(name: str | None) -> dict[str, Path]:
+    """The agents' sockets of a lab, by host; None: of the only one. Raises click.UsageError, EnvironmentLacksError."""
+    from overlay.lab_record import labs_folder
+
+    folder = labs_folder()
+    found = sorted(path.parent.name for path in folder.glob("*/lab.json"))
+    if name is None:
+        if not found:
+            raise EnvironmentLacksError("a running lab", f"`palisade lab up` starts one{NAMED_BY_RUN}")
+        if len(found) > 1:
+            raise click.UsageError(f"several labs are running: --lab {' or '.join(found)}")
+        name = found[0]
+    elif name not in found:
+        raise click.UsageError(f"there is no lab {name!r}; running: {', '.join(found) or 'none'}")
+    return {path.parent.parent.name: path for path in sorted((folder / name / "hosts").glob(f"*/run/{SOCKET}"))}
+
+
+def sockets_meant(lab: str | None, run: Path | None, only: str | None = None) -> dict[str, Path]:
+    """The agents' sockets that a verb is for, by host; `only`: of this one. Raises click.UsageError,
+    EnvironmentLacksError."""
+    from overlay.ask import AskError, agent_ask
+
+    alone = lone_agent(lab, run)
+    if alone is None:
+        sockets = lab_sockets(lab)
+    else:
+        try:
+            sockets = {str(agent_ask(alone, {"do": "status"})["host"]): alone}
+        except AskError as error:
+            raise agent_lacks(error) from None
+    if only is None:
+        return sockets
+    if only not in sockets:
+        raise click.UsageError(f"there is no host {only!r}; these are: {', '.join(sockets)}")
+    return {only: sockets[only]}
