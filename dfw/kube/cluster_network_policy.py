@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from dfw.fields import Cursor, Field, Read, choice, integer, listed, mapping, text
-from dfw.kube.metadata import Meta, envelope, meta_read, only_one
+from dfw.kube.metadata import Meta, only_one, whole_read
 from dfw.kube.peers import cidr
 from dfw.kube.ports import PROTOCOLS, port_name, port_number
 from dfw.kube.selector import selector
@@ -162,17 +162,10 @@ SPEC: Mapping[str, Field] = {
 
 def cluster_network_policy_read(cursor: Cursor) -> tuple[Policy, ...]:
     """The policy; none after reporting what is wrong."""
-    before = len(cursor.problems)
-    parts = envelope(cursor)
-    if parts is None:
+    whole = whole_read(cursor, SPEC, namespaced=False)
+    if whole is None:
         return ()
-    meta = meta_read(cursor, parts, namespaced=False)
-    if parts["spec"] is None:
-        cursor.problem("the field spec is missing")
-        return ()
-    spec = mapping(parts["spec"], SPEC)
-    if meta is None or spec is None or len(cursor.problems) > before:
-        return ()
+    meta, spec = whole
     path = f"cnp/{meta.name}"
     rules = [
         _model_rule(f"{path}/{section}", index, values, at, side, direction)

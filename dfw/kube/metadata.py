@@ -163,6 +163,20 @@ def meta_read(cursor: Cursor, parts: Mapping[str, Any], *, namespaced: bool) -> 
     return Meta(values["name"], values["namespace"] or DEFAULT_NAMESPACE, values["labels"])
 
 
+def whole_read(cursor: Cursor, table: Mapping[str, Field], *, namespaced: bool) -> tuple[Meta, dict[str, Any]] | None:
+    """Identity and spec of an object that must have one; None after reporting what is wrong."""
+    before = len(cursor.problems)
+    parts = envelope(cursor)
+    if parts is None:
+        return None
+    meta = meta_read(cursor, parts, namespaced=namespaced)
+    if parts["spec"] is None:
+        cursor.problem("the field spec is missing")
+        return None
+    spec = mapping(parts["spec"], table)
+    return None if meta is None or spec is None or len(cursor.problems) > before else (meta, spec)
+
+
 def only_one(cursor: Cursor, given: Iterable[str], choices: Iterable[str], what: str) -> str | None:
     """The one member of a union that is given; None after reporting that none or several are."""
     present = [key for key in given if key in set(choices)]

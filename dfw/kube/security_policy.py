@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dfw.fields import Cursor, Field, choice, integer, listed, mapping, text
-from dfw.kube.metadata import Meta, envelope, meta_read
+from dfw.kube.metadata import Meta, whole_read
 from dfw.kube.peers import OWN_NAMESPACE, cidr, in_namespace, peers
 from dfw.kube.ports import port_table, ports
 from dfw.kube.selector import selector
@@ -132,17 +132,10 @@ SPEC: Mapping[str, Field] = {
 
 def security_policy_read(cursor: Cursor) -> tuple[Policy, ...]:
     """The policy; none after reporting what is wrong."""
-    before = len(cursor.problems)
-    parts = envelope(cursor)
-    if parts is None:
+    whole = whole_read(cursor, SPEC, namespaced=True)
+    if whole is None:
         return ()
-    meta = meta_read(cursor, parts, namespaced=True)
-    if parts["spec"] is None:
-        cursor.problem("the field spec is missing")
-        return ()
-    spec = mapping(parts["spec"], SPEC)
-    if meta is None or spec is None or len(cursor.problems) > before:
-        return ()
+    meta, spec = whole
     path = f"sp/{meta.namespace}/{meta.name}"
     rules = tuple(_model_rule(path, index, meta, *item) for index, item in enumerate(spec["rules"]))
     policy = Policy(

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import struct
 import sys
-from pathlib import Path
+
+from seed_files import seeds_write
 
 # An Ethernet frame with an IPv4 UDP packet of one byte, padded to 60 bytes.
 FRAME = (
@@ -254,16 +255,8 @@ def cases() -> dict[str, bytes]:
 
 
 def main(argv: list[str]) -> int:
-    """Writes the cases into a folder; the status to exit with."""
-    if len(argv) != 2:
-        print(f"usage: {argv[0]} DIR", file=sys.stderr)
-        return 2
-    folder = Path(argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in cases().items():
-        if len(data) <= SEED_BYTES:
-            (folder / name).write_bytes(data)
-    return 0
+    """Writes the cases that are small enough into a folder; the status to exit with."""
+    return seeds_write(argv, {name: data for name, data in cases().items() if len(data) <= SEED_BYTES})
 
 
 if __name__ == "__main__":

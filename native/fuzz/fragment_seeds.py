@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import random
 import sys
-from pathlib import Path
+
+from seed_files import seeds_write
 
 
 def piece(
@@ -62,17 +63,5 @@ def cases() -> dict[str, bytes]:
     return found
 
 
-def main(argv: list[str]) -> int:
-    """Writes the cases into a folder; the status to exit with."""
-    if len(argv) != 2:
-        print(f"usage: {argv[0]} DIR", file=sys.stderr)
-        return 2
-    folder = Path(argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in cases().items():
-        (folder / name).write_bytes(data)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(seeds_write(sys.argv, cases()))

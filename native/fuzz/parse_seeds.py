@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from seed_files import seeds_write
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.support.hostile import tunnelled
@@ -33,17 +35,5 @@ def cases() -> list[bytes]:
     return found
 
 
-def main(argv: list[str]) -> int:
-    """Writes the cases into a folder; the status to exit with."""
-    if len(argv) != 2:
-        print(f"usage: {argv[0]} DIR", file=sys.stderr)
-        return 2
-    folder = Path(argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, data in enumerate(cases()):
-        (folder / f"seed-{number:03}").write_bytes(data)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    sys.exit(seeds_write(sys.argv, {f"seed-{number:03}": data for number, data in enumerate(cases())}))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
+import importlib
 import io
 import os
 import subprocess
@@ -27,12 +27,12 @@ TSHARK_FIELDS = ("frame.number", "frame.len", "frame.cap_len", "frame.time_epoch
 
 def load_seeds() -> Any:
     """native/fuzz/capture_seeds.py, which is no part of a package."""
-    path = Path(__file__).parents[2] / "native" / "fuzz" / "capture_seeds.py"
-    spec = importlib.util.spec_from_file_location("capture_seeds", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    folder = str(Path(__file__).parents[2] / "native" / "fuzz")
+    sys.path.insert(0, folder)
+    try:
+        return importlib.import_module("capture_seeds")
+    finally:
+        sys.path.remove(folder)
 
 
 seeds = load_seeds()
