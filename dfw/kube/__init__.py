@@ -55,7 +55,7 @@ def kube_load(documents: Iterable[tuple[str, Cursor]], findings: list[Finding]) 
             case "ClusterNetworkPolicy":
                 found = cluster_network_policy_read(cursor)
             case "SecurityPolicy":
-                found = security_policy_read(cursor)
+                found = security_policy_read(cursor, findings)
         staging = staging_read(cursor) if found else None
         if staging is not None:
             found = tuple(replace(item, staged=True, rules=() if staging == DELETE else item.rules) for item in found)

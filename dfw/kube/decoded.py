@@ -42,7 +42,7 @@ from dfw.model import NAMESPACE_NAME_LABEL, Namespace, Policy, prefix_parse, row
 
 _POLICIES: Mapping[str, tuple[str, bool, Callable[[Cursor, list[Finding]], tuple[Policy, ...]]]] = {
     "NetworkPolicy": ("np", True, network_policy_read),
-    "SecurityPolicy": ("sp", True, lambda cursor, findings: security_policy_read(cursor)),
+    "SecurityPolicy": ("sp", True, security_policy_read),
     "ClusterNetworkPolicy": ("cnp", False, lambda cursor, findings: cluster_network_policy_read(cursor)),
 }
 # A selector that is nothing but labels, and a block of addresses without exceptions. Inside of a JSON text's strings

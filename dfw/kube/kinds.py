@@ -19,7 +19,21 @@ KUBE_KINDS = {
 }
 """Kinds that are read, with the API versions in which they are."""
 
-_POLICY_WORDS = ("Policy", "Policies", "Firewall")
+_HARMLESS = frozenset(
+    (
+        *("Binding", "ComponentStatus", "ConfigMap", "Endpoints", "Event", "LimitRange", "Node", "PersistentVolume"),
+        *("PersistentVolumeClaim", "PodTemplate", "ReplicationController", "ResourceQuota", "Secret", "Service"),
+        *("ServiceAccount", "Ingress", "IngressClass", "IPAddress", "ServiceCIDR", "VirtualMachine"),
+        *("AddressBinding", "IPAddressAllocation", "IPAddressUsage", "IPBlocksInfo", "IPBlockUsage", "IPPool"),
+        *("NCPSetting", "NSXError", "NSXLock", "NSXServiceAccount", "NetworkInfo", "ServiceEndpoint", "StaticRoute"),
+        *("Subnet", "SubnetConnectionBindingMap", "SubnetDHCPServerStats", "SubnetIPPools", "SubnetIPReservation"),
+        *("SubnetPort", "SubnetPortSetting", "SubnetSet", "VPCEndpoint", "VPCIPAddressUsage"),
+        *("VPCNetworkConfiguration",),
+    )
+)
+"""Kinds that decide about no packet, of the API groups in which there are kinds that we read: whatever else stands there
+may be one of those, misspelt."""
+_GROUPS_READ = frozenset(version.rpartition("/")[0] for versions in KUBE_KINDS.values() for version in versions)
 _CONTROLLERS = frozenset(
     ("Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "ReplicationController", "Job", "CronJob")
 )
@@ -36,16 +50,8 @@ _IGNORED_GROUPS = frozenset(
 def ignored_kind(version: str, kind: str) -> str | None:
     """Why documents of this kind are passed over; None where they are not."""
     group = version.rpartition("/")[0]
-    if group not in _IGNORED_GROUPS or (group in ("networking.k8s.io", *_nsx()) and _decides(kind)):
+    if group not in _IGNORED_GROUPS or (group in _GROUPS_READ and kind not in _HARMLESS):
         return None
     if kind in _CONTROLLERS:
         return f"its pods are not known; give the pods themselves ({kind} is ignored)"
     return f"{kind} says nothing about packets and is ignored"
-
-
-def _nsx() -> tuple[str, ...]:
-    return tuple(version.partition("/")[0] for version in NSX_OPERATOR)
-
-
-def _decides(kind: str) -> bool:
-    return any(word in kind for word in _POLICY_WORDS)

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dfw.fields import Cursor, Field, choice, integer, listed, mapping, text
-from dfw.kube.metadata import Meta, whole_read
+from dfw.findings import Finding
+from dfw.kube.metadata import Meta, only_one, whole_read
 from dfw.kube.peers import OWN_NAMESPACE, cidr, in_namespace, peers
 from dfw.kube.ports import port_table, ports
 from dfw.kube.selector import selector
@@ -54,13 +55,13 @@ PEER: Mapping[str, Field] = {
 
 
 def _target(cursor: Cursor) -> tuple[Term, ...] | None:
-    """Pods, machines, or both, of the policy's namespace."""
+    """Pods or machines of the policy's namespace; nsx-operator takes both in a list, but not in one of its items."""
     before = len(cursor.problems)
     fields = mapping(cursor, TARGET)
     if fields is None or len(cursor.problems) > before:
         return None
-    if fields["podSelector"] is None and fields["vmSelector"] is None:
-        cursor.problem("a target is a podSelector, a vmSelector, or both")
+    given = [key for key, value in fields.items() if value is not None]
+    if only_one(cursor, given, TARGET, "a target") is None:
         return None
     return _selected(OWN_NAMESPACE, fields)
 
@@ -75,13 +76,16 @@ def _selected(namespaces: Any, fields: Mapping[str, Any]) -> tuple[Term, ...]:
 
 
 def _peer(cursor: Cursor) -> tuple[Term, ...] | None:
-    """The terms of one peer: pods, machines (both: either), in some namespaces or the policy's own; addresses."""
+    """The terms of one peer: pods or machines, in some namespaces or the policy's own; addresses."""
     before = len(cursor.problems)
     fields = mapping(cursor, PEER)
     if fields is None or len(cursor.problems) > before:
         return None
     if all(value is None for value in fields.values()):
         cursor.problem("a peer is a podSelector, vmSelector, namespaceSelector or ipBlocks; none is given")
+        return None
+    if fields["podSelector"] is not None and fields["vmSelector"] is not None:
+        cursor.problem("podSelector and vmSelector exclude each other in one peer; give two peers")
         return None
     namespaces = OWN_NAMESPACE if fields["namespaceSelector"] is None else fields["namespaceSelector"]
     found = _selected(namespaces, fields)
@@ -113,13 +117,11 @@ def _rule(cursor: Cursor) -> tuple[dict[str, Any], Cursor] | None:
     values = mapping(cursor, RULE)
     if values is None or values["direction"] is None:
         return None
-    for direction, (older, newer) in _SIDES.items():
-        given = [key for key in (older, newer) if values[key]]
+    for direction, names in _SIDES.items():
         if direction is not values["direction"]:
-            for key in given:
-                cursor.member(key).problem(f"{key} is for rules of the other direction")
-        elif len(given) == 2:
-            cursor.member(older).problem(f"{older} is the older name of {newer}; leave one out")
+            for key in names:
+                if values[key]:
+                    cursor.member(key).problem(f"{key} is for rules of the other direction")
     return None if len(cursor.problems) > before else (values, cursor)
 
 
@@ -130,13 +132,18 @@ SPEC: Mapping[str, Field] = {
 }
 
 
-def security_policy_read(cursor: Cursor) -> tuple[Policy, ...]:
-    """The policy; none after reporting what is wrong."""
+def security_policy_read(cursor: Cursor, findings: list[Finding]) -> tuple[Policy, ...]:
+    """The policy; none after reporting what is wrong. Warnings go to the list."""
     whole = whole_read(cursor, SPEC, namespaced=True)
     if whole is None:
         return ()
     meta, spec = whole
     path = f"sp/{meta.namespace}/{meta.name}"
+    for values, rule in spec["rules"]:
+        older, newer = _SIDES[values["direction"]]
+        if values[older] and values[newer]:
+            message = f"{older} has no effect: it is the older name of {newer}, which is given too"
+            findings.append(Finding("no-effect", rule.member(older).place, message))
     rules = tuple(_model_rule(path, index, meta, *item) for index, item in enumerate(spec["rules"]))
     policy = Policy(
         path=path,

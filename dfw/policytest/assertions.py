@@ -56,9 +56,9 @@ class PolicyUnderTest(UnderTest):
 
         try:
             matrix_check(self._subject, self._folder / file, self._held)
-        except (AssertionError, PolicyTestError):
+        except (AssertionError, PolicyTestError) as error:
             self._is_opaque()  # should the test expect that, only it can say
-            raise
+            raise error.with_traceback(None) from None
 
     def explain(self, source: str, destination: str, service: str) -> str:
         """What `palisade explain` says, for a test that is being written."""
@@ -78,9 +78,9 @@ class PolicyUnderTest(UnderTest):
         ends = {"source": source, "destination": destination}
         try:
             question = question_make(self._subject.world, allowed=allowed, service=service, **ends, **options)
-        except PolicyTestError:
+        except PolicyTestError as error:
             self._is_opaque()  # as below
-            raise
+            raise error.with_traceback(None) from None
         ((found, outcome),) = ask(self._subject, [question])
         if outcome.kind is Kind.HOLDS:
             self._held(question, found)

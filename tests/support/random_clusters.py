@@ -169,8 +169,8 @@ def a_cluster_policy(random: Random, number: int) -> dict[str, Any]:
 
 
 def _sp_peer(random: Random) -> dict[str, Any]:
-    kinds = ("podSelector", "vmSelector", "namespaceSelector")
-    found: dict[str, Any] = {kind: selector(random) for kind in kinds if random.random() < 0.4}
+    kinds = [random.choice(("podSelector", "vmSelector")), "namespaceSelector"]
+    found: dict[str, Any] = {kind: selector(random) for kind in kinds if random.random() < 0.5}
     if not found or random.random() < 0.2:
         found["ipBlocks"] = [{"cidr": random.choice(NETWORKS)}]
     return found

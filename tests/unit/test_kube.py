@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 from dfw.lint import lint
-from dfw.model import Family, NamedPort, PolicyKind, Tier
+from dfw.model import Family, NamedPort, PolicyKind, Tier, WorkloadMember
 from dfw.oracle import Options, Replay
 from dfw.probe import ETHERNET, Probe, frame_of
 from tests.support.kube import cluster_policy, labels, loaded, namespace, network_policy, pairs, pod, security_policy
@@ -95,6 +95,14 @@ def test_what_has_no_effect_is_said() -> None:
     without = network_policy("x/p")
     del without["spec"]["podSelector"]
     assert "selects-all" in kinds(without)
+
+
+def test_the_newer_name_of_a_rules_side_wins() -> None:
+    rule = {"action": "allow", "direction": "in", "sources": [{"podSelector": {}}], "from": [{"vmSelector": {}}]}
+    found = loaded(security_policy("x/p", rule))
+    assert [item.kind for item in found.findings] == ["no-effect"]
+    (peer,) = found.world.policies[0].rules[0].sources.terms or ()
+    assert isinstance(peer, WorkloadMember) and peer.machines_only
 
 
 def test_rule_paths_and_order_keys_are_those_of_the_contract() -> None:

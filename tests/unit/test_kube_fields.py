@@ -238,18 +238,24 @@ BAD: dict[str, tuple[Mapping[str, Any], str]] = {
         cluster_policy("p", subject={"namespaces": {}, "pods": {"podSelector": {}}}),
         "exclude each other",
     ),
-    "both names of a side": (
-        security_policy(
-            "x/p",
-            {"action": "allow", "direction": "in", "sources": [{"podSelector": {}}], "from": [{"podSelector": {}}]},
-        ),
-        "sources is the older name of from",
+    "pods and machines in one target": (
+        security_policy("x/p", appliedTo=[{"podSelector": {}, "vmSelector": {}}]),
+        "podSelector and vmSelector exclude each other",
     ),
+    "pods and machines in one peer": (
+        security_policy(
+            "x/p", {"action": "allow", "direction": "in", "from": [{"podSelector": {}, "vmSelector": {}}]}
+        ),
+        "podSelector and vmSelector exclude each other in one peer; give two peers",
+    ),
+    "a misspelt kind of the core": ({**POD, "kind": "Pdo"}, "kind 'Pdo' is not supported"),
+    "a kind in small letters": ({**POD, "kind": "pod"}, "did you mean Pod?"),
+    "a misspelt kind of nsx-operator": ({**SP, "kind": "SecurityPolcy"}, "did you mean SecurityPolicy?"),
     "the wrong side": (
         security_policy("x/p", {"action": "allow", "direction": "in", "to": [{"podSelector": {}}]}),
         "to is for rules of the other direction",
     ),
-    "a target of nothing": (security_policy("x/p", appliedTo=[{}]), "a target is a podSelector"),
+    "a target of nothing": (security_policy("x/p", appliedTo=[{}]), "a target is one of podSelector, vmSelector; none is given"),
     "another's name as a label": (
         namespace("x", **{"kubernetes.io/metadata.name": "y"}),
         "is 'y', but the namespace is 'x'",
