@@ -31,7 +31,7 @@ _HARMLESS = frozenset(
         *("VPCNetworkConfiguration",),
     )
 )
-"""Kinds that decide about no packet, of the API groups in which there are kinds that we read: whatever else stands there
+"""Kinds that decide about no packet, of the API groups in which there are kinds that we read: whatever else is in them
 may be one of those, misspelt."""
 _GROUPS_READ = frozenset(version.rpartition("/")[0] for versions in KUBE_KINDS.values() for version in versions)
 _CONTROLLERS = frozenset(

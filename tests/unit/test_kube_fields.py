@@ -243,9 +243,7 @@ BAD: dict[str, tuple[Mapping[str, Any], str]] = {
         "podSelector and vmSelector exclude each other",
     ),
     "pods and machines in one peer": (
-        security_policy(
-            "x/p", {"action": "allow", "direction": "in", "from": [{"podSelector": {}, "vmSelector": {}}]}
-        ),
+        security_policy("x/p", {"action": "allow", "direction": "in", "from": [{"podSelector": {}, "vmSelector": {}}]}),
         "podSelector and vmSelector exclude each other in one peer; give two peers",
     ),
     "a misspelt kind of the core": ({**POD, "kind": "Pdo"}, "kind 'Pdo' is not supported"),
@@ -255,7 +253,10 @@ BAD: dict[str, tuple[Mapping[str, Any], str]] = {
         security_policy("x/p", {"action": "allow", "direction": "in", "to": [{"podSelector": {}}]}),
         "to is for rules of the other direction",
     ),
-    "a target of nothing": (security_policy("x/p", appliedTo=[{}]), "a target is one of podSelector, vmSelector; none is given"),
+    "a target of nothing": (
+        security_policy("x/p", appliedTo=[{}]),
+        "a target is one of podSelector, vmSelector; none is given",
+    ),
     "another's name as a label": (
         namespace("x", **{"kubernetes.io/metadata.name": "y"}),
         "is 'y', but the namespace is 'x'",
