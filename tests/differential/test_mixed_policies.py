@@ -39,7 +39,8 @@ def probes_of(world: PolicySet, random: Random, count: int) -> list[Probe]:
 
 
 def check(random: Random, packets: int, explained: int) -> int:
-    """One world. Returns how many judgements were compared; `judge_both` compares oracle and core."""
+    """One world. Returns how many judgements were compared; `judge_both` compares oracle and core. `explained`: of so
+    many packets the rules passed over are told too."""
     documents = [*cluster(random), *policies(random)]
     world = loaded(*documents).world
     probes = probes_of(world, random, packets)
@@ -47,16 +48,15 @@ def check(random: Random, packets: int, explained: int) -> int:
     pairs = Pairs(world)
     for number, (probe, found) in enumerate(zip(probes, verdicts, strict=True)):
         check_matrix(pairs, probe, found)
-        if number < explained:
-            check_explanation(world, probe, found)
+        check_explanation(world, probe, found, above=3 if number < explained else 0)
     return sum(map(len, verdicts))
 
 
-def check_explanation(world: PolicySet, probe: Probe, found: tuple[Verdict, ...]) -> None:
+def check_explanation(world: PolicySet, probe: Probe, found: tuple[Verdict, ...], above: int) -> None:
     for verdict in found:
         if verdict.vnic is None:
             continue
-        explanation = explain_at(world, world.inventory.ports[verdict.vnic], Direction[str(verdict.dir)], probe)
+        explanation = explain_at(world, world.inventory.ports[verdict.vnic], Direction[str(verdict.dir)], probe, above)
         assert explanation.match is not None
         rule = explanation.match.effective.rule
         assert (rule.path, rule.action) == (verdict.rule_path, Action(verdict.verdict))
