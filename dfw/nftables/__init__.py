@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The enforcer `nftables`: a compiled policy as one table of the Linux kernel's packet filter.
+
+`render_ruleset` is pure; `dfw.nftables.load` puts it into a network namespace; docs/decisions says why it is as it is.
+"""
+
+from dfw.nftables.capabilities import refuse_unsupported, unsupported_features
+from dfw.nftables.render import Rendered, render_ruleset, vnic_mark
+from dfw.nftables.ruleset import Ruleset, ruleset_parse, ruleset_sorted, ruleset_text
+
+__all__ = [
+    "Rendered",
+    "Ruleset",
+    "refuse_unsupported",
+    "render_ruleset",
+    "ruleset_parse",
+    "ruleset_sorted",
+    "ruleset_text",
+    "unsupported_features",
+    "vnic_mark",
+]

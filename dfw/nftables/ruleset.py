@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An nftables ruleset as data: one table of family inet, with what libnftables' JSON says of it.
+
+`ruleset_text` writes it, `ruleset_parse` reads what `nft -j -nn list table` answers; the one is the inverse of the
+other, so that what a kernel has can be compared with what was meant. Format: libnftables-json(5).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dfw.model import Family
+
+FAMILY: Final = "inet"
+ELEMENT_TYPES: Final = {Family.IPV4: "ipv4_addr", Family.IPV6: "ipv6_addr"}
+_FAMILIES: Final = {name: family for family, name in ELEMENT_TYPES.items()}
+
+Expression = Mapping[str, Any]
+"""One statement of a rule: a match or an effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class ElementSet:
+    """A named set of addresses of one family. `ranges`: first and last address as numbers, sorted, disjoint.
+
+    One range of more than one address makes it an interval set; without, it is a hash.
+    """
+
+    name: str
+    family: Family
+    ranges: tuple[tuple[int, int], ...]
+
+    @property
+    def is_interval(self) -> bool:
+        """Does it hold more than single addresses?"""
+        return any(first != last for first, last in self.ranges)
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictMap:
+    """A named map from a packet mark to the chain where such packets go (`goto`)."""
+
+    name: str
+    chains: tuple[tuple[int, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChainRule:
+    """One rule of a chain; `comment` names the policy's rule that it stands for, empty for none."""
+
+    expressions: tuple[Expression, ...]
+    comment: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Hook:
+    """Where a base chain is called: name and priority as in nft(8); `policy`: what becomes of a packet at its end."""
+
+    name: str
+    priority: int
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """A list of rules; a base chain has a hook."""
+
+    name: str
+    rules: tuple[ChainRule, ...]
+    hook: Hook | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """One table and all that is in it. The order of rules says something; that of sets, maps, counters, chains not."""
+
+    table: str
+    sets: tuple[ElementSet, ...] = ()
+    maps: tuple[VerdictMap, ...] = ()
+    counters: tuple[str, ...] = ()
+    chains: tuple[Chain, ...] = ()
+
+
+def ruleset_text(ruleset: Ruleset) -> str:
+    """The JSON that replaces the table by this one, in one transaction: one command a line."""
+    lines = ",\n".join(json.dumps(command) for command in ruleset_commands(ruleset))
+    return f'{{"nftables": [\n{lines}\n]}}\n'
+
+
+def ruleset_commands(ruleset: Ruleset) -> Iterator[dict[str, Any]]:
+    """The commands of that transaction. Chains stand before whatever refers to them."""
+    where = {"family": FAMILY, "table": ruleset.table}
+    table = {"table": {"family": FAMILY, "name": ruleset.table}}
+    # Deleting what is not there would fail, so it is made first.
+    yield from ({"add": table}, {"delete": table}, {"add": table})
+    for name in ruleset.counters:
+        yield {"add": {"counter": {**where, "name": name}}}
+    for chain in ruleset.chains:
+        yield {"add": {"chain": {**where, "name": chain.name, **_hook_json(chain.hook)}}}
+    for item in ruleset.sets:
+        flags = {"flags": ["interval"]} if item.is_interval else {}
+        elements = {"elem": [_element(item.family, *ends) for ends in item.ranges]} if item.ranges else {}
+        yield {"add": {"set": {**where, "name": item.name, "type": ELEMENT_TYPES[item.family], **flags, **elements}}}
+    for verdicts in ruleset.maps:
+        pairs = [[mark, {"goto": {"target": chain}}] for mark, chain in verdicts.chains]
+        elements = {"elem": pairs} if pairs else {}
+        yield {"add": {"map": {**where, "name": verdicts.name, "type": "mark", "map": "verdict", **elements}}}
+    for chain in ruleset.chains:
+        for rule in chain.rules:
+            comment = {"comment": rule.comment} if rule.comment else {}
+            yield {"add": {"rule": {**where, "chain": chain.name, **comment, "expr": list(rule.expressions)}}}
+
+
+def _hook_json(hook: Hook | None) -> dict[str, Any]:
+    if hook is None:
+        return {}
+    return {"type": "filter", "hook": hook.name, "prio": hook.priority, "policy": hook.policy}
+
+
+def _element(family: Family, first: int, last: int) -> Any:
+    """An address, a prefix where the range is one, else a range."""
+    kind = ipaddress.IPv4Address if family is Family.IPV4 else ipaddress.IPv6Address
+    if first == last:
+        return str(kind(first))
+    size = last - first + 1
+    if size & (size - 1) == 0 and first % size == 0:
+        return {"prefix": {"addr": str(kind(first)), "len": family.bits - (size.bit_length() - 1)}}
+    return {"range": [str(kind(first)), str(kind(last))]}
+
+
+def ruleset_parse(text: str, table: str) -> Ruleset:
+    """This table as `nft -j -nn list` (or `list ruleset`) shows it. Raises ValueError where the text is no such list,
+    or holds in this table what a Ruleset cannot."""
+    try:
+        return _items_parse(json.loads(text)["nftables"], table)
+    except (json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a list of nftables objects: {error!r}") from error
+
+
+def _items_parse(items: Sequence[Mapping[str, Any]], table: str) -> Ruleset:
+    sets: list[ElementSet] = []
+    maps: list[VerdictMap] = []
+    counters: list[str] = []
+    hooks: dict[str, Hook | None] = {}
+    rules: dict[str, list[ChainRule]] = {}
+    for item in items:
+        ((kind, value),) = item.items()
+        if value.get("table") != table or value["family"] != FAMILY:
+            continue
+        match kind:
+            case "set":
+                sets.append(_set_parse(value))
+            case "map":
+                chains = tuple(sorted((mark, verdict["goto"]["target"]) for mark, verdict in value.get("elem", ())))
+                maps.append(VerdictMap(value["name"], chains))
+            case "counter":
+                counters.append(value["name"])
+            case "chain":
+                hook = Hook(value["hook"], value["prio"], value["policy"]) if "hook" in value else None
+                hooks[value["name"]] = hook
+            case "rule":
+                expressions = tuple(map(_expression_parse, value["expr"]))
+                rules.setdefault(value["chain"], []).append(ChainRule(expressions, value.get("comment", "")))
+            case _:
+                raise ValueError(f"the table {table} has a {kind}, which we never make")
+    found = tuple(Chain(name, tuple(rules.get(name, ())), hook) for name, hook in hooks.items())
+    return Ruleset(table, tuple(sets), tuple(maps), tuple(counters), found)
+
+
+def ruleset_sorted(ruleset: Ruleset) -> Ruleset:
+    """The same with sets, maps, counters and chains by name: equal where two rulesets mean the same."""
+    return Ruleset(
+        ruleset.table,
+        tuple(sorted(ruleset.sets, key=lambda item: item.name)),
+        tuple(sorted(ruleset.maps, key=lambda item: item.name)),
+        tuple(sorted(ruleset.counters)),
+        tuple(sorted(ruleset.chains, key=lambda item: item.name)),
+    )
+
+
+def _set_parse(value: Mapping[str, Any]) -> ElementSet:
+    if value["type"] not in _FAMILIES:
+        raise ValueError(f"the set {value['name']} holds {value['type']}, which is no address")
+    ranges = sorted(map(_element_parse, value.get("elem", ())))
+    return ElementSet(value["name"], _FAMILIES[value["type"]], tuple(ranges))
+
+
+def _element_parse(element: Any) -> tuple[int, int]:
+    if isinstance(element, str):
+        address = int(ipaddress.ip_address(element))
+        return address, address
+    if "prefix" in element:
+        network = ipaddress.ip_network(f"{element['prefix']['addr']}/{element['prefix']['len']}")
+        return int(network.network_address), int(network.broadcast_address)
+    first, last = map(ipaddress.ip_address, element["range"])
+    return int(first), int(last)
+
+
+# What -nn lists as numbers, by the key that it belongs to.
+_WORDS: Final[Mapping[str, Mapping[int, str]]] = {
+    "state": {1: "invalid", 2: "established", 4: "related", 8: "new", 64: "untracked"},
+    "direction": {0: "original", 1: "reply"},
+    "nfproto": {2: "ipv4", 10: "ipv6"},
+}
+
+
+def _expression_parse(expression: Any) -> Expression:
+    """A listed statement as we write it: words for states, directions and families, one number for a set of bits."""
+    found: dict[str, Any] = dict(expression)
+    if "match" in found:
+        match = dict(found["match"])
+        match["left"], key = _left_parse(match["left"])
+        match["right"] = _right_parse(match["right"], key)
+        found["match"] = match
+    elif found.get("reject", {}).get("type") == "icmpx":
+        found["reject"] = {"type": "icmpx", "expr": "admin-prohibited"} if found["reject"]["expr"] == 3 else {}
+    return found
+
+
+def _left_parse(left: Any) -> tuple[Any, str]:
+    if "&" in left:
+        value, bits = left["&"]
+        return {"&": [value, sum(bits) if isinstance(bits, list) else bits]}, "bits"
+    (kind,) = left
+    return left, left[kind].get("key", "") if kind in ("ct", "meta") else ""
+
+
+def _right_parse(right: Any, key: str) -> Any:
+    if key == "bits":
+        return sum(right) if isinstance(right, list) else right
+    words = _WORDS.get(key)
+    if words is None:
+        return right
+    return [words[item] for item in right] if isinstance(right, Sequence) else words[right]
