@@ -19,12 +19,15 @@ from dfw.model import (
     Policy,
     PolicyKind,
     PolicySet,
+    Rule,
     ServiceEntry,
     Term,
     rules_for_tap,
 )
+from dfw.packetexample import Examples
 from dfw.packetrules import RuleReader, is_static
 from dfw.rulelint import RuleFinding, rules_judge
+from dfw.witness import Witness
 
 MAXIMUM_RULES_PER_VNIC = 4000  # NSX's configuration maximum
 SHOWN = 5  # names in a message
@@ -36,19 +39,31 @@ def lint(loaded: Loaded) -> list[Finding]:
     world = loaded.world
     membership = Membership(world)
     rules = rules_for_tap(world)
+    reader = RuleReader(world, known=loaded.has_inventory and bool(world.inventory.ports))
+    examples = Examples(reader)
     findings = list(loaded.findings)
-    findings += _equal_numbers(world)
+    findings += _equal_numbers(world, rules, examples)
     findings += _unused(loaded)
     findings += _empty_groups(loaded, membership)
     findings += _programmed(loaded, membership, rules)
-    findings += _any_any(rules)
-    findings += _alg_ports(rules)
-    findings += _decided(loaded)
+    findings += _any_any(rules, examples)
+    findings += _alg_ports(rules, examples)
+    findings += _decided(reader)
     return findings
 
 
-def _equal_numbers(world: PolicySet) -> Iterator[Finding]:
+def _shown(finding: Finding, witness: Witness | None) -> Finding:
+    """The finding with a packet that shows it."""
+    return finding if witness is None else finding._replace(witness=str(witness), packet=witness.as_json())
+
+
+def _equal_numbers(world: PolicySet, rules: Iterable[EffectiveRule], examples: Examples) -> Iterator[Finding]:
+    """With a packet for which the order matters, or that both match, where there is one."""
     first_policies: dict[tuple[object, ...], Policy] = {}
+    of_policy: dict[str, list[EffectiveRule]] = {}
+    of_path = {item.rule.path: [item] for item in rules}
+    for item in rules:
+        of_policy.setdefault(item.policy.path, []).append(item)
     for policy in world.ordered:
         if policy.kind is PolicyKind.NSX:
             first = first_policies.setdefault((policy.tier, policy.uncategorised, policy.number), policy)
@@ -57,18 +72,21 @@ def _equal_numbers(world: PolicySet) -> Iterator[Finding]:
                     f"policies {_id(first.path)} and {_id(policy.path)} have the same sequence_number {policy.number}; "
                     "their paths decide which comes first"
                 )
-                yield Finding("equal-sequence-numbers", policy.place, message)
-        first_rules: dict[int, str] = {}
+                both = [of_policy.get(item.path, []) for item in (first, policy)]
+                yield _shown(Finding("equal-sequence-numbers", policy.place, message), examples.of_both(*both))
+        first_rules: dict[int, Rule] = {}
         for rule in policy.rules:
             if rule.sequence_number is None:
                 continue
-            name = first_rules.setdefault(rule.sequence_number, rule.id)
-            if name != rule.id:
+            other = first_rules.setdefault(rule.sequence_number, rule)
+            if other.id != rule.id:
                 message = (
-                    f"rules {name} and {rule.id} have the same sequence_number {rule.sequence_number}; "
+                    f"rules {other.id} and {rule.id} have the same sequence_number {rule.sequence_number}; "
                     "their position decides which comes first"
                 )
-                yield Finding("equal-sequence-numbers", rule.place, message, rule.path)
+                both = [of_path.get(item.path, []) for item in (other, rule)]
+                finding = Finding("equal-sequence-numbers", rule.place, message, rule.path)
+                yield _shown(finding, examples.of_both(*both))
 
 
 def _id(path: str) -> str:
@@ -117,16 +135,16 @@ def _programmed(loaded: Loaded, membership: Membership, rules: Iterable[Effectiv
         yield Finding("nsx-limit", port.place, message)
 
 
-def _any_any(rules: Iterable[EffectiveRule]) -> Iterator[Finding]:
+def _any_any(rules: Iterable[EffectiveRule], examples: Examples) -> Iterator[Finding]:
     for item in rules:
         rule = item.rule
         is_all = rule.sources.is_any and rule.destinations.is_any and not rule.services
         if is_all and rule.action is Action.ALLOW and item.policy.kind is not PolicyKind.DEFAULT:
             message = f"the rule {rule.id} allows everything from ANY to ANY"
-            yield Finding("any-any", rule.place, message, rule.path)
+            yield _shown(Finding("any-any", rule.place, message, rule.path), examples.of_rule(item))
 
 
-def _alg_ports(rules: Iterable[EffectiveRule]) -> Iterator[Finding]:
+def _alg_ports(rules: Iterable[EffectiveRule], examples: Examples) -> Iterator[Finding]:
     """Ports of FTP and TFTP allowed by their number: the ALG does not act, and no data connection is expected."""
     for item in rules:
         rule = item.rule
@@ -136,12 +154,14 @@ def _alg_ports(rules: Iterable[EffectiveRule]) -> Iterator[Finding]:
         for protocol, number, alg in ((PROTO_TCP, 21, Alg.FTP), (PROTO_UDP, 69, Alg.TFTP)):
             if any(entry.alg is alg for entry in entries):
                 continue
-            if any(entry.protocol == protocol and _names_port(entry, number) for entry in entries):
+            entry = next((item for item in entries if item.protocol == protocol and _names_port(item, number)), None)
+            if entry is not None:
                 message = (
                     f"the rule {rule.id} allows {alg.value}'s port {number} by its number: without the service "
                     f"{alg.value} its data connections are not expected, and need rules of their own"
                 )
-                yield Finding("alg-port", rule.place, message, rule.path)
+                witness = examples.of_port(item, entry, number)
+                yield _shown(Finding("alg-port", rule.place, message, rule.path), witness)
 
 
 def _names_port(entry: ServiceEntry, number: int) -> bool:
@@ -149,21 +169,13 @@ def _names_port(entry: ServiceEntry, number: int) -> bool:
     return any(item.contains(number) and item.last - item.first < FEW_PORTS for item in entry.destination_ports)
 
 
-def _decided(loaded: Loaded) -> Iterator[Finding]:
+def _decided(reader: RuleReader) -> Iterator[Finding]:
     """Rules that decide nothing, with their proofs (dfw/rulelint.py)."""
-    known = loaded.has_inventory and bool(loaded.world.inventory.ports)
-    findings, undecided = rules_judge(RuleReader(loaded.world, known))
+    findings, undecided = rules_judge(reader)
     for found in findings:
-        rule, witness = found.item.rule, found.witness
-        yield Finding(
-            found.kind,
-            rule.place,
-            f"the rule {rule.id} {_described(found)}",
-            rule.path,
-            "" if witness is None else str(witness),
-            tuple(item.rule.path for item in found.by),
-            None if witness is None else witness.as_json(),
-        )
+        rule, by = found.item.rule, tuple(item.rule.path for item in found.by)
+        message = f"the rule {rule.id} {_described(found)}"
+        yield _shown(Finding(found.kind, rule.place, message, rule.path, rules=by), found.witness)
     if undecided:
         some = ", ".join(item.rule.id for item in undecided[:SHOWN])
         more = f" and {len(undecided) - SHOWN} more" if len(undecided) > SHOWN else ""

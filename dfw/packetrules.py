@@ -160,10 +160,13 @@ class RuleReader:
             rule = EXCLUDED_POLICY.rules[0]
             item = EffectiveRule(EXCLUDED_POLICY, rule, rule.direction)
             found.append(ReadRule(item, Scope(self._excluded), rule.direction, self._parts(item)))
-        for item in rules_for_tap(self.world):
-            direction = item.direction if self.tap else item.rule.direction
-            found.append(ReadRule(item, self._scope(item.applied_to), direction, self._parts(item)))
+        found += map(self.rule, rules_for_tap(self.world))
         return found
+
+    def rule(self, item: EffectiveRule) -> ReadRule:
+        """One rule of the policy set."""
+        direction = item.direction if self.tap else item.rule.direction
+        return ReadRule(item, self._scope(item.applied_to), direction, self._parts(item))
 
     def _symbols(self, terms: Iterable[Term]) -> frozenset[str]:
         if self.known or self.tap:

@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("dfw.core", reason="the packet core is not built")
 
 from dfw.judge_batch import BatchJudge
-from dfw.model import Family, Place, PolicySet
+from dfw.model import Family, Place, PolicyKind, PolicySet, rules_for_tap
+from dfw.packetexample import Examples
 from dfw.packetrules import RuleReader
 from dfw.rulelint import RuleFinding, rules_judge
 from tests.support.core_judge import core_judge, corner_keys, key_of, only_rule, random_keys, without_rule
@@ -50,6 +51,13 @@ def path_of(judge: BatchJudge, key: np.ndarray) -> str | None:
     """The rule that decides."""
     rule = judge.rule_of(int(judge.entry_of(key)[0]))
     return None if rule is None else rule.path
+
+
+def matches(judge: BatchJudge, keys: np.ndarray, path: str) -> np.ndarray:
+    """Which packets a rule decides about."""
+    entries, inverse = np.unique(judge.entry_of(keys), return_inverse=True)
+    rules = [judge.rule_of(int(entry)) for entry in entries]
+    return np.array([rule is not None and rule.path == path for rule in rules])[inverse]
 
 
 def confirm_absence(world: PolicySet, found: RuleFinding, random: Random) -> int:
@@ -94,3 +102,30 @@ def test_the_core_confirms_every_finding() -> None:
             totals[name] = totals.get(name, 0) + count
     assert totals["packets"] >= RANDOM_PACKETS
     assert min(totals[name] for name in ("shadowed", "redundant")) >= 2, totals
+
+
+def test_the_core_confirms_packets_that_two_rules_match() -> None:
+    """Of any two rules: the packet that shows both, or that no packet is matched by both."""
+    met = 0
+    for seed in range(WORLDS):
+        random = Random(seed)
+        world = loaded(*cluster(random), *policies(random)).world
+        examples = Examples(RuleReader(world, known=True), left=1000)
+        keys = {family: random_keys(corner_keys(world, family, random, 500), random, 2000) for family in Family}
+        every = [item for item in rules_for_tap(world) if item.policy.kind is not PolicyKind.DEFAULT]
+        rules = [item for item in every if item.rule.action.is_final]
+        pairs = [tuple(random.sample(rules, 2)) for _ in range(8 if len(rules) > 1 else 0)]
+        for pair in pairs:
+            alone = [only_rule(world, item.rule.path) for item in pair]
+            witness = examples.of_both(*([item] for item in pair))
+            if witness is not None:
+                met += 1
+                found = [path_of(core_judge(one, witness.vnic), key_of(witness)) for one in alone]
+                assert found == [item.rule.path for item in pair]
+                continue
+            for port in random.sample(list(world.inventory), 2):
+                judges = [core_judge(one, port.name) for one in alone]
+                for some in keys.values():
+                    matched = [matches(judge, some, item.rule.path) for judge, item in zip(judges, pair, strict=True)]
+                    assert not np.any(matched[0] & matched[1])
+    assert met >= WORLDS

@@ -112,6 +112,24 @@ def test_any_any() -> None:
     assert kinds(policy(rule(services=["ANY"], disabled=True))) == []
 
 
+def test_what_a_packet_can_show_is_shown() -> None:
+    """Of rules in which nothing is wrong but their place or width: a packet that they match, or both of them."""
+
+    def shown(*documents: dict[str, Any]) -> list[tuple[str, int | None]]:
+        found = warnings(INVENTORY, *documents)
+        return [(item.kind, item.packet["destination_port"] if item.packet else None) for item in found]
+
+    assert shown(policy(rule(services=["ANY"]))) == [("any-any", 40000)]
+    ports = {"resource_type": "L4PortSetServiceEntry", "l4_protocol": "TCP", "destination_ports": ["20-25"]}
+    assert shown(policy(rule(services=["ANY"], service_entries=[ports]))) == [("alg-port", 21)]
+    both = [rule("a", sequence_number=1, services=["HTTP", "SSH"]), rule("b", sequence_number=1, action="DROP")]
+    assert ("equal-sequence-numbers", 80) in shown(policy(*both))
+    apart = [both[0], {**both[1], "services": ["HTTPS"]}]
+    assert shown(policy(*apart)) == [("equal-sequence-numbers", None)], "their order does not matter"
+    other = [rule("c", services=["SSH"]), rule("d", services=["HTTP"], action="DROP")]
+    assert ("equal-sequence-numbers", 80) in shown(policy(rule("a", services=["SSH", "HTTP"])), policy(*other, id="q"))
+
+
 # -- the verb
 
 
