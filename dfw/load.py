@@ -138,8 +138,9 @@ def _register(cursor: Cursor, implied: _Implied, findings: list[Finding]) -> str
 def _kind_register(cursor: Cursor, implied: _Implied, findings: list[Finding]) -> str | None:
     kind = _text_at(cursor.node, "kind") or implied.kind
     version = _text_at(cursor.node, "apiVersion") or implied.version
-    wanted = KUBE_KINDS.get(kind, ())
-    if kind in INVENTORY_KINDS and version in ("", API_VERSION):
+    is_inventory = kind in INVENTORY_KINDS
+    wanted = (API_VERSION,) if is_inventory else KUBE_KINDS.get(kind, ())
+    if is_inventory and version in ("", API_VERSION):
         if not version:
             cursor.problem(f"the field apiVersion is missing; it is {API_VERSION}")
         return "inventory"
