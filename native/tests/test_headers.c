@@ -213,6 +213,14 @@ static pal_packet chain_parsed(const uint8_t *kinds, uint32_t count, uint32_t si
 static void test_ip6(void)
 {
     static const uint8_t kinds[9] = {60, 60, 60, 60, 60, 60, 60, 60, 60};
+    check_where = "IPv6: what the capture cut off says nothing";
+    n = 0;
+    put_ip6(kinds[0], 24);
+    put((uint8_t[]){PROTO_UDP, 0xff}, 2); /* longer than the packet */
+    zeros(22);
+    for (uint32_t cap = 40; cap < 48; cap++)
+        CHECK_U64(parsed_with(LINKTYPE_RAW, (parse_options){.sum_mode = SUM_MODE_OFF}, cap, n).reason, PAL_REASON_SHORT);
+    CHECK_U64(parsed(LINKTYPE_RAW).reason, PAL_REASON_EXT_LENGTH);
     check_where = "IPv6 extension headers";
     for (uint32_t count = 0; count <= 9; count++) {
         pal_packet p = chain_parsed(kinds, count, 8);
