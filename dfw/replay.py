@@ -96,7 +96,9 @@ def replay(output: str, **given: Any) -> int:
 
                 result = run_oracle(loaded.world, given["captures"], options, told)
             else:
-                raise UnsupportedError("nftables", "replay")
+                from dfw.replay_nftables import run_nftables
+
+                result = run_nftables(loaded.world, given["captures"], options, told)
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise

@@ -13,7 +13,7 @@ import subprocess
 from typing import Any
 
 from dfw.errors import EnvironmentLacksError
-from dfw.nftables.ruleset import FAMILY, Ruleset, ruleset_parse, ruleset_text
+from dfw.nftables.ruleset import FAMILY, Ruleset, counters_parse, ruleset_parse, ruleset_text
 
 _SECONDS = 120  # for one transaction: a hundred times what 10,000 rules need
 
@@ -37,6 +37,11 @@ def read_ruleset(table: str) -> Ruleset:
     """This table as the kernel has it. Raises LoadError (not there), EnvironmentLacksError; ValueError where somebody
     put into it what we never make."""
     return ruleset_parse(_list(table), table)
+
+
+def read_counters(table: str) -> dict[str, tuple[int, int]]:
+    """Packets and bytes of each counter of this table. Raises as read_ruleset."""
+    return counters_parse(_list(table), table)
 
 
 def _run(text: str) -> None:

@@ -14,7 +14,7 @@ for each packet: that is what a stateless rule means. A ruleset's own `return` i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, Final
 
@@ -29,7 +29,7 @@ from dfw.compile import (
     RangeArray,
     RuleTable,
 )
-from dfw.model import Direction, Family
+from dfw.model import PROTO_SCTP, Direction, Family
 from dfw.nftables.entry import Entry, EntryMatcher, entries_joined
 from dfw.nftables.ruleset import Chain, ChainRule, ElementSet, Expression, Hook, Ruleset, VerdictMap
 
@@ -42,7 +42,7 @@ REJECTS_A_SECOND: Final = 100
 _ALLOW, _DROP, _REJECT = 0, 1, 2
 _SENDER_KEEPS, _RECEIVER_KEEPS = 1, 2
 _COMMENT_BYTES = 127  # of a rule's comment: NFTNL_UDATA_COMMENT_MAXLEN, less the end of the text
-_SYN = 0x02
+_SYN, _ACK = 0x02, 0x10
 _BEGINS = 0x17  # FIN, SYN, RST, ACK: what says whether a segment begins a connection
 
 
@@ -69,6 +69,9 @@ class _Side:
 _OUT = _Side("out", Direction.OUT, SENDER_MASK, 16, _SENDER_KEEPS, _RECEIVER_KEEPS)
 _IN = _Side("in", Direction.IN, RECEIVER_MASK, 0, _RECEIVER_KEEPS, _SENDER_KEEPS)
 _SIDES = (_OUT, _IN)
+# A filter on a wire is at both ends of every connection.
+_BOTH_KEEP = _SENDER_KEEPS | _RECEIVER_KEEPS
+_WIRE = (replace(_OUT, original_bit=_BOTH_KEEP, reply_bit=_BOTH_KEEP), _IN)
 
 
 def render_ruleset(
@@ -82,6 +85,7 @@ def render_ruleset(
     tables = (compiled.tap,) if tap else compiled.tables
     table_of = {"tap": 0} if tap else compiled.table_of
     names = ("tap",) if tap else tuple(vnics)
+    sides = _WIRE if tap else _SIDES
     used = sorted({table_of[name] for name in names})
     element_sets = dict(_sets(compiled, (tables[at] for at in used)))
     matcher = EntryMatcher({key: item.name for key, item in element_sets.items()})
@@ -89,15 +93,15 @@ def render_ruleset(
     chains: list[Chain] = []
     for at in used:
         entries = entries_joined(tables[at])
-        for side in _SIDES:
+        for side in sides:
             chains += _table_chains(f"table{at}-{side.name}", side, entries, matcher, compiled.rules, counters)
     maps = []
     for side in _SIDES:
         targets = [f"table{table_of[name]}-{side.name}" for name in names]
         marks = ((number << side.shift, chain) for number, chain in enumerate([f"nobody-{side.name}", *targets]))
         maps.append(VerdictMap(side.name, tuple(marks)))
-    shared = (*_reject_chain(), *_keep_chains(), *map(_nobody_chain, _SIDES))
-    base = (*shared, *chains, *map(_side_chain, _SIDES), *_zone_chain(zones or {}), _forward())
+    shared = (*_reject_chain(), *_keep_chains(sides), *map(_nobody_chain, sides))
+    base = (*shared, *chains, *map(_side_chain, sides), *_zone_chain(zones or {}), _forward())
     own = ("source-route", "invalid", "tcp-strict", "related", "reject-rate", "no-rule", "no-ruleset")
     rule_of = dict(sorted(counters.items(), key=lambda item: item[1].number))
     return Rendered(Ruleset(TABLE, tuple(element_sets.values()), tuple(maps), (*own, *rule_of), base), rule_of)
@@ -198,14 +202,13 @@ def _verdict(entry: Entry, chain: str, side: _Side) -> Expression:
 
 def _forward() -> Chain:
     """Where a packet begins. Nothing passes that is not accepted at the end."""
-    kept = _SENDER_KEEPS | _RECEIVER_KEEPS
     rules = (
         *(
             ChainRule((_equal({"ip option": {"name": name}}, True), *_counted_drop("source-route").expressions))
             for name in ("lsrr", "ssrr")
         ),
         ChainRule((_equal({"exthdr": {"name": "rt", "field": "type"}}, 0), *_counted_drop("source-route").expressions)),
-        ChainRule((_CONNECTED, _bits_are("ct", kept, kept), {"accept": None})),
+        ChainRule((_bits_are("ct", _BOTH_KEEP, _BOTH_KEEP), {"accept": None})),
         *(ChainRule(({"jump": {"target": side.name}},)) for side in _SIDES),
         ChainRule(({"accept": None},)),
     )
@@ -218,7 +221,7 @@ def _side_chain(side: _Side) -> Chain:
         side.name,
         (
             *(
-                ChainRule((_CONNECTED, _is("direction", word), _bits_are("ct", bit, bit), {"return": None}))
+                ChainRule((_is("direction", word), _bits_are("ct", bit, bit), {"return": None}))
                 for word, bit in (("original", side.original_bit), ("reply", side.reply_bit))
             ),
             ChainRule(({"vmap": {"key": {"&": [{"meta": {"key": "mark"}}, side.mask]}, "data": f"@{side.name}"}},)),
@@ -228,16 +231,18 @@ def _side_chain(side: _Side) -> Chain:
 
 
 def _nobody_chain(side: _Side) -> Chain:
-    """An end that is no vNIC refuses nothing; it keeps state, so that packets need not ask here again."""
-    return Chain(f"nobody-{side.name}", (ChainRule((_is("state", "new"), _keep(side.original_bit))),))
+    """An end that is no vNIC refuses nothing. It keeps no state either: who comes to be there later must judge."""
+    return Chain(f"nobody-{side.name}", ())
 
 
-def _keep_chains() -> Iterator[Chain]:
+def _keep_chains(sides: Sequence[_Side]) -> Iterator[Chain]:
     """What a stateful ALLOW does: refuse what begins nothing, and remember that this end allowed the connection.
 
+    To this end the packet is the connection's first, whatever the other end's stateless rule has let through: a
+    SYN+ACK, an answer to a ping, or SCTP's second packet begin nothing here.
     IGMP is judged packet by packet, as are the ICMPv6 messages that the kernel does not track.
     """
-    for side in _SIDES:
+    for side in sides:
         yield Chain(
             f"keep-{side.name}",
             (
@@ -245,21 +250,29 @@ def _keep_chains() -> Iterator[Chain]:
                 # An ICMP error of a connection that this end does not have.
                 ChainRule((_is("state", "related"), *_counted_drop("related").expressions)),
                 ChainRule((_equal({"meta": {"key": "l4proto"}}, 2), {"return": None})),
+                ChainRule((_no(_BEGINNINGS), *_counted_drop("invalid").expressions)),
+                *(
+                    ChainRule((_is("state", "established"), match, *_counted_drop("invalid").expressions))
+                    for match in _ANSWERS
+                ),
                 ChainRule((_is("direction", "original"), _keep(side.original_bit))),
                 ChainRule((_is("direction", "reply"), _keep(side.reply_bit))),
             ),
         )
-        no_syn = {"match": {"op": "!=", "left": {"&": [_TCP_FLAGS, _BEGINS]}, "right": _SYN}}
-        strict = ChainRule((no_syn, *_counted_drop("tcp-strict").expressions))
+        strict = ChainRule((_no(_SYN), *_counted_drop("tcp-strict").expressions))
         yield Chain(f"keep-{side.name}-strict", (strict, _goto(f"keep-{side.name}")))
 
 
 def _reject_chain() -> Iterator[Chain]:
-    """REJECT: an RST for TCP, else ICMP 3/13 or ICMPv6 1/1; DROP beyond the rate."""
+    """REJECT: an RST for TCP, else ICMP 3/13 or ICMPv6 1/1; DROP beyond the rate.
+
+    What conntrack calls invalid may belong to a connection that is allowed: an RST in its name would end that.
+    """
     limit = {"rate": REJECTS_A_SECOND, "burst": REJECTS_A_SECOND, "per": "second", "inv": True}
     yield Chain(
         "reject",
         (
+            ChainRule((_is("state", "invalid"), *_counted_drop("invalid").expressions)),
             ChainRule(({"limit": limit}, *_counted_drop("reject-rate").expressions)),
             ChainRule((_equal({"meta": {"key": "l4proto"}}, 6), {"reject": {"type": "tcp reset"}})),
             ChainRule(({"reject": {"type": "icmpx", "expr": "admin-prohibited"}},)),
@@ -276,10 +289,26 @@ def _zone_chain(zones: Mapping[str, int]) -> Iterator[Chain]:
         yield Chain("zone", (rule,), Hook("prerouting", -300, "accept"))
 
 
-_CONNECTED: Final[Expression] = {
-    "match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": ["established", "related"]}
-}
 _TCP_FLAGS: Final = {"payload": {"protocol": "tcp", "field": "flags"}}
+
+
+_BEGINNINGS: Final = {"set": [_SYN, _ACK]}  # an ACK where a connection may be picked up in mid-stream
+_ANSWERS: Final[tuple[Expression, ...]] = (
+    {
+        "match": {
+            "op": "==",
+            "left": {"payload": {"protocol": "icmp", "field": "type"}},
+            "right": {"set": [0, 14, 16, 18]},
+        }
+    },
+    {"match": {"op": "==", "left": {"payload": {"protocol": "icmpv6", "field": "type"}}, "right": {"set": [129, 140]}}},
+    {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": PROTO_SCTP}},
+)
+
+
+def _no(flags: Any) -> Expression:
+    """Matches TCP whose flags, of those that decide what a segment is, are not these."""
+    return {"match": {"op": "!=", "left": {"&": [_TCP_FLAGS, _BEGINS]}, "right": flags}}
 
 
 def _equal(left: Any, right: Any) -> Expression:

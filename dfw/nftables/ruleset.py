@@ -171,6 +171,16 @@ def _items_parse(items: Sequence[Mapping[str, Any]], table: str) -> Ruleset:
     return Ruleset(table, tuple(sets), tuple(maps), tuple(counters), found)
 
 
+def counters_parse(text: str, table: str) -> dict[str, tuple[int, int]]:
+    """Packets and bytes of each counter of this table, by its name. Raises ValueError as ruleset_parse."""
+    try:
+        items = [item["counter"] for item in json.loads(text)["nftables"] if "counter" in item]
+        own = [item for item in items if item["table"] == table and item["family"] == FAMILY]
+        return {item["name"]: (item["packets"], item["bytes"]) for item in own}
+    except (json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a list of nftables objects: {error!r}") from error
+
+
 def ruleset_sorted(ruleset: Ruleset) -> Ruleset:
     """The same with sets, maps, counters and chains by name: equal where two rulesets mean the same."""
     return Ruleset(
@@ -224,14 +234,21 @@ def _expression_parse(expression: Any) -> Expression:
 def _left_parse(left: Any) -> tuple[Any, str]:
     if "&" in left:
         value, bits = left["&"]
-        return {"&": [value, sum(bits) if isinstance(bits, list) else bits]}, "bits"
+        return {"&": [value, _bits(bits)]}, "bits"
     (kind,) = left
     return left, left[kind].get("key", "") if kind in ("ct", "meta") else ""
 
 
+def _bits(value: Any) -> int:
+    """A number that is listed as itself, as its single bits, or as these joined by `|`."""
+    if isinstance(value, list):
+        return sum(map(_bits, value))
+    return sum(map(_bits, value["|"])) if isinstance(value, dict) else int(value)
+
+
 def _right_parse(right: Any, key: str) -> Any:
     if key == "bits":
-        return sum(right) if isinstance(right, list) else right
+        return right if isinstance(right, dict) else _bits(right)
     words = _WORDS.get(key)
     if words is None:
         return right

@@ -323,7 +323,7 @@ def test_decap_judges_inside_tunnels(run: Run, backend: str) -> None:
 def test_usage(run: Run) -> None:
     capture("cap.pcap", conversation())
     for arguments, message in (
-        (["--backend", "nftables"], "nftables"),
+        (["--backend", "nftables", "--flows", "f.csv"], "the enforcer nftables does not support --flows"),
         (["--vantage", "vnics"], "needs an inventory"),
         (["--inventory", "i.yaml", "--tap", "--vantage", "vnics"], "exclude each other"),
         (["--batch", "257"], "257"),

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What rules say by `log group N`: nfnetlink_log's messages, one each (linux/netfilter/nfnetlink_log.h)."""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import struct
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Final
+
+_NETLINK_NETFILTER: Final = 12
+_SUBSYSTEM: Final = 4 << 8  # NFNL_SUBSYS_ULOG
+_PACKET, _CONFIG = _SUBSYSTEM, _SUBSYSTEM | 1
+_ERROR: Final = 2  # NLMSG_ERROR: an acknowledgement, with a number below zero where something failed
+_REQUEST_ACKNOWLEDGED: Final = 1 | 4
+_COMMAND, _MODE, _THRESHOLD, _PREFIX = 1, 2, 5, 10
+_BIND: Final = 1
+_COPY_META: Final = 1
+_BUFFER_BYTES: Final = 1 << 20
+
+
+class LogListener:
+    """Listens to one group, of the network namespace in which it was made. Raises OSError."""
+
+    def __init__(self, group: int) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+        try:
+            self._socket.bind((0, 0))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+            self._configure(group, _COMMAND, bytes((_BIND,)))
+            self._configure(group, _MODE, struct.pack(">IBx", 0, _COPY_META))
+            # Each message at once, not a second later.
+            self._configure(group, _THRESHOLD, struct.pack(">I", 1))
+        except OSError:
+            self._socket.close()
+            raise
+
+    def _configure(self, group: int, kind: int, value: bytes) -> None:
+        attribute = struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
+        body = struct.pack(">BBH", socket.AF_UNSPEC, 0, group) + attribute
+        header = struct.pack("=IHHII", 16 + len(body), _CONFIG, _REQUEST_ACKNOWLEDGED, 0, 0)
+        self._socket.send(header + body)
+        for message_kind, answer in _messages(self._socket.recv(_BUFFER_BYTES)):
+            if message_kind == _ERROR:
+                (number,) = struct.unpack_from("=i", answer)
+                if number:
+                    raise OSError(-number, f"the log group {group}: {os.strerror(-number)}")
+
+    def prefixes(self, seconds: float) -> list[str]:
+        """The prefixes of the messages that are there, in order; waits for the first of them. Raises TimeoutError."""
+        if not select.select([self._socket], [], [], seconds)[0]:
+            raise TimeoutError(f"the kernel has not said anything for {seconds:g} s")
+        return [_prefix(body) for kind, body in _messages(self._socket.recv(_BUFFER_BYTES)) if kind == _PACKET]
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
+
+    def __enter__(self) -> LogListener:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Netlink messages: kind and what follows the header."""
+    at = 0
+    while at + 16 <= len(data):
+        length, kind = struct.unpack_from("=IH", data, at)
+        yield kind, data[at + 16 : at + length]
+        at += max(16, length + 3 & ~3)
+
+
+def _prefix(body: bytes) -> str:
+    at = 4  # struct nfgenmsg
+    while at + 4 <= len(body):
+        length, kind = struct.unpack_from("=HH", body, at)
+        if kind == _PREFIX:
+            return body[at + 4 : at + length].rstrip(b"\0").decode()
+        at += max(4, length + 3 & ~3)
+    return ""

@@ -1,0 +1,358 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`palisade replay --backend nftables`: what this machine's kernel does with captured packets under the rendered rules.
+
+The kernel's clock runs: packets follow each other at once, so that no timer fires. What a forwarding kernel never
+judges (multicast, loopback and link-local addresses, damaged headers) has verdict null and the reason `not-judged`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dfw.capture import CaptureError, open_capture
+from dfw.compile import Compiled, CompiledRule, compile_policy
+from dfw.core import Capture, CoreError, linktype_name
+from dfw.errors import UnsupportedError
+from dfw.model import Action, Address, Family, Inventory, PolicySet, Port, mac_packed
+from dfw.nftables import refuse_unsupported, render_ruleset, vnic_mark
+from dfw.nftables.judge import Answer, KernelJudge, decisions_logged, ipv4_summed
+from dfw.oracle import parse
+from dfw.oracle.packet import Packet
+from dfw.records import json_line, seconds
+from dfw.replay_run import CaptureResult, RunOptions, RunResult
+
+_NOT_JUDGED: Final = "not-judged"
+_BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
+_HOPS: Final = 64
+_HEADERS: Final = {4: 20, 6: 40}
+_REASONS: Final = {"related": "icmp-unrelated"}
+"""Reasons by counter of the ruleset, where it is not the same word. `invalid` is Linux's: it does not say what for."""
+_FragmentKey = tuple[int, bytes, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Arrival:
+    """An input packet: number and time, file, who its ends are (numbers from 1, 0 for none)."""
+
+    n: int
+    ts_ns: int
+    file: str
+    sender: int
+    receiver: int
+    length: int
+
+
+@dataclass(slots=True)
+class _Line:
+    arrival: _Arrival
+    vnic: str | None
+    dir: str | None
+    verdict: str | None
+    reason: str
+    rule: CompiledRule | None = None
+    ct: str | None = None
+    reply: bool = False
+
+    def text(self) -> str:
+        """As CONTRACT section 3 has it."""
+        rule = (None, None) if self.rule is None else (self.rule.rule_id, self.rule.path)
+        shown = (("vnic", self.vnic), ("dir", self.dir), ("verdict", self.verdict), ("reason", self.reason))
+        state = (("rule", rule[0]), ("rule_path", rule[1]), ("ct", self.ct), ("reply", self.reply))
+        at = (("n", self.arrival.n), ("ts", seconds(self.arrival.ts_ns)), ("file", self.arrival.file))
+        return json_line((*at, *shown, *state))
+
+
+def run_nftables(
+    world: PolicySet, paths: Sequence[str], options: RunOptions, progress: Callable[[int], None] = lambda _: None
+) -> RunResult:
+    """As run_native, by the kernel. Raises UnsupportedError for what the rules or this backend cannot do,
+    EnvironmentLacksError for what this machine lacks, LoadError where the kernel refuses the rules, OSError."""
+    _refuse_options(world, options)
+    refuse_unsupported(world)
+    compiled = compile_policy(world)
+    inventory = world.inventory if options.vnics else None
+    if inventory is not None:
+        _refuse_shared_addresses(inventory)
+    result = RunResult(connections={"created": 0, "open": 0})
+    lines: list[_Line] = []
+    run: _Run | None = None
+    try:
+        for path in paths:
+            entry = CaptureResult(path)
+            result.captures.append(entry)
+            if run is None:
+                run = _Run(compiled, inventory)
+            _feed(run, entry, result, progress)
+            if options.each:
+                lines += run.end(result)
+                run = None
+        if run is not None:
+            lines += run.end(result)
+            run = None
+    finally:
+        if run is not None:
+            run.judge.close()
+    _count(result, lines, compiled)
+    if options.verdicts is not None:
+        with open("/dev/stdout" if options.verdicts == "-" else options.verdicts, "w", encoding="utf-8") as file:
+            file.writelines(line.text() for line in lines)
+    return result
+
+
+def _refuse_options(world: PolicySet, options: RunOptions) -> None:
+    """Raises UnsupportedError for what is not there with this backend."""
+    wanted = {
+        "--flows": options.flows,
+        "--allowed": options.allowed,
+        "--dropped": options.dropped,
+        "--generated": options.generated,
+        "--log": options.log,
+        "--checksums verify": options.verify,
+        "--decap": options.decap,
+        "--live-sanity": options.live_sanity,
+        "--live-limits": options.live_limits,
+        "--speed real": options.realtime,
+        "--repeat": options.repeat > 1,
+        "--workers": options.workers > 1,
+        "staged policies in a replay": world.staged,
+        "schedules in a replay": world.schedules,
+    }
+    for name, value in wanted.items():
+        if value:
+            raise UnsupportedError("nftables", name)
+
+
+def _refuse_shared_addresses(inventory: Inventory) -> None:
+    """The kernel would take connections of two vNICs for one."""
+    owners: dict[Any, str] = {}
+    for port in inventory:
+        for address in port.ips:
+            if owners.setdefault(address, port.name) != port.name:
+                raise UnsupportedError(
+                    "nftables", f"a replay where two vNICs have {address} ({owners[address]}, {port.name})"
+                )
+
+
+class _Run:
+    """One namespace from an empty connection table on."""
+
+    def __init__(self, compiled: Compiled, inventory: Inventory | None) -> None:
+        self._inventory = inventory
+        self._names = ["tap"] if inventory is None else [port.name for port in inventory]
+        self._numbers = {name: number for number, name in enumerate(self._names, 1)}
+        self._by_mac: dict[bytes, list[Port]] = {}
+        for port in inventory or ():
+            self._by_mac.setdefault(mac_packed(port.mac), []).append(port)
+        rendered = render_ruleset(compiled, self._names, tap=inventory is None)
+        self._rules = rendered.rule_of
+        self._lines: list[tuple[int, _Line]] = []
+        self._order = 0
+        self._waiting: dict[_FragmentKey, list[tuple[int, _Arrival]]] = {}
+        self.judge = KernelJudge(decisions_logged(rendered.ruleset))
+
+    def feed(self, n: int, ts_ns: int, file: str, data: bytes, wire: int, link: int) -> None:
+        """One captured packet. Raises ValueError for a link type that we do not read."""
+        packet = parse(data, link, wire)
+        self._order += 1
+        sender, receiver = self._ends(packet)
+        arrival = _Arrival(n, ts_ns, file, sender, receiver, packet.ip_length)
+        if not sender and not receiver:
+            self._lines.append((self._order, _Line(arrival, None, None, "ALLOW", "no-filter", ct="untracked")))
+        elif packet.ip_version == 0 and packet.refusal is None:
+            self._judged(arrival, Answer("untracked", False, (), 1, 0), "non-ip")
+        elif self._inventory is not None and _is_for_many(packet):
+            # A bridge floods it; forwarding never sees it.
+            self._refused(arrival, None, _NOT_JUDGED, None, self._order)
+        elif packet.ip_version == 0 or packet.ip_length < _HEADERS[packet.ip_version]:
+            self._refused(arrival, None, _NOT_JUDGED, None, self._order)
+        else:
+            self._ask(packet, arrival)
+
+    def _ask(self, packet: Packet, arrival: _Arrival) -> None:
+        answer = self.judge.judge(packet_bytes(packet), vnic_mark(arrival.sender, arrival.receiver))
+        if packet.is_fragment and packet.refusal is None:
+            key = _fragment_key(packet)
+            pieces = self._waiting.setdefault(key, [])
+            pieces.append((self._order, arrival))
+            if answer.state is not None:
+                for order, piece in self._waiting.pop(key):
+                    self._judged(piece, answer, "", order)
+        elif answer.state is None:
+            self._refused(arrival, None, _NOT_JUDGED, None, self._order)
+        else:
+            self._judged(arrival, answer, "")
+
+    def _judged(self, arrival: _Arrival, answer: Answer, reason: str, order: int = 0) -> None:
+        """The lines of a packet that the kernel judged: OUT, and IN where it came so far."""
+        said = _said(answer, "out" if arrival.sender else "in")
+        lines = [
+            self._line(arrival, self._names[number - 1], direction, answer, said[side], reason)
+            for side, direction, number in self._sides(arrival)
+        ]
+        # Refused going out: it never came to the receiver.
+        lines = lines[: next((at for at, line in enumerate(lines, 1) if line.verdict != "ALLOW"), len(lines))]
+        if lines[-1].verdict == "ALLOW" and not answer.delivered:
+            lines[-1].verdict, lines[-1].reason = "DROP", "not-delivered"
+        elif lines[-1].verdict == "DROP" and answer.delivered:
+            raise RuntimeError(f"packet {arrival.n} was delivered, but refused: {answer}")
+        for line in lines:
+            self._lines.append((order or self._order, line))
+
+    def _sides(self, arrival: _Arrival) -> list[tuple[str, str, int]]:
+        if self._inventory is None:
+            return [("out", "IN_OUT", arrival.sender)]
+        sides = (("out", "OUT", arrival.sender), ("in", "IN", arrival.receiver))
+        return [side for side in sides if side[2]]
+
+    def _line(
+        self, arrival: _Arrival, vnic: str, direction: str, answer: Answer, said: Sequence[str], reason: str
+    ) -> _Line:
+        """What the rules of one end said: the last rule of the policy, and whatever refused after it."""
+        rules = [self._rules[text] for text in said if text in self._rules]
+        refused = [text for text in said if text not in self._rules]
+        rule = rules[-1] if rules else None
+        verdict = "ALLOW"
+        if refused:
+            verdict, reason = "DROP", _REASONS.get(refused[-1], refused[-1])
+        elif rule is not None:
+            reason = "match"
+            if rule.action in (Action.DROP, Action.REJECT):
+                verdict = rule.action.value
+        else:
+            reason = reason or ("related" if answer.state == "related" else "state")
+        return _Line(arrival, vnic, direction, verdict, reason, rule, answer.state, answer.is_reply)
+
+    def _refused(self, arrival: _Arrival, verdict: str | None, reason: str, ct: str | None, order: int) -> None:
+        _, direction, number = self._sides(arrival)[0]
+        line = _Line(arrival, self._names[number - 1], direction, verdict, reason, ct=ct)
+        self._lines.append((order, line))
+
+    def end(self, result: RunResult) -> list[_Line]:
+        """All lines in order; the namespace goes. Fragments that still wait for others are refused."""
+        for pieces in self._waiting.values():
+            for order, arrival in pieces:
+                self._refused(arrival, "DROP", "frag-incomplete", "invalid", order)
+        count = self.judge.connections()
+        for name in ("created", "open"):
+            result.connections[name] += count
+        self.judge.close()
+        return [line for _, line in sorted(self._lines, key=lambda item: item[0])]
+
+    # Which filters (packet-path.md section 12)
+
+    def _ends(self, packet: Packet) -> tuple[int, int]:
+        if self._inventory is None:
+            return 1, 0
+        sender = self._port_of(packet, packet.source_mac, packet.source)
+        if _is_for_many(packet):
+            return self._numbers.get(sender, 0), 0
+        receiver = self._port_of(packet, packet.destination_mac, packet.destination)
+        return self._numbers.get(sender, 0), 0 if receiver == sender else self._numbers.get(receiver, 0)
+
+    def _port_of(self, packet: Packet, mac: bytes | None, address: int) -> str:
+        assert self._inventory is not None
+        named = self._by_mac.get(mac, []) if mac is not None else []
+        if len(named) == 1:
+            return named[0].name
+        if address < 0:
+            return ""
+        family = Family.IPV4 if packet.ip_version == 4 else Family.IPV6
+        bound = self._inventory.ports_at(Address(family, address))
+        return bound[0].name if bound else ""
+
+
+def _is_for_many(packet: Packet) -> bool:
+    """Multicast or broadcast: by its MAC address where it has one, else by its address."""
+    if packet.destination_mac is not None:
+        return bool(packet.destination_mac[0] & 1)
+    if packet.destination < 0:
+        return False
+    address = ipaddress.ip_address(packet.destination.to_bytes(4 if packet.ip_version == 4 else 16, "big"))
+    return address.is_multicast or address == _BROADCAST
+
+
+def _said(answer: Answer, first: str) -> dict[str, list[str]]:
+    """What the rules said at each end; words of a chain that both ends share belong to the end that spoke last."""
+    found: dict[str, list[str]] = {"out": [], "in": []}
+    side = first
+    for text in answer.said:
+        *where, counter = text.split()
+        side = where[0] if where else side
+        found[side].append(counter)
+    return found
+
+
+def packet_bytes(packet: Packet) -> bytes:
+    """The IP packet for the kernel: what the capture cut off is zeros, and it has hops left."""
+    data = packet.data[packet.l3 : min(packet.end, packet.l3 + packet.ip_length)]
+    data += bytes(max(0, packet.ip_length - len(data)))
+    if packet.ip_version == 6:
+        return data[:7] + bytes((_HOPS,)) + data[8:]
+    return ipv4_summed(data[:8] + bytes((_HOPS,)) + data[9:])
+
+
+def _fragment_key(packet: Packet) -> _FragmentKey:
+    ends = packet.data[packet.l3 + 12 : packet.l3 + 20] if packet.ip_version == 4 else packet.data[packet.l3 + 8 :][:32]
+    return packet.ip_version, ends, packet.fragment_id, packet.protocol if packet.ip_version == 4 else 0
+
+
+def _feed(run: _Run, entry: CaptureResult, result: RunResult, progress: Callable[[int], None]) -> None:
+    """One file, up to its end or to where it is damaged."""
+    try:
+        with open_capture(entry.file) as source:
+            capture = Capture(source.view)
+            try:
+                for frame, data in _frames(capture, source.view):
+                    link = int(frame["linktype"])
+                    number = int(frame["number"])
+                    try:
+                        run.feed(number, int(frame["ts_ns"]), entry.file, data, int(frame["wirelen"]), link)
+                    except ValueError:
+                        name = linktype_name(link)
+                        entry.error = f"packet {number}: link type {link} ({name}) is not one that we read"
+                        return
+                    entry.packets += 1
+                    result.bytes += int(frame["wirelen"])
+                    progress(entry.packets)
+                entry.warning = source.warning or capture.warning
+            finally:
+                capture.close()
+    except CaptureError as error:
+        entry.error = error.message
+    except CoreError as error:
+        entry.error = str(error)
+    finally:
+        result.packets += entry.packets
+
+
+def _frames(capture: Capture, view: memoryview) -> Iterator[tuple[Any, bytes]]:
+    base = capture.base
+    while len(frames := capture.frames()):
+        for frame in frames:
+            at = int(frame["data"]) - base
+            yield frame, bytes(view[at : at + int(frame["caplen"])])
+
+
+def _count(result: RunResult, lines: Sequence[_Line], compiled: Compiled) -> None:
+    result.verdicts = dict(sorted(Counter(line.verdict for line in lines if line.verdict is not None).items()))
+    result.reasons = dict(Counter(line.reason for line in lines).most_common())
+    hits = Counter(line.rule.path for line in lines if line.rule is not None)
+    size: Counter[str] = Counter()
+    for line in lines:
+        if line.rule is not None:
+            size[line.rule.path] += line.arrival.length
+    result.rules = [
+        {
+            "rule": rule.rule_id,
+            "rule_path": rule.path,
+            "action": rule.action.value,
+            "hits": hits[rule.path],
+            "packets": hits[rule.path],
+            "bytes": size[rule.path],
+        }
+        for rule in compiled.rules
+    ]
