@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dfw.compile import Compiled, compile_policy
+from dfw.endpoint import protocol_name
 from dfw.judge_batch import BatchJudge, keys_of, packet_of
 from dfw.model import EffectiveRule, Peers, PolicySet, ether_rules_for_tap
 from dfw.packetdiff import Change, Comparison, policies_compare
@@ -150,9 +151,9 @@ def _flow_lines(flows: dict[str, Any]) -> list[str]:
     for item in flows["changed"]:
         ends = f"{item['src']} port {item['sport']} to {item['dst']} port {item['dport']}"
         where = "" if item["vnic"] is None else f", {item['dir']} at {item['vnic']}"
-        lines.append(
-            f"flow {_WORDS[item['change']]}: protocol {item['proto']} {ends}{where}: {item['packets']} packets"
-        )
+        name = protocol_name(item["proto"])
+        protocol = f"protocol {name}" if name.isdigit() else name
+        lines.append(f"flow {_WORDS[item['change']]}: {protocol} {ends}{where}: {item['packets']} packets")
     lines.append(f"{len(flows['changed'])} of {flows['examined']} recorded flows change")
     if flows["unknown"]:
         lines.append(f"{flows['unknown']} recorded flows are of vNICs that are not in both policies")

@@ -230,7 +230,9 @@ def shop(root_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("recorded", ["f.jsonl", "f.csv", "shop.pcap"])
-def test_recorded_flows_that_change(recorded: str, shop: Path, root_folder: Path, answer: Any) -> None:
+def test_recorded_flows_that_change(
+    recorded: str, shop: Path, root_folder: Path, answer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Two connections to the database, of both families, each seen at two vNICs."""
     policy, inventory = (str(root_folder / "examples" / "shop" / name) for name in ("policy.yaml", "inventory.yaml"))
     if recorded.startswith("f."):
@@ -242,4 +244,6 @@ def test_recorded_flows_that_change(recorded: str, shop: Path, root_folder: Path
     ends = sorted((item["change"], item["vnic"], item["src"], item["dport"]) for item in flows["changed"])
     sources = ("10.1.2.11", "2001:db8:2::11")
     assert ends == [("refused", vnic, source, 3306) for vnic in ("app-1", "db-1") for source in sources]
+    assert run(["diff", policy, "--to", changed, *inputs]) == 1
+    assert "flow newly refused: tcp 10.1.2.11 port " in capsys.readouterr().out
     assert answer(policy, "--to", policy, *inputs)["flows"]["changed"] == []
