@@ -12,6 +12,7 @@
 
 #define FRAMES_MAX 96u
 #define BYTES_MAX 1600u
+#define POLICIES 16u /* of rules; in the byte that chooses one, the bit above them: none */
 
 typedef struct input {
     const uint8_t *at, *end;
@@ -19,15 +20,22 @@ typedef struct input {
 
 static uint32_t take(input *in) { return in->at < in->end ? *in->at++ : 0; }
 
-static void rules_commit(host_rig *x, uint32_t filter, uint32_t policy)
+/* Building rules is the dearest of all that is done here: each policy's rule set is built once, and held. */
+static void rules_commit(host_rig *x, uint32_t filter, uint32_t policy, pal_ruleset *built[POLICIES])
 {
-    pal_rule rule[4];
-    uint32_t n = 0;
-    const uint8_t flags = PAL_RULE_STATEFUL;
-    rule[n] = rig_rule_port(n, policy & 1 ? PAL_ACTION_REJECT : PAL_ACTION_ALLOW, flags, PROTO_TCP, 22), n++;
-    rule[n] = rig_rule_port(n, policy & 2 ? PAL_ACTION_REJECT : PAL_ACTION_DROP, 0, PROTO_UDP, 53), n++;
-    rule[n] = rig_rule(n, policy & 4 ? PAL_ACTION_REJECT : PAL_ACTION_ALLOW, policy & 8 ? 0 : flags), n++;
-    rig_commit(&x->r, filter, rule, policy & 16 ? 0 : n, false);
+    pal_ruleset **set = &built[policy % POLICIES];
+    if (!*set) {
+        const uint8_t flags = PAL_RULE_STATEFUL;
+        const pal_rule rule[3] = {
+            rig_rule_port(0, policy & 1 ? PAL_ACTION_REJECT : PAL_ACTION_ALLOW, flags, PROTO_TCP, 22),
+            rig_rule_port(1, policy & 2 ? PAL_ACTION_REJECT : PAL_ACTION_DROP, 0, PROTO_UDP, 53),
+            rig_rule(2, policy & 4 ? PAL_ACTION_REJECT : PAL_ACTION_ALLOW, policy & 8 ? 0 : flags)};
+        *set = rig_build(&x->r, rule, 3);
+    }
+    const bool none = policy & POLICIES;
+    if (!none)
+        pal_cls_ruleset_hold(*set);
+    rig_commit_set(&x->r, filter, none ? NULL : *set, false);
 }
 
 /* Who: hosts 1 to 6, the gateway, or everybody. */
@@ -142,6 +150,7 @@ static void frame_take(input *in, uint32_t op, uint8_t *bytes, host_frame *h)
 }
 
 static host_rig one, many;
+static pal_ruleset *built[2][POLICIES]; /* of `one` and of `many` */
 static bool ready;
 static uint8_t bytes_of[FRAMES_MAX][BYTES_MAX];
 static host_frame waiting[HOST_BURST];
@@ -198,7 +207,7 @@ static void begin(host_rig *x)
     x->w->now_ns = 0;
     x->w->number_next = 1;
     for (uint32_t i = 0; i < 4; i++)
-        rules_commit(x, i, 0);
+        rules_commit(x, i, 0, built[x == &many]);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -224,8 +233,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         if (op >= 0xf0) { /* other rules */
             burst_out(&n);
             const uint32_t policy = take(&in);
-            rules_commit(&one, op & 3, policy);
-            rules_commit(&many, op & 3, policy);
+            rules_commit(&one, op & 3, policy, built[0]);
+            rules_commit(&many, op & 3, policy, built[1]);
             continue;
         }
         if (op >= 0xe8) { /* another fabric */

@@ -137,14 +137,26 @@ static inline pal_rule rig_rule_port(uint32_t number, uint8_t action, uint8_t fl
     return x;
 }
 
-/* Stages and commits the rules of a filter; n 0: takes its rule set away. */
-static inline void rig_commit(rig *r, uint32_t filter, const pal_rule *rules, uint32_t n, bool both)
+/* The rule set of these rules, the caller's; n 0: none. */
+static inline pal_ruleset *rig_build(rig *r, const pal_rule *rules, uint32_t n)
 {
     pal_ruleset *set = NULL;
     if (n && pal_cls_ruleset_build(pal_engine_classifier(r->e), rules, n, NULL, 0, &set) != PAL_CLS_OK)
         abort();
+    return set;
+}
+
+/* Stages and commits a filter's rule set, which is the engine's then. */
+static inline void rig_commit_set(rig *r, uint32_t filter, pal_ruleset *set, bool both)
+{
     if (pal_engine_stage(r->e, filter, set, rig_timeouts, both) != 0 || pal_engine_commit(r->e, 0) == 0)
         abort();
+}
+
+/* Stages and commits the rules of a filter; n 0: takes its rule set away. */
+static inline void rig_commit(rig *r, uint32_t filter, const pal_rule *rules, uint32_t n, bool both)
+{
+    rig_commit_set(r, filter, rig_build(r, rules, n), both);
 }
 
 static inline void rig_forget(rig *r) { r->outs = r->sent = 0; }
