@@ -123,7 +123,7 @@ static uint64_t into(rig *r, uint32_t filter, const uint8_t *bytes, uint64_t n, 
     memcpy(entry, bytes + sizeof h, n - sizeof h);
     const import_order o = {.header = &h, .entry = entry, .zone = pal_engine_incarnation(r->e, filter) << ZONE_VRF_BITS, .filter = (uint16_t)filter,
                             .rule = rule_there, .rules = 3, .workers = 1};
-    pipeline_clock(r->w, r->now);
+    rig_stage_clock(r->w, r->now);
     import_entries(r->ew, &o, &taken, refused);
     return taken;
 }

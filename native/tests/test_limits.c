@@ -41,7 +41,7 @@ static pal_judgement talk(uint32_t filter, uint8_t dir, uint8_t net, uint8_t hos
     frame_ip_sum(&f);
     rig_parse(&r, &p, f.b, f.len, f.len, LINKTYPE_ETHERNET);
     pal_route route = {.first = &config->filter[filter], .dir = dir};
-    pipeline_burst(r.w, &route, &p, 1);
+    rig_stage_burst(r.w, &route, &p, 1);
     rig_flush(r.w);
     engine_leave(r.e, 0);
     if (r.outs > RIG_OUT / 2) {

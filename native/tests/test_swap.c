@@ -90,10 +90,10 @@ static void judge_burst(judge *g, uint64_t now)
     for (uint32_t k = 0; k < n; k++) {
         const uint32_t i = pick(g, 8) ? pick(g, FLOWS) : pick(g, 2);
         p[k] = (pal_packet){.data = flow[i].b, .cap = flow[i].len, .wire = flow[i].len, .ts_ns = now, .clock_ns = now, .cookie = i + 1};
-        parse_frame(&p[k], LINKTYPE_ETHERNET, &w->parse);
+        rig_stage_parse(&p[k], LINKTYPE_ETHERNET, &w->parse);
         route[k] = (pal_route){.first = &config->filter[i % FILTERS], .dir = PAL_DIR_OUT};
     }
-    pipeline_burst(w, route, p, n);
+    rig_stage_burst(w, route, p, n);
     judge_flush(w);
     engine_leave(g->e, g->number);
     __atomic_add_fetch(&g->bursts, 1, __ATOMIC_RELEASE);

@@ -208,7 +208,7 @@ static void test_wheel(uint64_t start)
     ct_table *t = &r.w->table;
     memset(of, 0xff, sizeof of);
     r.now = start * 10 * RIG_MS;
-    pipeline_clock(r.w, r.now);
+    rig_stage_clock(r.w, r.now);
     for (uint32_t round = 0; round < 2500; round++) {
         uint32_t i = rng(200);
         static const uint32_t far[6] = {3, 300, 70000, 20000000, 260, 66000};
@@ -222,7 +222,7 @@ static void test_wheel(uint64_t start)
         uint32_t chance = rng(20);
         if (chance < 10)
             r.now += (uint64_t)rng(chance < 6 ? 3 : chance < 8 ? 400 : chance < 9 ? 80000 : 30000000) * 10 * RIG_MS;
-        pipeline_clock(r.w, r.now);
+        rig_stage_clock(r.w, r.now);
         for (uint32_t budget = 0; budget < 4; budget++)
             ct_expire(t, 100000);
         CHECK_U64(t->s->wheel_at, t->s->now);

@@ -40,10 +40,12 @@
 #include "../../engine/fabric_routes.c"
 #include "../../engine/limits.c"
 #include "../../engine/statistics.c"
+#include "rig_stages.c"
 #endif
 #include "../../engine/table.c" /* tests look into it */
 
 #include "packets.h"
+#include "rig_stages.h"
 
 #define RIG_OUT 4096u
 #define RIG_BURST 256u
@@ -164,7 +166,7 @@ static inline void rig_forget(rig *r) { r->outs = r->sent = 0; }
 static inline void rig_parse(rig *r, pal_packet *p, const uint8_t *bytes, uint32_t cap, uint32_t wire, uint32_t linktype)
 {
     *p = (pal_packet){.data = bytes, .cap = cap, .wire = wire, .ts_ns = r->now, .clock_ns = r->now, .cookie = ++r->number};
-    parse_frame(p, linktype, &r->w->parse);
+    rig_stage_parse(p, linktype, &r->w->parse);
 }
 
 /* Judges parsed packets, at most RIG_BURST, in one call OUT at filter `out`, then IN at `in` (4: none, of either). */
@@ -175,7 +177,7 @@ static inline void rig_burst(rig *r, pal_packet *p, uint32_t n, uint32_t out, ui
     for (uint32_t i = 0; i < n; i++)
         route[i] = out < 4 ? (pal_route){.first = &config->filter[out], .second = in < 4 ? &config->filter[in] : NULL, .dir = PAL_DIR_OUT}
                            : (pal_route){.first = &config->filter[in], .dir = PAL_DIR_IN};
-    pipeline_burst(r->w, route, p, n);
+    rig_stage_burst(r->w, route, p, n);
     rig_flush(r->w);
     engine_leave(r->e, 0);
 }
@@ -199,7 +201,7 @@ static inline pal_judgement rig_judge(rig *r, const frame *f)
 
 static inline void rig_finish(rig *r)
 {
-    datagram_finish(r->w);
+    rig_stage_finish(r->w);
     rig_flush(r->w);
 }
 
