@@ -89,6 +89,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", f"{name}: {text}")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Live tests first: they wait, so one worker begins with them while the others compute, then share its queue."""
+    items.sort(key=lambda item: "netns" not in item.path.parts)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose needs are not met."""
     for marker in item.iter_markers():
