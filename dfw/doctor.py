@@ -114,7 +114,7 @@ def read_requirements(which: Callable[[str], str | None] = shutil.which) -> list
         Requirement("IPv6", read_ipv6(), "tests of real packets over IPv6", "sysctl net.ipv6.conf.all.disable_ipv6=0"),
         Requirement("ip (iproute2)", which("ip"), "make demo", f"{apt} iproute2"),
         Requirement("gcc", which("gcc"), "make build, make test", f"{apt} gcc libc6-dev"),
-        Requirement("nft", which("nft"), "tests against Linux", f"{apt} nftables"),
+        Requirement("nft", which("nft"), "replay --backend nftables, tests against Linux", f"{apt} nftables"),
         Requirement("nsenter (util-linux)", which("nsenter"), "lab exec", f"{apt} util-linux"),
         Requirement("dot (graphviz)", which("dot"), "lab graph --format svg", f"{apt} graphviz"),
         Requirement("tshark", which("tshark"), "tests of capture files", f"{apt} tshark"),

@@ -34,6 +34,7 @@ MARKERS = {
     "needs_netns": "the test makes network namespaces (needs root and CAP_SYS_ADMIN)",
     "needs_mount": "the test mounts, in a mount namespace of its own (needs root and CAP_SYS_ADMIN)",
     "needs_tun": "the test opens /dev/net/tun",
+    "needs_kernel_judge": "the test lets this kernel judge packets (nftables, conntrack, NFLOG, a TUN device)",
     "needs_ipv6": "the test needs IPv6 in the kernel",
     "needs_shared_data(*names)": "the test reads ../shared/data, and in it these files or directories",
     "needs_tool(*names)": "the test runs these commands",
@@ -59,6 +60,8 @@ def find_lack(name: str, arguments: tuple[str, ...] = ()) -> tuple[str, str] | N
         return find_lack_namespace("mount", "--mount")
     if name == "needs_tun":
         return None if os.access("/dev/net/tun", os.R_OK | os.W_OK) else ("tun", "no /dev/net/tun")
+    if name == "needs_kernel_judge":
+        return find_lack_judge()
     if name == "needs_ipv6":
         switch = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
         on = switch.exists() and switch.read_text().strip() == "0"
@@ -81,6 +84,20 @@ def find_lack_namespace(name: str, option: str) -> tuple[str, str] | None:
     """Whether a namespace can be made; tried once, in a process of its own."""
     tried = subprocess.run(["unshare", option, "true"], capture_output=True, text=True, check=False)
     return None if tried.returncode == 0 else (name, tried.stderr.strip() or f"unshare {option} fails")
+
+
+@cache
+def find_lack_judge() -> tuple[str, str] | None:
+    """Whether the kernel can be asked; tried once, with nothing in force."""
+    from dfw.errors import EnvironmentLacksError
+    from dfw.nftables import Ruleset
+    from dfw.nftables.judge import KernelJudge
+
+    try:
+        KernelJudge(Ruleset("palisade")).close()
+    except EnvironmentLacksError as error:
+        return "nflog", str(error)
+    return None
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -111,6 +111,7 @@ class EntryMatcher:
 
     def __init__(self, sets: Mapping[tuple[int, Family], str]) -> None:
         self._sets = sets
+        self._sides: dict[tuple[Family, str, tuple[int, ...], bool], list[tuple[Expression, ...]]] = {}
 
     def matches(self, entry: Entry) -> Iterator[tuple[Expression, ...]]:
         """The matches of each rule that this entry becomes; a packet that it means is matched by at least one."""
@@ -130,7 +131,13 @@ class EntryMatcher:
                 # A match on an address says which family is meant.
                 yield (*(addresses or (_equal({"meta": {"key": "nfproto"}}, _NFPROTO[family]),)), *transport)
 
-    def _side(self, family: Family, field: str, sets: Sequence[int], negated: bool) -> list[tuple[Expression, ...]]:
+    def _side(self, family: Family, field: str, sets: tuple[int, ...], negated: bool) -> list[tuple[Expression, ...]]:
+        key = family, field, sets, negated
+        if key not in self._sides:
+            self._sides[key] = self._side_new(*key)
+        return self._sides[key]
+
+    def _side_new(self, family: Family, field: str, sets: Sequence[int], negated: bool) -> list[tuple[Expression, ...]]:
         """The alternatives for one side: nothing to match, one match for each set, or (negated) all in one."""
         if not sets:
             return [()]

@@ -87,7 +87,7 @@ class KernelJudge:
             self._in, self._out = self._namespace.run(_devices)
             opened.callback(os.close, self._in)
             opened.callback(os.close, self._out)
-            self._log = opened.enter_context(self._namespace.run(lambda: LogListener(JUDGE_GROUP)))
+            self._log = opened.enter_context(self._namespace.run(_listener))
             self._namespace.run(lambda: _apply(ruleset))
             self._opened = opened.pop_all()
         self._barrier = _frame(_BARRIER_MARK, _barrier_packet())
@@ -161,6 +161,13 @@ def _devices() -> tuple[int, int]:
         _settings_write(_SETTINGS)
         opened.pop_all()
         return files[0], files[1]
+
+
+def _listener() -> LogListener:
+    try:
+        return LogListener(JUDGE_GROUP)
+    except OSError as error:
+        raise EnvironmentLacksError(f"no NFLOG in this kernel ({error.strerror})", "it takes nfnetlink_log") from error
 
 
 def _apply(ruleset: Ruleset) -> None:

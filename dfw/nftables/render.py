@@ -92,9 +92,9 @@ def render_ruleset(
     counters: dict[str, CompiledRule] = {}
     chains: list[Chain] = []
     for at in used:
-        entries = entries_joined(tables[at])
+        entries = [(entry, tuple(matcher.matches(entry))) for entry in entries_joined(tables[at])]
         for side in sides:
-            chains += _table_chains(f"table{at}-{side.name}", side, entries, matcher, compiled.rules, counters)
+            chains += _table_chains(f"table{at}-{side.name}", side, entries, compiled.rules, counters)
     maps = []
     for side in _SIDES:
         targets = [f"table{table_of[name]}-{side.name}" for name in names]
@@ -137,23 +137,25 @@ def _ranges(ranges: RangeArray, family: Family) -> tuple[tuple[int, int], ...]:
 
 # A table's rules
 
+_Matched = tuple[Entry, tuple[tuple[Expression, ...], ...]]
+"""An entry, and the matches of each rule that it becomes."""
+
 
 def _table_chains(
     name: str,
     side: _Side,
-    entries: Sequence[Entry],
-    matcher: EntryMatcher,
+    entries: Sequence[_Matched],
     rules: Sequence[CompiledRule],
     counters: dict[str, CompiledRule],
 ) -> list[Chain]:
     """One chain; more where a rule leaves its tier: one from each tier on that such rules go to."""
-    own = [entry for entry in entries if entry.direction & side.direction]
-    cuts = sorted({entry.resume for entry in own if entry.resume})
+    own = [item for item in entries if item[0].direction & side.direction]
+    cuts = sorted({entry.resume for entry, _ in own if entry.resume})
     names = [name, *(f"{name}-tier{tier}" for tier in cuts)]
     parts: list[list[ChainRule]] = [[] for _ in names]
-    for part, some in groupby(own, lambda entry: sum(entry.tier >= cut for cut in cuts)):
-        for entry in some:
-            parts[part] += _entry_rules(entry, name, side, matcher, rules[entry.rule], counters)
+    for part, some in groupby(own, lambda item: sum(item[0].tier >= cut for cut in cuts)):
+        for entry, matches in some:
+            parts[part] += _entry_rules(entry, matches, name, side, rules[entry.rule], counters)
     ends = [_goto(chain) for chain in names[1:]] + [_counted_drop("no-rule")]
     # Chains stand in the order in which they may refer to each other: the last one first.
     return [
@@ -164,9 +166,9 @@ def _table_chains(
 
 def _entry_rules(
     entry: Entry,
+    alternatives: Iterable[tuple[Expression, ...]],
     chain: str,
     side: _Side,
-    matcher: EntryMatcher,
     rule: CompiledRule,
     counters: dict[str, CompiledRule],
 ) -> Iterator[ChainRule]:
@@ -179,7 +181,7 @@ def _entry_rules(
         effects.append({"log": {"prefix": prefix, "group": LOG_GROUP}})
     effects.append(_verdict(entry, chain, side))
     comment = rule.path.encode()[:_COMMENT_BYTES].decode(errors="ignore")
-    for matches in matcher.matches(entry):
+    for matches in alternatives:
         yield ChainRule((*matches, *effects), comment)
 
 

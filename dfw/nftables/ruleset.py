@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
+
 from dfw.model import Family
 
 FAMILY: Final = "inet"
@@ -87,7 +89,8 @@ class Ruleset:
 
 def ruleset_text(ruleset: Ruleset) -> str:
     """The JSON that replaces the table by this one, in one transaction: one command a line."""
-    lines = ",\n".join(json.dumps(command) for command in ruleset_commands(ruleset))
+    encode = msgspec.json.Encoder().encode
+    lines = b",\n".join(map(encode, ruleset_commands(ruleset))).decode()
     return f'{{"nftables": [\n{lines}\n]}}\n'
 
 

@@ -42,6 +42,7 @@ pytestmark = [
     pytest.mark.needs_tun,
     pytest.mark.needs_ipv6,
     pytest.mark.needs_tool("nft", "ip"),
+    pytest.mark.needs_kernel_judge,
 ]
 RECORDS = ("zeek-all", "suricata-verify")
 WHERE = pytest.mark.parametrize("vnics", [False, True], ids=["tap", "vnics"])

@@ -40,6 +40,7 @@ pytestmark = [
     pytest.mark.needs_tun,
     pytest.mark.needs_ipv6,
     pytest.mark.needs_tool("nft", "ip"),
+    pytest.mark.needs_kernel_judge,
 ]
 WIRE = vnic_mark(1, 0)
 
