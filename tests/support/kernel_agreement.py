@@ -186,12 +186,21 @@ NAMED: Final = {
     "not judged": "an earlier packet of the conversation is one that a forwarding kernel never judges",
     "stateless": "a stateless rule let the conversation begin: the kernel knows by whom, the core does not",
     "ping codes": "the kernel's pings differ by their code; the core's by identifier and addresses only",
-    "form": "refused by its form before any rule; in the kernel a stateless rule lets it pass as invalid",
+    "invalid": "refused by its form or by its connection; in the kernel a stateless rule lets what is invalid pass",
 }
 """docs/policy-semantics.md says the same to users."""
 _RST_CAPTURES: Final = ("rst-inject-rae.pcap", "syn-then-rst.pcap")
 _PING_CAPTURE: Final = "icmp-ping-plus-weird-code.pcap"
-_FORMS: Final = ("icmp-quote", "tcp-flags", "l4-offset", "short")
+_REFUSED_BEFORE_RULES: Final = (
+    "icmp-quote",
+    "tcp-flags",
+    "l4-offset",
+    "short",
+    "tcp-ack",
+    "tcp-window",
+    "tcp-rst",
+    "tcp-state",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,8 +243,8 @@ def engines_compare(
                 name = "rst"
             elif Path(file).name == _PING_CAPTURE:
                 name = "ping codes"
-            elif ours[-1]["reason"] in _FORMS and theirs[-1]["ct"] == "invalid":
-                name = "form"
+            elif ours[-1]["reason"] in _REFUSED_BEFORE_RULES and theirs[-1]["ct"] == "invalid":
+                name = "invalid"
             found.append(Difference(file, n, *(tuple(map(_shown, some)) for some in (ours, theirs)), name))
         if any(line["ct"] == "untracked" for line in ours):
             tainted.setdefault(conversation, "stateless")
