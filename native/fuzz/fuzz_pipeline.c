@@ -13,6 +13,7 @@
 
 #define PACKETS_MAX 160u
 #define BURSTS 32u
+#define POLICIES 7u /* of rules; the eighth is none */
 
 typedef struct input {
     const uint8_t *at, *end;
@@ -25,15 +26,11 @@ static uint32_t take16(input *in)
     return high << 8 | take(in);
 }
 
-static void rules_commit(rig *r, uint32_t filter, uint32_t policy)
+static pal_ruleset *rules_build(rig *r, uint32_t policy)
 {
     pal_rule x[12];
     uint32_t n = 0;
     const uint8_t flags = PAL_RULE_STATEFUL;
-    if (policy % 8 == 7) {
-        rig_commit(r, filter, NULL, 0, false);
-        return;
-    }
     x[n] = rig_rule_port(n, PAL_ACTION_ALLOW, flags | (policy & 1 ? PAL_RULE_TCP_STRICT : 0), PROTO_TCP, 21);
     x[n++].alg = policy & 2 ? PAL_ALG_NONE : PAL_ALG_FTP;
     x[n] = rig_rule_port(n, PAL_ACTION_ALLOW, flags, PROTO_UDP, 69);
@@ -46,7 +43,18 @@ static void rules_commit(rig *r, uint32_t filter, uint32_t policy)
         x[n] = rig_rule(n, PAL_ACTION_ALLOW, flags), n++;
     else
         x[n] = rig_rule(n, policy & 1 ? PAL_ACTION_REJECT : PAL_ACTION_DROP, 0), n++;
-    rig_commit(r, filter, x, n, filter == 3);
+    return rig_build(r, x, n);
+}
+
+/* Building rules is the dearest of all that is done here: each policy's rule set is built once, and held. */
+static void rules_commit(rig *r, uint32_t filter, uint32_t policy, pal_ruleset *built[POLICIES])
+{
+    const uint32_t which = policy % (POLICIES + 1);
+    if (which < POLICIES && !built[which])
+        built[which] = rules_build(r, which);
+    if (which < POLICIES)
+        pal_cls_ruleset_hold(built[which]);
+    rig_commit_set(r, filter, which < POLICIES ? built[which] : NULL, filter == 3);
 }
 
 /* One packet of the builder: few hosts, few ports, so that most meet a connection. */
@@ -118,6 +126,7 @@ static bool same_tables(const ct_table *a, const ct_table *b)
 }
 
 static rig one, many;
+static pal_ruleset *built[2][POLICIES]; /* of `one` and of `many` */
 static frame work;
 static uint8_t bytes_of[PACKETS_MAX][2100];
 static pal_packet waiting[BURSTS];
@@ -151,9 +160,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         both[i]->now = 1000 * RIG_S;
         both[i]->number = 0;
         pal_engine_epoch_set(both[i]->e, size & 1 ? 0xfffffff0u : 1);
-        rules_commit(both[i], 0, 0);
-        rules_commit(both[i], 1, 4);
-        rules_commit(both[i], 3, 0);
+        rules_commit(both[i], 0, 0, built[i]);
+        rules_commit(both[i], 1, 4, built[i]);
+        rules_commit(both[i], 3, 0, built[i]);
     }
     input in = {.at = data, .end = data + size};
     uint32_t n = 0, packets = 0, out = 0, second = 4;
@@ -173,8 +182,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 out = what & 3;
                 second = (what >> 2 & 7) < 4 && (what >> 2 & 7) != out ? what >> 2 & 7 : 4;
             } else {
-                rules_commit(&one, op & 3, what);
-                rules_commit(&many, op & 3, what);
+                rules_commit(&one, op & 3, what, built[0]);
+                rules_commit(&many, op & 3, what, built[1]);
             }
             continue;
         }
