@@ -287,6 +287,15 @@ class TestAnswers:
             assert (na.tgt, na.R, na.S, na.O, said.src) == (target, router, 1, 1, mac)
             assert said[IPv6].hlim == 255
 
+    def test_is_the_gateway_still_there(self, host: SmallHost) -> None:
+        """Who knows its gateway asks it alone (RFC 4861 section 7.3.3); one that is not sound gets no answer."""
+        gateway = GATEWAYS_V6["web"]
+        for target, limit, answers in ((gateway, 255, 1), (gateway, 64, 0), (F.v6, 255, 0)):
+            asked = ether(A, GATEWAY_MAC) / IPv6(src=A.v6, dst=gateway, hlim=limit) / ICMPv6ND_NS(tgt=target)
+            left = host.send((A, asked))
+            assert [ICMPv6ND_NA in solid(x.frame) for x in left] == [True] * answers
+        assert host.dropped() == {"gateway": 1, "spoof-nd": 1}
+
     def test_its_own_address_is_not_answered(self, host: SmallHost) -> None:
         left = host.send((A, ether(A, BROADCAST) / ARP(hwsrc=A.mac, psrc=A.v4, pdst=A.v4)))
         assert {x.vnic for x in left if not x.tep} == {B.number}
