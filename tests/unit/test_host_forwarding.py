@@ -284,8 +284,8 @@ class TestAnswers:
             (left,) = host.send((A, ask(target)))
             said = solid(left.frame)
             na = said[ICMPv6ND_NA]
-            assert (na.tgt, na.R, na.S, na.O, said.src) == (target, router, 1, 1, mac)
-            assert said[IPv6].hlim == 255
+            assert (na.tgt, na.R, na.S, na.O, said.src, said.dst) == (target, router, 1, 1, mac, A.mac)
+            assert (said[IPv6].src, said[IPv6].dst, said[IPv6].hlim) == (target, A.v6, 255)
 
     def test_is_the_gateway_still_there(self, host: SmallHost) -> None:
         """Who knows its gateway asks it alone (RFC 4861 section 7.3.3); one that is not sound gets no answer."""
