@@ -21,6 +21,7 @@ ANY_PORT: Final = ((0, 65535),)
 _TRANSPORTS: Final = {PROTO_TCP: "tcp", PROTO_UDP: "udp", PROTO_SCTP: "sctp"}
 _ICMP: Final = {PROTO_ICMP: "icmp", PROTO_ICMPV6: "icmpv6"}
 _IP: Final = {Family.IPV4: "ip", Family.IPV6: "ip6"}
+_FAMILY: Final = {"meta": {"key": "nfproto"}}
 _NFPROTO: Final = {Family.IPV4: "ipv4", Family.IPV6: "ipv6"}
 
 
@@ -128,8 +129,9 @@ class EntryMatcher:
             ]
             for source, destination in product(*sides):
                 addresses = (*source, *destination)
-                # A match on an address says which family is meant.
-                yield (*(addresses or (_equal({"meta": {"key": "nfproto"}}, _NFPROTO[family]),)), *transport)
+                # A match on an address says which family is meant. Else the family comes last: nft does not list it
+                # before a protocol at home in it.
+                yield (*addresses, *transport, *(() if addresses else (_equal(_FAMILY, _NFPROTO[family]),)))
 
     def _side(self, family: Family, field: str, sets: tuple[int, ...], negated: bool) -> list[tuple[Expression, ...]]:
         key = family, field, sets, negated

@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from dfw.model import (
     ANY_PEERS,
+    PROTO_TCP,
     PROTOCOLS_WITH_PORTS,
     Action,
     Address,
@@ -73,6 +74,13 @@ def packets_seen(path: Path) -> tuple[Seen | None, ...]:
         ports = packet.source_port, packet.destination_port
         found.append(Seen(family, packet.source, packet.destination, packet.protocol, *ports, packet.is_fragment))
     return tuple(found)
+
+
+@cache
+def begins_nothing(path: Path) -> frozenset[int]:
+    """The numbers of the TCP packets of a capture that are no SYN."""
+    packets = enumerate((parse(item.data, item.link, item.wire) for item in pcap_read(path)), 1)
+    return frozenset(n for n, packet in packets if packet.protocol == PROTO_TCP and not packet.flags & 2)
 
 
 class _Draw:
@@ -184,6 +192,7 @@ NAMED: Final = {
     "rst": "an RST that answers nothing (and what comes after it): the kernel closes the connection, we refuse the RST",
     "one connection": "one vNIC allowed it and the other did not: a connection there in the core, none in the kernel",
     "not judged": "an earlier packet of the conversation is one that a forwarding kernel never judges",
+    "picked up": "a connection picked up in mid-stream has no window tests in the core; the kernel tests",
     "stateless": "a stateless rule let the conversation begin: the kernel knows by whom, the core does not",
     "ping codes": "the kernel's pings differ by their code; the core's by identifier and addresses only",
     "invalid": "refused by its form or by its connection; in the kernel a stateless rule lets what is invalid pass",
@@ -223,22 +232,20 @@ def engines_compare(
     )
     assert native.keys() == kernel.keys()
     found, both = [], {True: 0, False: 0}
-    tainted: dict[Any, str] = {}
+    tainted: dict[Any, set[str]] = defaultdict(set)
     for (file, n), theirs in kernel.items():
         ours = native[file, n]
         seen = packets_seen(Path(file))[n - 1]
         conversation = seen and _conversation(seen)
         passes = [all(line["verdict"] == "ALLOW" for line in some) for some in (ours, theirs)]
         if theirs[0]["verdict"] is None:
-            tainted.setdefault(conversation, "not judged")
+            tainted[conversation].add("not judged")
         elif ours[0]["reason"] == "non-ip":
             continue
         elif passes[0] == passes[1]:
             both[passes[0]] += 1
         else:
-            name = tainted.get(conversation, "")
-            if name == "stateless" and ours[-1]["reason"] != "tcp-state":
-                name = ""
+            name = _named_by_history(tainted[conversation], ours[-1]["reason"], theirs[-1]["ct"])
             if Path(file).name in _RST_CAPTURES:
                 name = "rst"
             elif Path(file).name == _PING_CAPTURE:
@@ -246,11 +253,23 @@ def engines_compare(
             elif ours[-1]["reason"] in _REFUSED_BEFORE_RULES and theirs[-1]["ct"] == "invalid":
                 name = "invalid"
             found.append(Difference(file, n, *(tuple(map(_shown, some)) for some in (ours, theirs)), name))
+        if n in begins_nothing(Path(file)) and any((line["reason"], line["ct"]) == ("match", "new") for line in ours):
+            tainted[conversation].add("picked up")
         if any(line["ct"] == "untracked" for line in ours):
-            tainted.setdefault(conversation, "stateless")
+            tainted[conversation].add("stateless")
         if ours[0]["verdict"] == "ALLOW" and ours[-1]["verdict"] != "ALLOW":
-            tainted.setdefault(conversation, "one connection")
+            tainted[conversation].add("one connection")
     return Comparison(sum(both.values()) + len(found), both[True], both[False], tuple(found))
+
+
+def _named_by_history(happened: set[str], reason: str, kernels_ct: str) -> str:
+    """The class of a difference, by what happened in the conversation before; empty for none."""
+    for name in ("not judged", "one connection"):
+        if name in happened:
+            return name
+    if "picked up" in happened and (reason, kernels_ct) == ("state", "invalid"):
+        return "picked up"
+    return "stateless" if "stateless" in happened and reason == "tcp-state" else ""
 
 
 def _lines(run: Any, world: PolicySet, paths: list[str], vnics: bool) -> dict[tuple[str, int], list[Any]]:
