@@ -211,7 +211,7 @@ def _verified(
     out and put back, one change at a time?"""
     chosen = random.sample(cluster.pods, min(count, len(cluster.pods)))
     if not chosen:
-        return {"verified": True, "checked": 0}
+        return {"verified": False, "checked": 0}
     expected = Expected(cluster, {pod["metadata"]["namespace"] for pod in chosen})
     tables = {name: expected.table(name) for name in map(_name, chosen)}
     before = all(canonical_port(state, name) == table for name, table in tables.items())
