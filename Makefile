@@ -6,7 +6,7 @@
 PY := .venv/bin/python
 CC := clang
 FUZZ_CC := clang
-FUZZ_SECONDS := 6 # of two side by side: as many runs as 4 s alone
+FUZZ_SECONDS := 6 # two run side by side, each on about half of the machine
 JOBS := 2
 PYTEST_WORKERS := 3 # one more than cores: live tests mostly wait
 
