@@ -110,6 +110,8 @@ static void config_reclaim(pal_engine *e)
     uint64_t oldest = e->current->number;
     for (uint32_t i = 0; i < e->options.workers; i++) {
         uint64_t seen = __atomic_load_n(&e->seat[i].config_seen, __ATOMIC_SEQ_CST);
+        if (seen == CONFIG_ENTERING) /* it may have any of them in its hand: the next commit looks again */
+            return;
         if (seen < oldest)
             oldest = seen;
     }
@@ -128,17 +130,14 @@ const engine_config *engine_enter(pal_engine *e, uint32_t worker)
 {
     worker_seat *seat = &e->seat[worker];
     pal_cls_reader_online(e->worker[worker].reader);
-    for (;;) {
-        const engine_config *c = __atomic_load_n(&e->current, __ATOMIC_SEQ_CST);
-        if (PAL_UNLIKELY(seat->config_seen != c->number))
-            __atomic_store_n(&seat->config_seen, c->number, __ATOMIC_SEQ_CST);
-        /* Published before we said so: the engine may have looked in between, so look again. */
-        if (PAL_LIKELY(__atomic_load_n(&e->current, __ATOMIC_SEQ_CST) == c)) {
-            e->worker[worker].w.snap = c->snap;
-            e->worker[worker].w.logged = c->logged ? c->logged->bit : NULL;
-            return c;
-        }
-    }
+    /* Said before we look: from here on nothing is freed. What was freed before is not what we find, for a commit publishes
+     * the next one before it looks at us. */
+    __atomic_store_n(&seat->config_seen, CONFIG_ENTERING, __ATOMIC_SEQ_CST);
+    const engine_config *c = __atomic_load_n(&e->current, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&seat->config_seen, c->number, __ATOMIC_RELEASE);
+    e->worker[worker].w.snap = c->snap;
+    e->worker[worker].w.logged = c->logged ? c->logged->bit : NULL;
+    return c;
 }
 
 void engine_leave(pal_engine *e, uint32_t worker)

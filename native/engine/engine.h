@@ -33,7 +33,7 @@ typedef struct engine_config {
 
 /* What a worker publishes for the engine, on a line of its own. */
 typedef struct PAL_ALIGNED(PAL_CACHE_LINE) worker_seat {
-    uint64_t config_seen; /* number of the configuration that the current burst works with; ~0: between bursts */
+    uint64_t config_seen; /* number of the configuration that the current burst works with, or CONFIG_* */
     uint64_t pad[7];
 } worker_seat;
 
@@ -44,6 +44,7 @@ typedef struct flow_list {
 } flow_list;
 
 #define CONFIG_BETWEEN_BURSTS (~0ull)
+#define CONFIG_ENTERING (~0ull - 1) /* a burst begins: which one it will work with is not known */
 
 /* configuration.c */
 engine_config *config_new(uint32_t filters);

@@ -207,9 +207,62 @@ static void test_swaps(uint32_t swaps, enum split split)
     pal_engine_free(e);
 }
 
+/* Workers that do nothing but begin and end bursts, more of them than there are cores, so that they are often stopped in the
+ * middle of it, while configurations come and go. */
+#define HURRIED 6u
+
+typedef struct hurry {
+    pal_engine *e;
+    uint32_t number;
+    uint64_t bursts;
+    const bool *end;
+} hurry;
+
+static void *hurry_run(void *context)
+{
+    hurry *h = context;
+    while (!__atomic_load_n(h->end, __ATOMIC_ACQUIRE)) {
+        const engine_config *config = engine_enter(h->e, h->number);
+        h->bursts += config->filters == 4;
+        engine_leave(h->e, h->number);
+    }
+    return NULL;
+}
+
+static void test_hurry(uint32_t commits)
+{
+    pal_engine_options o = rig_options(64, 64);
+    o.workers = HURRIED;
+    char err[200] = "";
+    pal_engine *e = pal_engine_new(&o, NULL, err, sizeof err);
+    CHECK(e != NULL);
+    bool end = false;
+    hurry h[HURRIED];
+    pthread_t thread[HURRIED];
+    for (uint32_t i = 0; i < HURRIED; i++) {
+        h[i] = (hurry){.e = e, .number = i, .end = &end};
+        CHECK(pthread_create(&thread[i], NULL, hurry_run, &h[i]) == 0);
+    }
+    for (uint32_t n = 0; n < commits; n++)
+        CHECK(pal_engine_stage(e, n % 4, NULL, rig_timeouts, false) == 0 && pal_engine_commit(e, 0) != 0);
+    __atomic_store_n(&end, true, __ATOMIC_RELEASE);
+    for (uint32_t i = 0; i < HURRIED; i++) {
+        pthread_join(thread[i], NULL);
+        CHECK(h[i].bursts > 0);
+    }
+    uint32_t kept = 0; /* once nobody is in a burst, one commit more leaves nothing of what was before */
+    CHECK(pal_engine_stage(e, 0, NULL, rig_timeouts, false) == 0 && pal_engine_commit(e, 0) != 0);
+    for (const engine_config *c = e->current->older; c; c = c->older)
+        kept++;
+    CHECK_U64(kept, 0);
+    pal_engine_free(e);
+}
+
 int main(void)
 {
     flows_make();
+    check_where = "hurry";
+    test_hurry(getenv("PALISADE_LONG") ? 100000 : 5000);
     check_where = "whole";
     test_swaps(getenv("PALISADE_LONG") ? 1000 : 100, SPLIT_NOTHING);
     check_where = "split between filters";

@@ -153,7 +153,7 @@ def test_layer_2_rules_come_first(on_wire: bool) -> None:
 
 def test_every_kind_of_mutation() -> None:
     world = a_world(Random(5))
-    kinds = {mutation.kind for seed in range(6) for mutation in mutations_of(a_world(Random(seed)))}
+    kinds = {mutation.kind for seed in range(8) for mutation in mutations_of(a_world(Random(seed)))}
     assert kinds == {"drop", "flip", "sources", "destinations", "services", "applied-to", "direction", "family"}
     rules = sum(not rule.disabled for policy in world.policies for rule in policy.rules)
     dropped = [mutation for mutation in mutations_of(world) if mutation.kind == "drop"]
