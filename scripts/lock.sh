@@ -14,6 +14,6 @@ command -v uv >/dev/null || { echo "scripts/lock.sh needs uv: pip install uv" >&
 trap 'rm -f requirements/header.tmp requirements/dev.tmp' EXIT
 cp requirements/dev.txt requirements/dev.tmp 2>/dev/null || :
 uv pip compile --quiet --no-config --no-header --no-emit-index-url --universal --python-version 3.11 \
-  --fork-strategy fewest --generate-hashes --extra oracle --extra parquet --group dev "$@" pyproject.toml \
+  --fork-strategy fewest --generate-hashes --extra oracle --extra parquet --extra etcd --group dev "$@" pyproject.toml \
   -o requirements/dev.tmp
 cat requirements/header.tmp requirements/dev.tmp >requirements/dev.txt

