@@ -50,8 +50,8 @@ class Client(Protocol):
     def watch(
         self, resource: Resource, revision: str, namespace: str = "", *, labels: str = "", fields: str = ""
     ) -> AsyncIterator[WatchEvent]:
-        """Changes after `revision`, in order, none left out; ends when the server ends it. Raises ApiError 410 where the
-        revision is forgotten."""
+        """Changes after `revision`, in order, none left out; ends when the server ends it. Raises ApiError 410 where
+        the revision is forgotten."""
         ...
 
     async def create(self, resource: Resource, item: Object, namespace: str = "") -> Object: ...
