@@ -54,7 +54,11 @@ class Client(Protocol):
         the revision is forgotten."""
         ...
 
-    async def create(self, resource: Resource, item: Object, namespace: str = "") -> Object: ...
+    async def create(
+        self, resource: Resource, item: Object, namespace: str = "", *, name: str = "", subresource: str = ""
+    ) -> Object:
+        """`name` and `subresource`: POST to a subresource of that object (`binding`, of a pod)."""
+        ...
 
     async def update(self, resource: Resource, item: Object, subresource: str = "") -> Object:
         """The object's own name and namespace; with its resourceVersion only if it is still at that."""
