@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TLS contexts of the API server and its clients: 1.2 at least, certificates of the Supervisor's own CA only."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from pathlib import Path
+
+from supervisor_glue.auth.pki import Identity
+
+
+def server_context(chain: Path, authority_pem: bytes) -> ssl.SSLContext:
+    """Of a server: who shows a certificate must have it from this CA, who shows none may bring a token.
+
+    `chain`: the server's key and certificates, of which `context_renew` loads new ones later.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.verify_mode = ssl.CERT_OPTIONAL
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.load_verify_locations(cadata=authority_pem.decode("ascii"))
+    context.load_cert_chain(chain)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def context_renew(context: ssl.SSLContext, chain: Path) -> None:
+    """New connections get this certificate; those that are open stay."""
+    context.load_cert_chain(chain)
+
+
+def client_context(authority_pem: bytes, identity: Identity | None = None) -> ssl.SSLContext:
+    """Of a client, which trusts this CA only and shows its certificate where it has one."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(cadata=authority_pem.decode("ascii"))
+    if identity is not None:
+        _identity_load(context, identity)
+    return context
+
+
+def _identity_load(context: ssl.SSLContext, identity: Identity) -> None:
+    """OpenSSL reads keys from files only: this one is in memory, and nobody else's."""
+    descriptor = os.memfd_create("identity", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(identity.key + identity.certificate)
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
