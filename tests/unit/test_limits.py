@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one user may use up: buckets of requests, watches, bytes."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from supervisor_glue.api.status import ApiError
+from supervisor_glue.auth.limits import (
+    BODY_BYTES,
+    NODE_ALLOWANCE,
+    SYSTEM_ALLOWANCE,
+    USER_ALLOWANCE,
+    Limits,
+    allowance_of,
+    body_check,
+)
+from supervisor_glue.auth.user import User
+
+JANE = User("jane")
+NODE = User("system:node:esx-1", ("system:nodes",))
+
+
+def passes(limits: Limits, user: User, now: float) -> bool:
+    try:
+        limits.request(user, now)
+    except ApiError as error:
+        assert error.code == 429 and error.reason == "TooManyRequests" and (error.retry_after or 0) >= 1
+        return False
+    return True
+
+
+def test_who_has_what() -> None:
+    assert allowance_of(JANE) is USER_ALLOWANCE and allowance_of(NODE) is NODE_ALLOWANCE
+    for group in ("system:masters", "palisade:administrators", "palisade:controllers"):
+        assert allowance_of(User("x", (group,))) is SYSTEM_ALLOWANCE
+
+
+def test_a_burst_then_the_rate() -> None:
+    limits = Limits()
+    burst = int(NODE_ALLOWANCE.burst)
+    assert sum(passes(limits, NODE, 5.0) for _ in range(burst + 50)) == burst
+    assert passes(limits, JANE, 5.0)  # another's bucket is another's
+    assert sum(passes(limits, NODE, 6.0) for _ in range(1000)) == int(NODE_ALLOWANCE.rate)
+    assert sum(passes(limits, NODE, 1e6) for _ in range(1000)) == burst
+    assert not passes(limits, NODE, 0.0)  # a clock that is set back gives nothing
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 2), st.integers(1, 400)), min_size=1, max_size=12))
+def test_no_window_passes_more_than_burst_and_rate(steps: list[tuple[float, int]]) -> None:
+    limits, now, passed = Limits(), 0.0, list[float]()
+    for pause, count in steps:
+        now += pause
+        passed += [now for _ in range(count) if passes(limits, NODE, now)]
+    for index, start in enumerate(passed):
+        for end in range(index, len(passed), 97):
+            most = NODE_ALLOWANCE.burst + NODE_ALLOWANCE.rate * (passed[end] - start)
+            assert end - index + 1 <= most + 1
+
+
+def test_memory_is_bounded_by_users() -> None:
+    limits = Limits(most=100)
+    for number in range(5000):
+        assert passes(limits, User(f"u{number}"), number / 1000)
+        assert len(limits) <= 100
+
+
+def test_watches_are_counted_while_they_are_open() -> None:
+    limits = Limits()
+    with ExitStack() as held:
+        for _ in range(NODE_ALLOWANCE.watches):
+            held.enter_context(limits.watch(NODE))
+        with pytest.raises(ApiError) as caught, limits.watch(NODE):
+            pass
+        assert caught.value.code == 429 and caught.value.retry_after == 10
+        with limits.watch(JANE):
+            pass
+    assert len(limits) == 0
+    with limits.watch(NODE):
+        pass
+
+
+def test_a_body_has_an_end() -> None:
+    body_check(BODY_BYTES)
+    with pytest.raises(ApiError) as caught:
+        body_check(BODY_BYTES + 1)
+    assert caught.value.code == 413 and caught.value.message == "Request entity too large: limit is 3145728"
