@@ -38,6 +38,7 @@ _HEADER: Final = {"alg": "HS256", "typ": "JWT"}
 JOIN_TYPE: Final = "bootstrap.kubernetes.io/token"
 JOIN_NAMESPACE: Final = "kube-system"
 JOIN_TOKEN: Final = re.compile(r"([a-z0-9]{6})\.([a-z0-9]{16})")
+_PAST: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ALPHABET: Final = string.ascii_lowercase + string.digits
 
 
@@ -199,15 +200,22 @@ def join_groups(token: JoinToken, secret: Object, now: datetime) -> tuple[str, .
     return (BOOTSTRAPPERS, *extra)
 
 
-def is_join_expired(secret: Object, now: datetime) -> bool:
-    """Whether a join token's Secret is of the past: a controller deletes it. One without a time stays."""
+def join_expiry(secret: Object) -> datetime | None:
+    """When a join token ends; None: it does not. What is no time has passed."""
     text = _decoded(secret.get("data") or {}).get("expiration", "")
     if not text:
-        return False
+        return None
     try:
-        return now >= datetime.fromisoformat(text)
-    except (ValueError, TypeError):
-        return True
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return _PAST
+    return found if found.tzinfo else _PAST
+
+
+def is_join_expired(secret: Object, now: datetime) -> bool:
+    """Whether a join token's Secret is of the past: a controller deletes it."""
+    expiry = join_expiry(secret)
+    return expiry is not None and now >= expiry
 
 
 def _decoded(data: Mapping[str, Any]) -> dict[str, str]:

@@ -1,0 +1,379 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a host gets its certificate: the plan for each request, the controllers, a real handshake with a pinned CA."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+import time
+from base64 import b64encode
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from supervisor_glue.api.status import ApiError, Object
+from supervisor_glue.auth import pki, tls, tokens
+from supervisor_glue.auth.admission import admitted
+from supervisor_glue.auth.approval import (
+    JOINED,
+    REQUESTS,
+    Approve,
+    Refuse,
+    Remove,
+    Sign,
+    Step,
+    Wait,
+    plan_request,
+    request_certificate,
+    request_host,
+    request_object,
+    request_outcome,
+    with_certificate,
+    with_condition,
+)
+from supervisor_glue.auth.attributes import Attributes
+from supervisor_glue.auth.authenticate import Authenticator, Revocations
+from supervisor_glue.auth.authorize import Authorizer
+from supervisor_glue.auth.caller import Caller, ServerError, authority_find
+from supervisor_glue.auth.defaults import default_roles
+from supervisor_glue.auth.joining import KUBECONFIG, host_join, host_renew, is_due
+from supervisor_glue.auth.kubeconfig import Kubeconfig, kubeconfig_read, kubeconfig_write
+from supervisor_glue.auth.signing import SIGNER_CLIENT, SIGNER_HOST, SigningError, request_make
+from supervisor_glue.auth.user import User, user_of_account
+from supervisor_glue.controllers.certificates import CertificateController, JoinTokenController
+from supervisor_glue.controllers.resources import HOSTS, NAMESPACES, SECRETS
+from tests.support.api_twin import ApiTwin
+from tests.support.controlling import running
+
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+TOKEN = tokens.JoinToken("abcdef", "0123456789abcdef")
+JOINING = User("system:bootstrap:abcdef", ("system:bootstrappers", "system:authenticated"))
+FOR_ESX1 = User("system:bootstrap:abcdef", ("system:bootstrappers", "system:bootstrappers:host:esx-1"))
+ESX1 = User("system:node:esx-1", ("system:nodes", "system:authenticated"), "uid-1")
+JANE = User("jane", ("system:authenticated",))
+HOST = {"kind": "Host", "metadata": {"name": "esx-1", "uid": "uid-1"}}
+JOINED_HOST = {"kind": "Host", "metadata": {"name": "esx-1", "uid": "uid-1", "annotations": {JOINED: "another"}}}
+KEY = ec.generate_private_key(ec.SECP256R1())
+
+
+def request(
+    by: User, user: str = "system:node:esx-1", groups: tuple[str, ...] = ("system:nodes",), signer: str = SIGNER_HOST
+) -> Object:
+    """A request as the server stores it."""
+    item = request_object("csr-1", request_make(KEY, user, groups), signer, seconds=86400)
+    item["metadata"]["creationTimestamp"] = NOW.isoformat()
+    item["spec"] |= {"username": by.name, "groups": list(by.groups)}
+    return item
+
+
+def approved(item: Object, reason: str = "AutoApproved") -> Object:
+    return with_condition(item, "Approved", reason, "", NOW)
+
+
+@pytest.mark.parametrize(
+    ("item", "host", "step"),
+    [
+        (request(JOINING), None, Approve),
+        (request(JOINING), HOST, Approve),
+        (request(JOINING), JOINED_HOST, Refuse),
+        (request(FOR_ESX1), JOINED_HOST, Approve),
+        (request(FOR_ESX1, "system:node:esx-2"), None, Refuse),
+        (request(ESX1), JOINED_HOST, Approve),
+        (request(ESX1), None, Refuse),
+        (request(ESX1, "system:node:esx-2"), HOST, Wait),
+        (request(JANE), HOST, Wait),
+        (request(JANE, "jane", (), SIGNER_CLIENT), None, Wait),
+        (request(JOINING, "jane", (), SIGNER_CLIENT), None, Wait),
+        (request(JOINING, "jane", ()), None, Refuse),
+        (request(JOINING, "system:node:esx-1", ("system:nodes", "system:masters")), None, Refuse),
+        (request(JANE, "root", ("system:masters",), SIGNER_CLIENT), None, Refuse),
+        (request(JANE, "system:node:esx-1", ("system:nodes",), SIGNER_CLIENT), None, Refuse),
+        (request(JANE, signer="example.com/other"), None, Wait),
+        (approved(request(JOINING)), HOST, Sign),
+        (approved(request(JOINING)), JOINED_HOST, Refuse),
+        (approved(request(JANE), "ByHand"), JOINED_HOST, Sign),
+        (approved(request(JANE, "jane", (), SIGNER_CLIENT), "ByHand"), None, Sign),
+        (approved(request(JANE, "root", ("system:masters",), SIGNER_CLIENT), "ByHand"), None, Refuse),
+        (with_condition(request(JOINING), "Denied", "x", "no", NOW), None, Wait),
+        (with_certificate(approved(request(JOINING)), b"x"), HOST, Wait),
+    ],
+)
+def test_what_becomes_of_a_request(item: Object, host: Object | None, step: type[Step]) -> None:
+    assert isinstance(plan_request(item, host, NOW), step)
+
+
+def test_bad_requests_are_refused_with_why() -> None:
+    item = request(JOINING)
+    item["spec"]["request"] = "%"
+    assert plan_request(item, None, NOW) == Refuse(
+        "SignerValidationFailure", "spec.request is no certificate request in PEM"
+    )
+    item = request(JOINING)
+    item["spec"]["usages"] = ["client auth", "server auth"]
+    assert isinstance(plan_request(item, None, NOW), Refuse)
+    assert request_host(item) == "esx-1" and request_host(request(JANE, "jane", (), SIGNER_CLIENT)) == ""
+
+
+def test_requests_do_not_stay_for_ever() -> None:
+    done = with_certificate(approved(request(JOINING)), b"x")
+    assert plan_request(done, HOST, NOW + timedelta(minutes=59)) == Wait(60)
+    assert isinstance(plan_request(done, HOST, NOW + timedelta(hours=1)), Remove)
+    assert isinstance(plan_request(request(JANE), None, NOW + timedelta(hours=23)), Wait)
+    assert isinstance(plan_request(request(JANE), None, NOW + timedelta(hours=24)), Remove)
+
+
+def test_the_outcome_of_a_request(tmp_path: Path) -> None:
+    authority = pki.authority_open(tmp_path, NOW)
+    item = approved(request(JOINING))
+    assert request_outcome(item) is None
+    pem = request_certificate(authority, item, NOW, "uid-1")
+    assert request_outcome(with_certificate(item, pem)) == pem
+    certificate = x509.load_pem_x509_certificate(pem)
+    assert certificate.subject == pki.subject("system:node:esx-1", ["system:nodes"], "uid-1")
+    assert certificate.not_valid_after_utc == NOW + timedelta(days=1)
+    with pytest.raises(SigningError, match="no"):
+        request_outcome(with_condition(request(JOINING), "Denied", "x", "no", NOW))
+
+
+# Who may write what.
+
+
+@pytest.fixture(scope="module")
+def authorizer() -> Authorizer:
+    made = Authorizer()
+    for item in default_roles():
+        made.put(item)
+    return made
+
+
+def _asked(user: User, verb: str, subresource: str = "") -> Attributes:
+    return Attributes(user, verb, REQUESTS.group, "v1", REQUESTS.plural, subresource)
+
+
+def test_a_request_says_who_made_it(authorizer: Authorizer) -> None:
+    mine = request(ESX1, "jane", (), SIGNER_CLIENT)
+    stored = admitted(authorizer, _asked(JANE, "create"), mine)
+    assert stored["spec"]["username"] == "jane" and stored["spec"]["groups"] == ["system:authenticated"]
+    changed = {**stored, "spec": {**stored["spec"], "username": "root", "signerName": "other"}}
+    assert admitted(authorizer, _asked(JANE, "update"), changed, stored) == stored
+    account = user_of_account("shop", "robot", "u", (("k", ("v",)),))
+    spec = admitted(authorizer, _asked(account, "create"), mine)["spec"]
+    assert (spec["uid"], spec["extra"]) == ("u", {"k": ["v"]})
+
+
+def test_only_who_may_approve_and_sign_for_a_signer(authorizer: Authorizer) -> None:
+    stored = request(JOINING)
+    controller = User("c", ("palisade:controllers",))
+    for part, item in (("approval", approved(stored)), ("status", with_certificate(stored, b"x"))):
+        assert admitted(authorizer, _asked(controller, "update", part), item, stored)["status"] == item["status"]
+        with pytest.raises(ApiError) as caught:
+            admitted(authorizer, _asked(JANE, "update", part), item, stored)
+        assert caught.value.code == 403 and SIGNER_HOST in caught.value.message
+
+
+# Controllers.
+
+
+async def _settled_requests(server: ApiTwin, authority: pki.Authority, *items: Object) -> list[Object]:
+    """The requests after the controllers have done all they can."""
+
+    def make(client: Any, views: Any) -> list[Any]:
+        return [CertificateController(client, views, authority), JoinTokenController(client, views)]
+
+    async with running(server, make) as settled:
+        names = []
+        for item in items:
+            item["metadata"] = {"generateName": "csr-"}
+            names.append((await server.create(REQUESTS, item))["metadata"]["name"])
+            await settled()
+        return [await server.get(REQUESTS, name) for name in names]
+
+
+def test_a_host_joins_once_and_renews(tmp_path: Path) -> None:
+    authority = pki.authority_open(tmp_path, pki.utc_now())
+    server = ApiTwin()
+    first, second, third = asyncio.run(
+        _settled_requests(server, authority, request(JOINING), request(JOINING), request(ESX1))
+    )
+    host = asyncio.run(server.get(HOSTS, "esx-1"))
+    certificate = request_outcome(first)
+    assert certificate is not None
+    uid = x509.load_pem_x509_certificate(certificate).subject.get_attributes_for_oid(pki.UID_OID)[0].value
+    assert uid == host["metadata"]["uid"] and host["metadata"]["annotations"][JOINED] == first["metadata"]["name"]
+    with pytest.raises(SigningError, match="has joined already"):
+        request_outcome(second)
+    renewed = request_outcome(third)
+    assert renewed is not None and renewed != certificate
+    assert asyncio.run(server.get(HOSTS, "esx-1")) == host
+
+
+def test_expired_join_tokens_go(tmp_path: Path) -> None:
+    server = ApiTwin()
+
+    async def run() -> list[str]:
+        await server.create(NAMESPACES, {"metadata": {"name": "kube-system"}})
+        now = datetime.fromtimestamp(time.time(), UTC)
+        for token, hours in (("aaaaaa", -1), ("bbbbbb", 1)):
+            made = tokens.join_secret(tokens.JoinToken(token, "0" * 16), now + timedelta(hours=hours))
+            await server.create(SECRETS, made, "kube-system")
+        other = {"metadata": {"name": "x"}, "type": "Opaque", "data": {"expiration": b64encode(b"2020-01-01").decode()}}
+        await server.create(SECRETS, other, "kube-system")
+        async with running(server, lambda client, views: [JoinTokenController(client, views)]) as settled:
+            await settled()
+        return [item["metadata"]["name"] for item in (await server.list(SECRETS)).items]
+
+    assert asyncio.run(run()) == ["bootstrap-token-bbbbbb", "x"]
+
+
+# Over the wire.
+
+
+@asynccontextmanager
+async def served(authority: pki.Authority, folder: Path, twin: ApiTwin, revocations: Revocations) -> AsyncIterator[str]:
+    """A server of requests for certificates alone, with real TLS and our own checks."""
+    secret = tokens.join_secret(TOKEN, datetime.fromtimestamp(time.time(), UTC) + timedelta(hours=1))
+    secrets = {secret["metadata"]["name"]: secret}
+    authenticator = Authenticator(tokens.TokenKey(b"k" * 32), lambda *_: None, secrets.get, revocations)
+    authorizer = Authorizer()
+    for item in default_roles():
+        authorizer.put(item)
+
+    def user(asked: web.Request) -> User:
+        assert asked.transport is not None
+        peer = asked.transport.get_extra_info("peercert")
+        return authenticator.authenticate(peer, asked.headers.get("Authorization"), time.time())
+
+    def handler(
+        work: Callable[[web.Request, User], Awaitable[Object]],
+    ) -> Callable[[web.Request], Awaitable[web.Response]]:
+        async def handle(asked: web.Request) -> web.Response:
+            try:
+                return web.json_response(await work(asked, user(asked)))
+            except ApiError as error:
+                return web.json_response(error.status(), status=error.code)
+
+        return handle
+
+    async def create(asked: web.Request, who: User) -> Object:
+        attributes = _asked(who, "create")
+        authorizer.check(attributes)
+        made = await twin.create(REQUESTS, admitted(authorizer, attributes, await asked.json()))
+        authorizer.put(made)
+        return made
+
+    async def get(asked: web.Request, who: User) -> Object:
+        name = asked.match_info["name"]
+        authorizer.check(Attributes(who, "get", REQUESTS.group, "v1", REQUESTS.plural, name=name))
+        return await twin.get(REQUESTS, name)
+
+    app = web.Application()
+    app.router.add_post(REQUESTS.path(), handler(create))
+    app.router.add_get(REQUESTS.path() + "/{name}", handler(get))
+    runner = web.AppRunner(app)
+    await runner.setup()
+    context = tls.server_context(pki.server_open(authority, folder, [], pki.utc_now()), authority.pem)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
+    await site.start()
+    try:
+        yield f"https://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def test_a_host_joins_and_renews_over_tls(tmp_path: Path) -> None:
+    authority = pki.authority_open(tmp_path / "pki", pki.utc_now())
+    twin, revocations = ApiTwin(), Revocations()
+
+    async def run() -> None:
+        controllers = lambda client, views: [CertificateController(client, views, authority)]  # noqa: E731
+        async with running(twin, controllers), served(authority, tmp_path, twin, revocations) as server:
+            pin = pki.certificate_hash(authority.pem)
+            path = await host_join(server, TOKEN, pin, "esx-1", tmp_path / "etc")
+            assert path == tmp_path / "etc" / KUBECONFIG and stat.S_IMODE(path.stat().st_mode) == 0o600
+            config = kubeconfig_read(path)
+            assert (config.server, config.user, config.authority) == (server, "system:node:esx-1", authority.pem)
+            host = await twin.get(HOSTS, "esx-1")
+            async with Caller(config) as client:
+                with pytest.raises(ApiError) as refused:  # the server has not heard of the Host yet
+                    await client.get(REQUESTS, "x")
+                assert refused.value.code == 401
+                revocations.host_put(host)
+                now = pki.utc_now()
+                assert not is_due(config, now) and await host_renew(client, path, now) is None
+                renewed = await host_renew(client, path, now + timedelta(days=61))
+            assert renewed is not None and kubeconfig_read(path) == renewed
+            assert renewed.identity is not None and config.identity is not None
+            assert renewed.identity.key != config.identity.key
+            async with Caller(renewed) as client:
+                with pytest.raises(ApiError) as refused:
+                    await client.get(REQUESTS, host["metadata"]["annotations"][JOINED])  # the join token made that
+                assert refused.value.code == 403
+            with pytest.raises(SigningError, match="has joined already"):
+                await host_join(server, TOKEN, pin, "esx-1", tmp_path / "other")
+            assert not (tmp_path / "other" / KUBECONFIG).exists()
+            wrong = tokens.JoinToken("abcdef", "f" * 16)
+            with pytest.raises(ApiError) as unauthorized:
+                await host_join(server, wrong, pin, "esx-2", tmp_path / "other")
+            assert unauthorized.value.code == 401
+
+    asyncio.run(run())
+
+
+def test_another_servers_ca_gets_no_token(tmp_path: Path) -> None:
+    authority = pki.authority_open(tmp_path / "pki", pki.utc_now())
+    other = pki.authority_open(tmp_path / "other", pki.utc_now())
+
+    async def run() -> None:
+        async with served(authority, tmp_path, ApiTwin(), Revocations()) as server:
+            pin = pki.certificate_hash(authority.pem)
+            assert await asyncio.to_thread(authority_find, server, pin) == authority.pem
+            with pytest.raises(ServerError, match="another server"):
+                await asyncio.to_thread(authority_find, server, pki.certificate_hash(other.pem))
+            mismatched = server.replace("127.0.0.1", "127.0.0.2")
+            with pytest.raises(ServerError):
+                await asyncio.to_thread(authority_find, mismatched, pin)
+            async with Caller(Kubeconfig(server, other.pem, "x", token="t")) as client:
+                with pytest.raises(ServerError):
+                    await client.get(REQUESTS, "x")
+        for bad in ("http://127.0.0.1:1", "127.0.0.1:6443", "https://"):
+            with pytest.raises(ValueError):
+                authority_find(bad, pin)
+        with pytest.raises(ServerError):
+            await asyncio.to_thread(authority_find, server, pin)
+
+    asyncio.run(run())
+
+
+def test_a_forged_chain_is_no_authority(tmp_path: Path) -> None:
+    """A server that shows the real CA in its chain, and has a certificate of its own CA."""
+    authority = pki.authority_open(tmp_path / "pki", pki.utc_now())
+    other = pki.authority_open(tmp_path / "other", pki.utc_now())
+    issued = pki.server_issue(other, [], pki.utc_now())
+
+    async def run() -> None:
+        chain = tmp_path / "forged.pem"
+        pki.file_write(chain, issued.key + issued.certificate + authority.pem)
+        runner = web.AppRunner(web.Application())
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls.server_context(chain, other.pem))
+        await site.start()
+        server = f"https://127.0.0.1:{runner.addresses[0][1]}"
+        with pytest.raises(ServerError):
+            await asyncio.to_thread(authority_find, server, pki.certificate_hash(authority.pem))
+        await runner.cleanup()
+
+    asyncio.run(run())
+
+
+def test_a_kubeconfig_without_a_certificate_is_not_renewed(tmp_path: Path) -> None:
+    path = tmp_path / "config"
+    kubeconfig_write(path, Kubeconfig("https://x", b"", "u", token="t"))
+    with pytest.raises(ValueError):
+        asyncio.run(host_renew(ApiTwin(), path, NOW))
