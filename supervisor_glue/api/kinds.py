@@ -223,6 +223,7 @@ KINDS: Final[tuple[Kind, ...]] = (
         custom=True,
         generation=True,
     ),
+    _ours("Allocation", "allocations", namespaced=False),
     _ours("Gateway", "gateways", namespaced=False),
     _ours("Host", "hosts", namespaced=False),
     _ours("HostStatus", "hoststatuses", namespaced=False),

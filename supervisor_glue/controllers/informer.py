@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, cast
@@ -116,6 +116,32 @@ class Informer:
     def _tell(self, old: Object | None, new: Object | None) -> None:
         for handler in self._handlers:
             handler(old, new)
+
+
+class Index:
+    """The objects of a view by something that each has (its namespace, its owner): made once, kept with the view."""
+
+    def __init__(self, view: Informer, values: Callable[[Object], Iterable[str]]) -> None:
+        self._values = values
+        self._by: dict[str, dict[str, Object]] = {}
+        view.handle(self._changed)
+
+    def __getitem__(self, value: str) -> list[Object]:
+        """Those that have it."""
+        return list(self._by.get(value, {}).values())
+
+    def _changed(self, old: Object | None, new: Object | None) -> None:
+        if old is not None:
+            key = object_key(old)
+            for value in self._values(old):
+                having = self._by[value]
+                having.pop(key, None)
+                if not having:
+                    del self._by[value]
+        if new is not None:
+            key = object_key(new)
+            for value in self._values(new):
+                self._by.setdefault(value, {})[key] = new
 
 
 @dataclass(slots=True)

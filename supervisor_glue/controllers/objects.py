@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from supervisor_glue.api.client import Resource
 from supervisor_glue.api.status import Object
-from supervisor_glue.controllers.resources import KINDS, api_version
+from supervisor_glue.controllers.resources import KIND_OF, api_version
 
 FINALIZER: Final = "palisade.internal/network"
 """Holds a Namespace until all that it made is gone."""
@@ -78,7 +78,7 @@ def object_made(
         meta["labels"] = dict(labels)
     if owner:
         meta["ownerReferences"] = [dict(owner)]
-    made: Object = {"apiVersion": api_version(resource), "kind": KINDS[resource], "metadata": meta}
+    made: Object = {"apiVersion": api_version(resource), "kind": KIND_OF[resource], "metadata": meta}
     if spec is not None:
         made["spec"] = dict(spec)
     return made
@@ -88,7 +88,7 @@ def owner_reference(resource: Resource, item: Object) -> Object:
     """What an object that belongs to this one says of it."""
     return {
         "apiVersion": api_version(resource),
-        "kind": KINDS[resource],
+        "kind": KIND_OF[resource],
         "name": name_of(item),
         "uid": uid_of(item),
         "controller": True,

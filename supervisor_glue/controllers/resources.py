@@ -7,13 +7,11 @@ from __future__ import annotations
 from typing import Final
 
 from supervisor_glue.api.client import Resource
-
-OWN_GROUP: Final = "palisade.internal"
-OWN_VERSION: Final = "v1alpha1"
+from supervisor_glue.api.kinds import KINDS, OURS, STORED
 
 
 def _own(plural: str) -> Resource:
-    return Resource(OWN_GROUP, OWN_VERSION, plural)
+    return Resource(OURS, "v1alpha1", plural)
 
 
 NAMESPACES: Final = Resource("", "v1", "namespaces")
@@ -39,41 +37,13 @@ ALLOCATIONS: Final = _own("allocations")
 """What was taken of a pool: a block of pod addresses (and which of them), or an egress address. Its name is what was
 taken, so that nobody else can take it."""
 
-KINDS: Final = {
-    NAMESPACES: "Namespace",
-    PODS: "Pod",
-    NODES: "Node",
-    EVENTS: "Event",
-    CONFIG_MAPS: "ConfigMap",
-    SECRETS: "Secret",
-    SERVICE_ACCOUNTS: "ServiceAccount",
-    LEASES: "Lease",
-    ROLES: "Role",
-    ROLE_BINDINGS: "RoleBinding",
-    NETWORK_POLICIES: "NetworkPolicy",
-    CLUSTER_NETWORK_POLICIES: "ClusterNetworkPolicy",
-    SECURITY_POLICIES: "SecurityPolicy",
-    HOSTS: "Host",
-    SEGMENTS: "Segment",
-    GATEWAYS: "Gateway",
-    MACHINES: "Machine",
-    PORTS: "Port",
-    HOST_STATUSES: "HostStatus",
-    ALLOCATIONS: "Allocation",
-}
+KIND_OF: Final = {kind.resource: kind.kind for kind in KINDS}
 """What an object of each collection is called."""
-
+_LATE: Final = (PODS, ROLE_BINDINGS, ROLES, SERVICE_ACCOUNTS, SECRETS, CONFIG_MAPS, LEASES, EVENTS)
 IN_NAMESPACES: Final = (
     PODS,
-    NETWORK_POLICIES,
-    SECURITY_POLICIES,
-    ROLE_BINDINGS,
-    ROLES,
-    SERVICE_ACCOUNTS,
-    SECRETS,
-    CONFIG_MAPS,
-    LEASES,
-    EVENTS,
+    *(kind.resource for kind in STORED if kind.namespaced and kind.resource not in _LATE),
+    *_LATE[1:],
 )
 """Collections whose objects are in Namespaces, in the order in which they go when their Namespace does: pods while
 their policies still hold, events last."""

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What controllers are told by whoever enabled the Supervisor."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from dfw.assign import VNI_POOL
+from dfw.model import Address, AddressRange, prefix_parse
+
+NAMESPACE_PREFIX: Final = 28
+ISOLATION: Final = "palisade.internal/isolation"
+"""A Namespace's annotation: `isolated` or `none`; without it, as the Supervisor says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`pod_cidrs`: where Namespaces' subnets come from. `egress_cidrs`: one address of them a Namespace. `tier0`: the
+    gateway that all Tier-1s are connected to. `isolated`: the posture of a Namespace that does not say. `api`: the
+    addresses at which pods reach the API, and the port. `protected`: the control plane's networks, which no pod reaches
+    but at those. `silence`: seconds after which a host that says nothing is not ready."""
+
+    pod_cidrs: tuple[AddressRange, ...] = field(default_factory=lambda: (prefix_parse("10.244.0.0/20"),))
+    egress_cidrs: tuple[AddressRange, ...] = ()
+    namespace_prefix: int = NAMESPACE_PREFIX
+    first_vni: int = VNI_POOL.start
+    tier0: str = "t0-supervisor"
+    isolated: bool = False
+    api: tuple[Address, ...] = ()
+    api_port: int = 6443
+    protected: tuple[AddressRange, ...] = ()
+    silence: float = 40.0
