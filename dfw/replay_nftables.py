@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from dfw.capture import CaptureError, open_capture
 from dfw.compile import Compiled, CompiledRule, compile_policy
-from dfw.core import Capture, CoreError, linktype_name
 from dfw.errors import UnsupportedError
 from dfw.model import Action, Address, Family, Inventory, PolicySet, Port, mac_packed
 from dfw.nftables import refuse_unsupported, render_ruleset, vnic_mark
@@ -23,6 +21,7 @@ from dfw.nftables.judge import Answer, KernelJudge, decisions_logged, ipv4_summe
 from dfw.oracle import parse
 from dfw.oracle.packet import Packet
 from dfw.records import json_line, seconds
+from dfw.replay_feed import feed_capture, unread_link
 from dfw.replay_run import CaptureResult, RunOptions, RunResult
 
 _NOT_JUDGED: Final = "not-judged"
@@ -301,40 +300,14 @@ def _fragment_key(packet: Packet) -> _FragmentKey:
 
 
 def _feed(run: _Run, entry: CaptureResult, result: RunResult, progress: Callable[[int], None]) -> None:
-    """One file, up to its end or to where it is damaged."""
-    try:
-        with open_capture(entry.file) as source:
-            capture = Capture(source.view)
-            try:
-                for frame, data in _frames(capture, source.view):
-                    link = int(frame["linktype"])
-                    number = int(frame["number"])
-                    try:
-                        run.feed(number, int(frame["ts_ns"]), entry.file, data, int(frame["wirelen"]), link)
-                    except ValueError:
-                        name = linktype_name(link)
-                        entry.error = f"packet {number}: link type {link} ({name}) is not one that we read"
-                        return
-                    entry.packets += 1
-                    result.bytes += int(frame["wirelen"])
-                    progress(entry.packets)
-                entry.warning = source.warning or capture.warning
-            finally:
-                capture.close()
-    except CaptureError as error:
-        entry.error = error.message
-    except CoreError as error:
-        entry.error = str(error)
-    finally:
-        result.packets += entry.packets
+    def one(frame: Any, data: bytes) -> None:
+        n, ts_ns, wire, link = (int(frame[name]) for name in ("number", "ts_ns", "wirelen", "linktype"))
+        try:
+            run.feed(n, ts_ns, entry.file, data, wire, link)
+        except ValueError as error:
+            raise unread_link(frame) from error
 
-
-def _frames(capture: Capture, view: memoryview) -> Iterator[tuple[Any, bytes]]:
-    base = capture.base
-    while len(frames := capture.frames()):
-        for frame in frames:
-            at = int(frame["data"]) - base
-            yield frame, bytes(view[at : at + int(frame["caplen"])])
+    feed_capture(entry, result, one, progress)
 
 
 def _count(result: RunResult, lines: Sequence[_Line], compiled: Compiled) -> None:

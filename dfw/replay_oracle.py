@@ -10,9 +10,8 @@ from dataclasses import asdict
 from itertools import chain, repeat
 from typing import Any, TextIO
 
-from dfw.capture import CaptureError, open_capture
 from dfw.compile import compile_policy
-from dfw.core import Capture, CoreError, linktype_name
+from dfw.core import CoreError
 from dfw.flows import COLUMNS, STAGED_COLUMNS, write_rows
 from dfw.model import PolicySet
 from dfw.oracle import Options
@@ -20,6 +19,7 @@ from dfw.oracle import Replay as OracleReplay
 from dfw.oracle.flow import Flow
 from dfw.oracle.replay import AmbiguousVnicError, Judgement
 from dfw.records import json_line, seconds
+from dfw.replay_feed import feed_capture, unread_link
 from dfw.replay_oracle_packets import OraclePackets
 from dfw.replay_run import CaptureResult, RunOptions, RunResult
 from dfw.schedule_clock import ScheduleClock, always, schedule_clock
@@ -62,7 +62,7 @@ def _run(
         packets.begin_file()
         if staged is not None:
             staged.run.begin_file(path)
-        _feed(run, path, entry, result, progress, clock, staged, packets)
+        _feed(run, entry, result, progress, clock, staged, packets)
         if options.each:
             _end(run, result, judgements, flows, staged, packets)
             run = None
@@ -118,7 +118,6 @@ def _begin(
 
 def _feed(
     run: OracleReplay,
-    path: str,
     entry: CaptureResult,
     result: RunResult,
     progress: Callable[[int], None],
@@ -126,41 +125,23 @@ def _feed(
     staged: StagedOracle | None,
     packets: OraclePackets,
 ) -> None:
-    try:
-        with open_capture(path) as source:
-            capture = Capture(source.view)
-            try:
-                base = capture.base
-                if clock is not None:
-                    clock.begin_file(source.view)
-                while len(frames := capture.frames()):
-                    for frame in frames:
-                        if clock is not None:
-                            clock.step(1)
-                        at, length = int(frame["data"]) - base, int(frame["caplen"])
-                        data = bytes(source.view[at : at + length])
-                        try:
-                            _feed_one(run, frame, data)
-                            packets.keep(run, frame, data)
-                            if staged is not None:
-                                _feed_one(staged.run, frame, data)
-                        except CoreError as error:
-                            entry.error = str(error)
-                            return
-                        entry.packets += 1
-                        result.bytes += int(frame["wirelen"])
-                    progress(entry.packets)
-                entry.warning = source.warning or capture.warning
-            finally:
-                capture.close()
-                if clock is not None:
-                    clock.end_file()
-    except CaptureError as error:
-        entry.error = error.message
-    except CoreError as error:
-        entry.error = str(error)
-    finally:
-        result.packets += entry.packets
+    def one(frame: Any, data: bytes) -> None:
+        if clock is not None:
+            clock.step(1)
+        _feed_one(run, frame, data)
+        packets.keep(run, frame, data)
+        if staged is not None:
+            _feed_one(staged.run, frame, data)
+
+    def begin(view: memoryview) -> None:
+        if clock is not None:
+            clock.begin_file(view)
+
+    def end() -> None:
+        if clock is not None:
+            clock.end_file()
+
+    feed_capture(entry, result, one, progress, begin, end)
 
 
 def _feed_one(run: OracleReplay, frame: Any, data: bytes) -> None:
@@ -171,8 +152,7 @@ def _feed_one(run: OracleReplay, frame: Any, data: bytes) -> None:
     except AmbiguousVnicError as error:
         raise CoreError(f"packet {number}: {error}") from error
     except ValueError as error:
-        name = linktype_name(linktype)
-        raise CoreError(f"packet {number}: link type {linktype} ({name}) is not one that we read") from error
+        raise unread_link(frame) from error
 
 
 def _end(
