@@ -16,7 +16,7 @@ from typing import Any, Final
 from dfw.compile import Compiled, CompiledRule, compile_policy
 from dfw.errors import UnsupportedError
 from dfw.model import Action, Address, Family, Inventory, PolicySet, Port, mac_packed
-from dfw.nftables import refuse_unsupported, render_ruleset, vnic_mark
+from dfw.nftables import WIRE, refuse_unsupported, render_ruleset, render_wire, vnic_mark
 from dfw.nftables.judge import Answer, KernelJudge, decisions_logged, ipv4_summed
 from dfw.oracle import parse
 from dfw.oracle.packet import Packet
@@ -141,12 +141,15 @@ class _Run:
 
     def __init__(self, compiled: Compiled, inventory: Inventory | None) -> None:
         self._inventory = inventory
-        self._names = ["tap"] if inventory is None else [port.name for port in inventory]
+        self._names = [WIRE] if inventory is None else [port.name for port in inventory]
         self._numbers = {name: number for number, name in enumerate(self._names, 1)}
         self._by_mac: dict[bytes, list[Port]] = {}
         for port in inventory or ():
             self._by_mac.setdefault(mac_packed(port.mac), []).append(port)
-        rendered = render_ruleset(compiled, self._names, tap=inventory is None)
+        if inventory is None:
+            rendered = render_wire(compiled.rules, compiled.sets, compiled.tap)
+        else:
+            rendered = render_ruleset(compiled, self._names)
         self._rules = rendered.rule_of
         self._lines: list[tuple[int, _Line]] = []
         self._order = 0
@@ -275,13 +278,14 @@ def _is_for_many(packet: Packet) -> bool:
 
 
 def _said(answer: Answer, first: str) -> dict[str, list[str]]:
-    """What the rules said at each end; words of a chain that both ends share belong to the end that spoke last."""
+    """What the rules said at each end; before they begin at one, it is the first that speaks."""
     found: dict[str, list[str]] = {"out": [], "in": []}
     side = first
     for text in answer.said:
-        *where, counter = text.split()
-        side = where[0] if where else side
-        found[side].append(counter)
+        if text in found:
+            side = text
+        else:
+            found[side].append(text)
     return found
 
 

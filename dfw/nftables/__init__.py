@@ -5,14 +5,18 @@
 """
 
 from dfw.nftables.capabilities import refuse_unsupported, unsupported_features
-from dfw.nftables.render import Rendered, render_ruleset, vnic_mark
+from dfw.nftables.names import Names
+from dfw.nftables.render import WIRE, Rendered, render_ruleset, render_wire, vnic_mark
 from dfw.nftables.ruleset import Ruleset, ruleset_parse, ruleset_sorted, ruleset_text
 
 __all__ = [
+    "WIRE",
+    "Names",
     "Rendered",
     "Ruleset",
     "refuse_unsupported",
     "render_ruleset",
+    "render_wire",
     "ruleset_parse",
     "ruleset_sorted",
     "ruleset_text",

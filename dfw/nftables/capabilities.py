@@ -7,10 +7,9 @@ from collections.abc import Iterator
 
 from dfw.errors import UnsupportedError
 from dfw.model import Alg, FloodLimits, PolicySet, Tier, Timers
+from dfw.nftables.names import MOST_VNICS
 
 ENFORCER = "nftables"
-MOST_VNICS = 0xFFFF
-"""vNICs of one ruleset: their numbers take half a packet mark each."""
 
 
 def unsupported_features(world: PolicySet) -> Iterator[str]:

@@ -2,12 +2,12 @@
 """Entries of a compiled table -> the matches of nftables rules. Pure.
 
 A table has an entry for each combination of a rule's port ranges; here those that differ in ports only become one
-again, with a set of ports. The rules of one entry differ in family and address sets, and lead to one verdict.
+again, with a named set of ports. The rules of one entry differ in family and address sets, and lead to one verdict.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
 from typing import Any, Final
@@ -108,15 +108,17 @@ def _entry(row: Mapping[str, int], table: RuleTable, sources: Ports, destination
 
 
 class EntryMatcher:
-    """Writes matches. `sets`: the name of each address set that has elements, by number and family."""
+    """Writes matches. `sets`: the name of each address set that has elements, by number and family. `ports`: gives the
+    name of a set of ports; a set for each rule would cost the kernel a search through all of them, for each."""
 
-    def __init__(self, sets: Mapping[tuple[int, Family], str]) -> None:
+    def __init__(self, sets: Mapping[tuple[int, Family], str], ports: Callable[[Ports], str]) -> None:
         self._sets = sets
+        self._ports = ports
         self._sides: dict[tuple[Family, str, tuple[int, ...], bool], list[tuple[Expression, ...]]] = {}
 
     def matches(self, entry: Entry) -> Iterator[tuple[Expression, ...]]:
         """The matches of each rule that this entry becomes; a packet that it means is matched by at least one."""
-        transport = tuple(_transport(entry))
+        transport = tuple(_transport(entry, self._ports))
         own = _typed_family(entry)
         families = entry.families if own is None else [family for family in entry.families if family is own]
         if not entry.sources and not entry.destinations and (own or len(families) == len(Family)):
@@ -157,7 +159,7 @@ def _typed_family(entry: Entry) -> Family | None:
     return Family.IPV4 if entry.protocol == PROTO_ICMP else Family.IPV6
 
 
-def _transport(entry: Entry) -> Iterator[Expression]:
+def _transport(entry: Entry, named: Callable[[Ports], str]) -> Iterator[Expression]:
     """Protocol, ports, TCP flags, ICMP type and code."""
     if entry.protocol == PAL_PROTO_ANY:
         return
@@ -170,7 +172,7 @@ def _transport(entry: Entry) -> Iterator[Expression]:
         return
     name = _TRANSPORTS.get(entry.protocol, "")
     found = [
-        _equal({"payload": {"protocol": name, "field": field}}, _ports_json(ports))
+        _equal({"payload": {"protocol": name, "field": field}}, _ports_json(ports, named))
         for field, ports in (("sport", entry.source_ports), ("dport", entry.destination_ports))
         if ports != ANY_PORT
     ]
@@ -181,9 +183,11 @@ def _transport(entry: Entry) -> Iterator[Expression]:
     yield from found or [_equal({"meta": {"key": "l4proto"}}, entry.protocol)]
 
 
-def _ports_json(ports: Ports) -> Any:
-    items = [first if first == last else {"range": [first, last]} for first, last in ports]
-    return items[0] if len(items) == 1 else {"set": items}
+def _ports_json(ports: Ports, named: Callable[[Ports], str]) -> Any:
+    if len(ports) > 1:
+        return f"@{named(ports)}"
+    ((first, last),) = ports
+    return first if first == last else {"range": [first, last]}
 
 
 def _equal(left: Any, right: Any) -> Expression:

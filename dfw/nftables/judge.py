@@ -229,19 +229,20 @@ def ipv4_summed(packet: bytes) -> bytes:
 
 
 def decisions_logged(ruleset: Ruleset) -> Ruleset:
-    """The same, and whatever counts a decision tells the judge too: where (`out`, `in`, nothing) and which counter."""
+    """The same, and it tells the judge: `out` or `in` where a vNIC's rules begin, and each counter of a decision."""
     return replace(ruleset, chains=tuple(map(_chain_logged, ruleset.chains)))
 
 
 def _chain_logged(chain: Chain) -> Chain:
-    side = next((side for side in ("out", "in") if side in chain.name.split("-")), "")
     rules = []
     for rule in chain.rules:
         expressions: list[Expression] = []
         for item in rule.expressions:
+            if "vmap" in item:
+                expressions.append(_log(chain.name))
             expressions.append(item)
             if "counter" in item:
-                expressions.append(_log(f"{side} {item['counter']}"))
+                expressions.append(_log(item["counter"]))
         rules.append(replace(rule, expressions=tuple(expressions)))
     return replace(chain, rules=tuple(rules))
 

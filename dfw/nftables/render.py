@@ -2,21 +2,22 @@
 """Compiled vNIC tables -> one nftables ruleset. Pure.
 
 A packet says who its ends are by its mark: the number of the sender's vNIC in the upper half, the receiver's in the
-lower one, 0 for none; who sets it is the attachment's matter. Then, in chain `forward`:
-
-    state kept at both ends -> accept; else chain `out` judges at the sender's vNIC, chain `in` at the receiver's.
+lower one, 0 for none; who sets it is the attachment's matter. Then base chain `out` judges at the sender's vNIC, and
+base chain `in` at the receiver's; to accept in the first means to go on with the second. `in` takes the sender out of
+the mark, so that what both chains share knows for whom it speaks.
 
 The kernel has one connection where the core has two, so its mark remembers at which end a stateful rule allowed it:
 bit 0 at the vNIC that its first packet left, bit 1 at the one where it arrived. An end without its bit asks the rules
-for each packet: that is what a stateless rule means. A ruleset's own `return` is "allowed here, go on".
+for each packet: that is what a stateless rule means.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from itertools import groupby
-from typing import Any, Final
+from typing import Final, Protocol
 
 import numpy as np
 
@@ -24,106 +25,169 @@ from dfw.compile import (
     PAL_RULE_LOGGED,
     PAL_RULE_STATEFUL,
     PAL_RULE_TCP_STRICT,
-    Compiled,
+    AddressSet,
     CompiledRule,
     RangeArray,
     RuleTable,
 )
-from dfw.model import PROTO_SCTP, Direction, Family
-from dfw.nftables.entry import Entry, EntryMatcher, entries_joined
-from dfw.nftables.ruleset import Chain, ChainRule, ElementSet, Expression, Hook, Ruleset, VerdictMap
+from dfw.model import Direction, Family
+from dfw.nftables.entry import Entry, EntryMatcher, Ports, entries_joined
+from dfw.nftables.names import Names, Numbering, occurrences, tables_numbered, vnics_numbered
+from dfw.nftables.ruleset import Chain, ChainRule, ElementSet, Expression, Ruleset, VerdictMap
+from dfw.nftables.shared import (
+    ACCEPT,
+    IN,
+    OUT,
+    OWN_COUNTERS,
+    SIDES,
+    WIRE_SIDES,
+    Side,
+    base_chains,
+    counted_drop,
+    goto,
+    judged_at,
+    verdict_chains,
+)
 
 TABLE: Final = "palisade"
 LOG_GROUP: Final = 6081
 """The netlink group (NFLOG) to which logged rules tell of packets."""
-SENDER_MASK: Final = 0xFFFF0000
-RECEIVER_MASK: Final = 0x0000FFFF
-REJECTS_A_SECOND: Final = 100
 _ALLOW, _DROP, _REJECT = 0, 1, 2
-_SENDER_KEEPS, _RECEIVER_KEEPS = 1, 2
 _COMMENT_BYTES = 127  # of a rule's comment: NFTNL_UDATA_COMMENT_MAXLEN, less the end of the text
-_SYN, _ACK = 0x02, 0x10
-_BEGINS = 0x17  # FIN, SYN, RST, ACK: what says whether a segment begins a connection
+_CHUNK_RULES = 16  # in the mean, of one chain
+
+
+class Tables(Protocol):
+    """What is rendered, of a compiled policy or of one host's part of it (dfw/compile.py)."""
+
+    @property
+    def rules(self) -> Sequence[CompiledRule]:
+        """By the number that entries have."""
+
+    @property
+    def sets(self) -> Sequence[AddressSet]:
+        """By the number that tables refer to."""
+
+    @property
+    def tables(self) -> Sequence[RuleTable]:
+        """The rule tables."""
+
+    @property
+    def table_of(self) -> Mapping[str, int]:
+        """By vNIC, the index of its table."""
+
+
+@dataclass(frozen=True, slots=True)
+class SomeTables:
+    """Tables that are no whole compiled policy's."""
+
+    rules: Sequence[CompiledRule]
+    sets: Sequence[AddressSet]
+    tables: Sequence[RuleTable]
+    table_of: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A ruleset, and the policy's rule behind each counter of it by the counter's name."""
+    """A ruleset, the policy's rule behind each counter of it by the counter's name, and the names that it uses."""
 
     ruleset: Ruleset
     rule_of: Mapping[str, CompiledRule]
+    names: Names = field(default_factory=Names)
 
 
-@dataclass(frozen=True, slots=True)
-class _Side:
-    """What differs between judging going out and coming in."""
-
-    name: str
-    direction: Direction
-    mask: int
-    shift: int
-    original_bit: int
-    reply_bit: int
+WIRE: Final = "tap"
 
 
-_OUT = _Side("out", Direction.OUT, SENDER_MASK, 16, _SENDER_KEEPS, _RECEIVER_KEEPS)
-_IN = _Side("in", Direction.IN, RECEIVER_MASK, 0, _RECEIVER_KEEPS, _SENDER_KEEPS)
-_SIDES = (_OUT, _IN)
-# A filter on a wire is at both ends of every connection.
-_BOTH_KEEP = _SENDER_KEEPS | _RECEIVER_KEEPS
-_WIRE = (replace(_OUT, original_bit=_BOTH_KEEP, reply_bit=_BOTH_KEEP), _IN)
+def render_wire(rules: Sequence[CompiledRule], sets: Sequence[AddressSet], table: RuleTable) -> Rendered:
+    """The ruleset of one filter on a wire, number 1, that judges each packet once, going out."""
+    return _render(SomeTables(rules, sets, (table,), {WIRE: 0}), (WIRE,), WIRE_SIDES, {}, Names())
 
 
 def render_ruleset(
-    compiled: Compiled, vnics: Sequence[str], *, tap: bool = False, zones: Mapping[str, int] | None = None
+    tables: Tables,
+    vnics: Sequence[str],
+    *,
+    zones: Mapping[str, int] | None = None,
+    names: Names | None = None,
 ) -> Rendered:
-    """The ruleset of these vNICs, which are numbered from 1 in this order.
+    """The ruleset of these vNICs. `names`: of the ruleset before; without, vNICs are numbered from 1 in this order.
 
-    `tap`: one filter on a wire instead, number 1, that judges each packet once, going out. `zones`: conntrack zone of
-    what comes in by an interface (a bridge), for routing domains whose addresses may be the same; others are in zone 0.
+    `zones`: conntrack zone of what comes in by an interface (a bridge), for routing domains whose addresses may be the
+    same; others are in zone 0. Raises ValueError for more vNICs than a mark can tell apart.
     """
-    tables = (compiled.tap,) if tap else compiled.tables
-    table_of = {"tap": 0} if tap else compiled.table_of
-    names = ("tap",) if tap else tuple(vnics)
-    sides = _WIRE if tap else _SIDES
-    used = sorted({table_of[name] for name in names})
-    element_sets = dict(_sets(compiled, (tables[at] for at in used)))
-    matcher = EntryMatcher({key: item.name for key, item in element_sets.items()})
-    counters: dict[str, CompiledRule] = {}
+    return _render(tables, vnics, SIDES, zones or {}, names or Names())
+
+
+def _render(
+    tables: Tables, vnics: Sequence[str], sides: Sequence[Side], zones: Mapping[str, int], before: Names
+) -> Rendered:
+    numbers = vnics_numbered(vnics, before.vnics)
+    users: dict[int, list[str]] = {}
+    for name in vnics:
+        users.setdefault(tables.table_of[name], []).append(name)
+    table_number, kept_tables = tables_numbered(users, before.tables)
+    rule_numbers, set_numbers, port_numbers = map(Numbering, (before.rules, before.sets, before.ports))
+    element_sets = dict(_sets(tables, [tables.tables[at] for at in users], set_numbers))
+    port_sets: dict[Ports, ElementSet] = {}
+
+    def ports_named(ports: Ports) -> str:
+        if ports not in port_sets:
+            key = ",".join(f"{first}-{last}" for first, last in ports)
+            port_sets[ports] = ElementSet(f"ports{port_numbers.number(key)}", None, ports)
+        return port_sets[ports].name
+
+    matcher = EntryMatcher({key: item.name for key, item in element_sets.items()}, ports_named)
+    writer = _TableWriter(tables.rules, rule_numbers)
     chains: list[Chain] = []
-    for at in used:
-        entries = [(entry, tuple(matcher.matches(entry))) for entry in entries_joined(tables[at])]
-        for side in sides:
-            chains += _table_chains(f"table{at}-{side.name}", side, entries, compiled.rules, counters)
+    of_side: dict[tuple[int, str], str] = {}
+    for at in users:
+        entries = [(entry, tuple(matcher.matches(entry))) for entry in entries_joined(tables.tables[at])]
+        name = f"table{table_number[at]}"
+        # One chain for both directions, where most rules are for both.
+        is_one = 2 * sum(entry.direction == Direction.IN_OUT for entry, _ in entries) > len(entries)
+        for side in (None,) if is_one else sides:
+            chain = name if side is None else f"{name}-{side.name}"
+            chains += writer.chains(chain, side, entries)
+            of_side |= {(at, own.name): chain for own in ((side,) if side else sides)}
     maps = []
-    for side in _SIDES:
-        targets = [f"table{table_of[name]}-{side.name}" for name in names]
-        marks = ((number << side.shift, chain) for number, chain in enumerate([f"nobody-{side.name}", *targets]))
-        maps.append(VerdictMap(side.name, tuple(marks)))
-    shared = (*_reject_chain(), *_keep_chains(sides), *map(_nobody_chain, sides))
-    base = (*shared, *chains, *map(_side_chain, sides), *_zone_chain(zones or {}), _forward())
-    own = ("source-route", "invalid", "tcp-strict", "related", "reject-rate", "no-rule", "no-ruleset")
-    rule_of = dict(sorted(counters.items(), key=lambda item: item[1].number))
-    return Rendered(Ruleset(TABLE, tuple(element_sets.values()), tuple(maps), (*own, *rule_of), base), rule_of)
+    for side in SIDES:
+        pairs = sorted((numbers[name] << side.shift, of_side[tables.table_of[name], side.name]) for name in vnics)
+        maps.append(VerdictMap(side.name, ((0, "nobody"), *pairs)))
+    base = (*verdict_chains(sides), *chains, *base_chains(sides, zones))
+    sets = (*element_sets.values(), *port_sets.values())
+    ruleset = Ruleset(TABLE, sets, tuple(maps), (*OWN_COUNTERS, *writer.rule_of), base)
+    names = Names(numbers, kept_tables, rule_numbers.kept(), set_numbers.kept(), port_numbers.kept())
+    return Rendered(ruleset, writer.rule_of, names)
 
 
 def vnic_mark(sender: int, receiver: int) -> int:
     """The mark of a packet between two vNICs by number; 0 for an end that is none."""
-    return sender << _OUT.shift | receiver << _IN.shift
+    return sender << OUT.shift | receiver << IN.shift
 
 
-def _sets(compiled: Compiled, tables: Iterable[RuleTable]) -> Iterator[tuple[tuple[int, Family], ElementSet]]:
-    """Those that rules refer to, by number and family; where a set has no address of a family there is none."""
+def _sets(
+    tables: Tables, used_tables: Sequence[RuleTable], numbers: Numbering
+) -> Iterator[tuple[tuple[int, Family], ElementSet]]:
+    """Those that rules refer to, by number and family; where a set has no address of a family there is none.
+
+    A group is known by its name, raw addresses by what they are. A set that is no hash any more is another set.
+    """
     used: set[int] = set()
-    for table in tables:
+    for table in used_tables:
         for offset, count in (("src_off", "src_n"), ("dst_off", "dst_n")):
             for first, number in np.unique(table.entries[[offset, count]]).tolist():
                 used.update(table.set_refs[first : first + number].tolist())
-    for number in sorted(used):
+    keys = [item.name or sha256(item.ranges.tobytes()).hexdigest() for item in tables.sets]
+    times = occurrences(keys)
+    for at in sorted(used):
+        number = numbers.number(f"{keys[at]}#{times[at]}" if times[at] else keys[at])
         for family in Family:
-            ranges = _ranges(compiled.sets[number].ranges, family)
+            ranges = _ranges(tables.sets[at].ranges, family)
             if ranges:
-                yield (number, family), ElementSet(f"set{number}-v{4 if family is Family.IPV4 else 6}", family, ranges)
+                name = f"set{number}-v{4 if family is Family.IPV4 else 6}"
+                item = ElementSet(name, family, ranges)
+                yield (at, family), replace(item, name=f"{name}-ranges") if item.is_interval else item
 
 
 def _ranges(ranges: RangeArray, family: Family) -> tuple[tuple[int, int], ...]:
@@ -141,199 +205,84 @@ _Matched = tuple[Entry, tuple[tuple[Expression, ...], ...]]
 """An entry, and the matches of each rule that it becomes."""
 
 
-def _table_chains(
-    name: str,
-    side: _Side,
-    entries: Sequence[_Matched],
-    rules: Sequence[CompiledRule],
-    counters: dict[str, CompiledRule],
-) -> list[Chain]:
-    """One chain; more where a rule leaves its tier: one from each tier on that such rules go to."""
-    own = [item for item in entries if item[0].direction & side.direction]
-    cuts = sorted({entry.resume for entry, _ in own if entry.resume})
-    names = [name, *(f"{name}-tier{tier}" for tier in cuts)]
-    parts: list[list[ChainRule]] = [[] for _ in names]
-    for part, some in groupby(own, lambda item: sum(item[0].tier >= cut for cut in cuts)):
-        for entry, matches in some:
-            parts[part] += _entry_rules(entry, matches, name, side, rules[entry.rule], counters)
-    ends = [_goto(chain) for chain in names[1:]] + [_counted_drop("no-rule")]
-    # Chains stand in the order in which they may refer to each other: the last one first.
-    return [
-        Chain(chain, (*part, end))
-        for chain, part, end in zip(reversed(names), reversed(parts), reversed(ends), strict=True)
-    ]
+class _TableWriter:
+    """Writes tables as chains. `rule_of`: the rule behind each counter so far."""
+
+    def __init__(self, rules: Sequence[CompiledRule], numbers: Numbering) -> None:
+        self._rules = rules
+        times = occurrences(rule.path for rule in rules)
+        self._number: Callable[[int], int] = lambda at: numbers.number(
+            f"{rules[at].path}#{times[at]}" if times[at] else rules[at].path
+        )
+        self.rule_of: dict[str, CompiledRule] = {}
+
+    def chains(self, name: str, side: Side | None, entries: Sequence[_Matched]) -> list[Chain]:
+        """A chain for each tier that rules go on to when they leave theirs, the first one without such a name.
+        `side` None: for both. Chains stand in the order in which they may refer to each other: the last one first."""
+        own = entries if side is None else [item for item in entries if item[0].direction & side.direction]
+        cuts = sorted({entry.resume for entry, _ in own if entry.resume})
+        names = [name, *(f"{name}-tier{tier}" for tier in cuts)]
+        parts: list[list[_Matched]] = [[] for _ in names]
+        for part, some in groupby(own, lambda item: sum(item[0].tier >= cut for cut in cuts)):
+            parts[part] += some
+        ends = [goto(chain) for chain in names[1:]] + [counted_drop("no-rule")]
+        found: list[Chain] = []
+        for chain, inside, end in zip(reversed(names), reversed(parts), reversed(ends), strict=True):
+            found += self._chunks(chain, name, side, inside, end)
+        return found
+
+    def _chunks(
+        self, chain: str, table: str, side: Side | None, entries: Sequence[_Matched], end: ChainRule
+    ) -> Iterator[Chain]:
+        """The chain, and those to which it jumps: a changed rule is as much work as the chain in which it stands.
+        Where another one begins depends on its first rule only, so that a change concerns no other."""
+        first: list[ChainRule] = []
+        chunks: dict[str, list[ChainRule]] = {}
+        here = first
+        for at, some in groupby(entries, lambda item: item[0].rule):
+            number = self._number(at)
+            name = f"{chain}-rule{number}"
+            if number % _CHUNK_RULES == 0 and name not in chunks:
+                here = chunks[name] = []
+                first.append(ChainRule(({"jump": {"target": name}},)))
+            for entry, matches in some:
+                here += self._entry(entry, matches, table, side, f"rule{number}", self._rules[at])
+        yield from (Chain(name, tuple(rules)) for name, rules in chunks.items())
+        yield Chain(chain, (*first, end))
+
+    def _entry(
+        self,
+        entry: Entry,
+        alternatives: Sequence[tuple[Expression, ...]],
+        table: str,
+        side: Side | None,
+        counter: str,
+        rule: CompiledRule,
+    ) -> Iterator[ChainRule]:
+        """The rules of one entry: matches, counter, log, verdict."""
+        self.rule_of[counter] = rule
+        effects: list[Expression] = [{"counter": counter}]
+        if entry.flags & PAL_RULE_LOGGED:
+            effects.append({"log": {"prefix": f"palisade {counter} {rule.rule_id}", "group": LOG_GROUP}})
+        asked: tuple[Expression, ...] = ()
+        if side is None and entry.direction != Direction.IN_OUT:
+            side = OUT if entry.direction == Direction.OUT else IN
+            asked = (judged_at(side),)
+        effects.append(_verdict(entry, table, side))
+        comment = rule.path.encode()[:_COMMENT_BYTES].decode(errors="ignore")
+        for matches in alternatives:
+            yield ChainRule((*asked, *matches, *effects), comment)
 
 
-def _entry_rules(
-    entry: Entry,
-    alternatives: Iterable[tuple[Expression, ...]],
-    chain: str,
-    side: _Side,
-    rule: CompiledRule,
-    counters: dict[str, CompiledRule],
-) -> Iterator[ChainRule]:
-    """The rules of one entry: matches, counter, log, verdict."""
-    counter = f"rule{rule.number}"
-    counters[counter] = rule
-    effects: list[Expression] = [{"counter": counter}]
-    if entry.flags & PAL_RULE_LOGGED:
-        prefix = f"palisade {rule.rule_id} {side.name.upper()} {rule.action.value} "
-        effects.append({"log": {"prefix": prefix, "group": LOG_GROUP}})
-    effects.append(_verdict(entry, chain, side))
-    comment = rule.path.encode()[:_COMMENT_BYTES].decode(errors="ignore")
-    for matches in alternatives:
-        yield ChainRule((*matches, *effects), comment)
-
-
-def _verdict(entry: Entry, chain: str, side: _Side) -> Expression:
+def _verdict(entry: Entry, table: str, side: Side | None) -> Expression:
     if entry.resume:
-        return {"goto": {"target": f"{chain}-tier{entry.resume}"}}
+        return {"goto": {"target": f"{table}-tier{entry.resume}"}}
     if entry.action == _DROP:
         return {"drop": None}
     if entry.action == _REJECT:
         return {"goto": {"target": "reject"}}
     assert entry.action == _ALLOW
     if not entry.flags & PAL_RULE_STATEFUL:
-        return {"return": None}
-    strict = "-strict" if entry.flags & PAL_RULE_TCP_STRICT else ""
-    return {"goto": {"target": f"keep-{side.name}{strict}"}}
-
-
-# What all tables share
-
-
-def _forward() -> Chain:
-    """Where a packet begins. Nothing passes that is not accepted at the end."""
-    rules = (
-        *(
-            ChainRule((_equal({"ip option": {"name": name}}, True), *_counted_drop("source-route").expressions))
-            for name in ("lsrr", "ssrr")
-        ),
-        ChainRule((_equal({"exthdr": {"name": "rt", "field": "type"}}, 0), *_counted_drop("source-route").expressions)),
-        ChainRule((_bits_are("ct", _BOTH_KEEP, _BOTH_KEEP), {"accept": None})),
-        *(ChainRule(({"jump": {"target": side.name}},)) for side in _SIDES),
-        ChainRule(({"accept": None},)),
-    )
-    return Chain("forward", rules, Hook("forward", 0, "drop"))
-
-
-def _side_chain(side: _Side) -> Chain:
-    """One end: state kept, or where the map leads for its vNIC. One without a rule set passes nothing."""
-    return Chain(
-        side.name,
-        (
-            *(
-                ChainRule((_is("direction", word), _bits_are("ct", bit, bit), {"return": None}))
-                for word, bit in (("original", side.original_bit), ("reply", side.reply_bit))
-            ),
-            ChainRule(({"vmap": {"key": {"&": [{"meta": {"key": "mark"}}, side.mask]}, "data": f"@{side.name}"}},)),
-            _counted_drop("no-ruleset"),
-        ),
-    )
-
-
-def _nobody_chain(side: _Side) -> Chain:
-    """An end that is no vNIC refuses nothing. It keeps no state either: who comes to be there later must judge."""
-    return Chain(f"nobody-{side.name}", ())
-
-
-def _keep_chains(sides: Sequence[_Side]) -> Iterator[Chain]:
-    """What a stateful ALLOW does: refuse what begins nothing, and remember that this end allowed the connection.
-
-    To this end the packet is the connection's first, whatever the other end's stateless rule has let through: a
-    SYN+ACK, an answer to a ping, or SCTP's second packet begin nothing here.
-    IGMP is judged packet by packet, as are the ICMPv6 messages that the kernel does not track.
-    """
-    for side in sides:
-        yield Chain(
-            f"keep-{side.name}",
-            (
-                ChainRule((_is("state", "invalid"), *_counted_drop("invalid").expressions)),
-                # An ICMP error of a connection that this end does not have.
-                ChainRule((_is("state", "related"), *_counted_drop("related").expressions)),
-                ChainRule((_equal({"meta": {"key": "l4proto"}}, 2), {"return": None})),
-                ChainRule((_no(_BEGINNINGS), *_counted_drop("invalid").expressions)),
-                *(
-                    ChainRule((_is("state", "established"), match, *_counted_drop("invalid").expressions))
-                    for match in _ANSWERS
-                ),
-                ChainRule((_is("direction", "original"), _keep(side.original_bit))),
-                ChainRule((_is("direction", "reply"), _keep(side.reply_bit))),
-            ),
-        )
-        strict = ChainRule((_no(_SYN), *_counted_drop("tcp-strict").expressions))
-        yield Chain(f"keep-{side.name}-strict", (strict, _goto(f"keep-{side.name}")))
-
-
-def _reject_chain() -> Iterator[Chain]:
-    """REJECT: an RST for TCP, else ICMP 3/13 or ICMPv6 1/1; DROP beyond the rate.
-
-    What conntrack calls invalid may belong to a connection that is allowed: an RST in its name would end that.
-    """
-    limit = {"rate": REJECTS_A_SECOND, "burst": REJECTS_A_SECOND, "per": "second", "inv": True}
-    yield Chain(
-        "reject",
-        (
-            ChainRule((_is("state", "invalid"), *_counted_drop("invalid").expressions)),
-            ChainRule(({"limit": limit}, *_counted_drop("reject-rate").expressions)),
-            ChainRule((_equal({"meta": {"key": "l4proto"}}, 6), {"reject": {"type": "tcp reset"}})),
-            ChainRule(({"reject": {"type": "icmpx", "expr": "admin-prohibited"}},)),
-        ),
-    )
-
-
-def _zone_chain(zones: Mapping[str, int]) -> Iterator[Chain]:
-    """The conntrack zone of each interface's packets, before they are tracked."""
-    if zones:
-        pairs = [[name, zone] for name, zone in sorted(zones.items())]
-        value = {"map": {"key": {"meta": {"key": "iifname"}}, "data": {"set": pairs}}}
-        rule = ChainRule(({"mangle": {"key": {"ct": {"key": "zone"}}, "value": value}},))
-        yield Chain("zone", (rule,), Hook("prerouting", -300, "accept"))
-
-
-_TCP_FLAGS: Final = {"payload": {"protocol": "tcp", "field": "flags"}}
-
-
-_BEGINNINGS: Final = {"set": [_SYN, _ACK]}  # an ACK where a connection may be picked up in mid-stream
-_ANSWERS: Final[tuple[Expression, ...]] = (
-    {
-        "match": {
-            "op": "==",
-            "left": {"payload": {"protocol": "icmp", "field": "type"}},
-            "right": {"set": [0, 14, 16, 18]},
-        }
-    },
-    {"match": {"op": "==", "left": {"payload": {"protocol": "icmpv6", "field": "type"}}, "right": {"set": [129, 140]}}},
-    {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": PROTO_SCTP}},
-)
-
-
-def _no(flags: Any) -> Expression:
-    """Matches TCP whose flags, of those that decide what a segment is, are not these."""
-    return {"match": {"op": "!=", "left": {"&": [_TCP_FLAGS, _BEGINS]}, "right": flags}}
-
-
-def _equal(left: Any, right: Any) -> Expression:
-    return {"match": {"op": "==", "left": left, "right": right}}
-
-
-def _is(key: str, word: str) -> Expression:
-    """A match on one word of conntrack's."""
-    return {"match": {"op": "in" if key == "state" else "==", "left": {"ct": {"key": key}}, "right": word}}
-
-
-def _bits_are(kind: str, mask: int, value: int) -> Expression:
-    """A match on some bits of the packet's mark (`meta`) or its connection's (`ct`)."""
-    return _equal({"&": [{kind: {"key": "mark"}}, mask]}, value)
-
-
-def _keep(bit: int) -> Expression:
-    return {"mangle": {"key": {"ct": {"key": "mark"}}, "value": {"|": [{"ct": {"key": "mark"}}, bit]}}}
-
-
-def _goto(chain: str) -> ChainRule:
-    return ChainRule(({"goto": {"target": chain}},))
-
-
-def _counted_drop(counter: str) -> ChainRule:
-    return ChainRule(({"counter": counter}, {"drop": None}))
+        return ACCEPT
+    keep = "keep" if side is None else f"keep-{side.name}"
+    return {"goto": {"target": f"{keep}-strict" if entry.flags & PAL_RULE_TCP_STRICT else keep}}

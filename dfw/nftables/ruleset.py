@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ import msgspec
 from dfw.model import Family
 
 FAMILY: Final = "inet"
-ELEMENT_TYPES: Final = {Family.IPV4: "ipv4_addr", Family.IPV6: "ipv6_addr"}
+ELEMENT_TYPES: Final = {Family.IPV4: "ipv4_addr", Family.IPV6: "ipv6_addr", None: "inet_service"}
 _FAMILIES: Final = {name: family for family, name in ELEMENT_TYPES.items()}
 
 Expression = Mapping[str, Any]
@@ -27,13 +27,14 @@ Expression = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class ElementSet:
-    """A named set of addresses of one family. `ranges`: first and last address as numbers, sorted, disjoint.
+    """A named set of addresses of one family, or (None) of ports. `ranges`: first and last of them as numbers, sorted,
+    disjoint.
 
     One range of more than one address makes it an interval set; without, it is a hash.
     """
 
     name: str
-    family: Family
+    family: Family | None
     ranges: tuple[tuple[int, int], ...]
 
     @property
@@ -104,18 +105,37 @@ def ruleset_commands(ruleset: Ruleset) -> Iterator[dict[str, Any]]:
         yield {"add": {"counter": {**where, "name": name}}}
     for chain in ruleset.chains:
         yield {"add": {"chain": {**where, "name": chain.name, **_hook_json(chain.hook)}}}
-    for item in ruleset.sets:
-        flags = {"flags": ["interval"]} if item.is_interval else {}
-        elements = {"elem": [_element(item.family, *ends) for ends in item.ranges]} if item.ranges else {}
-        yield {"add": {"set": {**where, "name": item.name, "type": ELEMENT_TYPES[item.family], **flags, **elements}}}
+    yield from ({"add": {"set": set_json(ruleset.table, item)}} for item in ruleset.sets)
     for verdicts in ruleset.maps:
-        pairs = [[mark, {"goto": {"target": chain}}] for mark, chain in verdicts.chains]
-        elements = {"elem": pairs} if pairs else {}
+        elements = {"elem": pairs_json(verdicts.chains)} if verdicts.chains else {}
         yield {"add": {"map": {**where, "name": verdicts.name, "type": "mark", "map": "verdict", **elements}}}
     for chain in ruleset.chains:
         for rule in chain.rules:
-            comment = {"comment": rule.comment} if rule.comment else {}
-            yield {"add": {"rule": {**where, "chain": chain.name, **comment, "expr": list(rule.expressions)}}}
+            yield {"add": {"rule": rule_json(ruleset.table, chain.name, rule)}}
+
+
+def rule_json(table: str, chain: str, rule: ChainRule) -> dict[str, Any]:
+    """A rule at the end of a chain."""
+    comment = {"comment": rule.comment} if rule.comment else {}
+    return {"family": FAMILY, "table": table, "chain": chain, **comment, "expr": list(rule.expressions)}
+
+
+def set_json(table: str, item: ElementSet) -> dict[str, Any]:
+    """A set with its elements."""
+    flags = {"flags": ["interval"]} if item.is_interval else {}
+    elements = {"elem": elements_json(item.family, item.ranges)} if item.ranges else {}
+    kind = ELEMENT_TYPES[item.family]
+    return {"family": FAMILY, "table": table, "name": item.name, "type": kind, **flags, **elements}
+
+
+def pairs_json(chains: Iterable[tuple[int, str]]) -> list[Any]:
+    """Elements of a verdict map."""
+    return [[mark, {"goto": {"target": chain}}] for mark, chain in chains]
+
+
+def elements_json(family: Family | None, ranges: Iterable[tuple[int, int]]) -> list[Any]:
+    """Elements of a set."""
+    return [_element(family, *ends) for ends in ranges]
 
 
 def _hook_json(hook: Hook | None) -> dict[str, Any]:
@@ -124,8 +144,10 @@ def _hook_json(hook: Hook | None) -> dict[str, Any]:
     return {"type": "filter", "hook": hook.name, "prio": hook.priority, "policy": hook.policy}
 
 
-def _element(family: Family, first: int, last: int) -> Any:
-    """An address, a prefix where the range is one, else a range."""
+def _element(family: Family | None, first: int, last: int) -> Any:
+    """An address or a port, a prefix where the range is one of addresses, else a range."""
+    if family is None:
+        return first if first == last else {"range": [first, last]}
     kind = ipaddress.IPv4Address if family is Family.IPV4 else ipaddress.IPv6Address
     if first == last:
         return str(kind(first))
@@ -197,20 +219,24 @@ def ruleset_sorted(ruleset: Ruleset) -> Ruleset:
 
 def _set_parse(value: Mapping[str, Any]) -> ElementSet:
     if value["type"] not in _FAMILIES:
-        raise ValueError(f"the set {value['name']} holds {value['type']}, which is no address")
+        raise ValueError(f"the set {value['name']} holds {value['type']}, which is neither addresses nor ports")
     ranges = sorted(map(_element_parse, value.get("elem", ())))
     return ElementSet(value["name"], _FAMILIES[value["type"]], tuple(ranges))
 
 
 def _element_parse(element: Any) -> tuple[int, int]:
+    if isinstance(element, int):
+        return element, element
     if isinstance(element, str):
         address = int(ipaddress.ip_address(element))
         return address, address
     if "prefix" in element:
         network = ipaddress.ip_network(f"{element['prefix']['addr']}/{element['prefix']['len']}")
         return int(network.network_address), int(network.broadcast_address)
-    first, last = map(ipaddress.ip_address, element["range"])
-    return int(first), int(last)
+    first, last = element["range"]
+    if isinstance(first, int):
+        return first, last
+    return int(ipaddress.ip_address(first)), int(ipaddress.ip_address(last))
 
 
 # What -nn lists as numbers, by the key that it belongs to.

@@ -11,7 +11,6 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +20,15 @@ from dfw.compile import compile_policy
 from dfw.errors import EnvironmentLacksError, UnsupportedError
 from dfw.load import load
 from dfw.model import Action, Alg, Family, FloodLimits, PolicySet, PortRange, ServiceEntry, Timers
-from dfw.nftables import Ruleset, refuse_unsupported, render_ruleset, ruleset_parse, ruleset_sorted, ruleset_text
+from dfw.nftables import (
+    Ruleset,
+    refuse_unsupported,
+    render_ruleset,
+    render_wire,
+    ruleset_parse,
+    ruleset_sorted,
+    ruleset_text,
+)
 from dfw.nftables import load as kernel
 from dfw.nftables.entry import entries_joined, ranges_merged
 from dfw.nftables.namespace import PrivateNamespace
@@ -48,9 +55,12 @@ def namespace() -> Iterator[PrivateNamespace]:
         yield found
 
 
-def rendered(world: PolicySet, **more: Any) -> Ruleset:
+def rendered(world: PolicySet, *, tap: bool = False, zones: dict[str, int] | None = None) -> Ruleset:
     refuse_unsupported(world)
-    return render_ruleset(compile_policy(world), [port.name for port in world.inventory], **more).ruleset
+    compiled = compile_policy(world)
+    if tap:
+        return render_wire(compiled.rules, compiled.sets, compiled.tap).ruleset
+    return render_ruleset(compiled, [port.name for port in world.inventory], zones=zones).ruleset
 
 
 def read_back(namespace: PrivateNamespace, ruleset: Ruleset) -> Ruleset:

@@ -12,7 +12,7 @@ from dfw import cli
 from dfw.compile import compile_policy
 from dfw.load import load
 from dfw.model import Action, PolicySet, PortRange, ServiceEntry
-from dfw.nftables import render_ruleset, vnic_mark
+from dfw.nftables import render_ruleset, render_wire, vnic_mark
 from dfw.nftables.judge import KernelJudge, decisions_logged
 from dfw.nftables.load import read_counters
 from dfw.nftables.namespace import PrivateNamespace
@@ -52,7 +52,8 @@ def run(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.M
 
 
 def judge_of(world: PolicySet) -> KernelJudge:
-    return KernelJudge(decisions_logged(render_ruleset(compile_policy(world), (), tap=True).ruleset))
+    compiled = compile_policy(world)
+    return KernelJudge(decisions_logged(render_wire(compiled.rules, compiled.sets, compiled.tap).ruleset))
 
 
 @pytest.fixture
@@ -161,7 +162,7 @@ def test_what_this_backend_does_not_have_is_refused(run: Run) -> None:
 def test_reject_answers(rejecting: KernelJudge) -> None:
     for packet in (tcp(A, B, (1, 81), SYN, 5), udp(A, B, (1, 2)), tcp(A6, B6, (1, 81), SYN, 5), udp(A6, B6, (1, 2))):
         answer = rejecting.judge(packet, WIRE)
-        assert (answer.delivered, answer.made, answer.said[0].split()[0]) == (0, 1, "out")
+        assert (answer.delivered, answer.made, answer.said[0]) == (0, 1, "out")
     assert rejecting.judge(tcp(A, B, (1, 82), RST, 5), WIRE).made == 0
 
 
@@ -183,7 +184,7 @@ def test_counters_count_what_the_rules_decided(rejecting: KernelJudge) -> None:
         said += rejecting.judge(udp(A, B, (2000 + number, 7)), WIRE).said
     counters = rejecting.inside().run(lambda: read_counters("palisade"))
     assert {name: packets for name, (packets, _) in counters.items() if packets} == {"rule0": 5, "rule1": 5}
-    assert (said.count("out rule0"), said.count("out rule1")) == (5, 5)
+    assert (said.count("rule0"), said.count("rule1")) == (5, 5)
 
 
 def test_a_mark_without_rules_passes_nothing(tmp_path: Path) -> None:
@@ -193,13 +194,13 @@ def test_a_mark_without_rules_passes_nothing(tmp_path: Path) -> None:
     ruleset = decisions_logged(render_ruleset(compile_policy(world), names).ruleset)
     syn = tcp(A, B, (1, 80), SYN, 5)
     with KernelJudge(ruleset) as judge:
-        assert judge.judge(syn, vnic_mark(3, 0)).said == ("out no-ruleset",)
-        first, second = judge.judge(syn, vnic_mark(1, 3)).said
-        assert first.startswith("out rule") and second == "in no-ruleset"
+        assert judge.judge(syn, vnic_mark(3, 0)).said == ("out", "no-ruleset")
+        out, rule, *refused = judge.judge(syn, vnic_mark(1, 3)).said
+        assert out == "out" and rule.startswith("rule") and refused == ["in", "no-ruleset"]
         assert judge.judge(syn, vnic_mark(1, 3)).delivered == 0
         assert judge.judge(syn, 0).delivered == 1
         # Whoever is nobody has not judged, and does when he is somebody.
-        assert judge.judge(syn, vnic_mark(1, 2)).said[0].startswith("out rule")
+        assert judge.judge(syn, vnic_mark(1, 2)).said[1].startswith("rule")
 
 
 def interfaces() -> set[str]:

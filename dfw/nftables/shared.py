@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The chains that all vNICs' tables share: where a packet comes in at each end, and what its verdict does. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from dfw.model import PROTO_SCTP, Direction
+from dfw.nftables.ruleset import Chain, ChainRule, Expression, Hook
+
+SENDER_MASK: Final = 0xFFFF0000
+RECEIVER_MASK: Final = 0x0000FFFF
+REJECTS_A_SECOND: Final = 100
+OWN_COUNTERS: Final = ("source-route", "invalid", "tcp-strict", "related", "reject-rate", "no-rule", "no-ruleset")
+"""Counters of what is refused without a rule of the policy."""
+ACCEPT: Final[Expression] = {"accept": None}
+_SENDER_KEEPS, _RECEIVER_KEEPS = 1, 2
+_SYN, _ACK = 0x02, 0x10
+_BEGINS = 0x17  # FIN, SYN, RST, ACK: what says whether a segment begins a connection
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What differs between judging going out and coming in."""
+
+    name: str
+    direction: Direction
+    priority: int
+    mask: int
+    shift: int
+    original_bit: int
+    reply_bit: int
+
+
+OUT = Side("out", Direction.OUT, 0, SENDER_MASK, 16, _SENDER_KEEPS, _RECEIVER_KEEPS)
+IN = Side("in", Direction.IN, 1, RECEIVER_MASK, 0, _RECEIVER_KEEPS, _SENDER_KEEPS)
+SIDES = (OUT, IN)
+# A filter on a wire is at both ends of every connection.
+_BOTH_KEEP = _SENDER_KEEPS | _RECEIVER_KEEPS
+WIRE_SIDES = (replace(OUT, original_bit=_BOTH_KEEP, reply_bit=_BOTH_KEEP), IN)
+
+
+def base_chains(sides: Sequence[Side], zones: Mapping[str, int]) -> Iterator[Chain]:
+    """Those by which packets come in; they refer to the verdict maps of both sides."""
+    yield from map(_side_chain, sides)
+    yield from _zone_chain(zones)
+
+
+def verdict_chains(sides: Sequence[Side]) -> Iterator[Chain]:
+    """Those to which tables refer."""
+    yield from _reject_chain()
+    yield from _keep_chains(sides)
+    yield _NOBODY
+
+
+def _side_chain(side: Side) -> Chain:
+    """One end: state kept, or where the map leads for its vNIC. One without a rule set passes nothing."""
+    begin = tuple(_source_routed()) if side.name == OUT.name else ()
+    mark: Expression = {"meta": {"key": "mark"}}
+    receiver_only: Expression = {"mangle": {"key": mark, "value": {"&": [mark, RECEIVER_MASK]}}}
+    return Chain(
+        side.name,
+        (
+            *begin,
+            ChainRule((_bits_are("ct", _BOTH_KEEP, _BOTH_KEEP), ACCEPT)),
+            *(
+                ChainRule((_is("direction", word), _bits_are("ct", bit, bit), ACCEPT))
+                for word, bit in (("original", side.original_bit), ("reply", side.reply_bit))
+            ),
+            *(() if begin else (ChainRule((receiver_only,)),)),
+            ChainRule(({"vmap": {"key": {"&": [mark, side.mask]}, "data": f"@{side.name}"}},)),
+            counted_drop("no-ruleset"),
+        ),
+        Hook("forward", side.priority, "drop"),
+    )
+
+
+def _source_routed() -> Iterator[ChainRule]:
+    """What chooses its own way is refused, whatever the rules say (RFC 5095, RFC 7126 section 4.3)."""
+    for name in ("lsrr", "ssrr"):
+        yield ChainRule((_equal({"ip option": {"name": name}}, True), *counted_drop("source-route").expressions))
+    routing = _equal({"exthdr": {"name": "rt", "field": "type"}}, 0)
+    yield ChainRule((routing, *counted_drop("source-route").expressions))
+
+
+def _keep_chains(sides: Sequence[Side]) -> Iterator[Chain]:
+    """What a stateful ALLOW does: refuse what begins nothing, and remember that this end allowed the connection.
+
+    To this end the packet is the connection's first, whatever the other end's stateless rule has let through: a
+    SYN+ACK, an answer to a ping, or SCTP's second packet begin nothing here.
+    IGMP is judged packet by packet, as are the ICMPv6 messages that the kernel does not track.
+    """
+    by_side = (ChainRule((judged_at(OUT), {"goto": {"target": "keep-out"}})), goto("keep-in"))
+    for side in sides:
+        yield Chain(
+            f"keep-{side.name}",
+            (
+                ChainRule((_is("state", "invalid"), *counted_drop("invalid").expressions)),
+                # An ICMP error of a connection that this end does not have.
+                ChainRule((_is("state", "related"), *counted_drop("related").expressions)),
+                ChainRule((_equal({"meta": {"key": "l4proto"}}, 2), ACCEPT)),
+                ChainRule((_no(_BEGINNINGS), *counted_drop("invalid").expressions)),
+                *(
+                    ChainRule((_is("state", "established"), match, *counted_drop("invalid").expressions))
+                    for match in _ANSWERS
+                ),
+                ChainRule((_is("direction", "original"), _keep(side.original_bit))),
+                ChainRule((_is("direction", "reply"), _keep(side.reply_bit))),
+                ChainRule((ACCEPT,)),
+            ),
+        )
+    yield Chain("keep", by_side)
+    for name in ("keep", *(f"keep-{side.name}" for side in sides)):
+        strict = ChainRule((_no(_SYN), *counted_drop("tcp-strict").expressions))
+        yield Chain(f"{name}-strict", (strict, goto(name)))
+
+
+def _reject_chain() -> Iterator[Chain]:
+    """REJECT: an RST for TCP, else ICMP 3/13 or ICMPv6 1/1; DROP beyond the rate.
+
+    What conntrack calls invalid may belong to a connection that is allowed: an RST in its name would end that.
+    """
+    limit = {"rate": REJECTS_A_SECOND, "burst": REJECTS_A_SECOND, "per": "second", "inv": True}
+    yield Chain(
+        "reject",
+        (
+            ChainRule((_is("state", "invalid"), *counted_drop("invalid").expressions)),
+            ChainRule(({"limit": limit}, *counted_drop("reject-rate").expressions)),
+            ChainRule((_equal({"meta": {"key": "l4proto"}}, 6), {"reject": {"type": "tcp reset"}})),
+            ChainRule(({"reject": {"type": "icmpx", "expr": "admin-prohibited"}},)),
+        ),
+    )
+
+
+def _zone_chain(zones: Mapping[str, int]) -> Iterator[Chain]:
+    """The conntrack zone of each interface's packets, before they are tracked."""
+    if zones:
+        pairs = [[name, zone] for name, zone in sorted(zones.items())]
+        value = {"map": {"key": {"meta": {"key": "iifname"}}, "data": {"set": pairs}}}
+        rule = ChainRule(({"mangle": {"key": {"ct": {"key": "zone"}}, "value": value}},))
+        yield Chain("zone", (rule,), Hook("prerouting", -300, "accept"))
+
+
+# An end that is no vNIC refuses nothing. It keeps no state either: who comes to be there later must judge.
+_NOBODY: Final = Chain("nobody", (ChainRule((ACCEPT,)),))
+_TCP_FLAGS: Final = {"payload": {"protocol": "tcp", "field": "flags"}}
+
+
+_BEGINNINGS: Final = {"set": [_SYN, _ACK]}  # an ACK where a connection may be picked up in mid-stream
+_ANSWERS: Final[tuple[Expression, ...]] = (
+    {
+        "match": {
+            "op": "==",
+            "left": {"payload": {"protocol": "icmp", "field": "type"}},
+            "right": {"set": [0, 14, 16, 18]},
+        }
+    },
+    {"match": {"op": "==", "left": {"payload": {"protocol": "icmpv6", "field": "type"}}, "right": {"set": [129, 140]}}},
+    {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": PROTO_SCTP}},
+)
+
+
+def _no(flags: Any) -> Expression:
+    """Matches TCP whose flags, of those that decide what a segment is, are not these."""
+    return {"match": {"op": "!=", "left": {"&": [_TCP_FLAGS, _BEGINS]}, "right": flags}}
+
+
+def judged_at(side: Side) -> Expression:
+    """Matches where this side is being judged: the sender is in the mark as long as it is the sender's turn."""
+    operator = ">" if side.name == OUT.name else "<="
+    return {"match": {"op": operator, "left": {"meta": {"key": "mark"}}, "right": RECEIVER_MASK}}
+
+
+def _equal(left: Any, right: Any) -> Expression:
+    return {"match": {"op": "==", "left": left, "right": right}}
+
+
+def _is(key: str, word: str) -> Expression:
+    """A match on one word of conntrack's."""
+    return {"match": {"op": "in" if key == "state" else "==", "left": {"ct": {"key": key}}, "right": word}}
+
+
+def _bits_are(kind: str, mask: int, value: int) -> Expression:
+    """A match on some bits of the packet's mark (`meta`) or its connection's (`ct`)."""
+    return _equal({"&": [{kind: {"key": "mark"}}, mask]}, value)
+
+
+def _keep(bit: int) -> Expression:
+    return {"mangle": {"key": {"ct": {"key": "mark"}}, "value": {"|": [{"ct": {"key": "mark"}}, bit]}}}
+
+
+def goto(chain: str) -> ChainRule:
+    return ChainRule(({"goto": {"target": chain}},))
+
+
+def counted_drop(counter: str) -> ChainRule:
+    return ChainRule(({"counter": counter}, {"drop": None}))
