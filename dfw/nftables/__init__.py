@@ -8,12 +8,15 @@ from dfw.nftables.capabilities import refuse_unsupported, unsupported_features
 from dfw.nftables.names import Names
 from dfw.nftables.render import WIRE, Rendered, render_ruleset, render_wire, vnic_mark
 from dfw.nftables.ruleset import Ruleset, ruleset_parse, ruleset_sorted, ruleset_text
+from dfw.nftables.update import Update, plan_update, update_text
 
 __all__ = [
     "WIRE",
     "Names",
     "Rendered",
     "Ruleset",
+    "Update",
+    "plan_update",
     "refuse_unsupported",
     "render_ruleset",
     "render_wire",
@@ -21,5 +24,6 @@ __all__ = [
     "ruleset_sorted",
     "ruleset_text",
     "unsupported_features",
+    "update_text",
     "vnic_mark",
 ]

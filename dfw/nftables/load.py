@@ -8,12 +8,17 @@ which is GPL-2.0-only.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+from types import TracebackType
 from typing import Any
 
 from dfw.errors import EnvironmentLacksError
-from dfw.nftables.ruleset import FAMILY, Ruleset, counters_parse, ruleset_parse, ruleset_text
+from dfw.nftables.namespace import namespace_entered
+from dfw.nftables.netlink import RuleSocket
+from dfw.nftables.ruleset import FAMILY, Ruleset, ruleset_parse, ruleset_text
+from dfw.nftables.update import Update, update_text
 
 _SECONDS = 120  # for one transaction: a hundred times what 10,000 rules need
 
@@ -22,54 +27,103 @@ class LoadError(Exception):
     """The kernel or nft refused a ruleset; what was in force still is. `str()` is what they said, in one line."""
 
 
+class RulesetLink:
+    """One table of the namespace of the thread that makes it; it can be used from any thread, by one at a time.
+
+    Kept open by who changes rules often: to close a socket takes the kernel milliseconds after a change. Raises
+    EnvironmentLacksError, OSError.
+    """
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+        self._binding = _binding()
+        if self._binding is None and shutil.which("nft") is None:
+            raise EnvironmentLacksError("no command nft and no Python package nftables", "apt-get install nftables")
+        self._netlink = RuleSocket()
+        # The command nft would run in the namespace of whoever calls.
+        self._namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    def apply(self, ruleset: Ruleset) -> None:
+        """Put this table in the place of the one of its name. Raises LoadError."""
+        self._run(ruleset_text(ruleset))
+
+    def update(self, update: Update) -> None:
+        """Put an update in force, whole or not at all. Raises LoadError, also where the table is not what it was
+        planned from."""
+        if update and update.elements_only:
+            try:
+                self._netlink.elements_apply(update)
+            except OSError as error:
+                raise LoadError(str(error)) from error
+        elif update:
+            self._run(update_text(update))
+
+    def read(self) -> Ruleset:
+        """The table as the kernel has it. Raises LoadError (not there); ValueError where somebody put into it what we
+        never make."""
+        return ruleset_parse(self._list(), self.table)
+
+    def counters(self) -> dict[str, tuple[int, int]]:
+        """Packets and bytes of each counter. Raises OSError; there are none where there is no table."""
+        return self._netlink.counters_read(self.table)
+
+    def generation(self) -> int:
+        """A number that every change of this namespace's rules makes another one. Raises OSError."""
+        return self._netlink.generation_read()
+
+    def delete(self) -> None:
+        """Take the table away, if it is there. Raises LoadError."""
+        self._run(ruleset_text(Ruleset(self.table)))
+        self._run(f'{{"nftables": [{{"delete": {{"table": {{"family": "{FAMILY}", "name": "{self.table}"}}}}}}]}}')
+
+    def _run(self, text: str) -> None:
+        if self._binding is None:
+            self._nft(["-j", "-f", "-"], text)
+            return
+        status, _, said = self._binding.cmd(text)
+        if status != 0:
+            raise LoadError(_sentence(said))
+
+    def _list(self) -> str:
+        if self._binding is None:
+            return self._nft(["-j", "-nn", "list", "table", FAMILY, self.table], "")
+        status, found, said = self._binding.cmd(f"list table {FAMILY} {self.table}")
+        if status != 0:
+            raise LoadError(_sentence(said))
+        return str(found)
+
+    def _nft(self, arguments: list[str], text: str) -> str:
+        return namespace_entered(self._namespace, lambda: _nft(arguments, text))
+
+    def close(self) -> None:
+        """The table stays as it is."""
+        self._binding = None
+        self._netlink.close()
+        os.close(self._namespace)
+
+    def __enter__(self) -> RulesetLink:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
 def apply_ruleset(ruleset: Ruleset) -> None:
-    """Put this table in the place of the one of its name. Raises LoadError, EnvironmentLacksError."""
-    _run(ruleset_text(ruleset))
-
-
-def delete_table(table: str) -> None:
-    """Take this table away, if it is there. Raises LoadError, EnvironmentLacksError."""
-    _run(ruleset_text(Ruleset(table)))
-    _run(f'{{"nftables": [{{"delete": {{"table": {{"family": "{FAMILY}", "name": "{table}"}}}}}}]}}')
+    """Put this table in the place of the one of its name, here. Raises LoadError, EnvironmentLacksError."""
+    with RulesetLink(ruleset.table) as link:
+        link.apply(ruleset)
 
 
 def read_ruleset(table: str) -> Ruleset:
-    """This table as the kernel has it. Raises LoadError (not there), EnvironmentLacksError; ValueError where somebody
-    put into it what we never make."""
-    return ruleset_parse(_list(table), table)
-
-
-def read_counters(table: str) -> dict[str, tuple[int, int]]:
-    """Packets and bytes of each counter of this table. Raises as read_ruleset."""
-    return counters_parse(_list(table), table)
-
-
-def _run(text: str) -> None:
-    binding = _binding()
-    if binding is None:
-        _nft(["-j", "-f", "-"], text)
-        return
-    status, _, said = binding.cmd(text)
-    if status != 0:
-        raise LoadError(_sentence(said))
-
-
-def _list(table: str) -> str:
-    binding = _binding()
-    if binding is None:
-        return _nft(["-j", "-nn", "list", "table", FAMILY, table], "")
-    binding.set_numeric_proto_output(True)
-    for name in ("set_numeric_prio_output", "set_numeric_symbol_output"):
-        getattr(binding, name)(True)
-    status, found, said = binding.cmd(f"list table {FAMILY} {table}")
-    if status != 0:
-        raise LoadError(_sentence(said))
-    return str(found)
+    """This table as the kernel has it here. Raises LoadError (not there), EnvironmentLacksError; ValueError where
+    somebody put into it what we never make."""
+    with RulesetLink(table) as link:
+        return link.read()
 
 
 def _binding() -> Any:
     """A context of libnftables, None where the binding or the library is missing. It belongs to the namespace in which
-    it was made, so there is one for each call."""
+    it was made."""
     try:
         import nftables
 
@@ -77,12 +131,13 @@ def _binding() -> Any:
     except (ImportError, OSError):
         return None
     context.set_json_output(True)
+    context.set_numeric_proto_output(True)
+    for name in ("set_numeric_prio_output", "set_numeric_symbol_output"):
+        getattr(context, name)(True)
     return context
 
 
 def _nft(arguments: list[str], text: str) -> str:
-    if shutil.which("nft") is None:
-        raise EnvironmentLacksError("no command nft and no Python package nftables", "apt-get install nftables")
     try:
         done = subprocess.run(
             ["nft", *arguments], input=text, capture_output=True, text=True, check=False, timeout=_SECONDS

@@ -33,11 +33,7 @@ class PrivateNamespace:
         """What `function` returns when it runs inside, in a thread; what it opens there stays usable outside.
         Raises whatever it raises."""
 
-        def inside() -> _Result:
-            _call("setns", self._file, _CLONE_NEWNET)
-            return function()
-
-        return _run_in_thread(inside)
+        return namespace_entered(self._file, function)
 
     def close(self) -> None:
         """Let go of it. Devices that others hold open keep it alive."""
@@ -50,6 +46,17 @@ class PrivateNamespace:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def namespace_entered(namespace: int, function: Callable[[], _Result]) -> _Result:
+    """What `function` returns when it runs in the network namespace behind a descriptor, in a thread of its own. Raises
+    whatever it raises, OSError."""
+
+    def inside() -> _Result:
+        _call("setns", namespace, _CLONE_NEWNET)
+        return function()
+
+    return _run_in_thread(inside)
 
 
 def _namespace_new() -> int:

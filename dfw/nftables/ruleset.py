@@ -104,7 +104,7 @@ def ruleset_commands(ruleset: Ruleset) -> Iterator[dict[str, Any]]:
     for name in ruleset.counters:
         yield {"add": {"counter": {**where, "name": name}}}
     for chain in ruleset.chains:
-        yield {"add": {"chain": {**where, "name": chain.name, **_hook_json(chain.hook)}}}
+        yield {"add": {"chain": chain_json(ruleset.table, chain)}}
     yield from ({"add": {"set": set_json(ruleset.table, item)}} for item in ruleset.sets)
     for verdicts in ruleset.maps:
         elements = {"elem": pairs_json(verdicts.chains)} if verdicts.chains else {}
@@ -138,10 +138,12 @@ def elements_json(family: Family | None, ranges: Iterable[tuple[int, int]]) -> l
     return [_element(family, *ends) for ends in ranges]
 
 
-def _hook_json(hook: Hook | None) -> dict[str, Any]:
-    if hook is None:
-        return {}
-    return {"type": "filter", "hook": hook.name, "prio": hook.priority, "policy": hook.policy}
+def chain_json(table: str, chain: Chain) -> dict[str, Any]:
+    """A chain without its rules."""
+    at = {"family": FAMILY, "table": table, "name": chain.name}
+    if chain.hook is None:
+        return at
+    return {**at, "type": "filter", "hook": chain.hook.name, "prio": chain.hook.priority, "policy": chain.hook.policy}
 
 
 def _element(family: Family | None, first: int, last: int) -> Any:
@@ -194,16 +196,6 @@ def _items_parse(items: Sequence[Mapping[str, Any]], table: str) -> Ruleset:
                 raise ValueError(f"the table {table} has a {kind}, which we never make")
     found = tuple(Chain(name, tuple(rules.get(name, ())), hook) for name, hook in hooks.items())
     return Ruleset(table, tuple(sets), tuple(maps), tuple(counters), found)
-
-
-def counters_parse(text: str, table: str) -> dict[str, tuple[int, int]]:
-    """Packets and bytes of each counter of this table, by its name. Raises ValueError as ruleset_parse."""
-    try:
-        items = [item["counter"] for item in json.loads(text)["nftables"] if "counter" in item]
-        own = [item for item in items if item["table"] == table and item["family"] == FAMILY]
-        return {item["name"]: (item["packets"], item["bytes"]) for item in own}
-    except (json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a list of nftables objects: {error!r}") from error
 
 
 def ruleset_sorted(ruleset: Ruleset) -> Ruleset:

@@ -159,8 +159,9 @@ def test_a_refused_ruleset_changes_nothing(namespace: PrivateNamespace) -> None:
     with pytest.raises(kernel.LoadError, match=r"^nftables refused the ruleset: .*No such file or directory$"):
         namespace.run(lambda: kernel.apply_ruleset(bad))
     assert namespace.run(lambda: kernel.read_ruleset("palisade")) == good
-    namespace.run(lambda: kernel.delete_table("palisade"))
-    namespace.run(lambda: kernel.delete_table("palisade"))
+    with namespace.run(lambda: kernel.RulesetLink("palisade")) as link:
+        link.delete()
+        link.delete()
     with pytest.raises(kernel.LoadError, match="No such file or directory"):
         namespace.run(lambda: kernel.read_ruleset("palisade"))
 

@@ -14,7 +14,7 @@ from dfw.load import load
 from dfw.model import Action, PolicySet, PortRange, ServiceEntry
 from dfw.nftables import render_ruleset, render_wire, vnic_mark
 from dfw.nftables.judge import KernelJudge, decisions_logged
-from dfw.nftables.load import read_counters
+from dfw.nftables.load import RulesetLink
 from dfw.nftables.namespace import PrivateNamespace
 from tests.support.oracle_bench import A6, ACK, B6, RST, SYN, TCP, A, B, policies, rule, tcp, udp
 from tests.support.replaying import (
@@ -182,7 +182,8 @@ def test_counters_count_what_the_rules_decided(rejecting: KernelJudge) -> None:
     for number in range(5):
         said += rejecting.judge(tcp(A, B, (2000 + number, 80), SYN, 5), WIRE).said
         said += rejecting.judge(udp(A, B, (2000 + number, 7)), WIRE).said
-    counters = rejecting.inside().run(lambda: read_counters("palisade"))
+    with rejecting.inside().run(lambda: RulesetLink("palisade")) as link:
+        counters = link.counters()
     assert {name: packets for name, (packets, _) in counters.items() if packets} == {"rule0": 5, "rule1": 5}
     assert (said.count("rule0"), said.count("rule1")) == (5, 5)
 

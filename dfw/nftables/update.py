@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From one ruleset to another in one transaction that touches only what differs. Pure.
+
+No packet sees anything between the two: what a chain says is exchanged as a whole, elements of sets and maps one by
+one. Counters, and whatever keeps its name, stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+
+from dfw.model import Family
+from dfw.nftables.ruleset import (
+    FAMILY,
+    Chain,
+    ElementSet,
+    Ruleset,
+    VerdictMap,
+    chain_json,
+    elements_json,
+    pairs_json,
+    rule_json,
+    set_json,
+)
+
+Ranges = tuple[tuple[int, int], ...]
+_Named = TypeVar("_Named", Chain, ElementSet, VerdictMap)
+
+
+@dataclass(frozen=True, slots=True)
+class SetChange:
+    """What goes out of a set and what comes in, in this order."""
+
+    name: str
+    family: Family | None
+    is_interval: bool
+    removed: Ranges
+    added: Ranges
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A transaction. `sets`: changes of sets that stay; `before`, `after`: commands around them, in order."""
+
+    table: str
+    before: tuple[dict[str, Any], ...] = ()
+    sets: tuple[SetChange, ...] = ()
+    after: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def elements_only(self) -> bool:
+        """Does nothing but sets' elements change?"""
+        return not self.before and not self.after
+
+    def __bool__(self) -> bool:
+        return bool(self.before or self.sets or self.after)
+
+
+def plan_update(old: Ruleset, new: Ruleset) -> Update:
+    """What makes the one of the other. Raises ValueError where that cannot be: other tables, a set that becomes another
+    kind of set, a base chain at another hook (render_ruleset never does any of these)."""
+    if old.table != new.table:
+        raise ValueError(f"tables {old.table} and {new.table}")
+    table = new.table
+    chains, sets, maps = _by_name(old.chains), _by_name(old.sets), _by_name(old.maps)
+    new_chains, new_sets, new_maps = _by_name(new.chains), _by_name(new.sets), _by_name(new.maps)
+    counters = set(old.counters)
+    before = [_command("add", "counter", table, name) for name in new.counters if name not in counters]
+    after: list[dict[str, Any]] = []
+    changes: list[SetChange] = []
+    for name, chain in new_chains.items():
+        if name not in chains:
+            before.append({"add": {"chain": chain_json(table, chain)}})
+        elif chains[name].hook != chain.hook:
+            raise ValueError(f"the base chain {name} at another hook")
+    for name, item in new_sets.items():
+        if name not in sets:
+            before.append({"add": {"set": set_json(table, item)}})
+        elif sets[name] is not item and sets[name] != item:
+            changes.append(_set_change(sets[name], item))
+    for name, chain in new_chains.items():
+        known = chains.get(name)
+        if known is None or (known is not chain and known.rules != chain.rules):
+            after += _chain_exchanged(table, chain, is_new=known is None)
+    for name, verdicts in new_maps.items():
+        after += _map_changed(table, maps.get(name), verdicts)
+    gone = [name for name in chains if name not in new_chains]
+    after += [{"flush": {"chain": _at(table, name)}} for name in gone]
+    after += [_command("delete", "chain", table, name) for name in gone]
+    after += [_command("delete", "map", table, name) for name in maps if name not in new_maps]
+    after += [_command("delete", "set", table, name) for name in sets if name not in new_sets]
+    kept = set(new.counters)
+    after += [_command("delete", "counter", table, name) for name in old.counters if name not in kept]
+    return Update(table, tuple(before), tuple(changes), tuple(after))
+
+
+def update_text(update: Update) -> str:
+    """The JSON of the whole transaction: one command a line."""
+    encode = msgspec.json.Encoder().encode
+    lines = b",\n".join(map(encode, _commands(update))).decode()
+    return f'{{"nftables": [\n{lines}\n]}}\n'
+
+
+def _commands(update: Update) -> Iterator[dict[str, Any]]:
+    yield from update.before
+    for change in update.sets:
+        for verb, ranges in (("delete", change.removed), ("add", change.added)):
+            if ranges:
+                elements = elements_json(change.family, ranges)
+                yield {verb: {"element": {**_at(update.table, change.name), "elem": elements}}}
+    yield from update.after
+
+
+def _chain_exchanged(table: str, chain: Chain, *, is_new: bool) -> Iterator[dict[str, Any]]:
+    if not is_new:
+        yield {"flush": {"chain": _at(table, chain.name)}}
+    yield from ({"add": {"rule": rule_json(table, chain.name, rule)}} for rule in chain.rules)
+
+
+def _map_changed(table: str, old: VerdictMap | None, new: VerdictMap) -> Iterator[dict[str, Any]]:
+    if old is None:
+        yield {"add": {"map": {**_at(table, new.name), "type": "mark", "map": "verdict"}}}
+    before, wanted = dict(old.chains if old else ()), dict(new.chains)
+    gone = [(mark, chain) for mark, chain in before.items() if wanted.get(mark) != chain]
+    come = [(mark, chain) for mark, chain in wanted.items() if before.get(mark) != chain]
+    for verb, pairs in (("delete", gone), ("add", come)):
+        if pairs:
+            yield {verb: {"element": {**_at(table, new.name), "elem": pairs_json(pairs)}}}
+
+
+def _set_change(old: ElementSet, new: ElementSet) -> SetChange:
+    if (old.family, old.is_interval) != (new.family, new.is_interval):
+        raise ValueError(f"the set {new.name} as another kind of set")
+    before, wanted = set(old.ranges), set(new.ranges)
+    removed, added = tuple(sorted(before - wanted)), tuple(sorted(wanted - before))
+    return SetChange(new.name, new.family, new.is_interval, removed, added)
+
+
+def _by_name(items: Iterable[_Named]) -> Mapping[str, _Named]:
+    return {item.name: item for item in items}
+
+
+def _command(verb: str, kind: str, table: str, name: str) -> dict[str, Any]:
+    return {verb: {kind: _at(table, name)}}
+
+
+def _at(table: str, name: str) -> dict[str, Any]:
+    return {"family": FAMILY, "table": table, "name": name}
