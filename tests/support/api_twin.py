@@ -158,7 +158,7 @@ class ApiTwin:
         key = (resource, namespace, name)
         now = self._there(*key)
         new: Any = _merged(copy.deepcopy(now), patch)
-        if new["metadata"].get("resourceVersion") != now["metadata"]["resourceVersion"]:
+        if any(new["metadata"].get(key) != now["metadata"][key] for key in ("resourceVersion", "uid")):
             raise error_conflict(resource.plural, resource.group, name, CHANGED_MEANWHILE)
         if subresource == "status":
             new = {**copy.deepcopy(now), "status": new.get("status")}
