@@ -58,13 +58,13 @@ def apply_settings() -> None:
         renderer = structlog.processors.JSONRenderer(sort_keys=False)
     else:
         colors = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-        renderer = structlog.dev.ConsoleRenderer(colors=colors)
+        renderer = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *([structlog.processors.dict_tracebacks] if _settings.log_format == "json" else []),
+            *([_tracebacks()] if _settings.log_format == "json" else []),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_settings.level),
@@ -72,3 +72,11 @@ def apply_settings() -> None:
         cache_logger_on_first_use=False,
     )
     _settings.applied = True
+
+
+def _tracebacks() -> structlog.typing.Processor:
+    """Tracebacks as data, without the values of variables: a key may be among them."""
+    from structlog.processors import ExceptionRenderer
+    from structlog.tracebacks import ExceptionDictTransformer
+
+    return ExceptionRenderer(ExceptionDictTransformer(show_locals=False))

@@ -198,7 +198,15 @@ KINDS: Final[tuple[Kind, ...]] = (
         subresources=(Subresource("approval", READ_WRITE), STATUS),
     ),
     Kind("coordination.k8s.io", "v1", "Lease", "leases"),
-    Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies", short=("netpol",), generation=True),
+    Kind(
+        "networking.k8s.io",
+        "v1",
+        "NetworkPolicy",
+        "networkpolicies",
+        short=("netpol",),
+        subresources=(STATUS,),  # Kubernetes' has none: here it says whether it is in force
+        generation=True,
+    ),
     Kind(_RBAC, "v1", "ClusterRole", "clusterroles", namespaced=False),
     Kind(_RBAC, "v1", "ClusterRoleBinding", "clusterrolebindings", namespaced=False),
     Kind(_RBAC, "v1", "Role", "roles"),

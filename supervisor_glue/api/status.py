@@ -136,6 +136,13 @@ def error_gone(message: str) -> ApiError:
     return ApiError(410, "Expired", message)
 
 
+def error_too_large(asked: int, revision: int) -> ApiError:
+    """The client names a revision that has not been reached."""
+    told = f"Too large resource version: {asked}, current: {revision}"
+    causes = [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
+    return ApiError(504, "Timeout", f"Timeout: {told}", details={"causes": causes}, retry_after=1)
+
+
 def error_media_type(given: str, known: Sequence[str]) -> ApiError:
     return ApiError(
         415,

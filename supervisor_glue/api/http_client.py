@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client of any Kubernetes API server, over HTTPS: what controllers and agents use (client.py says what it does)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import aiohttp
+import msgspec
+
+from supervisor_glue.api.client import Listed, Resource, WatchEvent
+from supervisor_glue.api.media import JSON, encode
+from supervisor_glue.api.resource import APPLY
+from supervisor_glue.api.status import ApiError, Object
+from supervisor_glue.auth.kubeconfig import Kubeconfig, kubeconfig_read
+from supervisor_glue.auth.tls import client_context
+
+MERGE: Final = "application/merge-patch+json"
+_TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
+_WATCH_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=120)
+_WATCH_SECONDS: Final = 1800
+_MOST_LINE: Final = 64 * 1024 * 1024
+
+
+class HttpClient:
+    """Use: `async with HttpClient(kubeconfig, "palisade-agent") as client`. Several tasks may use it at a time."""
+
+    def __init__(self, config: Kubeconfig, agent: str) -> None:
+        self.config, self.agent = config, agent
+        self._session: aiohttp.ClientSession | None = None
+
+    @classmethod
+    def of_file(cls, path: Path, agent: str) -> HttpClient:
+        """Raises KubeconfigError, OSError."""
+        return cls(kubeconfig_read(path), agent)
+
+    async def __aenter__(self) -> HttpClient:
+        headers = {"User-Agent": self.agent, "Accept": JSON}
+        if self.config.token:
+            headers["Authorization"] = f"Bearer {self.config.token}"
+        context = client_context(self.config.authority, self.config.identity)
+        connector = aiohttp.TCPConnector(ssl=context, limit=0)
+        self._session = aiohttp.ClientSession(
+            self.config.server, connector=connector, headers=headers, timeout=_TIMEOUT, read_bufsize=1 << 20
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._session is not None
+        await self._session.close()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: object | None = None,
+        *,
+        media: str = JSON,
+        query: Mapping[str, str] | None = None,
+    ) -> Object:
+        """An answer's object. Raises ApiError, ConnectionError."""
+        assert self._session is not None
+        data = None if body is None else encode(body)
+        headers = {"Content-Type": media} if data is not None else {}
+        try:
+            async with self._session.request(method, path, data=data, headers=headers, params=query) as response:
+                content = await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ConnectionError(f"{self.config.server}: {error or type(error).__name__}") from None
+        if response.status >= 400:
+            raise error_of(response.status, content)
+        found: Object = msgspec.json.decode(content)
+        return found
+
+    async def get(self, resource: Resource, name: str, namespace: str = "") -> Object:
+        return await self.request("GET", resource.path(namespace, name))
+
+    async def list(self, resource: Resource, namespace: str = "", *, labels: str = "", fields: str = "") -> Listed:
+        query = _query(labelSelector=labels, fieldSelector=fields)
+        found = await self.request("GET", resource.path(namespace), query=query)
+        version = f"{resource.group}/{resource.version}" if resource.group else resource.version
+        kind = str(found.get("kind", "")).removesuffix("List")
+        items = [{"kind": kind, "apiVersion": version, **item} for item in found.get("items") or ()]
+        return Listed(items, found["metadata"]["resourceVersion"])
+
+    async def watch(
+        self, resource: Resource, revision: str, namespace: str = "", *, labels: str = "", fields: str = ""
+    ) -> AsyncIterator[WatchEvent]:
+        assert self._session is not None
+        query = _query(
+            watch="true",
+            allowWatchBookmarks="true",
+            timeoutSeconds=str(_WATCH_SECONDS),
+            resourceVersion=revision,
+            labelSelector=labels,
+            fieldSelector=fields,
+        )
+        try:
+            async with self._session.get(resource.path(namespace), params=query, timeout=_WATCH_TIMEOUT) as response:
+                if response.status >= 400:
+                    raise error_of(response.status, await response.read())
+                async for line in _lines(response.content):
+                    event = msgspec.json.decode(line)
+                    if event["type"] == "ERROR":
+                        raise status_error(event["object"])
+                    yield WatchEvent(event["type"], event["object"])
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise ConnectionError(f"{self.config.server}: {error or type(error).__name__}") from None
+
+    async def create(
+        self, resource: Resource, item: Object, namespace: str = "", *, name: str = "", subresource: str = ""
+    ) -> Object:
+        return await self.request("POST", resource.path(namespace, name, subresource), item)
+
+    async def update(self, resource: Resource, item: Object, subresource: str = "") -> Object:
+        metadata = item["metadata"]
+        return await self.request(
+            "PUT", resource.path(metadata.get("namespace", ""), metadata["name"], subresource), item
+        )
+
+    async def patch(
+        self, resource: Resource, name: str, patch: Mapping[str, object], namespace: str = "", subresource: str = ""
+    ) -> Object:
+        return await self.request("PATCH", resource.path(namespace, name, subresource), patch, media=MERGE)
+
+    async def apply(
+        self, resource: Resource, item: Object, manager: str, *, force: bool = True, subresource: str = ""
+    ) -> Object:
+        metadata = item["metadata"]
+        path = resource.path(metadata.get("namespace", ""), metadata["name"], subresource)
+        query = {"fieldManager": manager, "force": "true" if force else "false"}
+        return await self.request("PATCH", path, item, media=APPLY, query=query)
+
+    async def delete(self, resource: Resource, name: str, namespace: str = "", *, uid: str = "") -> Object:
+        body = {"preconditions": {"uid": uid}} if uid else {}
+        return await self.request("DELETE", resource.path(namespace, name), body)
+
+
+def error_of(code: int, content: bytes) -> ApiError:
+    """From an answer that is a refusal."""
+    try:
+        status = json.loads(content)
+    except ValueError:
+        status = None
+    if isinstance(status, dict) and status.get("kind") == "Status":
+        return status_error(status, code)
+    return ApiError(code, "Unknown", content[:200].decode("utf-8", "replace") or f"HTTP status {code}")
+
+
+def status_error(status: Mapping[str, Any], code: int = 500) -> ApiError:
+    details = status.get("details") or {}
+    return ApiError(
+        int(status.get("code") or code),
+        str(status.get("reason") or "Unknown"),
+        str(status.get("message") or ""),
+        details=details,
+    )
+
+
+async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Lines of any length up to a bound: an object may be larger than the reader's buffer."""
+    rest = bytearray()
+    async for chunk in stream.iter_any():
+        rest += chunk
+        if len(rest) > _MOST_LINE:
+            raise ConnectionError("an event of the watch is too long")
+        *lines, last = rest.split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield bytes(line)
+        rest = bytearray(last)
+
+
+def _query(**fields: str) -> dict[str, str]:
+    return {name: value for name, value in fields.items() if value}

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An API server's process: its store, its keys, its listener; from its start until it is told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import ssl
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from aiohttp import web
+
+from dfw.logs import get_logger
+from supervisor_glue.api.kinds import BY_KIND, BY_NAME, NAMESPACES
+from supervisor_glue.api.metadata import time_text
+from supervisor_glue.api.objects import Objects
+from supervisor_glue.api.resource import Request, ResourceHandler, Review
+from supervisor_glue.api.selectors import EVERYTHING
+from supervisor_glue.api.server import ApiServer, Handler
+from supervisor_glue.api.status import ApiError, Object, error_not_found
+from supervisor_glue.api.watch_cache import Change, Entry, WatchCache
+from supervisor_glue.auth.authenticate import Authenticator, Revocations, user_info
+from supervisor_glue.auth.authorize import FOLLOWED, Authorizer
+from supervisor_glue.auth.defaults import plan_aggregated, plan_defaults
+from supervisor_glue.auth.kubeconfig import Kubeconfig, kubeconfig_write
+from supervisor_glue.auth.pki import Authority, authority_open, client_issue, server_open
+from supervisor_glue.auth.reviews import access_review, local_access_review, self_access_review, self_rules_review
+from supervisor_glue.auth.tls import server_context
+from supervisor_glue.auth.tokens import AUDIENCE, Account, TokenKey, account_token, token_key_open
+from supervisor_glue.auth.user import ADMINISTRATORS
+from supervisor_glue.store import SqliteStore, Store
+
+STORE_FILE: Final = "store.db"
+COMPACT_SECONDS: Final = 300.0
+ENDING_SECONDS: Final = 5.0
+SYSTEM_NAMESPACES: Final = ("default", "kube-node-lease", "kube-public", "kube-system")
+ADMINISTRATOR: Final = "palisade-admin"
+_SECRETS: Final = BY_NAME["", "v1", "secrets"]
+_ACCOUNTS: Final = BY_NAME["", "v1", "serviceaccounts"]
+_TOKEN_SECONDS: Final = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """`listen`: addresses and ports; port 0: one that is free. `names`: further ones of the server's certificate."""
+
+    data: Path
+    listen: tuple[tuple[str, int], ...]
+    names: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class ApiProcess:
+    """A running API server. Use: `await ApiProcess.start(…)`, … `await process.stop()`."""
+
+    settings: Settings
+    store: Store
+    cache: WatchCache
+    server: ApiServer
+    authority: Authority
+    runner: web.AppRunner
+    objects: Objects
+    addresses: list[tuple[str, int]] = field(default_factory=list)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+
+    @classmethod
+    async def start(cls, settings: Settings, streams: Mapping[tuple[str, str], Handler] | None = None) -> ApiProcess:
+        """Raises OSError, PkiError, StoreError."""
+        now = datetime.now(UTC)
+        keys = settings.data / "pki"
+        authority = authority_open(keys, now)
+        token_key = token_key_open(keys)
+        store = await SqliteStore.open(settings.data / STORE_FILE)
+        cache = WatchCache(store)
+        authorizer, revocations = Authorizer(), Revocations()
+        cache.listen(lambda change: _follow(authorizer, revocations, change))
+        await cache.start()
+        objects = Objects(store, cache)
+        authenticator = Authenticator(
+            token_key,
+            lambda namespace, name: _uid(cache.get(_ACCOUNTS, namespace, name)),
+            lambda name: _item(cache.get(_SECRETS, "kube-system", name)),
+            revocations,
+        )
+        handler = ResourceHandler(
+            objects,
+            cache,
+            authorizer,
+            _reviews(authorizer),
+            {("ServiceAccount", "token"): lambda request, item: _token(cache, token_key, request, item)},
+        )
+        server = ApiServer(cache, handler, authenticator, authorizer, streams=streams)
+        runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=ENDING_SECONDS)
+        await runner.setup()
+        process = cls(settings, store, cache, server, authority, runner, objects)
+        await process._defaults()
+        hosts = [host for host, _ in settings.listen if host not in ("0.0.0.0", "::", "")]
+        chain = server_open(authority, keys, [*hosts, *settings.names], now)
+        context = server_context(chain, authority.pem)
+        for host, port in settings.listen:
+            await process._listen(host, port, context)
+        host, port = process.addresses[0]
+        server.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        process.tasks.append(asyncio.create_task(process._compact()))
+        process.tasks.append(asyncio.create_task(process._aggregate(authorizer)))
+        get_logger("api").info("api.listening", address=server.address, revision=cache.revision)
+        return process
+
+    async def _listen(self, host: str, port: int, context: ssl.SSLContext) -> None:
+        site = web.TCPSite(self.runner, host, port, ssl_context=context, reuse_address=True)
+        await site.start()
+        assert site._server is not None
+        self.addresses.append(site._server.sockets[0].getsockname()[:2])  # type: ignore[attr-defined]
+
+    @property
+    def url(self) -> str:
+        return f"https://{self.server.address}"
+
+    def kubeconfig(self, path: Path, *, user: str = ADMINISTRATOR, groups: tuple[str, ...] = (ADMINISTRATORS,)) -> None:
+        """Write a kubeconfig with a certificate for a user. Raises OSError."""
+        identity = client_issue(self.authority, user, groups, now=datetime.now(UTC))
+        kubeconfig_write(path, Kubeconfig(self.url, self.authority.pem, user, identity))
+
+    async def stop(self) -> None:
+        """Watches end, requests are answered, the store is closed."""
+        self.server.closing.set()
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.runner.cleanup()
+        await self.cache.close()
+        await self.store.close()
+
+    async def _defaults(self) -> None:
+        """Namespaces and roles that are always there."""
+        for name in SYSTEM_NAMESPACES:
+            if self.cache.get(NAMESPACES, "", name) is None:
+                item: Object = {"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name}}
+                await self.objects.create(NAMESPACES, "", item, _unfinished)
+        held = {
+            (entry.kind.kind, entry.name): entry.item
+            for plural in ("clusterroles", "clusterrolebindings")
+            for entry in self.cache.list(BY_NAME["rbac.authorization.k8s.io", "v1", plural])
+        }
+        changes = plan_defaults(held)
+        for wanted in changes.create:
+            kind = BY_KIND["rbac.authorization.k8s.io", "v1", wanted["kind"]]
+            await self.objects.create(kind, "", copy.deepcopy(wanted), _unfinished)
+        for wanted in changes.update:
+            await self._replace(wanted)
+
+    async def _replace(self, wanted: Object) -> None:
+        kind = BY_KIND["rbac.authorization.k8s.io", "v1", wanted["kind"]]
+        item = copy.deepcopy(wanted)
+        item["metadata"].pop("resourceVersion", None)
+        await self.objects.change(kind, "", wanted["metadata"]["name"], lambda old: item, _unfinished)
+
+    async def _aggregate(self, authorizer: Authorizer) -> None:
+        """ClusterRoles that are made of others show what they hold."""
+        kind = BY_NAME["rbac.authorization.k8s.io", "v1", "clusterroles"]
+        async for _ in self.cache.watch(kind, "", EVERYTHING, None, seconds=1e9):
+            held = (entry.item for entry in self.cache.list(kind))
+            for wanted in plan_aggregated(authorizer.rbac, held):
+                try:
+                    await self._replace(wanted)
+                except ApiError as error:
+                    if error.code not in (404, 409):
+                        raise
+
+    async def _compact(self) -> None:
+        """What was before the last five minutes is forgotten: a watch that begins there lists again."""
+        while True:
+            revision = await self.store.revision()
+            await asyncio.sleep(COMPACT_SECONDS)
+            await self.store.compact(revision)
+
+
+def _unfinished(old: Object | None, new: Object) -> Object:
+    return new
+
+
+def _follow(authorizer: Authorizer, revocations: Revocations, change: Change) -> None:
+    known = change.after or change.before
+    assert known is not None
+    kind = known.kind.kind
+    if kind == "Host":
+        if change.after is not None:
+            revocations.host_put(change.after.item)
+        else:
+            revocations.host_forget(known.name)
+    elif kind in FOLLOWED:
+        if change.after is not None:
+            authorizer.put(change.after.item)
+        else:
+            authorizer.forget(kind, known.namespace, known.name)
+
+
+def _uid(entry: Entry | None) -> str | None:
+    return None if entry is None else str(entry.item["metadata"]["uid"])
+
+
+def _item(entry: Entry | None) -> Object | None:
+    return None if entry is None else entry.item
+
+
+def _reviews(authorizer: Authorizer) -> dict[str, Review]:
+    decide = authorizer.decide
+    return {
+        "SelfSubjectAccessReview": lambda request, item: self_access_review(item, request.user, decide),
+        "SubjectAccessReview": lambda request, item: access_review(item, decide),
+        "LocalSubjectAccessReview": lambda request, item: local_access_review(item, request.target.namespace, decide),
+        "SelfSubjectRulesReview": lambda request, item: self_rules_review(item, request.user, authorizer.rbac),
+        "SelfSubjectReview": lambda request, item: {**item, "status": {"userInfo": user_info(request.user)}},
+    }
+
+
+def _token(cache: WatchCache, key: TokenKey, request: Request, item: Object) -> Object:
+    """TokenRequest: a ServiceAccount's token."""
+    target = request.target
+    entry = cache.get(_ACCOUNTS, target.namespace, target.name)
+    if entry is None:
+        raise error_not_found("serviceaccounts", "", target.name)
+    spec = item.get("spec") or {}
+    seconds = spec.get("expirationSeconds") or _TOKEN_SECONDS
+    audiences = spec.get("audiences") or [AUDIENCE]
+    if (
+        not isinstance(seconds, int)
+        or not isinstance(audiences, list)
+        or not all(isinstance(a, str) for a in audiences)
+    ):
+        raise ApiError(400, "BadRequest", "TokenRequest: expirationSeconds is a number, audiences a list of text")
+    account = Account(target.namespace, target.name, entry.item["metadata"]["uid"], str(uuid.uuid4()))
+    now = time.time()
+    token = account_token(key, account, now=now, seconds=seconds, audiences=audiences)
+    end = time_text(now + timedelta(seconds=seconds).total_seconds())
+    return {
+        "kind": "TokenRequest",
+        "apiVersion": "authentication.k8s.io/v1",
+        "metadata": {"name": target.name, "namespace": target.namespace, "creationTimestamp": time_text(now)},
+        "spec": {"audiences": audiences, "expirationSeconds": seconds, "boundObjectRef": spec.get("boundObjectRef")},
+        "status": {"token": token, "expirationTimestamp": end},
+    }

@@ -1,0 +1,193 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The API server over HTTPS: who asks, what for, may they, and the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from aiohttp import web
+
+from dfw.logs import get_logger
+from supervisor_glue.api.documents import document_of
+from supervisor_glue.api.media import JSON, Form, form_of, media_type, written
+from supervisor_glue.api.request import Target, options_of, target_of
+from supervisor_glue.api.resource import Answer, Request, ResourceHandler
+from supervisor_glue.api.status import ApiError, error_internal, error_no_such_path
+from supervisor_glue.api.watch_cache import WatchCache
+from supervisor_glue.auth.attributes import Attributes
+from supervisor_glue.auth.authenticate import Authenticator, is_open
+from supervisor_glue.auth.authorize import Authorizer
+from supervisor_glue.auth.limits import BODY_BYTES, HEADER_BYTES, Limits
+from supervisor_glue.auth.user import User
+from supervisor_glue.store import StoreError
+
+_CHANGES: Final = ("POST", "PUT", "PATCH", "DELETE")
+Handler = Callable[[web.Request, Target, User], Awaitable[web.StreamResponse | None]]
+
+
+class ApiServer:
+    """One process's API. `handler`: of resources; `streams`: of subresources that are no objects (log, exec)."""
+
+    def __init__(
+        self,
+        cache: WatchCache,
+        handler: ResourceHandler,
+        authenticator: Authenticator,
+        authorizer: Authorizer,
+        clock: Callable[[], float] = time.time,
+        streams: Mapping[tuple[str, str], Handler] | None = None,
+    ) -> None:
+        self.cache, self.handler, self.clock = cache, handler, clock
+        self.authenticator, self.authorizer = authenticator, authorizer
+        self.streams = dict(streams or {})
+        self.address = ""
+        self.closing = asyncio.Event()
+        self.limits = Limits()
+        self.log = get_logger("api")
+
+    def application(self) -> web.Application:
+        application = web.Application(
+            client_max_size=BODY_BYTES, handler_args={"max_line_size": HEADER_BYTES, "max_field_size": HEADER_BYTES}
+        )
+        application.router.add_route("*", "/{path:.*}", self._handle)
+        return application
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        try:
+            return await self._answer(request)
+        except ApiError as error:
+            return refusal(error)
+        except web.HTTPRequestEntityTooLarge:
+            told = f"Request entity too large: limit is {BODY_BYTES}"
+            return refusal(ApiError(413, "RequestEntityTooLarge", told))
+        except web.HTTPException:
+            raise
+        except StoreError as error:
+            self.log.error("request.store", path=request.path, error=str(error))
+            return refusal(error_internal(str(error)))
+        except (ConnectionError, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            self.log.error("request.failed", path=request.path, error=f"{type(error).__name__}: {error}", exc_info=True)
+            return refusal(error_internal("the server failed; its log says where"))
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        path = request.path
+        if is_open(request.method, path):
+            return self._health(path)
+        user = self._user(request)
+        self.limits.request(user, time.monotonic())
+        options = options_of(request.query, changes=request.method in _CHANGES)
+        target = target_of(request.method, path, options.watch)
+        if target is None:
+            self.authorizer.check(Attributes(user, request.method.lower(), path=path))
+            return self._document(request, path)
+        asked = self.handler.attributes(user, target, options)
+        self.authorizer.check(asked)
+        stream = self.streams.get((target.kind.kind, target.subresource))
+        if stream is not None:
+            found = await stream(request, target, user)
+            if found is None:
+                raise error_no_such_path()
+            return found
+        form = form_of(request.headers.get("Accept", ""))
+        if target.verb == "watch":
+            with self.limits.watch(user):
+                return await self._watch(request, target, options, form)
+        body = await request.read() if request.method in _CHANGES else b""
+        asked_for = Request(
+            user,
+            target,
+            options,
+            form,
+            body,
+            request.headers.get("Content-Type", ""),
+            request.headers.get("User-Agent", ""),
+        )
+        return response_of(await self.handler.handle(asked_for), form)
+
+    def _user(self, request: web.Request) -> User:
+        transport = request.transport
+        peer = transport.get_extra_info("peercert") if transport is not None else None
+        return self.authenticator.authenticate(peer, request.headers.get("Authorization"), self.clock())
+
+    def _health(self, path: str) -> web.Response:
+        if path == "/version":
+            return web.Response(
+                body=written(document_of("/version", "", self.address) or {}, Form()), content_type=JSON
+            )
+        failed = self.cache.failed
+        if failed is not None or self.closing.is_set():
+            return web.Response(status=500, text=f"not ready: {failed or 'the server ends'}")
+        return web.Response(text="ok")
+
+    def _document(self, request: web.Request, path: str) -> web.Response:
+        accept = request.headers.get("Accept", "")
+        found = document_of(path, accept, self.address)
+        if found is None:
+            raise error_no_such_path()
+        if not isinstance(found, tuple):
+            return web.Response(body=written(found, Form()), content_type=JSON)
+        body, media, tag = found
+        if tag and request.headers.get("If-None-Match", "").strip('"') == tag:
+            return web.Response(status=304, headers={"ETag": f'"{tag}"'})
+        headers = {"Content-Type": media, "Vary": "Accept"}
+        if tag:
+            headers["ETag"] = f'"{tag}"'
+        return web.Response(body=body, headers=headers)
+
+    async def _watch(self, request: web.Request, target: Target, options: Any, form: Form) -> web.StreamResponse:
+        lines = await self.handler.watch(target, options, form)
+        response = web.StreamResponse(
+            headers={"Content-Type": media_type(Form()), "Cache-Control": "no-cache, private"}
+        )
+        response.enable_chunked_encoding()
+        await response.prepare(request)
+        ending = asyncio.ensure_future(self.closing.wait())
+        try:
+            await self._send(response, lines, ending)
+        except ConnectionError:
+            pass  # the client has gone
+        finally:
+            ending.cancel()
+            await lines.aclose()
+        return response
+
+    async def _send(self, response: web.StreamResponse, lines: Any, ending: asyncio.Future[Any]) -> None:
+        """Until the watch, the connection or the server ends."""
+
+        async def send() -> None:
+            async for line in lines:
+                await response.write(line)
+
+        sending = asyncio.ensure_future(send())
+        try:
+            await asyncio.wait({sending, ending}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not sending.done():
+                sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+        if not sending.cancelled() and isinstance(sending.exception(), ConnectionError):
+            return
+        await response.write_eof()
+
+
+def refusal(error: ApiError) -> web.Response:
+    """A Status."""
+    headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
+    if error.code == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="palisade"'
+    return web.Response(status=error.code, body=written(error.status(), Form()), content_type=JSON, headers=headers)
+
+
+def response_of(answer: Answer, form: Form) -> web.Response:
+    response = web.Response(status=answer.status, body=answer.body, content_type=media_type(form))
+    for told in answer.warnings:
+        response.headers.add("Warning", f'299 - "{told.translate(_QUOTED)}"')
+    return response
+
+
+_QUOTED: Final = str.maketrans({'"': '\\"', "\\": "\\\\", "\r": " ", "\n": " "})

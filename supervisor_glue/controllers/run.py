@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All controllers of a Supervisor, in one process."""
+
+from __future__ import annotations
+
+from supervisor_glue.api.client import Client
+from supervisor_glue.auth.pki import Authority
+from supervisor_glue.controllers.accounts import AccountController
+from supervisor_glue.controllers.certificates import CertificateController, JoinTokenController
+from supervisor_glue.controllers.controller import Controller, controllers_run
+from supervisor_glue.controllers.informer import Views
+from supervisor_glue.controllers.namespaces import NamespaceController
+from supervisor_glue.controllers.scheduler import SchedulerController
+from supervisor_glue.controllers.settings import Settings
+from supervisor_glue.controllers.vnics import VnicController
+
+
+async def controllers_work(client: Client, settings: Settings, authority: Authority | None) -> None:
+    """Run until cancelled. `authority`: signs hosts' certificates; None: others do."""
+    views = Views(client)
+    controllers: list[Controller] = [
+        NamespaceController(client, views, settings),
+        AccountController(client, views, b"" if authority is None else authority.pem),
+        SchedulerController(client, views),
+        VnicController(client, views),
+        JoinTokenController(client, views),
+    ]
+    if authority is not None:
+        controllers.append(CertificateController(client, views, authority))
+    await controllers_run(views, controllers)

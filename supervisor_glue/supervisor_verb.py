@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`palisade supervisor`: the control plane."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+import click
+
+from dfw.errors import EnvironmentLacksError
+
+
+@click.group()
+def supervisor() -> None:
+    """The control plane: Namespaces become networks and isolation.
+
+    \b
+    Example: palisade supervisor up --listen 127.0.0.1:6443 --data ./state --kubeconfig ./kubeconfig
+    """
+
+
+@supervisor.command()
+@click.option(
+    "--listen", default="127.0.0.1:6443", show_default=True, metavar="ADDRESS:PORT", help="Port 0: a free one."
+)
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="Directory of the store and the keys; made where it is not there.",
+)
+@click.option(
+    "--kubeconfig",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write: an administrator's, when the API answers.",
+)
+@click.option("--name", "names", multiple=True, help="Further name or address of the server's certificate.")
+@click.option("--controllers/--no-controllers", default=True, help="Whether they run in this process too.")
+def up(listen: str, data: Path, kubeconfig: Path | None, names: tuple[str, ...], controllers: bool) -> None:
+    """Serve the API in the foreground until TERM.
+
+    \b
+    Example: palisade supervisor up --listen 127.0.0.1:6443 --data ./state --kubeconfig ./kubeconfig
+    """
+    import asyncio
+
+    from supervisor_glue.api.process import Settings as ApiSettings
+    from supervisor_glue.auth.pki import PkiError
+    from supervisor_glue.controllers.settings import Settings
+    from supervisor_glue.serve import serve
+    from supervisor_glue.store import StoreError
+
+    host, port = _address(listen)
+    try:
+        asyncio.run(serve(ApiSettings(data, ((host, port),), names), Settings() if controllers else None, kubeconfig))
+    except (OSError, PkiError, StoreError) as error:
+        raise EnvironmentLacksError(
+            f"the API cannot be served: {error}", "another --listen, or a --data directory that can be written"
+        ) from None
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    host = host.strip("[]")
+    if not colon or not port.isdecimal() or int(port) > 65535:
+        raise click.BadParameter(f"{text!r} is no ADDRESS:PORT", param_hint="--listen")
+    try:
+        return str(ipaddress.ip_address(host)), int(port)
+    except ValueError:
+        raise click.BadParameter(f"{host!r} is no address", param_hint="--listen") from None

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Real kubectl, four versions: what people type every day, and what they then see."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.kubectl import Kubectl
+
+POLICY = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: db}
+spec:
+  podSelector: {matchLabels: {app: db}}
+  ingress:
+  - from: [{podSelector: {matchLabels: {app: web}}}]
+    ports: [{port: 3306}]
+"""
+POD = """
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec:
+  containers:
+  - {name: main, image: host, command: [sleep, "1000"], ports: [{name: http, containerPort: 80}]}
+"""
+CLUSTER_POLICY = """
+apiVersion: policy.networking.k8s.io/v1alpha2
+kind: ClusterNetworkPolicy
+metadata: {name: NAME}
+spec:
+  tier: Admin
+  priority: 10
+  subject: {namespaces: {}}
+  ingress:
+  - {name: none, action: Deny, from: [{namespaces: {}}]}
+"""
+
+
+@pytest.fixture
+def namespace(kubectl: Kubectl) -> Iterator[str]:
+    name = f"test-{secrets.token_hex(4)}"
+    assert kubectl("create", "namespace", name).out == f"namespace/{name} created\n"
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false")
+
+
+def test_apply_get_describe_delete(kubectl: Kubectl, namespace: str) -> None:
+    there = ("-n", namespace)
+    told = kubectl("apply", *there, "-f", "-", given=f"{POLICY}---{POD}").out
+    assert told == "networkpolicy.networking.k8s.io/db created\npod/web created\n"
+    assert kubectl("apply", *there, "-f", "-", given=POD).out == "pod/web unchanged\n"
+    lines = kubectl("get", "pods,networkpolicies", *there).out.splitlines()
+    assert lines[0].split() == ["NAME", "READY", "STATUS", "RESTARTS", "AGE"]
+    assert lines[1].split()[:4] == ["pod/web", "0/1", "Pending", "0"]
+    assert lines[4].split()[:2] == ["networkpolicy.networking.k8s.io/db", "app=db"]
+    assert kubectl("get", "pods", *there, "-l", "app=web,missing notin (x)", "-o", "name").out == "pod/web\n"
+    assert kubectl("get", "pods", *there, "-l", "app=other", "-o", "name").out == ""
+    assert f"Namespace:        {namespace}" in kubectl("describe", "pod", "web", *there).out
+    assert "To Port: 3306/TCP" in kubectl("describe", "networkpolicy", "db", *there).out
+    assert "web" in kubectl("get", "pods", "-A", "-o", "wide").out
+    assert kubectl("delete", "-f", "-", *there, given=POLICY).code == 0
+    assert kubectl("get", "networkpolicy", "db", *there, code=1).err.strip() == (
+        'Error from server (NotFound): networkpolicies.networking.k8s.io "db" not found'
+    )
+
+
+def test_apply_changes_and_diff_shows_it(kubectl: Kubectl, namespace: str) -> None:
+    there = ("-n", namespace)
+    kubectl("apply", *there, "-f", "-", given=POLICY)
+    assert kubectl("diff", *there, "-f", "-", given=POLICY).out == ""
+    other = POLICY.replace("3306", "5432")
+    told = kubectl("diff", *there, "-f", "-", given=other, code=1).out
+    assert "-    - port: 3306" in told and "+    - port: 5432" in told
+    assert kubectl("apply", *there, "-f", "-", given=other).out == "networkpolicy.networking.k8s.io/db configured\n"
+    port = kubectl("get", "netpol", "db", *there, "-o", "jsonpath={.spec.ingress[0].ports[0]}").out
+    assert json.loads(port) == {"port": 5432, "protocol": "TCP"}
+    kubectl("apply", *there, "-f", "-", "--dry-run=server", given=POLICY)
+    assert "5432" in kubectl("get", "netpol", "db", *there, "-o", "yaml").out
+
+
+def test_server_side_apply_and_its_conflicts(kubectl: Kubectl, namespace: str) -> None:
+    there = ("-n", namespace)
+    kubectl("apply", *there, "--server-side", "-f", "-", given=POD)
+    labelled = POD.replace("app: web", "app: other")
+    told = kubectl("apply", *there, "--server-side", "--field-manager=me", "-f", "-", given=labelled, code=1).err
+    assert 'Apply failed with 1 conflict: conflict with "kubectl": .metadata.labels.app' in told
+    forced = ("apply", *there, "--server-side", "--field-manager=me", "--force-conflicts", "-f", "-")
+    assert kubectl(*forced, given=labelled).out == "pod/web serverside-applied\n"
+    assert kubectl("get", "pods", *there, "-l", "app=other", "-o", "name").out == "pod/web\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "patch"),
+    [
+        ("json", '[{"op":"add","path":"/metadata/labels/x","value":"1"}]'),
+        ("merge", '{"metadata":{"labels":{"x":"1"}}}'),
+        ("strategic", '{"metadata":{"labels":{"x":"1"}}}'),
+    ],
+)
+def test_patches(kubectl: Kubectl, namespace: str, kind: str, patch: str) -> None:
+    there = ("-n", namespace)
+    kubectl("create", *there, "-f", "-", given=POD)
+    kubectl("patch", "pod", "web", *there, f"--type={kind}", "-p", patch)
+    assert json.loads(kubectl("get", "pod", "web", *there, "-o", "json").out)["metadata"]["labels"]["x"] == "1"
+
+
+def test_label_annotate_edit(kubectl: Kubectl, namespace: str) -> None:
+    there = ("-n", namespace)
+    kubectl("create", *there, "-f", "-", given=POD)
+    assert kubectl("label", "pod", "web", *there, "tier=front").out == "pod/web labeled\n"
+    assert "already has a value" in kubectl("label", "pod", "web", *there, "tier=back", code=1).err
+    kubectl("label", "pod", "web", *there, "tier-")
+    kubectl("annotate", "pod", "web", *there, "note=hello world")
+    found = json.loads(kubectl("get", "pod", "web", *there, "-o", "json").out)["metadata"]
+    assert found["labels"] == {"app": "web"} and found["annotations"]["note"] == "hello world"
+
+
+def test_what_kubectl_makes_itself(kubectl: Kubectl, namespace: str) -> None:
+    """Some of these go as protobuf from 1.32 on."""
+    there = ("-n", namespace)
+    kubectl("create", "serviceaccount", "robot", *there)
+    kubectl("create", "configmap", "settings", *there, "--from-literal=a=b")
+    kubectl("create", "secret", "generic", "password", *there, "--from-literal=p=geheim")
+    kubectl("create", "role", "reader", *there, "--verb=get,list", "--resource=pods")
+    kubectl("create", "rolebinding", "reader", *there, "--role=reader", f"--serviceaccount={namespace}:robot")
+    kubectl("run", "shell", *there, "--image=host", "--restart=Never", "--command", "--", "sleep", "1")
+    assert kubectl("get", "secret", "password", *there, "-o", "jsonpath={.data.p}").out == "Z2VoZWlt"
+    assert kubectl("get", "cm", "settings", *there, "-o", "jsonpath={.data.a}").out == "b"
+    assert kubectl("auth", "can-i", "delete", "pods", *there).out == "yes\n"
+
+
+def test_a_token_may_what_its_role_says(kubectl: Kubectl, namespace: str) -> None:
+    there = ("-n", namespace)
+    kubectl("create", "serviceaccount", "robot", *there)
+    kubectl("create", "role", "reader", *there, "--verb=get,list", "--resource=pods")
+    kubectl("create", "rolebinding", "reader", *there, "--role=reader", f"--serviceaccount={namespace}:robot")
+    token = kubectl("create", "token", "robot", *there).out.strip()
+    config = json.loads(kubectl("config", "view", "--raw", "-o", "json").out)
+    config["users"][0]["user"] = {"token": token}
+    path = kubectl.home / "robot"
+    path.write_text(json.dumps(config))
+    robot = Kubectl(kubectl.version, kubectl.path, path, kubectl.home)
+    assert robot("auth", "can-i", "list", "pods", *there).out == "yes\n"
+    assert robot("auth", "can-i", "list", "secrets", *there, code=1).out == "no\n"
+    assert "No resources found" in robot("get", "pods", *there).err
+    refused = robot("get", "secrets", *there, code=1).err.strip()
+    assert refused == (
+        f'Error from server (Forbidden): secrets is forbidden: User "system:serviceaccount:{namespace}:robot" cannot list'
+        f' resource "secrets" in API group "" in the namespace "{namespace}"'
+    )
+
+
+def test_what_there_is(kubectl: Kubectl) -> None:
+    rows = [line.split() for line in kubectl("api-resources", "--no-headers").out.splitlines()]
+    names = {row[0] for row in rows}
+    assert {"pods", "namespaces", "networkpolicies", "clusternetworkpolicies", "securitypolicies", "hosts"} <= names
+    assert "networking.k8s.io/v1" in kubectl("api-versions").out.split()
+    told = kubectl("explain", "networkpolicy.spec.ingress.from.ipBlock").out
+    assert "cidr" in told and "except" in told
+    assert "Server Version: v1.37" in kubectl("version").out.replace("version.Info", "") or kubectl.version == "1.27"
+
+
+def test_wrong_objects_are_told_all_that_is_wrong(kubectl: Kubectl, namespace: str) -> None:
+    there = ("-n", namespace)
+    wrong = POLICY.replace("3306", "70000").replace("podSelector: {matchLabels: {app: web}}", "ipBlock: {cidr: x}")
+    told = kubectl("create", *there, "-f", "-", given=wrong, code=1).err
+    assert 'The NetworkPolicy "db" is invalid:' in told
+    assert "spec.ingress[0].ports[0].port: Invalid value: 70000: must be between 1 and 65535, inclusive" in told
+    assert 'spec.ingress[0].from[0].ipBlock.cidr: Invalid value: "x"' in told
+    told = kubectl("create", *there, "-f", "-", given=POLICY.replace("ports:", "porst:"), code=1).err
+    assert "porst" in told
+    kubectl("create", *there, "--validate=false", "-f", "-", given=POLICY.replace("ports:", "porst:"))
+
+
+def test_a_custom_kind(kubectl: Kubectl) -> None:
+    name = f"test-{secrets.token_hex(4)}"
+    kubectl("apply", "-f", "-", given=CLUSTER_POLICY.replace("NAME", name))
+    row = kubectl("get", "cnp", name, "--no-headers").out.split()
+    assert row[:3] == [name, "Admin", "10"]
+    kubectl("apply", "-f", "-", given=CLUSTER_POLICY.replace("NAME", name).replace("priority: 10", "priority: 20"))
+    assert kubectl("get", "cnp", name, "-o", "jsonpath={.spec.priority}").out == "20"
+    kubectl("delete", "cnp", name)
+
+
+def test_wait(kubectl: Kubectl, namespace: str) -> None:
+    there = ("-n", namespace)
+    kubectl("create", *there, "-f", "-", given=POD)
+    kubectl("wait", *there, "--for=jsonpath={.status.phase}=Pending", "pod/web", "--timeout=60s")
+    kubectl("delete", "pod", "web", *there)
+    assert "NotFound" in kubectl("get", "pod", "web", *there, code=1).err
