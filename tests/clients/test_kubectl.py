@@ -151,8 +151,8 @@ def test_a_token_may_what_its_role_says(kubectl: Kubectl, namespace: str) -> Non
     assert "No resources found" in robot("get", "pods", *there).err
     refused = robot("get", "secrets", *there, code=1).err.strip()
     assert refused == (
-        f'Error from server (Forbidden): secrets is forbidden: User "system:serviceaccount:{namespace}:robot" cannot list'
-        f' resource "secrets" in API group "" in the namespace "{namespace}"'
+        f'Error from server (Forbidden): secrets is forbidden: User "system:serviceaccount:{namespace}:robot"'
+        f' cannot list resource "secrets" in API group "" in the namespace "{namespace}"'
     )
 
 
