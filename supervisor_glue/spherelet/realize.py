@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what the Supervisor computes for this host to the packet agent, and back what is in force.
+
+The agent is told as ever, by its file and its socket: it may end, begin and be upgraded by itself, and what is in force
+stays. HostStatus is written at once when the last write is over a second old, else at the end of that second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from dfw.logs import get_logger
+from overlay.ask import AskError, agent_ask
+from overlay.hoststate import HostState, StateError, state_decode, state_write
+from supervisor_glue.api.client import Client, Resource
+from supervisor_glue.api.kinds import OURS, SPAN
+from supervisor_glue.api.metadata import time_text
+from supervisor_glue.api.status import ApiError, Object
+from supervisor_glue.spherelet.attachments import Attachments
+
+HOST_STATES: Final = Resource(SPAN, "v1alpha1", "hoststates")
+HOST_STATUSES: Final = Resource(OURS, "v1alpha1", "hoststatuses")
+REPORT_SECONDS: Final = 1.0
+ASK_SECONDS: Final = 30.0
+LOOK_SECONDS: Final = 2.0  # how often an agent that has not realized what it was told is asked again
+_PAUSES: Final = (0.05, 0.2, 1.0, 3.0)
+
+
+@dataclass(slots=True)
+class Report:
+    """What the agent said last."""
+
+    revision: int = 0
+    error: str = ""
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+class Realizer:
+    """One host's. `desired`, `socket`: of its packet agent."""
+
+    def __init__(self, client: Client, host: str, desired: Path, socket: Path, attachments: Attachments) -> None:
+        self.client, self.host, self.desired, self.socket = client, host, desired, socket
+        self.attachments = attachments
+        self.wanted: HostState | None = None
+        self.report = Report()
+        self.log = get_logger("realize").bind(host=host)
+        self._told: HostState | None = None
+        self._due = asyncio.Event()
+        self._written = 0.0
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        tasks = [asyncio.create_task(work()) for work in (self._watch, self._tell, self._reporting)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _watch(self) -> None:
+        failed = 0
+        while True:
+            try:
+                async for event in self.client.watch(HOST_STATES, "0"):
+                    failed = 0
+                    if event.type != "BOOKMARK":
+                        self._take(event.object)
+            except (ApiError, ConnectionError) as error:
+                self.log.warning("supervisor.away", error=str(error))
+            await asyncio.sleep(_PAUSES[min(failed, len(_PAUSES) - 1)])
+            failed += 1
+
+    def _take(self, item: Object) -> None:
+        try:
+            state = state_decode(msgspec.json.encode(item["spec"]))
+        except (StateError, KeyError) as error:
+            self.report.error = str(error)
+            self.log.error("refused", error=str(error))
+            self._due.set()
+            return
+        self.wanted = state
+        self.attachments.changed.set()
+
+    async def _tell(self) -> None:
+        """Have the agent do what is wanted, until it has."""
+        while True:
+            with suppress(TimeoutError):
+                wait = None if self._is_realized() else LOOK_SECONDS
+                await asyncio.wait_for(self.attachments.changed.wait(), wait)
+            self.attachments.changed.clear()
+            if self.wanted is None:
+                continue
+            state = state_attached(self.wanted, self.attachments)
+            if state != self._told:
+                await asyncio.to_thread(state_write, self.desired, state)
+                self._told = state
+            await self._ask(state)
+
+    def _is_realized(self) -> bool:
+        return self.wanted is None or (
+            self.report.revision >= self.wanted.revision and not self.report.error and not self.report.problems
+        )
+
+    async def _ask(self, state: HostState) -> None:
+        try:
+            status = await asyncio.to_thread(agent_ask, self.socket, {"do": "apply"}, ASK_SECONDS)
+        except AskError as error:
+            self.log.warning("agent.away", error=str(error))
+            return
+        said = Report(
+            int(status.get("revision_realized") or 0),
+            str(status.get("error") or ""),
+            dict(status.get("problems") or {}),
+        )
+        if said != self.report:
+            self.report = said
+            self._due.set()
+        self.log.info("told", revision=state.revision, realized=said.revision, vnics=len(state.vnics))
+
+    async def _reporting(self) -> None:
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            left = self._written + REPORT_SECONDS - time.monotonic()
+            if left > 0:
+                await asyncio.sleep(left)
+                self._due.clear()
+            try:
+                await self._write()
+            except (ApiError, ConnectionError) as error:
+                self.log.warning("status.failed", error=str(error))
+                self._due.set()
+                await asyncio.sleep(REPORT_SECONDS)
+
+    async def _write(self) -> None:
+        self._written = time.monotonic()
+        status: dict[str, Any] = {
+            "realizedRevision": self.report.revision,
+            "error": self.report.error,
+            "problems": dict(list(self.report.problems.items())[:10]),
+            "reported": time_text(time.time()),
+        }
+        try:
+            await self.client.patch(HOST_STATUSES, self.host, {"status": status}, subresource="status")
+        except ApiError as error:
+            if error.code != 404:
+                raise
+            version = f"{HOST_STATUSES.group}/{HOST_STATUSES.version}"
+            item = {"apiVersion": version, "kind": "HostStatus", "metadata": {"name": self.host}}
+            with suppress(ApiError):
+                await self.client.create(HOST_STATUSES, item)
+            await self.client.patch(HOST_STATUSES, self.host, {"status": status}, subresource="status")
+
+
+def state_attached(state: HostState, attachments: Attachments) -> HostState:
+    """A host's state with the places of its vNICs, which only the host knows."""
+    paths = attachments.paths
+    vnics = tuple(msgspec.structs.replace(vnic, netns=paths.get(vnic.name)) for vnic in state.vnics)
+    return msgspec.structs.replace(state, vnics=vnics)
