@@ -7,7 +7,7 @@ Each mutant is one token of one header of native/core: a comparison, an operator
 statement left out. Two stages look for it, in copies of native/:
 
 1. the C tests, compiled with it, those that killed most in its header first; the first that fails, crashes or does not
-   end has found it;
+   end has found it. Tests of the whole engine are linked with one object of it, compiled once for a mutant;
 2. for those that survive: the core is built with it. The same object code as without it: the mutant is equivalent and
    does not count. Else tests.support.mutant_trial judges generated traffic and captures, which the oracle has judged.
 
@@ -36,7 +36,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from scripts.mutants_core import CoreBuild
+from scripts.mutants_core import CoreBuild, inline_by_choice
 
 ROOT = Path(__file__).resolve().parent.parent
 PROCESSOR_SECONDS = 20  # a C test that takes longer does not end: they take one or two
@@ -44,6 +44,7 @@ SECONDS = 900  # by the clock, which others on the machine slow down
 ANSWERS = ROOT / "build" / "mutants"  # the oracle's
 SKIPPED = {"reasons.h"}  # makes names of reasons.def
 CLASSIFIER = {"classify.h", "classify_map.h", "classify_wide.h", "base.h"}  # what the classifier must be compiled with
+Made = dict[tuple[str, ...], Path | None]  # a mutant's engines, by their sources; None where one is not valid C
 
 TOKEN = re.compile(
     r"//.*|/\*.*?\*/|\"(?:\\.|[^\"\\])*\"|'(?:\\.|[^'\\])*'|\b0x[0-9a-fA-F]+u?l*\b|\b\d+u?l*\b"
@@ -173,7 +174,7 @@ class Tests:
         self.kills: Counter[tuple[str, str]] = Counter()
         self._compiler = "clang" if shutil.which("clang") else "gcc"  # clang takes half the time without optimising
         self._headers: dict[str, str] = {}
-        self._rigs: set[str] = set()  # tests with a whole engine in them
+        self._engine: dict[str, tuple[str, ...]] = {}  # of tests with a whole engine in them: its sources
         self._sound: set[str] = set()
         self._lock = threading.Lock()
         self._objects_lock = threading.Lock()
@@ -184,9 +185,12 @@ class Tests:
     def _prepare(self, folder: Path) -> None:
         for name in self.names:
             source = f"native/tests/{name}.c"
-            if "support/rig.h" in (folder / source).read_text():
-                self._rigs.add(name)
-            self._headers[name] = self._run([self._compiler, *self.FLAGS, "-MM", source], folder)
+            command = [self._compiler, *self.FLAGS, "-MM", source]
+            self._headers[name] = self._run(command, folder)
+            if "support/rig.h" in self._headers[name]:
+                linked = set(self._run([*command, "-DRIG_LINKED"], folder).split())  # the test includes these itself
+                sources = [word for word in self._headers[name].split() if word.endswith(".c") and word not in linked]
+                self._engine[name] = tuple(sources)
 
     @staticmethod
     def _run(command: list[str], folder: Path) -> str:
@@ -208,24 +212,40 @@ class Tests:
                     self._objects.append(str(target))
             return self._objects
 
+    def _links(self, name: str, header: str, folder: Path, made: Made) -> list[str] | None:
+        """What a test is linked with; its engine is compiled once for a mutant, as one file. None: it is no valid C."""
+        own, links = self._engine[name], []
+        if header not in CLASSIFIER:
+            own = tuple(source for source in own if "/classifier" not in source)
+            links = self._classifier()
+        if own not in made:
+            together, target = folder / f"engine-{len(made)}.c", folder / f"engine-{len(made)}.o"
+            together.write_text("".join(f'#include "{source}"\n' for source in own))
+            command = [self._compiler, *self.FLAGS, "-I.", "-DRIG_LINKED", "-c", together.name, "-o", target.name]
+            done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
+            made[own] = target if done.returncode == 0 else None
+        engine = made[own]
+        return None if engine is None else ["-DRIG_LINKED", str(engine), *links]
+
     def ordered(self, header: str) -> list[str]:
         """The tests that include a header, the likeliest to notice first."""
         known = [name for name in self.names if f"core/{header} " in self._headers[name].replace("\n", " \n")]
         own = f"test_{Path(header).stem}"
-        return sorted(known, key=lambda name: (-self.kills[header, name], name != own, name in self._rigs))
+        return sorted(known, key=lambda name: (-self.kills[header, name], name != own, name in self._engine))
 
-    def must_pass(self, name: str) -> None:
+    def must_pass(self, name: str, header: str) -> None:
         """What fails without any mutant would find them all."""
         with self._lock:
-            if name not in self._sound and self.noticed(name, "", self._pristine) is not None:
+            if name not in self._sound and self.noticed(name, header, self._pristine, {}) is not None:
                 raise SystemExit(f"{name} fails without any mutant")
             self._sound.add(name)
 
-    def noticed(self, name: str, header: str, folder: Path) -> str | None:
+    def noticed(self, name: str, header: str, folder: Path, made: Made) -> str | None:
         """Compile one test with what is in `folder` and run it: what happened, None when it passed."""
         program = folder / name
-        linked = name in self._rigs and header not in CLASSIFIER
-        links = ["-DRIG_LINKED_CLASSIFIER", *self._classifier()] if linked else []
+        links: list[str] | None = self._links(name, header, folder, made) if name in self._engine else []
+        if links is None:
+            return "compiler"
         # The classifier's test needs a minute without optimising.
         flags = [*self.FLAGS, "-O1"] if name == "test_classify" else self.FLAGS
         command = [self._compiler, *flags, f"native/tests/{name}.c", *links, "-o", str(program)]
@@ -241,11 +261,12 @@ class Tests:
 
 def first_stage(mutant: Mutant, tests: Tests, folder: Path) -> str | None:
     """Which C test notices the mutant, or "compiler"; None when none does."""
+    made: Made = {}
     with mutated(mutant, folder / "native"):
         for name in tests.ordered(mutant.file):
-            by = tests.noticed(name, mutant.file, folder)
+            by = tests.noticed(name, mutant.file, folder, made)
             if by is not None:
-                tests.must_pass(name)
+                tests.must_pass(name, mutant.file)
                 tests.kills[mutant.file, name] += 1
                 return by
     return None
@@ -258,12 +279,13 @@ class Trial:
         self._core = CoreBuild(folder)
         self._lock = threading.Lock()
         self._begun = False
+        self.kills: Counter[tuple[str, str]] = Counter()
 
     def _begin(self) -> None:
         prepare = [sys.executable, "-m", "tests.support.mutant_trial", "--prepare", str(ANSWERS)]
         subprocess.run(prepare, cwd=ROOT, check=True)
         self._core.prepare()
-        found = self._run(self._core.unchanged())
+        found = self._run(self._core.unchanged(), [])
         if found is not None:
             raise SystemExit(f"the core differs from the oracle without any mutant: {found}")
         self._begun = True
@@ -275,11 +297,22 @@ class Trial:
                 self._begin()
             with mutated(mutant, self._core.native):
                 module = self._core.build(mutant.file)
-            return "equivalent" if module is None else self._run(module)
+            if module is None:
+                return "equivalent"
+            first = [by for (header, by), _ in self.kills.most_common() if header == mutant.file]
+            by = self._run(module, first)
+            if by is not None:
+                self.learn(mutant, by)
+            return by
+
+    def learn(self, mutant: Mutant, by: str) -> None:
+        """What has noticed a mutant of this header is asked first next time."""
+        if piece := re.fullmatch(r"trial \((seed.*|captures.*|host|limits)\)", by):
+            self.kills[mutant.file, piece[1]] += 1
 
     @staticmethod
-    def _run(module: Path) -> str | None:
-        command = [sys.executable, "-m", "tests.support.mutant_trial", str(ANSWERS)]
+    def _run(module: Path, first: list[str]) -> str | None:
+        command = [sys.executable, "-m", "tests.support.mutant_trial", str(ANSWERS), "--first", *first]
         environment = os.environ | {"PYTHONPATH": f"{module.parent}{os.pathsep}{ROOT}"}
         try:
             done = subprocess.run(
@@ -327,16 +360,16 @@ def try_all(mutants: list[Mutant], report: Report, workers: int, *, trial: bool)
         pristine = Path(name) / "pristine"
         for folder in [pristine, *(Path(name) / str(number) for number in range(workers))]:
             shutil.copytree(ROOT / "native", folder / "native")
-            base = folder / "native" / "core" / "base.h"
-            # Inlining by force makes what is compiled without optimising four times as long.
-            base.write_text(base.read_text().replace("__attribute__((always_inline))", "__attribute__((unused))"))
+            inline_by_choice(folder / "native")
             if folder != pristine:
                 folders.put(folder)
         tests = Tests(pristine)
+        second = Trial(Path(name) / "core") if trial else None
         for mutant, by in report.known.items():  # what found mutants before will again
             if by is not None:
                 tests.kills[mutant.file, by.split()[0]] += 1
-        second = Trial(Path(name) / "core") if trial else None
+                if second is not None:
+                    second.learn(mutant, by)
 
         def one(mutant: Mutant) -> None:
             folder = folders.get()
