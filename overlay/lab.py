@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 import click
@@ -13,7 +15,8 @@ from dfw.output import emit, output_option
 from overlay.lab_known import lab_known, lab_named, lab_only, lab_reported, name_option
 
 if TYPE_CHECKING:
-    from overlay.lab_record import LabRecord
+    from overlay.lab_record import LabPaths, LabRecord
+    from overlay.progress import Steps
 
 
 @click.group(
@@ -32,8 +35,9 @@ def lab() -> None:
 @click.option("--name", metavar="NAME", default="lab", show_default=True, help="The lab's name.")
 @click.option("--mtu", type=click.IntRange(1280, 9000), default=1700, show_default=True, help="Of the underlay, bytes.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+@click.option("--supervisor", is_flag=True, help="With a control plane: what runs there is asked for through its API.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
-def up(files: tuple[str, ...], name: str, mtu: int, dry_run: bool, quiet: bool) -> int:
+def up(files: tuple[str, ...], name: str, mtu: int, dry_run: bool, supervisor: bool, quiet: bool) -> int:
     """Bring a lab up, or change it to what the files now say.
 
     FILEs: Inventory, policy, Kubernetes manifests; none: the built-in example. The same files again: nothing changes.
@@ -42,10 +46,19 @@ def up(files: tuple[str, ...], name: str, mtu: int, dry_run: bool, quiet: bool) 
     Examples:
       palisade lab up
       palisade lab up inventory.yaml policy.yaml --name shop --dry-run
+      palisade lab up --supervisor
     """
     from overlay import lab_up
     from overlay.progress import Steps
 
+    if supervisor:
+        if dry_run:
+            raise click.UsageError(
+                "--dry-run is of a lab without --supervisor: ask the API with kubectl --dry-run=server"
+            )
+        with lab_reported():
+            _with_supervisor()(lab_named(name), files, mtu, Steps(quiet))
+        return DONE
     begun = time.monotonic()
     with lab_reported():
         record, changes, _ = lab_up.up(lab_named(name), files, mtu=mtu, dry_run=dry_run, steps=Steps(quiet))
@@ -54,6 +67,15 @@ def up(files: tuple[str, ...], name: str, mtu: int, dry_run: bool, quiet: bool) 
         return DONE
     _tell_up(record, bool(changes), time.monotonic() - begun)
     return DONE
+
+
+def _with_supervisor() -> Callable[[LabPaths, Sequence[str], int, Steps], None]:
+    """What brings a lab up with a control plane: of the package above this one, found by its entry point."""
+    found = [point for point in entry_points(group="palisade.lab") if point.name == "supervisor"]
+    if not found:
+        raise click.UsageError("the package supervisor_glue is not installed here")
+    function: Callable[[LabPaths, Sequence[str], int, Steps], None] = found[0].load()
+    return function
 
 
 def _tell_up(record: LabRecord, changed: bool, seconds: float) -> None:

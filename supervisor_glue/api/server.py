@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -15,7 +16,7 @@ from supervisor_glue.api.documents import document_of
 from supervisor_glue.api.media import JSON, Form, form_of, media_type, written
 from supervisor_glue.api.request import Target, options_of, target_of
 from supervisor_glue.api.resource import Answer, Request, ResourceHandler
-from supervisor_glue.api.status import ApiError, error_internal, error_no_such_path
+from supervisor_glue.api.status import ApiError, error_internal, error_method, error_no_such_path
 from supervisor_glue.api.watch_cache import WatchCache
 from supervisor_glue.auth.attributes import Attributes
 from supervisor_glue.auth.authenticate import Authenticator, is_open
@@ -24,8 +25,11 @@ from supervisor_glue.auth.limits import BODY_BYTES, HEADER_BYTES, Limits
 from supervisor_glue.auth.user import User
 from supervisor_glue.store import StoreError
 
+_EXTENSION: Final = re.compile("/apis/([^/]+)/([^/]+)/([^/]+)")
 _CHANGES: Final = ("POST", "PUT", "PATCH", "DELETE")
 Handler = Callable[[web.Request, Target, User], Awaitable[web.StreamResponse | None]]
+Extension = Callable[[web.Request, str, User], Awaitable[web.StreamResponse]]
+"""Answers for a group that is no kind of the table: its resource, and who asks (for a list or watch, allowed)."""
 
 
 class ApiServer:
@@ -43,6 +47,7 @@ class ApiServer:
         self.cache, self.handler, self.clock = cache, handler, clock
         self.authenticator, self.authorizer = authenticator, authorizer
         self.streams = dict(streams or {})
+        self.extensions: dict[str, Extension] = {}
         self.address = ""
         self.closing = asyncio.Event()
         self.limits = Limits()
@@ -81,6 +86,9 @@ class ApiServer:
         user = self._user(request)
         self.limits.request(user, time.monotonic())
         options = options_of(request.query, changes=request.method in _CHANGES)
+        extension = _EXTENSION.fullmatch(path)
+        if extension is not None and extension[1] in self.extensions:
+            return await self._extension(request, user, extension, options.watch)
         target = target_of(request.method, path, options.watch)
         if target is None:
             self.authorizer.check(Attributes(user, request.method.lower(), path=path))
@@ -113,6 +121,18 @@ class ApiServer:
         transport = request.transport
         peer = transport.get_extra_info("peercert") if transport is not None else None
         return self.authenticator.authenticate(peer, request.headers.get("Authorization"), self.clock())
+
+    async def _extension(
+        self, request: web.Request, user: User, named: re.Match[str], watch: bool
+    ) -> web.StreamResponse:
+        group, version, resource = named.groups()
+        if request.method != "GET":
+            raise error_method(request.method)
+        self.authorizer.check(Attributes(user, "watch" if watch else "list", group, version, resource))
+        if not watch:
+            return await self.extensions[group](request, resource, user)
+        with self.limits.watch(user):
+            return await self.extensions[group](request, resource, user)
 
     def _health(self, path: str) -> web.Response:
         if path == "/version":
