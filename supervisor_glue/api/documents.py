@@ -28,6 +28,10 @@ KUBERNETES: Final = (1, 37)
 
 def document_of(path: str, accept: str, address: str) -> Object | Bytes | None:
     """None: nothing lies there."""
+    if path.startswith("/openapi/"):
+        from supervisor_glue.api.openapi import openapi_document  # read when somebody asks
+
+        return openapi_document(path, accept)
     parts = [part for part in path.split("/") if part]
     match parts:
         case ["version"]:

@@ -80,8 +80,13 @@ def metadata_update(kind: Kind, old: Object, new: Object) -> None:
     metadata.setdefault("generateName", before.get("generateName"))
     if metadata["generateName"] is None:
         del metadata["generateName"]
-    if kind.generation and before.get("generation") and content(old) != content(new):
-        metadata["generation"] = before["generation"] + 1
+
+
+def generation_update(kind: Kind, old: Object, new: Object) -> None:
+    """Count a change of what an object says, in place. `new` is filled in as it will be stored."""
+    before = old["metadata"].get("generation")
+    if kind.generation and before and content(old) != content(new):
+        new["metadata"]["generation"] = before + 1
 
 
 def content(item: Object) -> dict[str, Any]:

@@ -12,7 +12,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from supervisor_glue.api.kinds import NAMESPACES, STORED, Kind
-from supervisor_glue.api.metadata import is_gone, metadata_new, metadata_update, name_generated, time_text
+from supervisor_glue.api.metadata import (
+    generation_update,
+    is_gone,
+    metadata_new,
+    metadata_update,
+    name_generated,
+    time_text,
+)
 from supervisor_glue.api.status import (
     CHANGED_MEANWHILE,
     Cause,
@@ -111,6 +118,7 @@ class Objects:
             named = self._named(kind, entry, new)
             metadata_update(kind, old, new)
             new = strategy.prepare_change(old, new, subresource)
+            generation_update(kind, old, new)
             if validate:
                 self._validate(kind, new, strategy.validate_change(old, new, subresource))
             new = finish(old, new)

@@ -22,6 +22,7 @@ from supervisor_glue.api.schema import schemas_loaded
 
 JSON: Final = "application/json"
 PROTOBUF: Final = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+_PROTOBUF_READABLE: Final = PROTOBUF.replace("@", ".")  # with an @ in it, Go cannot read a media type
 _V3_PREFIX: Final = "/openapi/v3/"
 _NOT_IN_V2: Final = frozenset(("oneOf", "anyOf", "allOf", "not", "nullable"))
 _V2_FORMATS: Final[dict[str, Json]] = {
@@ -40,8 +41,8 @@ def openapi_document(path: str, accept: str) -> tuple[bytes, str, str] | None:
     """The body, its media type and its hash; None: nothing lies at that path."""
     path = path.rstrip("/")
     if path == "/openapi/v2":
-        if PROTOBUF in accept:
-            return _kept("v2.pb"), PROTOBUF, _hash("v2.pb")
+        if PROTOBUF in accept or _PROTOBUF_READABLE in accept:
+            return _kept("v2.pb"), _PROTOBUF_READABLE, _hash("v2.pb")
         return _kept("v2"), JSON, _hash("v2")
     if path == "/openapi/v3":
         return _kept("v3"), JSON, _hash("v3")

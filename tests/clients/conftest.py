@@ -19,7 +19,15 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
         yield running
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where kubectl keeps what it has discovered, as on somebody's machine."""
+    return tmp_path_factory.mktemp("homes")
+
+
 @pytest.fixture(params=VERSIONS)
-def kubectl(request: pytest.FixtureRequest, plane: ControlPlane, tmp_path: Path) -> Kubectl:
+def kubectl(request: pytest.FixtureRequest, plane: ControlPlane, homes: Path) -> Kubectl:
     version: str = request.param
-    return Kubectl(version, kubectl_path(version), plane.kubeconfig, tmp_path)
+    home = homes / version
+    home.mkdir(exist_ok=True)
+    return Kubectl(version, kubectl_path(version), plane.kubeconfig, home)

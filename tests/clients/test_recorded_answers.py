@@ -46,6 +46,7 @@ DIFFERENT: tuple[tuple[str, str, str], ...] = (
     ("limit1", r"\.items\[0\]\.metadata\..*", "the same, and nobody manages the fields of what the server makes"),
     (".*(pod|list|sel|patch|strategic).*", r".*\.metadata\.generation", "since 1.33 a Pod has a generation"),
     (".*table|list all", r"\.columnDefinitions\[\d+\]\.description", "texts were changed since"),
+    (".*table|list all", r"\.rows\[0\]\.cells\[[24]\]", "ages"),
     (".*pods? table", r"\.(columnDefinitions\[3\]\.type|rows\[0\]\.cells\[3\])", "since 1.22 restarts are text"),
     (".*", r".*\.managedFields.*\.f:kubernetes\.io/metadata\.name", "since 1.21, as above"),
 )

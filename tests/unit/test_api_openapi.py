@@ -116,7 +116,7 @@ def test_there_is_nothing_else() -> None:
 def test_the_protobuf_document_says_the_same() -> None:
     found = openapi_document("/openapi/v2", f"{PROTOBUF}, application/json")
     assert found is not None
-    assert found[1] == PROTOBUF
+    assert found[1] == PROTOBUF.replace("@", ".")  # which Go can read
     message: Any = document_type()()
     message.ParseFromString(found[0])
     whole = document("/openapi/v2")
