@@ -42,6 +42,7 @@ from overlay.limits import live_limits
 from overlay.linux import process_start
 from overlay.metrics import HostCounters, render_metrics
 from overlay.move import Moves
+from overlay.path_mtu import paths_answer
 from overlay.sysctl_keep import BEFORE
 from overlay.teps import TepWatch
 from overlay.uplink import read_mtu
@@ -334,6 +335,8 @@ class Agent:
             return self.status()
         if what == "places":
             return await self._places()
+        if what == "paths":
+            return await paths_answer(self.teps, self.enforcer.state, request)
         if what == "move":
             async with self.lock:
                 return await asyncio.to_thread(self.moves.answer, request)

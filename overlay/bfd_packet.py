@@ -119,9 +119,16 @@ def tep_mac(tep: Ip) -> bytes:
     return b"\x02\xbf" + tep.packed[-4:]
 
 
-def frame_encode(packet: BfdPacket, source: Ip, destination: Ip, vni: int, port: int) -> bytes:
-    """Geneve header (8 bytes) and inner frame between two TEPs of one family. `port`: UDP source port."""
-    data = packet_encode(packet)
+def frame_size(tep: str) -> int:
+    """Bytes of what goes to this TEP with its outer headers, from the IP header on, without padding."""
+    ip = 40 if ":" in tep else 20
+    return ip + 8 + GENEVE + 14 + ip + 8 + LENGTH
+
+
+def frame_encode(packet: BfdPacket, source: Ip, destination: Ip, vni: int, port: int, padding: int = 0) -> bytes:
+    """Geneve header (8 bytes) and inner frame between two TEPs of one family. `port`: UDP source port; `padding`: bytes
+    of the datagram behind the packet (RFC 9764), which nobody looks at."""
+    data = packet_encode(packet) + bytes(padding)
     length = 8 + len(data)
     udp = struct.pack("!HHHH", port, PORT, length, 0) + data
     total = _sum(_pseudo(source, destination, length) + udp)

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
@@ -88,6 +88,7 @@ class TepWatch:
         self._due = 0  # when it goes off
         self._is_calm: bool | None = None  # every session is Up or switched off
         self._pause = SECOND // 4  # between two looks then
+        self._polled: dict[str, asyncio.Future[None]] = {}  # who waits for a Final, by TEP
         with contextlib.suppress(OSError, msgspec.DecodeError):
             saved = msgspec.json.decode(path.read_bytes(), type=Saved)
             if saved.boot == boot:
@@ -180,6 +181,9 @@ class TepWatch:
             self._drop(NO_SESSION, packet.tep, error)
             return
         self.received += 1
+        waiting = self._polled.get(packet.tep)
+        if found.is_final and waiting is not None and not waiting.done():
+            waiting.set_result(None)
         self._take(packet.tep, before, session)
         if answer is not None:
             self._send(packet.tep, answer)
@@ -251,10 +255,24 @@ class TepWatch:
         finally:
             self._enforcing = None
 
-    def _send(self, tep: str, packet: BfdPacket) -> None:
+    @property
+    def pause(self) -> float:
+        """Seconds between two looks at what has come, while all is well."""
+        return self._pause / SECOND
+
+    def poll(self, tep: str, padding: int) -> asyncio.Future[None]:
+        """Ask the other end of a session for an answer (RFC 5880 section 6.5) to a packet with so much padding. Who
+        asks again waits for the new answer only."""
+        answered = self._polled[tep] = asyncio.get_running_loop().create_future()
+        session = self.sessions.get(tep)
+        if session is not None:
+            self._send(tep, replace(bfd.session_packet(session), is_poll=True), padding)
+        return answered
+
+    def _send(self, tep: str, packet: BfdPacket, padding: int = 0) -> None:
         if self._own is None:
             return
-        data = frame_encode(packet, self._own, ip_address(tep), self._vni.get(tep, 0), SOURCE_PORT)
+        data = frame_encode(packet, self._own, ip_address(tep), self._vni.get(tep, 0), SOURCE_PORT, padding)
         try:
             self.control.send_control(ControlPacket(tep, data, GENEVE))
             self.sent += 1

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Agents that measure what their underlay carries, with real packets: as much as it says, and less."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overlay.ask import AskError
+from tests.conftest import LONG
+from tests.netns.test_agent import POLICY, TwoHosts
+from tests.netns.test_teps import FAST, both_up, inside
+from tests.support.patience import until
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns, pytest.mark.needs_tun, pytest.mark.needs_ipv6]
+PLACES = {"h1": ("h2", "172.16.0.2"), "h2": ("h1", "172.16.0.1")}
+
+
+def paths(hosts: TwoHosts, host: str, mtu: int) -> list[dict[str, Any]]:
+    return list(hosts.ask(host, {"do": "paths", "mtu": mtu})["rows"])
+
+
+@pytest.mark.parametrize("tier", ["A", "C"] if LONG else ["A"])
+def test_what_an_underlay_carries_is_measured(tmp_path: Path, tier: str) -> None:
+    hosts = TwoHosts(tmp_path)
+    try:
+        hosts.build()
+        hosts.inventory = FAST
+        hosts.tell(POLICY)
+        hosts.start("--uplink", tier)
+        until(lambda: both_up(hosts), "BFD does not come up")
+        for host, (other, tep) in PLACES.items():
+            # A machine that is busy may lose a packet, but not for ever.
+            wanted = [{"host": other, "tep": tep, "bytes": 1700, "problem": ""}]
+            until(lambda host=host, wanted=wanted: paths(hosts, host, 1700) == wanted, "1700 bytes do not arrive")
+        inside(hosts, "h2", "ip", "link", "set", "ul0", "mtu", "1500")
+        until(lambda: both_up(hosts), "BFD does not come up again")
+
+        def measured() -> bool:
+            problem = paths(hosts, "h1", 1520)[0]["problem"]
+            return bool(problem == "no answer to 1520 bytes, while 1500 arrive")
+
+        until(measured, "what the narrower wire carries is not found")
+        with pytest.raises(AskError, match="1280 to 2048"):
+            paths(hosts, "h1", 10)
+    finally:
+        hosts.end()
