@@ -73,10 +73,20 @@ class Caller:
             async with self._session.request(
                 method, self._server + path, json=body, ssl=self._context, allow_redirects=False
             ) as answer:
-                data = await answer.content.read(_MOST_BYTES)
-                return _answer(answer.status, data)
+                code, data = answer.status, await _read(answer)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ServerError(f"{self._server} does not answer: {error or type(error).__name__}") from None
+        return _answer(code, data)
+
+
+async def _read(answer: aiohttp.ClientResponse) -> bytes:
+    """The body, as far as an object of this API can be long."""
+    parts: list[bytes] = []
+    async for part in answer.content.iter_chunked(1 << 16):
+        parts.append(part)
+        if sum(map(len, parts)) > _MOST_BYTES:
+            raise aiohttp.ClientPayloadError(f"more than {_MOST_BYTES} bytes")
+    return b"".join(parts)
 
 
 def _answer(code: int, data: bytes) -> Object:

@@ -32,7 +32,7 @@ def escalation_check(rbac: Rbac, user: User, item: Object, old: Object | None = 
 
     Raises ApiError 403, and 404 where a binding names a role that is not there.
     """
-    kind = item["kind"]
+    kind = item.get("kind", "")
     if kind not in _PLURALS or MASTERS in user.groups or (old is not None and _is_collection_only(item, old)):
         return
     if kind in ("Role", "ClusterRole"):

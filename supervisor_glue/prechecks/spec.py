@@ -8,8 +8,8 @@ The names are those of vCenter's EnableSpec (pod_cidrs, service_cidr, master_man
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dfw.documents import Document, documents_read
@@ -104,6 +104,8 @@ class SupervisorSpec:
     egress_cidrs: tuple[AddressRange, ...] = ()
     namespace_prefix: int = 28
     is_isolated: bool = False
+    written: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """The spec as it was written, for the API."""
 
     @property
     def mtu(self) -> int:
@@ -246,4 +248,5 @@ def _read(cursor: Cursor) -> SupervisorSpec | None:
         egress_cidrs=values["egress_cidrs"],
         namespace_prefix=values["namespace_subnet_prefix"],
         is_isolated=values["default_isolation"],
+        written=envelope["spec"].node.plain(),
     )

@@ -7,8 +7,6 @@ import asyncio
 import stat
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -39,7 +37,6 @@ from supervisor_glue.auth.approval import (
     with_condition,
 )
 from supervisor_glue.auth.attributes import Attributes
-from supervisor_glue.auth.authenticate import Authenticator, Revocations
 from supervisor_glue.auth.authorize import Authorizer
 from supervisor_glue.auth.caller import Caller, ServerError, authority_find
 from supervisor_glue.auth.defaults import default_roles
@@ -49,6 +46,7 @@ from supervisor_glue.auth.signing import SIGNER_CLIENT, SIGNER_HOST, SigningErro
 from supervisor_glue.auth.user import User, user_of_account
 from supervisor_glue.controllers.certificates import CertificateController, JoinTokenController
 from supervisor_glue.controllers.resources import HOSTS, NAMESPACES, SECRETS
+from tests.support.api_served import Api
 from tests.support.api_twin import ApiTwin
 from tests.support.controlling import running
 
@@ -235,76 +233,28 @@ def test_expired_join_tokens_go(tmp_path: Path) -> None:
 # Over the wire.
 
 
-@asynccontextmanager
-async def served(authority: pki.Authority, folder: Path, twin: ApiTwin, revocations: Revocations) -> AsyncIterator[str]:
-    """A server of requests for certificates alone, with real TLS and our own checks."""
-    secret = tokens.join_secret(TOKEN, datetime.fromtimestamp(time.time(), UTC) + timedelta(hours=1))
-    secrets = {secret["metadata"]["name"]: secret}
-    authenticator = Authenticator(tokens.TokenKey(b"k" * 32), lambda *_: None, secrets.get, revocations)
-    authorizer = Authorizer()
-    for item in default_roles():
-        authorizer.put(item)
-
-    def user(asked: web.Request) -> User:
-        assert asked.transport is not None
-        peer = asked.transport.get_extra_info("peercert")
-        return authenticator.authenticate(peer, asked.headers.get("Authorization"), time.time())
-
-    def handler(
-        work: Callable[[web.Request, User], Awaitable[Object]],
-    ) -> Callable[[web.Request], Awaitable[web.Response]]:
-        async def handle(asked: web.Request) -> web.Response:
-            try:
-                return web.json_response(await work(asked, user(asked)))
-            except ApiError as error:
-                return web.json_response(error.status(), status=error.code)
-
-        return handle
-
-    async def create(asked: web.Request, who: User) -> Object:
-        attributes = _asked(who, "create")
-        authorizer.check(attributes)
-        made = await twin.create(REQUESTS, admitted(authorizer, attributes, await asked.json()))
-        authorizer.put(made)
-        return made
-
-    async def get(asked: web.Request, who: User) -> Object:
-        name = asked.match_info["name"]
-        authorizer.check(Attributes(who, "get", REQUESTS.group, "v1", REQUESTS.plural, name=name))
-        return await twin.get(REQUESTS, name)
-
-    app = web.Application()
-    app.router.add_post(REQUESTS.path(), handler(create))
-    app.router.add_get(REQUESTS.path() + "/{name}", handler(get))
-    runner = web.AppRunner(app)
-    await runner.setup()
-    context = tls.server_context(pki.server_open(authority, folder, [], pki.utc_now()), authority.pem)
-    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
-    await site.start()
-    try:
-        yield f"https://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
+async def _token_made(api: Api, token: tokens.JoinToken = TOKEN) -> None:
+    await api.twin.create(NAMESPACES, {"metadata": {"name": "kube-system"}})
+    ends = datetime.fromtimestamp(time.time(), UTC) + timedelta(hours=1)
+    await api.twin.create(SECRETS, tokens.join_secret(token, ends), "kube-system")
 
 
 def test_a_host_joins_and_renews_over_tls(tmp_path: Path) -> None:
-    authority = pki.authority_open(tmp_path / "pki", pki.utc_now())
-    twin, revocations = ApiTwin(), Revocations()
+    api = Api(tmp_path)
+    twin = api.twin
+
+    def controllers(client: Any, views: Any) -> list[Any]:
+        return [CertificateController(client, views, api.authority)]
 
     async def run() -> None:
-        controllers = lambda client, views: [CertificateController(client, views, authority)]  # noqa: E731
-        async with running(twin, controllers), served(authority, tmp_path, twin, revocations) as server:
-            pin = pki.certificate_hash(authority.pem)
-            path = await host_join(server, TOKEN, pin, "esx-1", tmp_path / "etc")
+        async with running(twin, controllers), api.serving() as server:
+            await _token_made(api)
+            path = await host_join(server, TOKEN, api.pin, "esx-1", tmp_path / "etc")
             assert path == tmp_path / "etc" / KUBECONFIG and stat.S_IMODE(path.stat().st_mode) == 0o600
             config = kubeconfig_read(path)
-            assert (config.server, config.user, config.authority) == (server, "system:node:esx-1", authority.pem)
+            assert (config.server, config.user, config.authority) == (server, "system:node:esx-1", api.authority.pem)
             host = await twin.get(HOSTS, "esx-1")
             async with Caller(config) as client:
-                with pytest.raises(ApiError) as refused:  # the server has not heard of the Host yet
-                    await client.get(REQUESTS, "x")
-                assert refused.value.code == 401
-                revocations.host_put(host)
                 now = pki.utc_now()
                 assert not is_due(config, now) and await host_renew(client, path, now) is None
                 renewed = await host_renew(client, path, now + timedelta(days=61))
@@ -315,38 +265,44 @@ def test_a_host_joins_and_renews_over_tls(tmp_path: Path) -> None:
                 with pytest.raises(ApiError) as refused:
                     await client.get(REQUESTS, host["metadata"]["annotations"][JOINED])  # the join token made that
                 assert refused.value.code == 403
+                assert (await client.get(HOSTS, "esx-1"))["metadata"]["uid"] == host["metadata"]["uid"]
+                await twin.delete(HOSTS, "esx-1")
+                api.revocations.host_forget("esx-1")
+                with pytest.raises(ApiError) as refused:
+                    await client.get(HOSTS, "esx-1")
+                assert refused.value.code == 401
+            await host_join(server, TOKEN, api.pin, "esx-1", tmp_path / "again")
             with pytest.raises(SigningError, match="has joined already"):
-                await host_join(server, TOKEN, pin, "esx-1", tmp_path / "other")
+                await host_join(server, TOKEN, api.pin, "esx-1", tmp_path / "other")
             assert not (tmp_path / "other" / KUBECONFIG).exists()
             wrong = tokens.JoinToken("abcdef", "f" * 16)
             with pytest.raises(ApiError) as unauthorized:
-                await host_join(server, wrong, pin, "esx-2", tmp_path / "other")
+                await host_join(server, wrong, api.pin, "esx-2", tmp_path / "other")
             assert unauthorized.value.code == 401
 
     asyncio.run(run())
 
 
 def test_another_servers_ca_gets_no_token(tmp_path: Path) -> None:
-    authority = pki.authority_open(tmp_path / "pki", pki.utc_now())
+    api = Api(tmp_path)
     other = pki.authority_open(tmp_path / "other", pki.utc_now())
 
     async def run() -> None:
-        async with served(authority, tmp_path, ApiTwin(), Revocations()) as server:
-            pin = pki.certificate_hash(authority.pem)
-            assert await asyncio.to_thread(authority_find, server, pin) == authority.pem
+        async with api.serving() as server:
+            assert await asyncio.to_thread(authority_find, server, api.pin) == api.authority.pem
             with pytest.raises(ServerError, match="another server"):
                 await asyncio.to_thread(authority_find, server, pki.certificate_hash(other.pem))
             mismatched = server.replace("127.0.0.1", "127.0.0.2")
             with pytest.raises(ServerError):
-                await asyncio.to_thread(authority_find, mismatched, pin)
+                await asyncio.to_thread(authority_find, mismatched, api.pin)
             async with Caller(Kubeconfig(server, other.pem, "x", token="t")) as client:
                 with pytest.raises(ServerError):
                     await client.get(REQUESTS, "x")
         for bad in ("http://127.0.0.1:1", "127.0.0.1:6443", "https://"):
             with pytest.raises(ValueError):
-                authority_find(bad, pin)
+                authority_find(bad, api.pin)
         with pytest.raises(ServerError):
-            await asyncio.to_thread(authority_find, server, pin)
+            await asyncio.to_thread(authority_find, server, api.pin)
 
     asyncio.run(run())
 

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What verbs that ask an API server share: which server, and how its refusals are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dfw.errors import EnvironmentLacksError
+
+if TYPE_CHECKING:
+    from supervisor_glue.auth.kubeconfig import Kubeconfig
+
+
+def kubeconfig_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--kubeconfig`: which server, and as whom."""
+    text = "The server, and who asks; default: the file that $KUBECONFIG names."
+    kind = click.Path(path_type=Path, dir_okay=False)
+    return click.option("--kubeconfig", type=kind, envvar="KUBECONFIG", help=text)(function)
+
+
+def config_of(path: Path | None) -> Kubeconfig:
+    """What the file says. Raises click.UsageError."""
+    from supervisor_glue.auth.kubeconfig import KubeconfigError, kubeconfig_read
+
+    if path is None:
+        raise click.UsageError("which server? --kubeconfig FILE, as `palisade supervisor up --kubeconfig` writes it")
+    try:
+        return kubeconfig_read(path)
+    except KubeconfigError as error:
+        raise click.UsageError(str(error)) from None
+    except OSError as error:
+        raise click.UsageError(f"{path}: {error.strerror or error}") from None
+
+
+@contextmanager
+def calling() -> Iterator[None]:
+    """Exit status 1 and the server's sentence where it refuses; 3 where it does not answer."""
+    from supervisor_glue.api.status import ApiError
+    from supervisor_glue.auth.caller import ServerError
+    from supervisor_glue.auth.signing import SigningError
+
+    try:
+        yield
+    except ApiError as error:
+        raise click.ClickException(f"the server refuses: {error.message} ({error.code})") from None
+    except (SigningError, TimeoutError) as error:
+        raise click.ClickException(str(error)) from None
+    except ServerError as error:
+        raise EnvironmentLacksError(str(error), "palisade supervisor up, or another --kubeconfig") from None

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The verbs by which hosts and people come in, and the one that enables, against a server in memory behind real TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from dfw.errors import EnvironmentLacksError, PolicyError
+from supervisor_glue import access_verb
+from supervisor_glue.access_verb import kubeconfig, token
+from supervisor_glue.api.client import Resource
+from supervisor_glue.api.status import ApiError
+from supervisor_glue.auth.caller import Caller
+from supervisor_glue.auth.kubeconfig import kubeconfig_read, kubeconfig_write
+from supervisor_glue.controllers.certificates import CertificateController
+from supervisor_glue.controllers.resources import CONFIG_MAPS, HOSTS, NAMESPACES, SECRETS
+from supervisor_glue.enable_verb import enable
+from supervisor_glue.join_verb import join
+from supervisor_glue.prechecks.compatibility import Facts, HostFacts
+from supervisor_glue.prechecks.compatibility import Path as Measured
+from tests.conftest import ROOT
+from tests.support.api_served import Api
+from tests.support.controlling import running
+
+SUPERVISORS = Resource("palisade.internal", "v1alpha1", "supervisors")
+EXAMPLE = str(ROOT / "examples" / "supervisor" / "supervisor.yaml")
+Verb = Callable[..., Awaitable[Result]]
+
+
+def with_server(tmp_path: Path, work: Callable[[Api, Verb], Awaitable[None]]) -> None:
+    """Runs `work` with a server, and with what runs a verb as its administrator."""
+    api = Api(tmp_path)
+    admin = tmp_path / "admin.kubeconfig"
+
+    async def run() -> None:
+        def controllers(client: Any, views: Any) -> list[Any]:
+            return [CertificateController(client, views, api.authority)]
+
+        async def verb(command: click.Command, *words: str) -> Result:
+            env = {"KUBECONFIG": str(admin)}
+            return await asyncio.to_thread(CliRunner().invoke, command, list(words), env=env, standalone_mode=False)
+
+        async with running(api.twin, controllers), api.serving():
+            for name in ("kube-system", "shop", "other"):
+                await api.twin.create(NAMESPACES, {"metadata": {"name": name}})
+            kubeconfig_write(admin, api.administrator())
+            await work(api, verb)
+
+    asyncio.run(run())
+
+
+def test_a_token_is_made_and_a_host_joins_by_the_printed_line(tmp_path: Path) -> None:
+    async def work(api: Api, verb: Verb) -> None:
+        made = await verb(token, "create", "--ttl", "30m", "--host", "esx-1", "--description", "rack 7")
+        assert made.exception is None
+        words = shlex.split(made.output)
+        assert words[:3] == ["palisade", "agent", "join"] and words[words.index("--ca-hash") + 1] == api.pin
+        secret = words[words.index("--token") + 1].partition(".")[2]
+        stored = json.dumps([item for (of, *_), item in api.twin.objects.items() if of == SECRETS])
+        assert secret not in stored and "bootstrap-token-" in stored
+        joined = await verb(join, *words[3:], "--config", str(tmp_path / "etc"))
+        assert joined.exception is None and "esx-1 has joined" in joined.output
+        assert kubeconfig_read(tmp_path / "etc" / "agent.kubeconfig").user == "system:node:esx-1"
+        assert (await api.twin.get(HOSTS, "esx-1"))["metadata"]["uid"]
+        other = await verb(join, *words[3:-2], "--host", "esx-2", "--config", str(tmp_path / "other"))
+        assert isinstance(other.exception, click.ClickException) and "is for esx-1" in other.exception.message
+
+    with_server(tmp_path, work)
+
+
+def test_a_user_works_in_one_namespace(tmp_path: Path) -> None:
+    async def work(api: Api, verb: Verb) -> None:
+        out = tmp_path / "shop.kubeconfig"
+        made = await verb(kubeconfig, "--namespace", "shop", "--role", "edit", "--out", str(out))
+        assert made.exception is None and stat.S_IMODE(out.stat().st_mode) == 0o600
+        config = kubeconfig_read(out)
+        assert (config.namespace, config.user, config.server) == ("shop", "shop-edit", api.server)
+        item = {"metadata": {"name": "x"}, "data": {}}
+        async with Caller(config) as client:
+            await client.create(CONFIG_MAPS, item, "shop")
+            for namespace, resource in (("other", CONFIG_MAPS), ("kube-system", SECRETS)):
+                with pytest.raises(ApiError) as refused:
+                    await client.create(resource, item, namespace)
+                assert refused.value.code == 403
+            binding = {
+                "kind": "RoleBinding",
+                "metadata": {"name": "mine", "namespace": "shop"},
+                "roleRef": {"kind": "ClusterRole", "name": "cluster-admin"},
+                "subjects": [{"kind": "User", "name": "shop-edit"}],
+            }
+            with pytest.raises(ApiError) as refused:
+                await client.create(Resource("rbac.authorization.k8s.io", "v1", "rolebindings"), binding, "shop")
+            assert refused.value.code == 403
+        again = await verb(kubeconfig, "--namespace", "shop", "--role", "edit")
+        assert again.exception is None and again.output.startswith("apiVersion: v1")
+        missing = await verb(kubeconfig, "--namespace", "ghost")
+        assert isinstance(missing.exception, click.ClickException) and "ghost" in missing.exception.message
+
+    with_server(tmp_path, work)
+
+
+def facts(*_: Any) -> Facts:
+    teps = {f"esx-{number}": f"172.16.0.1{number}" for number in (1, 2, 3)}
+    hosts = {
+        name: HostFacts(
+            "", "0.1.0", tep, 0, tuple(Measured(other, there) for other, there in teps.items() if other != name)
+        )
+        for name, tep in teps.items()
+    }
+    return Facts("0.1.0", hosts)
+
+
+def test_what_is_compatible_is_enabled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("supervisor_glue.prechecks.facts.read_facts", facts)
+
+    async def work(api: Api, verb: Verb) -> None:
+        checked = await verb(enable, EXAMPLE, "--check-only", "-o", "json")
+        assert checked.return_value == 0 and json.loads(checked.output)["compatible"] is True
+        assert not [key for key in api.twin.objects if key[0] == SUPERVISORS]
+        for _ in range(2):
+            done = await verb(enable, EXAMPLE, "-o", "json")
+            assert done.return_value == 0
+            stored = await api.twin.get(SUPERVISORS, "supervisor")
+            assert stored["spec"]["pod_cidrs"] == ["10.244.0.0/20"]
+            nodes = stored["status"]["controlPlane"]
+            assert [node["host"] for node in nodes] == ["esx-1", "esx-2", "esx-3"]
+            assert nodes == json.loads(done.output)["control_plane"]
+
+    with_server(tmp_path, work)
+
+
+def test_what_is_not_compatible_is_told_and_not_enabled(tmp_path: Path) -> None:
+    async def work(api: Api, verb: Verb) -> None:
+        refused = await verb(enable, EXAMPLE, "--run", str(tmp_path / "nowhere"))
+        assert refused.return_value == 1
+        assert "not compatible, for 3 reasons" in refused.output
+        assert (
+            "Host esx-1 is not prepared: no agent of this name is known. [vcenter.wcp.host.not_prepared]"
+            in refused.output
+        )
+        assert not [key for key in api.twin.objects if key[0] == SUPERVISORS]
+
+    with_server(tmp_path, work)
+
+
+def invoked(command: click.Command, *words: str) -> BaseException | None:
+    return CliRunner().invoke(command, list(words), env={"KUBECONFIG": None}, standalone_mode=False).exception
+
+
+def test_wrong_uses_say_what_would_be_right(tmp_path: Path) -> None:
+    bad = tmp_path / "bad"
+    bad.write_text("{}")
+    for command, words, told in (
+        (token, ["create"], "--kubeconfig FILE"),
+        (token, ["create", "--ttl", "1x"], "30m, 24h or 7d"),
+        (token, ["create", "--ttl", "9999d"], "ten years"),
+        (token, ["create", "--kubeconfig", str(bad)], "no kubeconfig"),
+        (token, ["create", "--kubeconfig", str(tmp_path / "none")], "No such file"),
+        (kubeconfig, ["-n", "x", "--user", "system:node:x", "--kubeconfig", str(bad)], "no kubeconfig"),
+        (enable, [EXAMPLE], "--kubeconfig FILE"),
+        (join, ["--server", "x", "--token", "x", "--ca-hash", "x"], "64 hexadecimal"),
+        (join, ["--server", "x", "--token", "x", "--ca-hash", f"sha256:{'0' * 64}"], "six letters"),
+        (join, ["--server", "x", "--token", f"abcdef.{'0' * 16}", "--ca-hash", f"sha256:{'0' * 64}"], "https:// URL"),
+    ):
+        error = invoked(command, *words)
+        assert isinstance(error, click.UsageError) and told in error.format_message(), words
+    error = invoked(enable, str(bad), "--check-only")
+    assert isinstance(error, PolicyError)
+    nobody = ["--server", "https://127.0.0.1:1", "--token", f"abcdef.{'0' * 16}", "--ca-hash", f"sha256:{'0' * 64}"]
+    assert isinstance(invoked(join, *nobody, "--config", str(tmp_path)), EnvironmentLacksError)
+    assert access_verb.ROLES == ("view", "edit", "admin")
