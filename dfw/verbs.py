@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 VERB_GROUP: Final = "palisade.verbs"
 BENCH_GROUP: Final = "palisade.benches"  # commands of `palisade bench` that other packages bring
+AGENT_GROUP: Final = "palisade.agents"  # of `palisade agent`
 _DISTRIBUTIONS: Final = (".dist-info", ".egg-info")
 
 

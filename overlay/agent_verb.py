@@ -15,9 +15,10 @@ import click
 
 from dfw.cli import DONE, LACKING, NO
 from dfw.errors import EnvironmentLacksError
+from dfw.verb_group import AgentGroup
 
 
-@click.group
+@click.group(cls=AgentGroup)
 def agent() -> None:
     """Run the host agent: it keeps a host's vNICs, firewall and overlay as its state says.
 
@@ -229,20 +230,6 @@ def uninstall(purge: bool, dry_run: bool, root: Path | None) -> int:
         click.echo(note)
     click.echo("uninstalled" if purge else "uninstalled; configuration, state and logs are kept (--purge)")
     return NO if any("does not end" in note for note in notes) else DONE
-
-
-@agent.command
-def join() -> None:
-    """Become a host of a Supervisor, which this version does not have: it says so, and ends with 3.
-
-    \b
-    Example:
-      palisade agent join
-    """
-    raise EnvironmentLacksError(
-        "no Supervisor that a host could join: this version tells a host its state by a file",
-        "palisade agent install --host NAME --underlay INTERFACE --desired FILE",
-    )
 
 
 def _as_root(where: Path) -> None:

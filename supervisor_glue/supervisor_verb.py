@@ -9,6 +9,8 @@ from pathlib import Path
 import click
 
 from dfw.errors import EnvironmentLacksError
+from supervisor_glue.access_verb import kubeconfig, token
+from supervisor_glue.enable_verb import enable
 
 
 @click.group()
@@ -18,6 +20,11 @@ def supervisor() -> None:
     \b
     Example: palisade supervisor up --listen 127.0.0.1:6443 --data ./state --kubeconfig ./kubeconfig
     """
+
+
+supervisor.add_command(enable)
+supervisor.add_command(token)
+supervisor.add_command(kubeconfig)
 
 
 @supervisor.command()

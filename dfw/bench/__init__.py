@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dfw.output import emit, output_option
-from dfw.verbs import BENCH_GROUP, verb_table
+from dfw.verb_group import BenchGroup
 
 DONE, NO, BAD_INPUT, LACKING = 0, 1, 2, 3
 _KINDS = ("hit", "allowed", "refused", "setup", "fragment")
@@ -17,23 +17,6 @@ _BATCH = click.option("--batch", type=click.IntRange(1, 256), default=32, show_d
 _LONG_BATCH = click.option(
     "--batch", type=click.IntRange(1, 256), default=128, show_default=True, help="Packets handed in together."
 )
-
-
-class BenchGroup(click.Group):
-    """The benchmarks of this package, and those that others bring (entry points, dfw/verbs.py)."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Names of all benchmarks."""
-        return sorted({*super().list_commands(ctx), *verb_table(BENCH_GROUP)})
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """A benchmark's command; None where there is none of that name."""
-        found = super().get_command(ctx, cmd_name)
-        brought = verb_table(BENCH_GROUP).get(cmd_name)
-        if found is None and brought is not None:
-            command: click.Command = brought.load()
-            return command
-        return found
 
 
 @click.group(cls=BenchGroup)

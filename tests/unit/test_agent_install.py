@@ -124,9 +124,9 @@ def test_what_is_not_there_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[
     assert [*tmp_path.iterdir()] == []
 
 
-def test_join_says_that_there_is_nothing_to_join(capfd: pytest.CaptureFixture[str]) -> None:
-    run("join", status=3)
-    assert "no Supervisor" in capfd.readouterr().err
+def test_join_is_a_command_that_the_supervisor_brings(capfd: pytest.CaptureFixture[str]) -> None:
+    run("join", status=2)
+    assert "--server" in capfd.readouterr().err
 
 
 def test_the_unit_is_as_it_was_agreed() -> None:
