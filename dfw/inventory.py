@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from dfw.assign import Assignment, Draft
-from dfw.documents import Document
-from dfw.errors import Problem
+from dfw.documents import Document, document_of
+from dfw.errors import PolicyError, Problem
 from dfw.fields import Cursor, Field, identifier, integer, listed, mapping, parsed, reference, text
 from dfw.findings import Finding
 from dfw.model import Address, Family, Inventory, Namespace, Tag, address_parse, mac_parse, prefix_parse
@@ -152,6 +152,17 @@ def inventory_load(
         if first is not draft:
             draft.cursor.problem(f"the pod {name} was already given at {first.where}")
     return replace(Assignment(drafts, findings).inventory(), namespaces=namespaces or {})
+
+
+def inventory_object_read(decoded: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of one Host, Segment, Gateway, Machine or Port as the API has it, with nothing filled in; what refers
+    to others is `reference`s. Raises PolicyError."""
+    document = document_of(dict(decoded), f"{decoded.get('kind')} {decoded.get('metadata', {}).get('name')}")
+    problems: list[Problem] = []
+    drafts = [draft for _, draft in _drafts(Cursor(document, document.root, "", problems))]
+    if problems or len(drafts) != 1:
+        raise PolicyError(problems or [Problem(document.place(document.root), "it says nothing")])
+    return drafts[0].values
 
 
 def _drafts(cursor: Cursor) -> Iterable[tuple[str, Draft]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import astuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 
@@ -67,14 +68,14 @@ def resolve_span(
     world = world_routed(world, routers)
     compiled = compile_policy(world)
     inventory = world.inventory
-    fabric = _Fabric(inventory, routers)
+    fabric = Fabric(inventory, routers)
     return {
-        host.name: _HostSpan(fabric, compiled, host, attachments, underlay_mtu).state(revision)
+        host.name: HostSpan(fabric, compiled, host, attachments, underlay_mtu).state(revision)
         for host in inventory.hosts.values()
     }
 
 
-class _Fabric:
+class Fabric:
     """What is the same for all hosts: who routes for whom, and who is where."""
 
     def __init__(self, inventory: Inventory, routers: tuple[ServiceRouter, ...]) -> None:
@@ -91,15 +92,15 @@ class _Fabric:
             if segment.gateway is not None:
                 self.segments_of[segment.gateway].append(segment)
 
+    def top(self, gateway: str) -> str:
+        """The Tier-0 above, or the gateway itself: it names the routing domain."""
+        own = self.inventory.gateways[gateway]
+        return own.uplink_gateway or own.name
+
     def domain(self, gateway: str) -> list[Gateway]:
         """All gateways that a packet may pass from this one: its Tier-0 and that one's other Tier-1s."""
-        own = self.inventory.gateways[gateway]
-        top = own.uplink_gateway or own.name
-        return [
-            item
-            for item in self.inventory.gateways.values()
-            if item.name in (top, own.name) or item.uplink_gateway == top
-        ]
+        top = self.top(gateway)
+        return [item for item in self.inventory.gateways.values() if item.name == top or item.uplink_gateway == top]
 
     def segments_near(self, ports: Iterable[Port]) -> list[Segment]:
         """The segments of these ports, and those that are routed together with them, in the inventory's order."""
@@ -112,17 +113,22 @@ class _Fabric:
         return [segment for name, segment in self.inventory.segments.items() if name in wanted]
 
 
-class _HostSpan:
-    def __init__(
-        self,
-        fabric: _Fabric,
-        compiled: Compiled,
-        host: Host,
-        attachments: Mapping[str, str],
-        underlay_mtu: int,
-    ) -> None:
-        self.fabric, self.compiled, self.host = fabric, compiled, host
-        self.attachments, self.underlay_mtu = attachments, underlay_mtu
+class Forwarding(NamedTuple):
+    """The fields of a HostState by which it forwards."""
+
+    segments: tuple[SegmentState, ...]
+    gateways: tuple[str, ...]
+    neighbours: tuple[NeighbourState, ...]
+    interfaces: tuple[InterfaceState, ...]
+    routes: tuple[RouteState, ...]
+    teps: tuple[TepState, ...]
+
+
+class ForwardingSpan:
+    """What one host forwards by."""
+
+    def __init__(self, fabric: Fabric, host: Host) -> None:
+        self.fabric, self.host = fabric, host
         self.own = fabric.ports_on[host.name]
         self.segments = fabric.segments_near(self.own)
         self.number_of = {segment.name: number for number, segment in enumerate(self.segments)}
@@ -139,61 +145,26 @@ class _HostSpan:
                 )
             )
         }
-        self.rules = _Kept()
-        self.sets = _Kept()
-        self.tables = _Kept()
-        self.ether = _Kept()
 
-    def _routers(self) -> Iterable[str]:
-        return dict.fromkeys(segment.gateway for segment in self.segments if segment.gateway is not None)
-
-    def state(self, revision: int) -> HostState:
+    def forwarding(self) -> Forwarding:
+        """All of it."""
         hosts = self.fabric.inventory.hosts
-        vnics = tuple(self._vnic(port) for port in self.own)
-        tables = tuple(self._table(self.compiled.tables[number]) for number in self.tables.items)
-        ether = tuple(self._ether(self.compiled.ether.tables[number]) for number in self.ether.items)
-        return HostState(
-            host=self.host.name,
-            revision=revision,
-            tep=str(self.host.tep),
-            underlay_mtu=self.underlay_mtu,
-            bfd=BfdState(self.host.bfd_interval, self.host.bfd_multiple),
-            vnics=vnics,
+        return Forwarding(
             segments=tuple(self._segment(segment) for segment in self.segments),
             gateways=tuple(self.gateways),
             neighbours=tuple(self._neighbours()),
             interfaces=tuple(self._interfaces()),
             routes=tuple(self._routes()),
             teps=tuple(TepState(name, str(hosts[name].tep)) for name in self.teps),
-            rules=tuple(self._rule(number) for number in self.rules.items),
-            sets=tuple(self._set(number) for number in self.sets.items),
-            tables=tables,
-            ether=ether,
         )
 
-    def _vnic(self, port: Port) -> VnicState:
-        segment = self.fabric.inventory.segments[port.segment]
-        subnets = {subnet.family: subnet for subnet in segment.subnets}
-        ether = self.compiled.ether.table_of.get(port.name)
-        gateways = [gateway_address(subnet) for subnet in segment.subnets] if segment.gateway is not None else []
-        router = self.fabric.router_at.get(port.name)
-        if router is not None:
-            gateways = []  # its default is the uplink's
-        return VnicState(
-            name=port.name,
-            mac=port.mac,
-            ips=tuple(f"{ip}/{_length(ip, subnets.get(ip.family))}" for ip in port.ips),
-            segment=self.number_of[port.segment],
-            table=self.tables.number(self.compiled.table_of[port.name]),
-            timers=tuple(timer_seconds(self.compiled.timers_of.get(port.name, self.compiled.timers))),
-            ether=None if ether is None else self.ether.number(ether),
-            flood=astuple(self.compiled.flood_of.get(port.name, self.compiled.flood)),
-            gateways=tuple(str(address) for address in gateways if address is not None),
-            mtu=min(WORKLOAD_MTU, self.underlay_mtu - overhead(self.host.tep.family)),
-            netns=self.attachments.get(port.name),
-            guards=GUARDS if router is None else (),  # what it sends comes from all the world
-            routes=() if router is None else router.routes,
-        )
+    def _routers(self) -> Iterable[str]:
+        """One gateway of each routing domain."""
+        of_top: dict[str, str] = {}
+        for segment in self.segments:
+            if segment.gateway is not None:
+                of_top.setdefault(self.fabric.top(segment.gateway), segment.gateway)
+        return of_top.values()
 
     def _segment(self, segment: Segment) -> SegmentState:
         replicas = dict.fromkeys(port.host for port in self.fabric.ports_of[segment.name] if port.host in self.teps)
@@ -245,6 +216,64 @@ class _HostSpan:
                     for subnet in segment.subnets:
                         yield RouteState(above, str(subnet), ROUTE_GATEWAY, number)
 
+
+class HostSpan(ForwardingSpan):
+    """All that one host is told."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        compiled: Compiled,
+        host: Host,
+        attachments: Mapping[str, str],
+        underlay_mtu: int,
+    ) -> None:
+        super().__init__(fabric, host)
+        self.compiled = compiled
+        self.attachments, self.underlay_mtu = attachments, underlay_mtu
+        self.rules = _Kept()
+        self.sets = _Kept()
+        self.tables = _Kept()
+        self.ether = _Kept()
+
+    def state(self, revision: int) -> HostState:
+        vnics = tuple(self._vnic(port) for port in self.own)
+        tables = tuple(self._table(self.compiled.tables[number]) for number in self.tables.items)
+        ether = tuple(self._ether(self.compiled.ether.tables[number]) for number in self.ether.items)
+        return HostState(
+            host=self.host.name,
+            revision=revision,
+            tep=str(self.host.tep),
+            underlay_mtu=self.underlay_mtu,
+            bfd=BfdState(self.host.bfd_interval, self.host.bfd_multiple),
+            vnics=vnics,
+            **self.forwarding()._asdict(),
+            rules=tuple(self._rule(number) for number in self.rules.items),
+            sets=tuple(self._set(number) for number in self.sets.items),
+            tables=tables,
+            ether=ether,
+        )
+
+    def _vnic(self, port: Port) -> VnicState:
+        ether = self.compiled.ether.table_of.get(port.name)
+        router = self.fabric.router_at.get(port.name)
+        network = vnic_network(port, self.fabric.inventory.segments[port.segment], self.host, self.underlay_mtu)
+        if router is not None:
+            network["gateways"] = ()  # its default is the uplink's
+        return VnicState(
+            name=port.name,
+            mac=port.mac,
+            segment=self.number_of[port.segment],
+            table=self.tables.number(self.compiled.table_of[port.name]),
+            timers=tuple(timer_seconds(self.compiled.timers_of.get(port.name, self.compiled.timers))),
+            ether=None if ether is None else self.ether.number(ether),
+            flood=astuple(self.compiled.flood_of.get(port.name, self.compiled.flood)),
+            netns=self.attachments.get(port.name),
+            guards=GUARDS if router is None else (),  # what it sends comes from all the world
+            routes=() if router is None else router.routes,
+            **network,
+        )
+
     def _table(self, table: RuleTable) -> TableState:
         entries = table.entries.copy()
         wanted, entries["rule"] = np.unique(entries["rule"], return_inverse=True)
@@ -276,6 +305,25 @@ class _HostSpan:
     def _set(self, number: int) -> SetState:
         item = self.compiled.sets[number]
         return SetState(item.name, item.ranges.tobytes())
+
+
+class VnicNetwork(TypedDict):
+    """The fields of a VnicState that a card is configured by."""
+
+    ips: tuple[str, ...]
+    gateways: tuple[str, ...]
+    mtu: int
+
+
+def vnic_network(port: Port, segment: Segment, host: Host, underlay_mtu: int) -> VnicNetwork:
+    """A vNIC's addresses, its default routes, and what it may send in one packet."""
+    subnets = {subnet.family: subnet for subnet in segment.subnets}
+    gateways = [gateway_address(subnet) for subnet in segment.subnets] if segment.gateway is not None else []
+    return {
+        "ips": tuple(f"{ip}/{_length(ip, subnets.get(ip.family))}" for ip in port.ips),
+        "gateways": tuple(str(address) for address in gateways if address is not None),
+        "mtu": min(WORKLOAD_MTU, underlay_mtu - overhead(host.tep.family)),
+    }
 
 
 class _Kept:

@@ -239,6 +239,7 @@ class PolicyState:
                 slots.update(shift.joined)
                 slots.update(shift.left)
         slots.update(work.before)
+        slots -= work.gone.keys()
         if len(slots) < len(self.ports.slot_of):
             for selection in work.scopes:
                 slots |= selection.members

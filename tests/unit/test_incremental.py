@@ -20,7 +20,7 @@ from dfw.incremental.canonical import canonical_compiled, canonical_state
 from dfw.incremental.packed import packed_ranges
 from dfw.incremental.worlds import world_changes
 from dfw.model import AnyOf, Group, Policy, PolicySet, Schedule, ranges_merge, ranges_subtract
-from tests.support.kube import loaded
+from tests.support.kube import loaded, network_policy, pod
 from tests.support.random_clusters import cluster, policies
 from tests.support.random_policies import worlds
 
@@ -58,6 +58,16 @@ def follow(state: PolicyState, before: PolicySet, after: PolicySet) -> None:
     }
     assert {name for name, old in profiles.items() if now.get(name, old) != old} <= delta.profiles <= now.keys()
     check_delta(state, delta, tables, sets)
+
+
+def test_a_policy_that_comes_while_as_many_ports_go_or_change_as_stay_as_they_are() -> None:
+    """The ports that are gone counted as ports: the others, which were all that there are, were not looked at."""
+    one, two, gone = (pod(f"x/{name}", f"10.1.0.{number}") for number, name in enumerate(("one", "two", "gone"), 1))
+    isolated = network_policy("x/n", policyTypes=["Ingress"])
+    before, after = loaded(one, two, gone).world, loaded(one, pod("x/two", "10.1.0.4"), isolated).world
+    state = PolicyState()
+    follow(state, PolicySet(), before)
+    follow(state, before, after)
 
 
 def contents(state: PolicyState) -> tuple[dict[str, bytes], dict[int, bytes]]:

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a host is told in parts, each with a name and a hash: only those that changed have to be sent.
+
+`host/NAME`, `segment/NAME`, `gateway/NAME`, `tep/HOST`: what it forwards by, the same for all hosts that share a
+routing domain. `vnic/PORT`, `table/HASH`, `ether/HASH`, `set/HASH`: the rules of its own vNICs. A table is the same
+wherever it is: its name is its content's hash; a set's is that of what it means, so that members can come and go.
+A field that this version does not know makes it refuse (StateError): the old state stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from dfw.compile import PAL_RULE
+from dfw.layout import ETHER_DTYPE
+from dfw.model import (
+    Gateway,
+    Host,
+    Inventory,
+    Port,
+    Segment,
+    address_parse,
+    prefix_parse,
+)
+from overlay.hoststate import (
+    BfdState,
+    EtherState,
+    HostState,
+    RuleState,
+    SetState,
+    StateError,
+    TableState,
+    VnicState,
+    state_check,
+)
+from overlay.span import UNDERLAY_MTU, Fabric, ForwardingSpan, vnic_network
+
+VERSION: Final = 1
+HASH_CHARACTERS: Final = 32
+
+
+class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    pass
+
+
+class HostPart(_Part, frozen=True):
+    """The host itself."""
+
+    tep: str
+    bfd: BfdState = BfdState()
+    version: int = VERSION
+
+
+class TepPart(_Part, frozen=True):
+    """Another host's tunnel endpoint."""
+
+    ip: str
+
+
+class GatewayPart(_Part, frozen=True):
+    """A gateway; `uplink`: the Tier-0 above."""
+
+    tier: int
+    uplink: str | None = None
+
+
+class MemberPart(_Part, frozen=True, array_like=True):
+    """A port of a segment, and where it is."""
+
+    name: str
+    host: str
+    mac: str
+    ips: tuple[str, ...]
+
+
+class SegmentPart(_Part, frozen=True):
+    """A segment with all its ports."""
+
+    vni: int
+    subnets: tuple[str, ...] = ()
+    gateway: str | None = None
+    ports: tuple[MemberPart, ...] = ()
+
+
+class VnicPart(_Part, frozen=True):
+    """What is in force at a vNIC of this host, by names of parts."""
+
+    segment: str
+    table: str
+    timers: tuple[int, ...]
+    ether: str | None = None
+    flood: tuple[int, ...] = (0, 0, 0, 0)
+
+
+class TablePart(_Part, frozen=True):
+    """`entries`: rows of pal_rule, whose `rule` is an index of `rules`; `refs`: names of sets."""
+
+    entries: bytes
+    rules: tuple[RuleState, ...]
+    refs: tuple[str, ...] = ()
+
+
+class EtherPart(_Part, frozen=True):
+    """Layer-2 entries, whose `rule` is an index of `rules`, and the MAC addresses that they refer to."""
+
+    entries: bytes
+    macs: bytes
+    rules: tuple[RuleState, ...]
+
+
+SetPart = SetState
+
+TYPES: Final[Mapping[str, type[msgspec.Struct]]] = {
+    "host": HostPart,
+    "tep": TepPart,
+    "gateway": GatewayPart,
+    "segment": SegmentPart,
+    "vnic": VnicPart,
+    "table": TablePart,
+    "ether": EtherPart,
+    "set": SetPart,
+}
+_encoder: Final = msgspec.json.Encoder()
+_decoders: Final = {kind: msgspec.json.Decoder(made) for kind, made in TYPES.items()}
+
+
+def part_encode(part: msgspec.Struct) -> bytes:
+    """JSON."""
+    return _encoder.encode(part)
+
+
+def part_decode(key: str, data: bytes) -> msgspec.Struct:
+    """The part of this name. Raises StateError."""
+    kind = key.partition("/")[0]
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        raise StateError(f"this agent knows no {kind!r} ({key})")
+    try:
+        return decoder.decode(data)
+    except msgspec.DecodeError as error:
+        raise StateError(f"{key} does not fit: {error}") from error
+
+
+def part_hash(data: bytes) -> str:
+    """Of a part's content."""
+    return sha256(data).hexdigest()[:HASH_CHARACTERS]
+
+
+def parts_assemble(
+    host: str,
+    parts: Mapping[str, bytes],
+    revision: int,
+    attachments: Mapping[str, str] | None = None,
+    *,
+    underlay_mtu: int = UNDERLAY_MTU,
+) -> HostState:
+    """The state that these parts are. Raises StateError: something is missing, or does not fit."""
+    try:
+        state = _Assembly(host, parts).state(revision, attachments or {}, underlay_mtu)
+    except KeyError as error:
+        raise StateError(f"the parts of {host} are not complete: {error.args[0]} is missing") from error
+    except ValueError as error:
+        raise StateError(f"the parts of {host} do not fit: {error}") from error
+    state_check(state)
+    return state
+
+
+class _Assembly:
+    def __init__(self, host: str, parts: Mapping[str, bytes]) -> None:
+        self.parts: dict[str, Any] = {key: part_decode(key, data) for key, data in parts.items()}
+        self.rules: dict[RuleState, int] = {}
+        self.sets: dict[str, int] = {}
+        self.own: HostPart = self.parts[f"host/{host}"]
+        if self.own.version != VERSION:
+            raise StateError(f"parts of version {self.own.version}; this agent reads version {VERSION}")
+        teps = {name: part.ip for name, part in self._of("tep")} | {host: self.own.tep}
+        bfd = self.own.bfd
+        hosts = {name: Host(name, address_parse(ip)) for name, ip in teps.items()}
+        self.host = hosts[host] = Host(
+            host, address_parse(self.own.tep), bfd_interval=bfd.interval, bfd_multiple=bfd.multiplier
+        )
+        segments, ports = {}, {}
+        for name, part in self._of("segment"):
+            segments[name] = Segment(name, part.vni, tuple(map(prefix_parse, part.subnets)), part.gateway)
+            for item in part.ports:
+                ips = tuple(map(address_parse, item.ips))
+                ports[item.name] = Port(item.name, item.host, name, item.name, item.mac, ips)
+        gateways = {name: Gateway(name, part.tier, part.uplink) for name, part in self._of("gateway")}
+        self.fabric = Fabric(Inventory(hosts, gateways, segments, {}, ports), ())
+
+    def _of(self, kind: str) -> list[tuple[str, Any]]:
+        prefix = f"{kind}/"
+        found = [(key[len(prefix) :], part) for key, part in self.parts.items() if key.startswith(prefix)]
+        return sorted(found, key=lambda item: item[0])
+
+    def state(self, revision: int, attachments: Mapping[str, str], mtu: int) -> HostState:
+        span = ForwardingSpan(self.fabric, self.host)
+        tables: dict[str, int] = {}
+        ether: dict[str, int] = {}
+        vnics = []
+        for port in span.own:
+            part: VnicPart = self.parts[f"vnic/{port.name}"]
+            segment = self.fabric.inventory.segments[port.segment]
+            vnics.append(
+                VnicState(
+                    name=port.name,
+                    mac=port.mac,
+                    segment=span.number_of[port.segment],
+                    table=tables.setdefault(part.table, len(tables)),
+                    timers=part.timers,
+                    ether=None if part.ether is None else ether.setdefault(part.ether, len(ether)),
+                    flood=part.flood,
+                    netns=attachments.get(port.name),
+                    **vnic_network(port, segment, self.host, mtu),
+                )
+            )
+        table_states = tuple(self._table(self.parts[key]) for key in tables)
+        ether_states = tuple(self._ether(self.parts[key]) for key in ether)
+        return HostState(
+            host=self.host.name,
+            revision=revision,
+            tep=self.own.tep,
+            underlay_mtu=mtu,
+            bfd=self.own.bfd,
+            vnics=tuple(vnics),
+            **span.forwarding()._asdict(),
+            rules=tuple(self.rules),
+            sets=tuple(self.parts[key] for key in self.sets),
+            tables=table_states,
+            ether=ether_states,
+        )
+
+    def _numbers(self, rules: tuple[RuleState, ...]) -> Any:
+        return np.array([self.rules.setdefault(rule, len(self.rules)) for rule in rules], dtype=np.uint32)
+
+    def _table(self, part: TablePart) -> TableState:
+        entries = np.frombuffer(part.entries, dtype=PAL_RULE).copy()
+        numbers = self._numbers(part.rules)
+        if len(entries):
+            if int(entries["rule"].max()) >= len(numbers):
+                raise StateError("an entry names a rule that its table does not have")
+            entries["rule"] = numbers[entries["rule"]]
+        refs = np.array([self.sets.setdefault(key, len(self.sets)) for key in part.refs], dtype=np.uint32)
+        return TableState(entries.tobytes(), refs.tobytes())
+
+    def _ether(self, part: EtherPart) -> EtherState:
+        entries = np.frombuffer(part.entries, dtype=ETHER_DTYPE).copy()
+        numbers = self._numbers(part.rules)
+        if len(entries):
+            entries["rule"] = numbers[entries["rule"]]
+        return EtherState(entries.tobytes(), part.macs)
