@@ -12,7 +12,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from supervisor_glue.api.decode import object_shape
+from supervisor_glue.api.body import Body
+from supervisor_glue.api.decode import IGNORE, STRICT, Decoded, object_shape, strict_errors
 from supervisor_glue.api.fieldset import (
     Difference,
     FieldSet,
@@ -56,8 +57,9 @@ def apply_merge(
 ) -> Object:
     """The object after `manager` applied `applied`, as it is stored, with managedFields; `live` None: there was none.
 
-    `now`: RFC 3339, kept for an apply that changes something. Raises ApiError: 409 where others own what would change
-    (unless `force`), 400 for fields that the kind doesn't have, another version, and managedFields in what is applied.
+    `now`: RFC 3339, kept for an apply that changes something. `applied` is as `applied_decode` has it. Raises
+    ApiError: 409 where others own what would change (unless `force`), 400 for another version, equal elements of a list
+    and managedFields in what is applied.
     """
     _check(schema, live, applied)
     wanted = _of_subresource(applied, subresource)
@@ -71,6 +73,20 @@ def apply_merge(
         raise _untyped("live", live or {}, str(error)) from None
 
 
+def applied_decode(schema: Node, body: Body, validation: str) -> Decoded:
+    """What is to be applied, as it was written: what a manager names it owns, also where a server would drop it. Raises
+    ApiError 400 for wrong types and unknown fields (whatever `fieldValidation` says), and for keys that stand twice."""
+    shaped = object_shape(schema, body.value)
+    wrong = [f".{error.path}: {error.said}" for error in shaped.errors]
+    wrong += [f".{path}: field not declared in schema" for path in shaped.unknown]
+    if wrong:
+        raise _untyped("patch", body.value, wrong[0])
+    twice = strict_errors((), body.duplicates)
+    if twice and validation == STRICT:
+        raise error_bad_request(f"error strict decoding YAML: {', '.join(twice)}")
+    return Decoded(body.value, twice if validation != IGNORE else ())
+
+
 def _check(schema: Node, live: Object | None, applied: Object) -> None:
     version = applied.get("apiVersion")
     expected = live["apiVersion"] if live is not None else version
@@ -78,10 +94,6 @@ def _check(schema: Node, live: Object | None, applied: Object) -> None:
         raise error_bad_request(
             f"Incorrect version specified in apply patch. Specified patch version: {version}, expected: {expected}"
         )
-    shaped = object_shape(schema, applied)
-    if shaped.errors:
-        wrong = shaped.errors[0]
-        raise _untyped("patch", applied, f".{wrong.path}: {wrong.said}")
     if (applied.get("metadata") or {}).get("managedFields") is not None:
         raise error_bad_request("metadata.managedFields must be nil")
 

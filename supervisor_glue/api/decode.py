@@ -104,21 +104,21 @@ def refuse_types(schema: Node, kind: str, version: str, value: Any, errors: Sequ
     """For errors of which there is one."""
     if schema.built_in:
         raise error_bad_request(f'{kind} in version "{version}" cannot be handled as a {kind}: {errors[0].said}')
-    raise types_invalid(schema, kind, value, errors)
+    raise types_invalid(schema, value, errors)
 
 
-def types_invalid(schema: Node, kind: str, value: Any, errors: Sequence[WrongType]) -> ApiError:
+def types_invalid(schema: Node, value: Any, errors: Sequence[WrongType]) -> ApiError:
     """As the validation of a custom resource says it."""
     gvk: dict[str, str] = next(iter(schema.raw.get("x-kubernetes-group-version-kind", ())), {})
     metadata = value.get("metadata")
     name = metadata.get("name", "") if isinstance(metadata, dict) else ""
     causes = []
     for error in errors:
-        text = json.dumps(go_sort(error.value) if isinstance(error.value, (dict, list)) else error.value)
+        text = json.dumps(go_sort(error.value))
         sort = _JSON_SORTS.get(error.node.sort, "string")
         told = f'{error.path} in body must be of type {sort}: "{go_sort(error.value)}"'
         causes.append(Cause("FieldValueTypeInvalid", f"Invalid value: {text}: {told}", error.path))
-    return error_invalid(kind, gvk.get("group", ""), name if isinstance(name, str) else "", causes)
+    return error_invalid(gvk.get("kind", ""), gvk.get("group", ""), name if isinstance(name, str) else "", causes)
 
 
 def strict_errors(unknown: Sequence[str], duplicates: Sequence[str]) -> tuple[str, ...]:
@@ -177,7 +177,7 @@ class _Shaper:
     def _list(self, node: Node, value: list[Any], path: str, struct: str, field: str) -> list[Any]:
         below = node.values
         if below.sort is Sort.STRING and all(type(item) is str for item in value):
-            return value
+            return list(value)
         return [
             self.shape(below, _ZERO.get(below.sort) if item is None else item, f"{path}[{number}]", struct, field)
             for number, item in enumerate(value)
@@ -186,7 +186,7 @@ class _Shaper:
     def _map(self, node: Node, value: dict[str, Any], path: str, struct: str, field: str) -> dict[str, Any]:
         below = node.values
         if below.sort is Sort.STRING and all(type(item) is str for item in value.values()):
-            return value
+            return dict(value)
         return {
             key: self.shape(below, _ZERO.get(below.sort, "") if item is None else item, f"{path}.{key}", struct, field)
             for key, item in value.items()

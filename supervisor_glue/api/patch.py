@@ -14,7 +14,7 @@ import jsonpatch
 from jsonpointer import JsonPointer, JsonPointerException
 
 from supervisor_glue.api.body import Body, body_read
-from supervisor_glue.api.decode import IGNORE, STRICT, WARN, Decoded, object_shape, strict_errors
+from supervisor_glue.api.decode import IGNORE, STRICT, WARN, Decoded, object_shape, strict_errors, types_invalid
 from supervisor_glue.api.schema import Node
 from supervisor_glue.api.status import (
     ApiError,
@@ -121,6 +121,8 @@ def _decoded(schema: Node, patched: Any, body: Body, prefix: str, validation: st
     if not isinstance(patched, dict):
         raise _cannot()
     shaped = object_shape(schema, patched)
+    if shaped.errors and not schema.built_in:
+        raise types_invalid(schema, patched, shaped.errors)
     if shaped.errors:
         raise _invalid(patched, shaped.errors[0].said)
     strict = tuple(prefix + item for item in strict_errors((), body.duplicates)) + strict_errors(shaped.unknown, ())

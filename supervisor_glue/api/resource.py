@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
-from supervisor_glue.api.apply import apply_merge
+from supervisor_glue.api.apply import applied_decode, apply_merge
 from supervisor_glue.api.incoming import object_read, options_read, typed, value_read
 from supervisor_glue.api.kinds import NAMESPACES, PODS
 from supervisor_glue.api.listing import Listing
@@ -220,12 +220,13 @@ class ResourceHandler:
         if not options.manager:
             told = "Required value: is required for apply patch"
             raise error_invalid("PatchOptions", "meta.k8s.io", "", [Cause("FieldValueRequired", told, "fieldManager")])
-        applied, warnings = object_read(kind, request.body, "application/yaml", options.validation)
+        schema = schema_of(kind.group, kind.version, kind.kind)
+        body = typed(kind.group_version, kind.kind, value_read(request.body, "application/yaml"))
+        applied, warnings = applied_decode(schema, body, options.validation)
         name = applied["metadata"].setdefault("name", target.name)
         if name != target.name:
             told = f"the name of the object ({name}) does not match the name on the URL ({target.name})"
             raise error_bad_request(told)
-        schema = schema_of(kind.group, kind.version, kind.kind)
         if target.namespace:
             applied["metadata"].setdefault("namespace", target.namespace)
 

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from supervisor_glue.api.apply import LAST_APPLIED, apply_merge
+from supervisor_glue.api.apply import LAST_APPLIED, applied_decode, apply_merge
+from supervisor_glue.api.body import body_read
+from supervisor_glue.api.decode import STRICT, WARN
 from supervisor_glue.api.fieldset import object_set, path_shown, paths, set_read, set_write, union
 from supervisor_glue.api.managed_fields import MOST_UPDATERS, managed_update, manager_name
 from supervisor_glue.api.patch import JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH, patch_apply
@@ -230,8 +232,6 @@ def test_managed_fields_that_a_client_sends() -> None:
 @pytest.mark.parametrize(
     ("wanted", "said"),
     [
-        ({**config({"x": "1"}), "foo": 1}, ".foo: field not declared in schema"),
-        ({**config(), "data": {"x": 1}}, ".data.x: json: cannot unmarshal number"),
         ({**config(), "apiVersion": "v2"}, "Incorrect version specified in apply patch"),
         (config({}, managedFields=[]), "metadata.managedFields must be nil"),
     ],
@@ -242,6 +242,29 @@ def test_what_can_not_be_applied(wanted: dict[str, Any], said: str) -> None:
         apply_merge(CONFIG, live, wanted, "b", False, NOW)
     assert caught.value.code == 400
     assert said in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        (b"foo: 1", ".foo: field not declared in schema"),
+        (b"metadata: {name: c, foo: 1}", ".metadata.foo: field not declared in schema"),
+        (b"data: {x: 1}", ".data.x: json: cannot unmarshal number"),
+        (b"data: {x: a, x: b}", 'error strict decoding YAML: duplicate field "data.x"'),
+    ],
+)
+def test_what_can_not_be_read_to_be_applied(written: bytes, said: str) -> None:
+    with pytest.raises(ApiError) as caught:
+        applied_decode(CONFIG, body_read(written, "application/apply-patch+yaml"), STRICT)
+    assert caught.value.code == 400
+    assert said in caught.value.message
+
+
+def test_what_is_to_be_applied_stays_as_it_was_written() -> None:
+    body = body_read(b"data: {x: a, x: b}\nmetadata: {labels: {}, annotations: null}", "application/apply-patch+yaml")
+    read = applied_decode(CONFIG, body, WARN)
+    assert read.object == {"data": {"x": "b"}, "metadata": {"labels": {}, "annotations": None}}
+    assert read.warnings == ('duplicate field "data.x"',)
 
 
 def test_equal_elements_can_not_be_applied() -> None:

@@ -228,6 +228,9 @@ def test_what_is_patched_is_still_an_object_of_its_kind() -> None:
     wrong = refusal({"spec": {"containers": 1}}, MERGE_PATCH)
     assert wrong.code == 422
     assert "cannot unmarshal number into Go struct field PodSpec.spec.containers" in wrong.message
+    own = schema_of("palisade.internal", "v1alpha1", "Segment")
+    with pytest.raises(ApiError, match=r'Segment.palisade.internal "s" is invalid: spec.vni: Invalid value: "string"'):
+        patch_apply(own, {"metadata": {"name": "s"}}, b'{"spec":{"vni":"x"}}', MERGE_PATCH)
     unknown = {"spec": {"fuu": 1}}
     error = refusal(unknown, STRATEGIC_PATCH)
     assert error.code == 422
