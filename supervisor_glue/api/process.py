@@ -17,6 +17,7 @@ from typing import Final
 from aiohttp import web
 
 from dfw.logs import get_logger
+from supervisor_glue.api.idle import idle_close
 from supervisor_glue.api.kinds import BY_KIND, BY_NAME, NAMESPACES
 from supervisor_glue.api.metadata import time_text
 from supervisor_glue.api.objects import Objects
@@ -31,13 +32,14 @@ from supervisor_glue.auth.defaults import plan_aggregated, plan_defaults
 from supervisor_glue.auth.kubeconfig import Kubeconfig, kubeconfig_write
 from supervisor_glue.auth.pki import Authority, authority_open, client_issue, server_open
 from supervisor_glue.auth.reviews import access_review, local_access_review, self_access_review, self_rules_review
-from supervisor_glue.auth.tls import server_context
+from supervisor_glue.auth.tls import context_renew, server_context
 from supervisor_glue.auth.tokens import AUDIENCE, Account, TokenKey, account_token, token_key_open
 from supervisor_glue.auth.user import ADMINISTRATORS
 from supervisor_glue.store import SqliteStore, Store
 
 STORE_FILE: Final = "store.db"
 COMPACT_SECONDS: Final = 300.0
+RENEW_SECONDS: Final = 3600.0
 ENDING_SECONDS: Final = 5.0
 SYSTEM_NAMESPACES: Final = ("default", "kube-node-lease", "kube-public", "kube-system")
 ADMINISTRATOR: Final = "palisade-admin"
@@ -108,6 +110,9 @@ class ApiProcess:
         host, port = process.addresses[0]
         server.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         process.tasks.append(asyncio.create_task(process._compact()))
+        process.tasks.append(asyncio.create_task(process._renew(context, hosts)))
+        if (held := runner.server) is not None:
+            process.tasks.append(asyncio.create_task(idle_close(server.idle, lambda: held.connections)))
         process.tasks.append(asyncio.create_task(process._aggregate(authorizer)))
         get_logger("api").info("api.listening", address=server.address, revision=cache.revision)
         return process
@@ -172,6 +177,17 @@ class ApiProcess:
                 except ApiError as error:
                     if error.code not in (404, 409):
                         raise
+
+    async def _renew(self, context: ssl.SSLContext, hosts: list[str]) -> None:
+        """The server's own certificate, at two thirds of its life: connections that are open stay."""
+        names = [*hosts, *self.settings.names]
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            try:
+                chain = server_open(self.authority, self.settings.data / "pki", names, datetime.now(UTC))
+                context_renew(context, chain)
+            except OSError as error:
+                get_logger("api").error("api.renew", error=str(error))
 
     async def _compact(self) -> None:
         """What was before the last five minutes is forgotten: a watch that begins there lists again."""

@@ -84,7 +84,8 @@ class ResourceHandler:
         kind = target.kind
         fields = selector_parse(kind, "", options.fields).fields if options.fields else ()
         equal = tuple((path, value) for path, same, value in fields if same)
-        name = target.name or dict(equal).get("metadata.name", "")
+        many = target.verb in ("list", "watch", "deletecollection")
+        name = target.name or (dict(equal).get("metadata.name", "") if many else "")
         return Attributes(
             user,
             target.verb,

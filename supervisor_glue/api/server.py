@@ -13,6 +13,7 @@ from aiohttp import web
 
 from dfw.logs import get_logger
 from supervisor_glue.api.documents import document_of
+from supervisor_glue.api.idle import IdleWatch
 from supervisor_glue.api.media import JSON, Form, form_of, media_type, written
 from supervisor_glue.api.request import Target, options_of, target_of
 from supervisor_glue.api.resource import Answer, Request, ResourceHandler
@@ -21,7 +22,8 @@ from supervisor_glue.api.watch_cache import WatchCache
 from supervisor_glue.auth.attributes import Attributes
 from supervisor_glue.auth.authenticate import Authenticator, is_open
 from supervisor_glue.auth.authorize import Authorizer
-from supervisor_glue.auth.limits import BODY_BYTES, HEADER_BYTES, Limits
+from supervisor_glue.auth.impersonate import impersonated
+from supervisor_glue.auth.limits import BODY_BYTES, BODY_SECONDS, HEADER_BYTES, Limits
 from supervisor_glue.auth.user import User
 from supervisor_glue.store import StoreError
 
@@ -51,6 +53,7 @@ class ApiServer:
         self.address = ""
         self.closing = asyncio.Event()
         self.limits = Limits()
+        self.idle = IdleWatch()
         self.log = get_logger("api")
 
     def application(self) -> web.Application:
@@ -61,6 +64,7 @@ class ApiServer:
         return application
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
+        self.idle.asked(request.protocol)
         try:
             return await self._answer(request)
         except ApiError as error:
@@ -105,7 +109,7 @@ class ApiServer:
         if target.verb == "watch":
             with self.limits.watch(user):
                 return await self._watch(request, target, options, form)
-        body = await request.read() if request.method in _CHANGES else b""
+        body = await self._body(request) if request.method in _CHANGES else b""
         asked_for = Request(
             user,
             target,
@@ -117,10 +121,19 @@ class ApiServer:
         )
         return response_of(await self.handler.handle(asked_for), form)
 
+    @staticmethod
+    async def _body(request: web.Request) -> bytes:
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                return await request.read()
+        except TimeoutError:
+            raise ApiError(408, "Timeout", f"the body was not there within {BODY_SECONDS:.0f} s") from None
+
     def _user(self, request: web.Request) -> User:
         transport = request.transport
         peer = transport.get_extra_info("peercert") if transport is not None else None
-        return self.authenticator.authenticate(peer, request.headers.get("Authorization"), self.clock())
+        user = self.authenticator.authenticate(peer, request.headers.get("Authorization"), self.clock())
+        return impersonated(self.authorizer, user, request.headers.items())
 
     async def _extension(
         self, request: web.Request, user: User, named: re.Match[str], watch: bool

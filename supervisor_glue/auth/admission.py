@@ -6,6 +6,7 @@ A host writes its own part only, nobody grants what he has not, and a request fo
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from supervisor_glue.api.status import Object, error_forbidden
@@ -23,6 +24,8 @@ _ASKED_BY: Final = ("username", "uid", "groups", "extra")
 def admitted(authorizer: Authorizer, asked: Attributes, item: Object, old: Object | None = None) -> Object:
     """An object as it is to be stored (`old`: as it is), for a create, update or patch that is allowed: itself, or
     completed with what only the server knows. Raises ApiError 403, 404."""
+    if old is None and asked.verb != "create":  # an update or an apply of what is not there makes it
+        authorizer.check(replace(asked, verb="create"))
     node_admit(authorizer.nodes, asked.user, asked, item, old)
     escalation_check(authorizer.rbac, asked.user, item, old)
     if (asked.group, asked.resource) == (REQUESTS.group, REQUESTS.plural):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from supervisor_glue.api.status import ApiError, error_too_many
+from supervisor_glue.api.status import error_too_many
 from supervisor_glue.auth.user import ADMINISTRATORS, CONTROLLERS, MASTERS, User
 
 BODY_BYTES: Final = 3 * 1024 * 1024
@@ -19,15 +19,11 @@ BODY_BYTES: Final = 3 * 1024 * 1024
 HEADER_BYTES: Final = 65536
 """Of a request's line and headers: a token may be long."""
 HEADER_SECONDS: Final = 10.0
-"""Until a connection has done its handshake and sent its first request's headers."""
+"""Until a connection has sent its first request's headers."""
 BODY_SECONDS: Final = 60.0
 """Until a request's body is there."""
-IDLE_SECONDS: Final = 90.0
-"""Of an open connection without a request."""
 CONNECTIONS: Final = 10_000
 """At a time, all users together."""
-UNKNOWN_CONNECTIONS: Final = 100
-"""At a time from one address, before they have said who they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +95,3 @@ class Limits:
     def __len__(self) -> int:
         """Users that are remembered."""
         return len(self._spent) + len(self._watches)
-
-
-def body_check(length: int) -> None:
-    """Of what has been read or announced of a body. Raises ApiError 413."""
-    if length > BODY_BYTES:
-        raise ApiError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {BODY_BYTES}")

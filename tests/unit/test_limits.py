@@ -9,15 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from supervisor_glue.api.idle import IdleWatch
 from supervisor_glue.api.status import ApiError
 from supervisor_glue.auth.limits import (
-    BODY_BYTES,
     NODE_ALLOWANCE,
     SYSTEM_ALLOWANCE,
     USER_ALLOWANCE,
     Limits,
     allowance_of,
-    body_check,
 )
 from supervisor_glue.auth.user import User
 
@@ -85,8 +84,23 @@ def test_watches_are_counted_while_they_are_open() -> None:
         pass
 
 
-def test_a_body_has_an_end() -> None:
-    body_check(BODY_BYTES)
-    with pytest.raises(ApiError) as caught:
-        body_check(BODY_BYTES + 1)
-    assert caught.value.code == 413 and caught.value.message == "Request entity too large: limit is 3145728"
+class Silent:
+    """A connection that has sent nothing."""
+
+    transport = None
+
+    def force_close(self) -> None: ...
+
+
+def test_silent_connections_are_closed_in_time_or_where_there_are_too_many() -> None:
+    watch = IdleWatch(most=3, seconds=10)
+    first, asking, second = Silent(), Silent(), Silent()
+    assert watch.late([first, asking], 0.0) == []
+    watch.asked(asking)
+    assert watch.late([first, asking, second], 9.0) == []
+    assert watch.late([first, asking, second], 10.0) == [first]
+    assert watch.late([asking, second], 18.0) == []
+    more = [Silent(), Silent()]
+    assert watch.late([asking, second, *more], 18.5) == [second]
+    assert watch.late([asking, *more], 28.4) == []
+    assert set(watch.late([asking, *more], 28.5)) == set(more)

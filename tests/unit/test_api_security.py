@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real API server, asked by those who may not: what is served is taken from its own discovery, so that a kind that is
+added later is asked for, too."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import pytest
+
+from supervisor_glue.api.http_client import HttpClient
+from supervisor_glue.api.process import ApiProcess, Settings
+from supervisor_glue.api.status import ApiError
+from supervisor_glue.auth.kubeconfig import Kubeconfig
+from supervisor_glue.auth.pki import client_issue
+from supervisor_glue.auth.user import ADMINISTRATORS
+from supervisor_glue.controllers.resources import CONFIG_MAPS, HOSTS, NAMESPACES, NODES, PODS, SECRETS
+from tests.support.patience import PATIENCE
+
+WRITES = {"create": "POST", "update": "PUT", "patch": "PATCH", "delete": "DELETE", "deletecollection": "DELETE"}
+
+
+class Served(NamedTuple):
+    """A resource as discovery has it."""
+
+    base: str
+    name: str
+    namespaced: bool
+    verbs: tuple[str, ...]
+
+
+class World:
+    """A server with two hosts, each with a pod that uses a Secret."""
+
+    def __init__(self, process: ApiProcess) -> None:
+        self.process = process
+        self.admin = self.client("admin", ADMINISTRATORS)
+        self.uids: dict[str, str] = {}
+
+    def client(self, user: str, *groups: str, uid: str = "") -> HttpClient:
+        identity = client_issue(self.process.authority, user, groups, now=datetime.now(UTC), uid=uid)
+        return HttpClient(Kubeconfig(self.process.url, self.process.authority.pem, user, identity), "test")
+
+    def host(self, name: str) -> HttpClient:
+        return self.client(f"system:node:{name}", "system:nodes", uid=self.uids[name])
+
+    async def fill(self) -> None:
+        for name in ("shop", "other"):
+            await self.admin.create(NAMESPACES, {"metadata": {"name": name}})
+        for number in (1, 2):
+            host = f"esx-{number}"
+            made = await self.admin.create(HOSTS, {"metadata": {"name": host}, "spec": {}})
+            self.uids[host] = made["metadata"]["uid"]
+            await self.admin.create(NODES, {"metadata": {"name": host}})
+            await self.admin.create(SECRETS, {"metadata": {"name": f"of-{host}"}, "data": {}}, "shop")
+            volumes = [{"name": "v", "secret": {"secretName": f"of-{host}"}}]
+            spec = {"nodeName": host, "containers": [{"name": "c", "image": "i"}], "volumes": volumes}
+            await self.admin.create(PODS, {"metadata": {"name": f"on-{host}"}, "spec": spec}, "shop")
+
+
+def with_world(tmp_path: Path, work: Callable[[World], Awaitable[None]]) -> None:
+    async def run() -> None:
+        process = await ApiProcess.start(Settings(tmp_path / "data", (("127.0.0.1", 0),)))
+        try:
+            world = World(process)
+            async with world.admin:
+                await world.fill()
+                await work(world)
+        finally:
+            await process.stop()
+
+    asyncio.run(run())
+
+
+async def discovered(client: HttpClient) -> list[Served]:
+    """All resources and subresources."""
+    bases = ["/api/v1"]
+    for group in (await client.request("GET", "/apis"))["groups"]:
+        bases += [f"/apis/{version['groupVersion']}" for version in group["versions"]]
+    found = []
+    for base in bases:
+        for item in (await client.request("GET", base))["resources"]:
+            found.append(Served(base, item["name"], item["namespaced"], tuple(item["verbs"])))
+    return found
+
+
+async def code(client: HttpClient, method: str, path: str, body: Any = None, **query: str) -> int:
+    """The answer's HTTP status."""
+    try:
+        await client.request(
+            method,
+            path,
+            body,
+            query=query,
+            media="application/merge-patch+json" if method == "PATCH" else "application/json",
+        )
+    except ApiError as error:
+        return error.code
+    return 200
+
+
+def requests_of(item: Served, name: str, namespace: str) -> list[tuple[str, str, dict[str, str]]]:
+    """Every verb of a resource, on an object of this name and on the collection."""
+    plural, _, part = item.name.partition("/")
+    place = f"{item.base}/namespaces/{namespace}/{plural}" if item.namespaced else f"{item.base}/{plural}"
+    one = f"{place}/{name}" + (f"/{part}" if part else "")
+    found: list[tuple[str, str, dict[str, str]]] = []
+    for verb in item.verbs:
+        if verb in ("get", "update", "patch", "delete") or part:
+            found.append((WRITES.get(verb, "GET"), one, {}))
+        elif verb in ("list", "watch"):
+            watch = {"watch": "true", "timeoutSeconds": "1"} if verb == "watch" else {}
+            found.append(("GET", place, watch))
+            found.append(("GET", place, {"fieldSelector": f"metadata.name={name}"} | watch))
+        else:
+            found.append((WRITES[verb], place, {}))
+    return found
+
+
+NAMES = {"pods": "on-esx-2", "secrets": "of-esx-2"}
+
+
+def test_a_hosts_certificate_is_refused_everything_of_another_host(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        asked = 0
+        async with world.host("esx-1") as host:
+            for item in await discovered(host):
+                plural = item.name.partition("/")[0]
+                if plural.startswith("self"):
+                    continue  # anybody may ask about himself
+                name = NAMES.get(plural, "esx-2")
+                for method, path, query in requests_of(item, name, "shop"):
+                    body = {"metadata": {"name": name}} if method in ("POST", "PUT", "PATCH") else None
+                    if method == "POST" and plural == "certificatesigningrequests":
+                        continue  # its own is allowed: what is inside decides (test_node_authorizer.py)
+                    assert await code(host, method, path, body, **query) == 403, (method, path, query)
+                    asked += 1
+            for secret, wanted in (("of-esx-1", 200), ("of-esx-2", 403), ("ghost", 403)):
+                assert await code(host, "GET", f"/api/v1/namespaces/shop/secrets/{secret}") == wanted
+            assert await code(host, "GET", "/api/v1/pods", fieldSelector="spec.nodeName=esx-1") == 200
+            assert await code(host, "GET", "/api/v1/namespaces/shop/pods/on-esx-1") == 200
+            lease = {"metadata": {"name": "esx-1"}, "spec": {}}
+            leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+            assert await code(host, "POST", leases, {"metadata": {"name": "esx-2"}, "spec": {}}) == 403
+            assert await code(host, "POST", leases, lease) == 200
+            assert await code(host, "PUT", f"{leases}/esx-1", lease) == 200
+        assert asked > 150
+
+    with_world(tmp_path, work)
+
+
+def test_a_hosts_certificate_ends_with_its_host(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        async with world.host("esx-1") as host:
+            assert await code(host, "GET", "/api/v1/nodes/esx-1") == 200
+            await world.admin.delete(HOSTS, "esx-1")
+            async with asyncio.timeout(PATIENCE):
+                while await code(host, "GET", "/api/v1/nodes/esx-1") != 401:
+                    await asyncio.sleep(0.01)
+            await world.admin.create(HOSTS, {"metadata": {"name": "esx-1"}, "spec": {}})
+            assert await code(host, "GET", "/api/v1/nodes/esx-1") == 401
+
+    with_world(tmp_path, work)
+
+
+def test_nobody_is_answered_without_saying_who_he_is(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        context = ssl.create_default_context(cadata=world.process.authority.pem.decode())
+        paths = ["/", "/version", "/metrics", "/api", "/openapi/v2", "/nothing"]
+        paths += [f"{item.base}/{item.name}" for item in await discovered(world.admin)]
+        async with aiohttp.ClientSession(world.process.url) as session:
+            for path in paths:
+                for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"):
+                    for headers in ({}, {"Authorization": "Bearer x"}, {"Impersonate-User": "admin"}):
+                        async with session.request(method, path, headers=headers, ssl=context) as answer:
+                            assert answer.status == 401, (method, path, headers)
+            for path in ("/readyz", "/livez", "/healthz"):
+                async with session.get(path, ssl=context) as answer:
+                    assert (answer.status, await answer.text()) == (200, "ok")
+
+    with_world(tmp_path, work)
+
+
+def test_a_namespaces_editor_stays_in_it(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        bindings = "/apis/rbac.authorization.k8s.io/v1/namespaces/shop/rolebindings"
+        binding = {
+            "metadata": {"name": "jane"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "admin"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "jane"}],
+        }
+        await world.admin.request("POST", bindings, binding)
+        async with world.client("jane") as jane:
+            assert await code(jane, "GET", "/api/v1/namespaces/shop/secrets") == 200
+            assert await code(jane, "GET", "/api/v1/namespaces/shop") == 200
+            for item in await discovered(jane):
+                if item.name.startswith("self"):
+                    continue
+                name = NAMES.get(item.name.partition("/")[0], "esx-2")
+                for method, path, query in requests_of(item, name, "other"):
+                    body = {"metadata": {"name": name}} if method in ("POST", "PUT", "PATCH") else None
+                    assert await code(jane, method, path, body, **query) == 403, (method, path, query)
+            for role in ("cluster-admin", "system:node"):
+                escalated = {**binding, "metadata": {"name": "more"}, "roleRef": {**binding["roleRef"], "name": role}}
+                assert await code(jane, "POST", bindings, escalated) == 403
+            wide = {"metadata": {"name": "wide"}, "rules": [{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]}
+            assert await code(jane, "POST", bindings.replace("rolebindings", "roles"), wide) == 403
+            assert await code(jane, "GET", "/metrics") == 403
+
+    with_world(tmp_path, work)
+
+
+def test_an_apply_of_what_is_not_there_needs_create(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/shop"
+        rule = {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "patch", "update"]}
+        await world.admin.request("POST", f"{rbac}/roles", {"metadata": {"name": "patcher"}, "rules": [rule]})
+        binding = {
+            "metadata": {"name": "jane"},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "patcher"},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "jane"}],
+        }
+        await world.admin.request("POST", f"{rbac}/rolebindings", binding)
+        item = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "shop"}}
+        async with world.client("jane") as jane:
+            with pytest.raises(ApiError) as refused:
+                await jane.apply(CONFIG_MAPS, item, "jane")
+            assert refused.value.code == 403 and "cannot create" in refused.value.message
+            await world.admin.create(CONFIG_MAPS, item, "shop")
+            await jane.apply(CONFIG_MAPS, item, "jane")
+
+    with_world(tmp_path, work)
+
+
+def test_asking_as_somebody_else_is_a_permission(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        context = world.admin
+
+        async def whoami(client: HttpClient, **headers: str) -> tuple[int, Any]:
+            assert client._session is not None
+            named = {f"Impersonate-{key.replace('_', '-')}": value for key, value in headers.items()}
+            url = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+            async with client._session.post(url, json={}, headers=named) as answer:
+                return answer.status, await answer.json()
+
+        status, found = await whoami(context, User="jane", Group="team", Uid="7", Extra_scopes="view")
+        assert status == 201 and found["status"]["userInfo"] == {
+            "username": "jane",
+            "uid": "7",
+            "groups": ["team", "system:authenticated"],
+            "extra": {"scopes": ["view"]},
+        }
+        status, found = await whoami(context, User="system:serviceaccount:shop:robot")
+        assert "system:serviceaccounts:shop" in found["status"]["userInfo"]["groups"]
+        assert (await whoami(context, Group="team"))[0] == 400
+        async with world.client("joe") as joe:
+            status, found = await whoami(joe, User="jane")
+            assert status == 403 and found["message"] == (
+                'users "jane" is forbidden: User "joe" cannot impersonate resource "users" in API group "" at the '
+                "cluster scope"
+            )
+
+    with_world(tmp_path, work)
