@@ -9,13 +9,15 @@ import os
 import signal
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 from dfw.logs import get_logger
 from supervisor_glue.api.http_client import HttpClient
+from supervisor_glue.api.kinds import SPAN
 from supervisor_glue.api.process import ApiProcess
 from supervisor_glue.api.process import Settings as ApiSettings
 from supervisor_glue.auth.kubeconfig import Kubeconfig
@@ -24,6 +26,8 @@ from supervisor_glue.auth.user import CONTROLLERS
 from supervisor_glue.controllers.leader import Leader, LeaderOptions
 from supervisor_glue.controllers.run import controllers_work
 from supervisor_glue.controllers.settings import Settings
+from supervisor_glue.controllers.span import Span
+from supervisor_glue.span_service import span_extension
 
 CONTROLLER: Final = "palisade:controller"
 
@@ -60,9 +64,18 @@ async def controllers_serve(process: ApiProcess, settings: Settings) -> None:
     name = f"{socket.gethostname()}-{os.getpid()}"
     async with HttpClient(config, "palisade-controllers") as client:
         leader = Leader(client, LeaderOptions(name))
+
+        @contextmanager
+        def served(span: Span) -> Iterator[None]:
+            process.server.extensions[SPAN] = span_extension(span)
+            try:
+                yield
+            finally:
+                del process.server.extensions[SPAN]
+
         while True:
             try:
-                await leader.lead(lambda: controllers_work(client, settings, process.authority))
+                await leader.lead(lambda: controllers_work(client, settings, process.authority, served))
             except Exception as error:
                 get_logger("controllers").error(
                     "controllers.failed", error=f"{type(error).__name__}: {error}", exc_info=True

@@ -21,7 +21,7 @@ from supervisor_glue.auth.tls import client_context
 
 MERGE: Final = "application/merge-patch+json"
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
-_WATCH_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=120)
+_WATCH_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=None)
 _WATCH_SECONDS: Final = 1800
 _MOST_LINE: Final = 64 * 1024 * 1024
 
@@ -92,7 +92,6 @@ class HttpClient:
     async def watch(
         self, resource: Resource, revision: str, namespace: str = "", *, labels: str = "", fields: str = ""
     ) -> AsyncIterator[WatchEvent]:
-        assert self._session is not None
         query = _query(
             watch="true",
             allowWatchBookmarks="true",
@@ -101,15 +100,27 @@ class HttpClient:
             labelSelector=labels,
             fieldSelector=fields,
         )
+        async for line in self.lines("GET", resource.path(namespace), query=query):
+            event = msgspec.json.decode(line)
+            if event["type"] == "ERROR":
+                raise status_error(event["object"])
+            yield WatchEvent(event["type"], event["object"])
+
+    async def lines(
+        self, method: str, path: str, body: object | None = None, *, query: Mapping[str, str] | None = None
+    ) -> AsyncIterator[bytes]:
+        """An answer that goes on, line by line, until the server ends it. Raises ApiError, ConnectionError."""
+        assert self._session is not None
+        data = None if body is None else encode(body)
+        headers = {"Content-Type": JSON} if data is not None else {}
         try:
-            async with self._session.get(resource.path(namespace), params=query, timeout=_WATCH_TIMEOUT) as response:
+            async with self._session.request(
+                method, path, data=data, headers=headers, params=query, timeout=_WATCH_TIMEOUT
+            ) as response:
                 if response.status >= 400:
                     raise error_of(response.status, await response.read())
                 async for line in _lines(response.content):
-                    event = msgspec.json.decode(line)
-                    if event["type"] == "ERROR":
-                        raise status_error(event["object"])
-                    yield WatchEvent(event["type"], event["object"])
+                    yield line
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ConnectionError(f"{self.config.server}: {error or type(error).__name__}") from None
 

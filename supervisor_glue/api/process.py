@@ -134,7 +134,7 @@ class ApiProcess:
 
     async def stop(self) -> None:
         """Watches end, requests are answered, the store is closed."""
-        self.server.closing.set()
+        self.server.end()
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)

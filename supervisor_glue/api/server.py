@@ -50,6 +50,7 @@ class ApiServer:
         self.authenticator, self.authorizer = authenticator, authorizer
         self.streams = dict(streams or {})
         self.extensions: dict[str, Extension] = {}
+        self._open: set[asyncio.Task[object]] = set()
         self.address = ""
         self.closing = asyncio.Event()
         self.limits = Limits()
@@ -139,13 +140,25 @@ class ApiServer:
         self, request: web.Request, user: User, named: re.Match[str], watch: bool
     ) -> web.StreamResponse:
         group, version, resource = named.groups()
-        if request.method != "GET":
+        if request.method != ("POST" if watch else "GET"):  # a watch says what it knows
             raise error_method(request.method)
         self.authorizer.check(Attributes(user, "watch" if watch else "list", group, version, resource))
         if not watch:
             return await self.extensions[group](request, resource, user)
-        with self.limits.watch(user):
-            return await self.extensions[group](request, resource, user)
+        task = asyncio.current_task()
+        assert task is not None
+        self._open.add(task)
+        try:
+            with self.limits.watch(user):
+                return await self.extensions[group](request, resource, user)
+        finally:
+            self._open.discard(task)
+
+    def end(self) -> None:
+        """End what goes on and on: watches, and what extensions answer."""
+        self.closing.set()
+        for task in self._open:
+            task.cancel()
 
     def _health(self, path: str) -> web.Response:
         if path == "/version":

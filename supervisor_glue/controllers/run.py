@@ -3,6 +3,11 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TypeAlias
+
 from supervisor_glue.api.client import Client
 from supervisor_glue.auth.pki import Authority
 from supervisor_glue.controllers.accounts import AccountController
@@ -12,12 +17,18 @@ from supervisor_glue.controllers.informer import Views
 from supervisor_glue.controllers.namespaces import NamespaceController
 from supervisor_glue.controllers.scheduler import SchedulerController
 from supervisor_glue.controllers.settings import Settings
+from supervisor_glue.controllers.span import Span
 from supervisor_glue.controllers.vnics import VnicController
 
+Serve: TypeAlias = Callable[[Span], AbstractContextManager[None]]
 
-async def controllers_work(client: Client, settings: Settings, authority: Authority | None) -> None:
-    """Run until cancelled. `authority`: signs hosts' certificates; None: others do."""
+
+async def controllers_work(client: Client, settings: Settings, authority: Authority | None, serve: Serve) -> None:
+    """Run until cancelled. `authority`: signs hosts' certificates; None: others do. `serve`: is told what computes what
+    hosts are told, as long as this process leads."""
     views = Views(client)
+    span = Span(settings)
+    span.connect(views)
     controllers: list[Controller] = [
         NamespaceController(client, views, settings),
         AccountController(client, views, b"" if authority is None else authority.pem),
@@ -27,4 +38,7 @@ async def controllers_work(client: Client, settings: Settings, authority: Author
     ]
     if authority is not None:
         controllers.append(CertificateController(client, views, authority))
-    await controllers_run(views, controllers)
+    with serve(span):
+        async with asyncio.TaskGroup() as group:
+            group.create_task(controllers_run(views, controllers))
+            group.create_task(span.run(views))

@@ -18,14 +18,16 @@ import msgspec
 
 from dfw.logs import get_logger
 from overlay.ask import AskError, agent_ask
-from overlay.hoststate import HostState, StateError, state_decode, state_write
-from supervisor_glue.api.client import Client, Resource
-from supervisor_glue.api.kinds import OURS, SPAN
+from overlay.hoststate import HostState, StateError, state_write
+from overlay.span_parts import parts_assemble
+from supervisor_glue.api.client import Resource
+from supervisor_glue.api.http_client import HttpClient
+from supervisor_glue.api.kinds import OURS
 from supervisor_glue.api.metadata import time_text
-from supervisor_glue.api.status import ApiError, Object
+from supervisor_glue.api.status import ApiError
+from supervisor_glue.span_service import Told, span_watch
 from supervisor_glue.spherelet.attachments import Attachments
 
-HOST_STATES: Final = Resource(SPAN, "v1alpha1", "hoststates")
 HOST_STATUSES: Final = Resource(OURS, "v1alpha1", "hoststatuses")
 REPORT_SECONDS: Final = 1.0
 ASK_SECONDS: Final = 30.0
@@ -45,12 +47,14 @@ class Report:
 class Realizer:
     """One host's. `desired`, `socket`: of its packet agent."""
 
-    def __init__(self, client: Client, host: str, desired: Path, socket: Path, attachments: Attachments) -> None:
+    def __init__(self, client: HttpClient, host: str, desired: Path, socket: Path, attachments: Attachments) -> None:
         self.client, self.host, self.desired, self.socket = client, host, desired, socket
         self.attachments = attachments
         self.wanted: HostState | None = None
         self.report = Report()
         self.log = get_logger("realize").bind(host=host)
+        self._parts: dict[str, bytes] = {}
+        self._hashes: dict[str, str] = {}
         self._told: HostState | None = None
         self._due = asyncio.Event()
         self._written = 0.0
@@ -69,24 +73,31 @@ class Realizer:
         failed = 0
         while True:
             try:
-                async for event in self.client.watch(HOST_STATES, "0"):
+                async for told in span_watch(self.client, self._hashes):
                     failed = 0
-                    if event.type != "BOOKMARK":
-                        self._take(event.object)
+                    self._take(told)
             except (ApiError, ConnectionError) as error:
                 self.log.warning("supervisor.away", error=str(error))
             await asyncio.sleep(_PAUSES[min(failed, len(_PAUSES) - 1)])
             failed += 1
 
-    def _take(self, item: Object) -> None:
-        try:
-            state = state_decode(msgspec.json.encode(item["spec"]))
-        except (StateError, KeyError) as error:
-            self.report.error = str(error)
-            self.log.error("refused", error=str(error))
-            self._due.set()
-            return
-        self.wanted = state
+    def _take(self, told: Told) -> None:
+        """What was told counts whether or not it can be read: it is not told again."""
+        for key in told.gone:
+            self._parts.pop(key, None)
+            self._hashes.pop(key, None)
+        self._parts.update(told.parts)
+        self._hashes.update(told.hashes)
+        if told.parts or told.gone or self.wanted is None:
+            try:
+                self.wanted = parts_assemble(self.host, self._parts, told.revision)
+            except StateError as error:  # the old rules stay
+                self.report.error = str(error)
+                self.log.error("refused", revision=told.revision, error=str(error))
+                self._due.set()
+                return
+        else:
+            self.wanted = msgspec.structs.replace(self.wanted, revision=told.revision)
         self.attachments.changed.set()
 
     async def _tell(self) -> None:
