@@ -158,6 +158,8 @@ def _applied(
 
 def merged_value(schema: Node, live: Any, wanted: Any) -> Any:
     """`wanted` over `live`; associative lists element by element, in an order that suits both."""
+    if live == wanted:
+        return live
     if granular(schema, wanted) and (type(live) is dict or live is None):
         merged = dict(live or {})
         for name, value in wanted.items():

@@ -17,7 +17,7 @@ from supervisor_glue.api.status import error_bad_request
 
 MOST_DEPTH = 100
 """Levels of lists and mappings. No kind that is served needs 30."""
-MOST_NODES = 1_000_000
+MOST_NODES = 200_000
 """Values in a YAML document, aliases written out."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 

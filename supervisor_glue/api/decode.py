@@ -166,6 +166,9 @@ class _Shaper:
                 else:
                     self.unknown.append(prefix + key)
                 continue
+            if type(inside) is str and below.sort is Sort.STRING:
+                found[key] = inside
+                continue
             if inside is None:
                 continue
             shaped = self.shape(below, inside, prefix + key, node.name, dotted + key)

@@ -18,6 +18,9 @@ from supervisor_glue.api.schema import ListType, Node, Sort
 FieldSet: TypeAlias = dict[str, Any]
 SELF = "."
 _HERE: FieldSet = {}
+_LEAF: FieldSet = {SELF: _HERE}
+"""Sets share their parts: none is changed once it is made."""
+_SCALARS = frozenset(Sort) - {Sort.STRUCT, Sort.MAP, Sort.LIST, Sort.ANY}
 _MOST_LEVELS = 100
 
 
@@ -137,39 +140,47 @@ def paths_set(members: Iterable[tuple[str, ...]]) -> FieldSet:
     return found
 
 
-def member_keys(schema: Node, items: list[Any], path: str = "") -> list[str]:
+def member_keys(schema: Node, items: list[Any]) -> list[str]:
     """The path element of each element of an associative list. Raises FieldSetError."""
     if schema.list_type is ListType.SET:
         return ["v:" + _compact(item) for item in items]
-    return [_map_key(schema, item, path) for item in items]
+    if len(schema.keys) == 1:  # nearly all
+        (name,) = schema.keys
+        return [
+            _key_text(schema.keys, item[name])
+            if type(item) is dict and type(item.get(name)) is str
+            else _map_key(schema, item)
+            for item in items
+        ]
+    return [_map_key(schema, item) for item in items]
 
 
-def _map_key(schema: Node, item: Any, path: str) -> str:
+def _map_key(schema: Node, item: Any) -> str:
     if not isinstance(item, dict):
-        raise FieldSetError(f"{path}: associative list with keys may not have non-map elements")
-    found = {}
+        raise FieldSetError(": associative list with keys may not have non-map elements")
+    names, values = [], []
     for key in schema.keys:
         value = item.get(key)
         if value is None:
             field = schema.values.fields.get(key)
             value = field.default if field is not None else None
+        if isinstance(value, (dict, list)):
+            raise FieldSetError(f": the key {json.dumps(key)} of an associative list must be a scalar")
         if value is not None:
-            found[key] = value
-    if not found:
+            names.append(key)
+            values.append(value)
+    if not names:
         missing = schema.keys[0] if schema.keys else ""
         raise FieldSetError(
-            f"{path}: associative list with keys has an element that omits key field {json.dumps(missing)} "
+            f": associative list with keys has an element that omits key field {json.dumps(missing)} "
             "(and doesn't have default value)"
         )
-    if len(found) == 1:
-        ((key, value),) = found.items()
-        return _single_key(key, value) if type(value) is str else "k:" + _compact(found)
-    return "k:" + _compact(found)
+    return _key_text(tuple(names), *values)
 
 
-@lru_cache(maxsize=4096)
-def _single_key(key: str, value: str) -> str:
-    return "k:" + _compact({key: value})
+@lru_cache(maxsize=8192, typed=True)
+def _key_text(names: tuple[str, ...], *values: Any) -> str:
+    return "k:" + _compact(dict(zip(names, values, strict=True)))
 
 
 def associative(schema: Node) -> bool:
@@ -182,36 +193,44 @@ def granular(schema: Node, value: Any) -> bool:
     return type(value) is dict and not schema.atomic and schema.sort in (Sort.STRUCT, Sort.MAP, Sort.ANY)
 
 
-def object_set(schema: Node, value: Any, path: str = "") -> FieldSet:
-    """All fields of an object. Raises FieldSetError for what the schema does not have, and for equal elements."""
-    if schema.sort is Sort.LIST and type(value) is list:
-        if schema.list_type is ListType.ATOMIC:
-            return {SELF: _HERE}
-        found: FieldSet = {}
-        for key, item in zip(member_keys(schema, value, path), value, strict=True):
-            if key in found:
-                raise FieldSetError(f"{path}: duplicate entries for key {path_shown((key,))}")
-            inside = (
-                {} if schema.list_type is ListType.SET else object_set(schema.values, item, path + path_shown((key,)))
-            )
-            found[key] = {**inside, SELF: _HERE}
-        return found
+def object_set(schema: Node, value: Any) -> FieldSet:
+    """All fields of an object. Raises FieldSetError (the path, a colon, why) for what the schema does not have, and for
+    equal elements of a list."""
+    if type(value) is list and associative(schema):
+        return _list_set(schema, value)
     if not granular(schema, value):
-        return {SELF: _HERE}
-    struct = schema.sort is Sort.STRUCT
-    found = {}
+        return _LEAF
+    struct, fields = schema.sort is Sort.STRUCT, schema.fields
+    found: FieldSet = {}
     for name, inside in value.items():
-        named = struct and name in schema.fields
+        named = struct and name in fields
         if struct and not named and not schema.open:
-            raise FieldSetError(f"{path}.{name}: field not declared in schema")
-        if inside is None:
-            found["f:" + name] = {SELF: _HERE}
+            raise FieldSetError(f".{name}: field not declared in schema")
+        below = fields[name] if named else schema.below(name)
+        if inside is None or below.sort in _SCALARS:
+            found["f:" + name] = _LEAF
             continue
-        below = object_set(schema.below(name), inside, f"{path}.{name}")
-        if not named or inside == {}:
-            below = {**below, SELF: _HERE}
-        if below:
-            found["f:" + name] = below
+        try:
+            members = object_set(below, inside)
+        except FieldSetError as error:
+            raise FieldSetError(f".{name}{error}") from None
+        if members is not _LEAF and (not named or inside == {}):
+            members = {**members, SELF: _HERE}
+        if members:
+            found["f:" + name] = members
+    return found
+
+
+def _list_set(schema: Node, items: list[Any]) -> FieldSet:
+    found: FieldSet = {}
+    values, scalars = schema.values, schema.list_type is ListType.SET
+    for key, item in zip(member_keys(schema, items), items, strict=True):
+        if key in found:
+            raise FieldSetError(f": duplicate entries for key {path_shown((key,))}")
+        try:
+            found[key] = _LEAF if scalars else {**object_set(values, item), SELF: _HERE}
+        except FieldSetError as error:
+            raise FieldSetError(f"{path_shown((key,))}{error}") from None
     return found
 
 
@@ -256,8 +275,11 @@ _SAME: tuple[FieldSet, FieldSet, FieldSet] = ({}, {}, {})
 def _differ(schema: Node, before: Any, after: Any) -> tuple[FieldSet, FieldSet, FieldSet]:
     if before is after or (before == after and type(before) is type(after)):
         return _SAME
-    one_missing, other_missing = before is _MISSING, after is _MISSING
-    some = before if other_missing or after is None else after
+    if before is _MISSING:
+        return _whole(schema, after), {}, {}
+    if after is _MISSING:
+        return {}, {}, _whole(schema, before)
+    some = before if after is None else after
     pairs: Iterable[tuple[str, Node, Any, Any]]
     if granular(schema, some):
         pairs = _map_pairs(schema, before, after)
@@ -274,12 +296,23 @@ def _differ(schema: Node, before: Any, after: Any) -> tuple[FieldSet, FieldSet, 
             for whole, part in zip(found, inside, strict=True):
                 if part:
                     whole[key] = part
-    if one_missing:
-        found[0][SELF] = _HERE
-    elif other_missing:
-        found[2][SELF] = _HERE
-    elif not any_pair:
+    if not any_pair:
         found[1][SELF] = _HERE
+    return found
+
+
+def _whole(schema: Node, value: Any) -> FieldSet:
+    """Everything in it, and itself."""
+    if granular(schema, value):
+        found: FieldSet = {
+            "f:" + name: _LEAF if (below := schema.below(name)).sort in _SCALARS else _whole(below, inside)
+            for name, inside in value.items()
+        }
+    elif type(value) is list and associative(schema):
+        found = {key: _whole(schema.values, item) for key, item in _indexed(schema, value).items()}
+    else:
+        return _LEAF
+    found[SELF] = _HERE
     return found
 
 

@@ -32,6 +32,8 @@ STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
 MOST_OPERATIONS = 10_000
 """Of a JSON patch, as an API server has it."""
+MOST_SHOWN = 10_000
+"""Characters of an object in a refusal."""
 MOST_COPIED = 3 << 20
 """Bytes that the `copy` operations of one JSON patch may write, as an API server has it."""
 _BAD = (jsonpatch.JsonPatchException, JsonPointerException, ValueError, KeyError, IndexError, TypeError, AttributeError)
@@ -124,13 +126,15 @@ def _decoded(schema: Node, patched: Any, body: Body, prefix: str, validation: st
     if shaped.errors and not schema.built_in:
         raise types_invalid(schema, patched, shaped.errors)
     if shaped.errors:
-        raise _invalid(patched, shaped.errors[0].said)
+        raise _invalid(schema, patched, shaped.errors[0].said)
     strict = tuple(prefix + item for item in strict_errors((), body.duplicates)) + strict_errors(shaped.unknown, ())
     if strict and validation not in (WARN, IGNORE):
-        raise _invalid(patched, f"strict decoding error: {', '.join(strict)}")
+        raise _invalid(schema, patched, f"strict decoding error: {', '.join(strict)}")
     return Decoded(shaped.value, strict if validation == WARN else ())
 
 
-def _invalid(patched: Any, said: str) -> ApiError:
-    text = json.dumps(json.dumps(patched, separators=(",", ":")))
+def _invalid(schema: Node, patched: Any, said: str) -> ApiError:
+    """With the patched object, as an API server has it; but whoever may patch a Secret may not yet read it."""
+    shown = "" if schema.go_type() == "v1.Secret" else json.dumps(patched, separators=(",", ":"))
+    text = json.dumps(shown[:MOST_SHOWN])
     return error_invalid("", "", "", [Cause("FieldValueInvalid", f"Invalid value: {text}: {said}", "patch")])

@@ -231,6 +231,10 @@ def test_what_is_patched_is_still_an_object_of_its_kind() -> None:
     own = schema_of("palisade.internal", "v1alpha1", "Segment")
     with pytest.raises(ApiError, match=r'Segment.palisade.internal "s" is invalid: spec.vni: Invalid value: "string"'):
         patch_apply(own, {"metadata": {"name": "s"}}, b'{"spec":{"vni":"x"}}', MERGE_PATCH)
+    secret = {"metadata": {"name": "s"}, "data": {"password": "aHVudGVyMg=="}}
+    with pytest.raises(ApiError) as caught:
+        patch_apply(schema_of("", "v1", "Secret"), secret, b'{"data":{"other":1}}', MERGE_PATCH)
+    assert "aHVudGVyMg" not in caught.value.message
     unknown = {"spec": {"fuu": 1}}
     error = refusal(unknown, STRATEGIC_PATCH)
     assert error.code == 422
