@@ -8,13 +8,18 @@ from typing import Any
 
 import pytest
 
+from dfw import __version__
 from overlay.ask import AskError
+from supervisor_glue.prechecks.compatibility import compatibility
+from supervisor_glue.prechecks.facts import read_facts
+from supervisor_glue.prechecks.spec import SupervisorSpec
 from tests.conftest import LONG
 from tests.netns.test_agent import POLICY, TwoHosts
 from tests.netns.test_teps import FAST, both_up, inside
 from tests.support.patience import until
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns, pytest.mark.needs_tun, pytest.mark.needs_ipv6]
+SPEC = SupervisorSpec("s", hosts=("h1", "h2", "gone", "unknown"), nodes=1)
 PLACES = {"h1": ("h2", "172.16.0.2"), "h2": ("h1", "172.16.0.1")}
 
 
@@ -35,6 +40,17 @@ def test_what_an_underlay_carries_is_measured(tmp_path: Path, tier: str) -> None
             # A machine that is busy may lose a packet, but not for ever.
             wanted = [{"host": other, "tep": tep, "bytes": 1700, "problem": ""}]
             until(lambda host=host, wanted=wanted: paths(hosts, host, 1700) == wanted, "1700 bytes do not arrive")
+        known = read_facts(
+            SPEC, {host: tmp_path / host / "agent.sock" for host in PLACES} | {"gone": tmp_path / "gone"}
+        )
+        assert {name: (host.tep, host.version) for name, host in known.hosts.items() if not host.problem} == {
+            other: (tep, __version__) for other, tep in PLACES.values()
+        }
+        assert "does not answer" in known.hosts["gone"].problem and known.segments
+        reasons = {
+            (item.id, item.args[0]) for item in compatibility(SPEC, known).reasons if item.id.startswith("host.")
+        }
+        assert reasons == {("host.not_prepared", "gone"), ("host.not_prepared", "unknown")}
         inside(hosts, "h2", "ip", "link", "set", "ul0", "mtu", "1500")
         until(lambda: both_up(hosts), "BFD does not come up again")
 

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import click
+import jsonschema
 import pytest
 from click.testing import CliRunner, Result
 
 from dfw.errors import EnvironmentLacksError, PolicyError
+from dfw.schema import schema_files
 from supervisor_glue import access_verb
 from supervisor_glue.access_verb import kubeconfig, token
 from supervisor_glue.api.client import Resource
@@ -126,6 +128,8 @@ def test_what_is_compatible_is_enabled_once(tmp_path: Path, monkeypatch: pytest.
     async def work(api: Api, verb: Verb) -> None:
         checked = await verb(enable, EXAMPLE, "--check-only", "-o", "json")
         assert checked.return_value == 0 and json.loads(checked.output)["compatible"] is True
+        schema = json.loads(schema_files()["supervisor-enable"].read_text(encoding="utf-8"))
+        jsonschema.Draft202012Validator(schema).validate(json.loads(checked.output))
         assert not [key for key in api.twin.objects if key[0] == SUPERVISORS]
         for _ in range(2):
             done = await verb(enable, EXAMPLE, "-o", "json")
