@@ -40,6 +40,7 @@ from supervisor_glue.store import SqliteStore, Store
 STORE_FILE: Final = "store.db"
 COMPACT_SECONDS: Final = 300.0
 RENEW_SECONDS: Final = 3600.0
+RECHECK_SECONDS: Final = 5.0
 ENDING_SECONDS: Final = 5.0
 SYSTEM_NAMESPACES: Final = ("default", "kube-node-lease", "kube-public", "kube-system")
 ADMINISTRATOR: Final = "palisade-admin"
@@ -111,6 +112,7 @@ class ApiProcess:
         server.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         process.tasks.append(asyncio.create_task(process._compact()))
         process.tasks.append(asyncio.create_task(process._renew(context, hosts)))
+        process.tasks.append(asyncio.create_task(process._recheck()))
         if (held := runner.server) is not None:
             process.tasks.append(asyncio.create_task(idle_close(server.idle, lambda: held.connections)))
         process.tasks.append(asyncio.create_task(process._aggregate(authorizer)))
@@ -188,6 +190,12 @@ class ApiProcess:
                 context_renew(context, chain)
             except OSError as error:
                 get_logger("api").error("api.renew", error=str(error))
+
+    async def _recheck(self) -> None:
+        """Watches end whose users may no longer."""
+        while True:
+            await asyncio.sleep(RECHECK_SECONDS)
+            self.server.recheck()
 
     async def _compact(self) -> None:
         """What was before the last five minutes is forgotten: a watch that begins there lists again."""

@@ -6,7 +6,9 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 from aiohttp import web
@@ -50,7 +52,7 @@ class ApiServer:
         self.authenticator, self.authorizer = authenticator, authorizer
         self.streams = dict(streams or {})
         self.extensions: dict[str, Extension] = {}
-        self._open: set[asyncio.Task[object]] = set()
+        self._open: dict[asyncio.Task[object], tuple[web.Request, Attributes]] = {}
         self.address = ""
         self.closing = asyncio.Event()
         self.limits = Limits()
@@ -108,7 +110,7 @@ class ApiServer:
             return found
         form = form_of(request.headers.get("Accept", ""))
         if target.verb == "watch":
-            with self.limits.watch(user):
+            with self._watching(request, asked):
                 return await self._watch(request, target, options, form)
         body = await self._body(request) if request.method in _CHANGES else b""
         asked_for = Request(
@@ -142,23 +144,41 @@ class ApiServer:
         group, version, resource = named.groups()
         if request.method != ("POST" if watch else "GET"):  # a watch says what it knows
             raise error_method(request.method)
-        self.authorizer.check(Attributes(user, "watch" if watch else "list", group, version, resource))
+        asked = Attributes(user, "watch" if watch else "list", group, version, resource)
+        self.authorizer.check(asked)
         if not watch:
             return await self.extensions[group](request, resource, user)
+        with self._watching(request, asked):
+            return await self.extensions[group](request, resource, user)
+
+    @contextmanager
+    def _watching(self, request: web.Request, asked: Attributes) -> Iterator[None]:
+        """While a request goes on and on. Raises ApiError 429."""
         task = asyncio.current_task()
         assert task is not None
-        self._open.add(task)
-        try:
-            with self.limits.watch(user):
-                return await self.extensions[group](request, resource, user)
-        finally:
-            self._open.discard(task)
+        with self.limits.watch(asked.user):
+            self._open[task] = (request, asked)
+            try:
+                yield
+            finally:
+                del self._open[task]
+
+    def recheck(self) -> None:
+        """End what goes on for users who may no longer: a Host that was deleted, a role that was taken away, a
+        certificate that has expired."""
+        for task, (request, asked) in list(self._open.items()):
+            try:
+                self.authorizer.check(replace(asked, user=self._user(request)))
+            except ApiError as error:
+                self.log.info("api.watch-ended", user=asked.user.name, resource=asked.resource, reason=error.reason)
+                task.cancel()
 
     def end(self) -> None:
         """End what goes on and on: watches, and what extensions answer."""
         self.closing.set()
-        for task in self._open:
-            task.cancel()
+        for task, (_, asked) in self._open.items():
+            if asked.group in self.extensions:  # other watches see that the server closes
+                task.cancel()
 
     def _health(self, path: str) -> web.Response:
         if path == "/version":

@@ -169,6 +169,34 @@ def test_a_hosts_certificate_ends_with_its_host(tmp_path: Path) -> None:
     with_world(tmp_path, work)
 
 
+def test_a_watch_ends_for_who_may_no_longer(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        listed = await world.admin.list(PODS, fields="spec.nodeName=esx-1")
+
+        async def watched(client: HttpClient, seen: asyncio.Event) -> None:
+            async for event in client.watch(PODS, listed.revision, fields="spec.nodeName=esx-1"):
+                assert event.object["metadata"]["name"] == "on-esx-1"
+                seen.set()
+
+        async with world.host("esx-1") as host:
+            ended, kept = (asyncio.Event(), asyncio.Event())
+            watches = [asyncio.create_task(watched(*each)) for each in ((host, ended), (world.admin, kept))]
+            await world.admin.patch(PODS, "on-esx-1", {"metadata": {"labels": {"a": "b"}}}, "shop")
+            async with asyncio.timeout(PATIENCE):
+                await ended.wait()
+                await kept.wait()
+                world.process.server.recheck()
+                await world.admin.delete(HOSTS, "esx-1")
+                while not watches[0].done():
+                    world.process.server.recheck()
+                    await asyncio.sleep(0.01)
+            assert not watches[1].done()
+            watches[1].cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
+
+    with_world(tmp_path, work)
+
+
 def test_nobody_is_answered_without_saying_who_he_is(tmp_path: Path) -> None:
     async def work(world: World) -> None:
         context = ssl.create_default_context(cadata=world.process.authority.pem.decode())
