@@ -14,7 +14,7 @@ from typing import Any
 from dfw.assign import Assignment, Draft
 from dfw.documents import Document, document_of
 from dfw.errors import PolicyError, Problem
-from dfw.fields import Cursor, Field, identifier, integer, listed, mapping, parsed, reference, text
+from dfw.fields import Cursor, Field, choice, identifier, integer, listed, mapping, parsed, reference, text
 from dfw.findings import Finding
 from dfw.model import Address, Family, Inventory, Namespace, Tag, address_parse, mac_parse, prefix_parse
 
@@ -83,6 +83,7 @@ _HOST = {
     "tags": Field(tags, default=()),
     "bfd_interval": Field(integer(0, 60_000, "a BFD interval in milliseconds"), default=1000),
     "bfd_multiple": Field(integer(1, 255, "a BFD multiple"), default=3),
+    "enforcer": Field(choice({name: name for name in ("native", "nftables")}), default="native"),
 }
 _GATEWAY = {
     "name": Field(identifier, required=True),

@@ -10,34 +10,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import json
 import os
-import signal
 import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
-from dfw.core import CoreError, Engine, EngineOptions, Host
+from dfw.core import Engine, EngineOptions, Host
 from dfw.core.live import Live
 from dfw.errors import EnvironmentLacksError
-from dfw.logs import get_logger
-from dfw.model import Limits
 from overlay import realized
+from overlay.agent_base import LAST_GOOD, MEMORY, PIDS, POLL_SECONDS, TABLE, TEPS, AgentBase, AgentOptions
 from overlay.attachment import ATTACHED, AttachError, Attachments
-from overlay.backoff import Backoff
 from overlay.cards import Cards
-from overlay.desired import Desired, DesiredFile
+from overlay.desired import Desired
 from overlay.enforce import HostEnforcer, Memory
-from overlay.enter import namespace_enter
 from overlay.holder import HolderClient, HolderError, holder_open
-from overlay.host_log import FILES, HostLog
-from overlay.hoststate import HostState, StateError, file_replace, state_decode
+from overlay.host_log import HostLog
+from overlay.hoststate import HostState, file_replace
 from overlay.limits import live_limits
 from overlay.linux import process_start
 from overlay.metrics import HostCounters, render_metrics
@@ -45,63 +38,18 @@ from overlay.move import Moves
 from overlay.path_mtu import paths_answer
 from overlay.sysctl_keep import BEFORE
 from overlay.teps import TepWatch
-from overlay.uplink import read_mtu
 from overlay.watch import HostWatch
 
-POLL_SECONDS: Final = 0.5  # how often the file is looked at, when nobody says that it has changed
 MEND_SECONDS: Final = 2.0
-REQUEST_BYTES: Final = 1 << 20
-CONNECTIONS: Final = 1 << 18
-LAST_GOOD: Final = "state.json"
-MEMORY: Final = "memory.json"
-SOCKET: Final = "agent.sock"
-PIDS: Final = "pids.json"
-TABLE: Final = "connections"
-TEPS: Final = "teps.json"
 
 
-@dataclass(frozen=True, slots=True)
-class AgentOptions:
-    """How an agent is run. `connections`: of IPv4, each worker; a quarter of it for IPv6. `uplink`: a tier, or auto.
-    `firewall_log`: the formats that it is written in, to `log_dir`, or else to `run`. `state`: for what outlives the
-    machine's next start, else `run` too."""
-
-    host: str
-    desired: Path
-    run: Path
-    underlay: str
-    netns: str | None = None
-    uplink: str = "auto"
-    workers: int = 1
-    connections: int = CONNECTIONS
-    filters: int = 1024
-    limits: Limits | None = None  # None: those of a table of so many connections
-    firewall_log: tuple[str, ...] = tuple(FILES)
-    log_dir: Path | None = None
-    state: Path | None = None
-
-    @property
-    def kept(self) -> Path:
-        """The directory of what outlives the machine's next start."""
-        return self.state or self.run
-
-
-class Agent:
-    """One host's agent. `start`, then `serve` until it is told to end, then `close`."""
+class Agent(AgentBase):
+    """One host's agent, with the packet core."""
 
     def __init__(self, options: AgentOptions, desired: Desired | None = None) -> None:
-        self.options = options
-        self.desired = desired or DesiredFile(options.desired)
-        self.log = get_logger("agent").bind(host=options.host)
-        self.wanted = 0
-        self.realized = 0
-        self.error: str | None = None
+        super().__init__(options, desired)
         self.told: HostState | None = None  # what is in force, without what is attached here
-        self.retry = Backoff()
         self._mended = 0.0
-        self.ended = asyncio.Event()
-        self.lock = asyncio.Lock()
-        self._closing: list[Callable[[], None]] = []
 
     def start(self) -> None:
         """Open tables and cards and put the last good state in force.
@@ -153,18 +101,6 @@ class Agent:
         if self.options.underlay not in there:
             self.log.warning("no underlay interface yet", waiting_for=self.options.underlay, there=there)
 
-    def _alone(self) -> None:
-        """One agent a host and one a run directory. Names of abstract sockets belong to the network namespace."""
-        name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-        lock = os.open(self.options.run / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._closing += [name.close, lambda: os.close(lock)]
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            name.bind("\0palisade-agent")
-        except OSError as error:
-            remedy = f"end the other one first ({self.options.run / PIDS} has its number)"
-            raise EnvironmentLacksError("a host without an agent: one runs here already", remedy) from error
-
     def _memory(self) -> Memory:
         """What the agent before this one knew. Its connections' deadlines count by the clock of one boot."""
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -193,23 +129,6 @@ class Agent:
         pids = {"agent": os.getpid(), "holder": self.holder_pid}
         started = {name: [pid, process_start(pid)] for name, pid in pids.items()}
         file_replace(self.options.run / PIDS, json.dumps(started).encode())
-
-    def _take(self, data: bytes, *, keep: bool = True) -> None:
-        """Put a state in force. What cannot be taken leaves the old one in force, and stands in `error`."""
-        try:
-            state = state_decode(data)
-            self.wanted = state.revision
-            if state.host != self.options.host:
-                raise StateError(f"this is the state of host {state.host!r}")
-            self._apply(state)
-        except (StateError, CoreError, OSError) as error:
-            self.error = str(error)
-            self.log.error("refused", revision=self.wanted, error=self.error)
-            return
-        self.error = None
-        self.realized = state.revision
-        if keep:
-            file_replace(self.options.kept / LAST_GOOD, data)
 
     def _apply(self, state: HostState) -> None:
         """Rules first, then the cards that they protect: a vNIC passes nothing before its rules are there. What packets
@@ -274,29 +193,19 @@ class Agent:
         async with self.lock:
             await asyncio.to_thread(self.enforcer.set_dead, dead)
 
-    async def serve(self) -> None:
-        """Answer, and look for changes, until told to end."""
-        path = self.options.run / SOCKET
-        path.unlink(missing_ok=True)
-        old = os.umask(0o177)
-        server = await asyncio.start_unix_server(self._client, str(path), limit=REQUEST_BYTES)
-        os.umask(old)
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.ended.set)
+    def _begin(self) -> None:
         self.teps.begin()
         self._follow()
-        async with server:
-            while not self.ended.is_set():
-                await self.look()
-                self.watch.look(POLL_SECONDS)
-                await self._mend()
-                with contextlib.suppress(TimeoutError):
-                    left = self.retry.left()
-                    pause = POLL_SECONDS if left is None else min(left, POLL_SECONDS)
-                    await asyncio.wait_for(self.ended.wait(), pause)
+
+    def _end(self) -> None:
         self.teps.end()
-        path.unlink(missing_ok=True)
+
+    async def _tick(self) -> None:
+        self.watch.look(POLL_SECONDS)
+        await self._mend()
+
+    async def _stream(self, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        return await self.watch.stream(line, reader, writer)
 
     async def _mend(self) -> None:
         """While another TEP is dead, the reason may be here."""
@@ -304,15 +213,6 @@ class Agent:
             async with self.lock:
                 await asyncio.to_thread(self.cards.rewire)
             self._mended = time.monotonic()
-
-    async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, ValueError, asyncio.IncompleteReadError):
-            while line := await reader.readline():
-                if await self.watch.stream(line, reader, writer):
-                    break
-                writer.write(json.dumps(await self.answer(line)).encode() + b"\n")
-                await writer.drain()
-        writer.close()
 
     async def answer(self, line: bytes) -> dict[str, Any]:
         """What is asked in one line of JSON, answered; `error` where it cannot be."""
@@ -348,11 +248,6 @@ class Agent:
                 self.holder.end()
             return {}
         return {"error": f"{what!r} is nothing that an agent does"}
-
-    async def _places(self) -> dict[str, Any]:
-        """What `palisade apply` has to know of this host."""
-        mtu = await asyncio.to_thread(read_mtu, self.options.underlay)
-        return {"desired": str(self.options.desired.absolute()), "state": str(self.options.kept.absolute()), "mtu": mtu}
 
     def status(self) -> dict[str, Any]:
         """What `lab status` and `show hosts` say of this host."""
@@ -414,20 +309,3 @@ class Agent:
         self.holder.close()
         for close in reversed(self._closing):
             close()
-
-
-def agent_run(options: AgentOptions) -> None:
-    """Run an agent until it is told to end. Raises EnvironmentLacksError, OSError (its namespace cannot be entered)."""
-    if options.netns is not None:
-        namespace_enter(options.netns)  # before there is any thread: they all belong there
-    asyncio.run(_run(options))
-
-
-async def _run(options: AgentOptions) -> None:
-    agent = Agent(options)
-    try:
-        await asyncio.to_thread(agent.start)
-        await agent.serve()
-    finally:
-        with contextlib.suppress(AttributeError):
-            agent.close()

@@ -48,6 +48,13 @@ def agent() -> None:
 @click.option(
     "--state", type=click.Path(path_type=Path, file_okay=False), help="For the last good state; as --log-dir."
 )
+@click.option(
+    "--enforcer",
+    type=click.Choice(["native", "nftables"]),
+    default="native",
+    show_default=True,
+    help="What judges the vNICs' packets: the packet core, or this machine's kernel.",
+)
 @click.option("--keep/--no-keep", "is_kept", default=True, help="Start it again when it is killed.")
 @click.pass_context
 def run(
@@ -63,6 +70,7 @@ def run(
     firewall_log: str,
     log_dir: Path | None,
     state: Path | None,
+    enforcer: str,
     is_kept: bool,
 ) -> None:
     """Run until TERM. The vNICs stay up without it; the next one takes them over with all connections.
@@ -80,7 +88,8 @@ def run(
     import pyroute2  # noqa: F401 - 0.2 s that a successor's packets would wait for
 
     from dfw.core import CoreError
-    from overlay.agent import AgentOptions, agent_run
+    from overlay.agent_base import AgentOptions
+    from overlay.agent_run import agent_run
     from overlay.host_log import FILES
     from overlay.keeper import keep
 
@@ -106,6 +115,7 @@ def run(
         firewall_log={"both": tuple(FILES), "off": ()}.get(firewall_log, (firewall_log,)),
         log_dir=log_dir,
         state=state,
+        enforcer=enforcer,
     )
 
     def work() -> int:

@@ -148,7 +148,7 @@ class EtherState(_Struct, frozen=True):
 
 
 class HostState(_Struct, frozen=True):
-    """All that a host is told, as of one revision."""
+    """All that a host is told, as of one revision. `enforcer`: what is to judge its packets, `native` or `nftables`."""
 
     host: str
     revision: int
@@ -158,6 +158,7 @@ class HostState(_Struct, frozen=True):
     byte_order: str = sys.byteorder
     gateway_mac: str = GATEWAY_MAC
     bfd: BfdState = BfdState()
+    enforcer: str = "native"
     vnics: tuple[VnicState, ...] = ()
     segments: tuple[SegmentState, ...] = ()
     gateways: tuple[str, ...] = ()

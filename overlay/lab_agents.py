@@ -33,12 +33,13 @@ class AgentError(RuntimeError):
     """An agent did not do as it was told: which, and its last words."""
 
 
-def agent_launch(paths: LabPaths, host: str) -> Launch:
+def agent_launch(paths: LabPaths, host: str, enforcer: str) -> Launch:
     """The launch of a host's agent, inside the host's network namespace."""
     folder = paths.host(host)
     name, _, value = paths.mark.partition("=")
     command = [*AGENT, "--host", host, "--desired", str(folder / "desired.json")]
     command += ["--run", str(folder / "run"), "--netns", str(paths.host_netns(host)), "--underlay", TEP_WIRE]
+    command += ["--enforcer", enforcer]
     return Launch(
         key=host,
         netns=str(paths.host_netns(host)),

@@ -91,7 +91,7 @@ def apply_changes(
         record_write(paths, record)
         desired_write(paths, states)
         record.intent = plan.intent
-    _start_agents(paths, record, changes.new_hosts, steps)
+    _start_agents(paths, record, plan, changes.new_hosts, steps)
     _start_pods(paths, record, changes.new_pods, steps)
     for name in (name for name in changes.old_namespaces if name not in plan.namespaces):
         apply_namespace_end(paths.room / name)
@@ -174,13 +174,14 @@ def _lay_out(paths: LabPaths, record: LabRecord, plan: LabPlan, changes: Changes
     record_write(paths, record)
 
 
-def _start_agents(paths: LabPaths, record: LabRecord, hosts: Sequence[str], steps: Steps) -> None:
+def _start_agents(paths: LabPaths, record: LabRecord, plan: LabPlan, hosts: Sequence[str], steps: Steps) -> None:
     """Start agents, and wait until every host, these and the others, has realized the revision."""
+    launches = [agent_launch(paths, host, plan.enforcer(host)) for host in hosts]
     with steps.step("agents", len(hosts)) as step:
-        for started in apply_launches([agent_launch(paths, host) for host in hosts], paths.mark):
+        for started in apply_launches(launches, paths.mark):
             if started.process is None:
                 raise AgentError(f"the agent of host {started.key} does not start: {started.error}")
-            record.hosts[started.key] = HostRecord(started.process)
+            record.hosts[started.key] = HostRecord(started.process, plan.enforcer(started.key))
             step.advance()
         record_write(paths, record)
     agents = {name: host.agent for name, host in record.hosts.items() if host.agent is not None}

@@ -36,6 +36,11 @@ class LabPlan:
     hosts: tuple[str, ...]
     pods: tuple[PodPlan, ...]
     routers: tuple[str, ...] = ()  # namespaces of service routers
+    kernel_hosts: frozenset[str] = frozenset()  # whose enforcer is nftables
+
+    def enforcer(self, host: str) -> str:
+        """What judges packets there."""
+        return "nftables" if host in self.kernel_hosts else "native"
 
     @property
     def namespaces(self) -> tuple[str, ...]:
@@ -114,7 +119,8 @@ def plan_lab(
     )
     underlay = plan_underlay(inventory, mtu=mtu, ipv6=ipv6)
     routers = tuple(item.namespace for item in service_routers(inventory))
-    return LabPlan(name, intent, underlay, tuple(inventory.hosts), pods, routers)
+    kernel_hosts = frozenset(host.name for host in inventory.hosts.values() if host.enforcer == "nftables")
+    return LabPlan(name, intent, underlay, tuple(inventory.hosts), pods, routers, kernel_hosts)
 
 
 def intent_hash(inputs: Iterable[tuple[str, bytes]]) -> str:
@@ -164,7 +170,8 @@ def plan_changes(record: LabRecord, plan: LabPlan) -> Changes:
     old_hosts = [
         name
         for name, host in record.hosts.items()
-        if name not in plan.hosts or (host.agent and host_namespace(name) in rewired)
+        if name not in plan.hosts
+        or (host.agent and (host_namespace(name) in rewired or host.enforcer != plan.enforcer(name)))
     ]
     new_hosts = [
         name for name in plan.hosts if name in old_hosts or name not in record.hosts or record.hosts[name].agent is None

@@ -58,6 +58,7 @@ class HostRecord(msgspec.Struct):
     """A host. `agent` None: none runs, or it is to be started."""
 
     agent: Process | None = None
+    enforcer: str = "native"
 
 
 class MoveRecord(msgspec.Struct):

@@ -17,7 +17,9 @@ import numpy as np
 from dfw.compile import Compiled, RuleTable, compile_policy
 from dfw.compile_ether import EtherTable
 from dfw.enforcer import timer_seconds
+from dfw.errors import UnsupportedError
 from dfw.model import Address, AddressRange, Family, Gateway, Host, Inventory, PolicySet, Port, Segment
+from dfw.nftables import refuse_unsupported
 from overlay.hoststate import (
     GUARDS,
     ROUTE_CONNECTED,
@@ -64,6 +66,7 @@ def resolve_span(
 
     Raises UnsupportedError where the packet core cannot express the policy.
     """
+    _refuse_enforcers(world)
     routers = service_routers(world.inventory)
     world = world_routed(world, routers)
     compiled = compile_policy(world)
@@ -73,6 +76,18 @@ def resolve_span(
         host.name: HostSpan(fabric, compiled, host, attachments, underlay_mtu).state(revision)
         for host in inventory.hosts.values()
     }
+
+
+def _refuse_enforcers(world: PolicySet) -> None:
+    """Raises UnsupportedError: hosts on which the kernel enforces speak VXLAN with each other, and judge what they can
+    (decision 0020)."""
+    kernels = [host.name for host in world.inventory.hosts.values() if host.enforcer == "nftables"]
+    others = [name for name in world.inventory.hosts if name not in kernels]
+    if kernels and others:
+        feature = f"hosts with the enforcer native beside it (host {others[0]}): their tunnels are Geneve, ours VXLAN"
+        raise UnsupportedError("nftables", feature)
+    if kernels:
+        refuse_unsupported(world)
 
 
 class Fabric:
@@ -246,6 +261,7 @@ class HostSpan(ForwardingSpan):
             tep=str(self.host.tep),
             underlay_mtu=self.underlay_mtu,
             bfd=BfdState(self.host.bfd_interval, self.host.bfd_multiple),
+            enforcer=self.host.enforcer,
             vnics=vnics,
             **self.forwarding()._asdict(),
             rules=tuple(self._rule(number) for number in self.rules.items),

@@ -35,6 +35,7 @@ MARKERS = {
     "needs_mount": "the test mounts, in a mount namespace of its own (needs root and CAP_SYS_ADMIN)",
     "needs_tun": "the test opens /dev/net/tun",
     "needs_kernel_judge": "the test lets this kernel judge packets (nftables, conntrack, NFLOG, a TUN device)",
+    "needs_vxlan": "the test lets this kernel forward (VXLAN, bridges, br_netfilter)",
     "needs_ipv6": "the test needs IPv6 in the kernel",
     "needs_shared_data(*names)": "the test reads ../shared/data, and in it these files or directories",
     "needs_tool(*names)": "the test runs these commands",
@@ -62,6 +63,8 @@ def find_lack(name: str, arguments: tuple[str, ...] = ()) -> tuple[str, str] | N
         return None if os.access("/dev/net/tun", os.R_OK | os.W_OK) else ("tun", "no /dev/net/tun")
     if name == "needs_kernel_judge":
         return find_lack_judge()
+    if name == "needs_vxlan":
+        return find_lack_vxlan()
     if name == "needs_ipv6":
         switch = Path("/proc/sys/net/ipv6/conf/all/disable_ipv6")
         on = switch.exists() and switch.read_text().strip() == "0"
@@ -98,6 +101,15 @@ def find_lack_judge() -> tuple[str, str] | None:
     except EnvironmentLacksError as error:
         return "nflog", str(error)
     return None
+
+
+@cache
+def find_lack_vxlan() -> tuple[str, str] | None:
+    """Whether the kernel has what an overlay of its own needs; tried once, in a namespace."""
+    tries = "ip link add v0 type vxlan id 1 local 127.0.0.1 dstport 4789 && ip link add b0 type bridge"
+    tries += " && test -e /proc/sys/net/bridge/bridge-nf-call-iptables"
+    tried = subprocess.run(["unshare", "--net", "sh", "-c", tries], capture_output=True, text=True, check=False)
+    return None if tried.returncode == 0 else ("vxlan", tried.stderr.strip() or "no br_netfilter")
 
 
 def pytest_configure(config: pytest.Config) -> None:

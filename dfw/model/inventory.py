@@ -25,13 +25,14 @@ class Tag(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Host:
     """A transport node. `tep`: its tunnel endpoint on the underlay. `bfd_interval` (milliseconds), `bfd_multiple`: as
-    in NSX's BFD profiles; interval 0: no BFD."""
+    in NSX's BFD profiles; interval 0: no BFD. `enforcer`: what judges its vNICs' packets, `native` or `nftables`."""
 
     name: str
     tep: Address
     tags: tuple[Tag, ...] = ()
     bfd_interval: int = 1000
     bfd_multiple: int = 3
+    enforcer: str = "native"
     place: Place | None = field(default=None, compare=False, repr=False)
 
 

@@ -10,6 +10,7 @@ from dfw.model import Alg, FloodLimits, PolicySet, Tier, Timers
 from dfw.nftables.names import MOST_VNICS
 
 ENFORCER = "nftables"
+_ALGS = (Alg.NONE, Alg.FTP, Alg.TFTP)
 
 
 def unsupported_features(world: PolicySet) -> Iterator[str]:
@@ -29,7 +30,7 @@ def unsupported_features(world: PolicySet) -> Iterator[str]:
             if policy.tier is Tier.ETHERNET:
                 yield f"layer-2 rules (rule {rule.path})"
             entries = [entry for service in rule.services for entry in service.entries]
-            algs = dict.fromkeys(entry.alg.value for entry in entries if entry.alg is not Alg.NONE)
+            algs = dict.fromkeys(entry.alg.value for entry in entries if entry.alg not in _ALGS)
             yield from (f"the ALG {alg} (rule {rule.path})" for alg in algs)
 
 

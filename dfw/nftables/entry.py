@@ -44,6 +44,7 @@ class Entry:
     flags: int
     tier: int
     resume: int
+    alg: int
 
 
 def entries_joined(table: RuleTable) -> list[Entry]:
@@ -104,6 +105,7 @@ def _entry(row: Mapping[str, int], table: RuleTable, sources: Ports, destination
         row["flags"],
         row["tier"],
         row["resume"],
+        row["alg"],
     )
 
 

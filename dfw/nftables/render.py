@@ -2,9 +2,9 @@
 """Compiled vNIC tables -> one nftables ruleset. Pure.
 
 A packet says who its ends are by its mark: the number of the sender's vNIC in the upper half, the receiver's in the
-lower one, 0 for none; who sets it is the attachment's matter. Then base chain `out` judges at the sender's vNIC, and
-base chain `in` at the receiver's; to accept in the first means to go on with the second. `in` takes the sender out of
-the mark, so that what both chains share knows for whom it speaks.
+lower one, 0 for none; who sets it is the attachment's matter. Then chain `out` judges at the sender's vNIC, and chain
+`in`, by a hook behind that, at the receiver's; to accept in the first means to go on with the second. `in` takes the
+sender out of the mark, so that what both chains share knows for whom it speaks.
 
 The kernel has one connection where the core has two, so its mark remembers at which end a stateful rule allowed it:
 bit 0 at the vNIC that its first packet left, bit 1 at the one where it arrived. An end without its bit asks the rules
@@ -30,10 +30,11 @@ from dfw.compile import (
     RangeArray,
     RuleTable,
 )
+from dfw.layout import ALG_FTP, ALG_TFTP
 from dfw.model import Direction, Family
 from dfw.nftables.entry import Entry, EntryMatcher, Ports, entries_joined
 from dfw.nftables.names import Names, Numbering, occurrences, tables_numbered, vnics_numbered
-from dfw.nftables.ruleset import Chain, ChainRule, ElementSet, Expression, Ruleset, VerdictMap
+from dfw.nftables.ruleset import Chain, ChainRule, ElementSet, Expression, Helper, Ruleset, VerdictMap
 from dfw.nftables.shared import (
     ACCEPT,
     IN,
@@ -54,6 +55,7 @@ LOG_GROUP: Final = 6081
 """The netlink group (NFLOG) to which logged rules tell of packets."""
 _ALLOW, _DROP, _REJECT = 0, 1, 2
 _COMMENT_BYTES = 127  # of a rule's comment: NFTNL_UDATA_COMMENT_MAXLEN, less the end of the text
+_HELPERS: Final = {ALG_FTP: Helper("ftp", "ftp", "tcp"), ALG_TFTP: Helper("tftp", "tftp", "udp")}
 _CHUNK_RULES = 16  # in the mean, of one chain
 
 
@@ -156,7 +158,7 @@ def _render(
         maps.append(VerdictMap(side.name, ((0, "nobody"), *pairs)))
     base = (*verdict_chains(sides), *chains, *base_chains(sides, zones))
     sets = (*element_sets.values(), *port_sets.values())
-    ruleset = Ruleset(TABLE, sets, tuple(maps), (*OWN_COUNTERS, *writer.rule_of), base)
+    ruleset = Ruleset(TABLE, sets, tuple(maps), (*OWN_COUNTERS, *writer.rule_of), base, tuple(writer.helpers.values()))
     names = Names(numbers, kept_tables, rule_numbers.kept(), set_numbers.kept(), port_numbers.kept())
     return Rendered(ruleset, writer.rule_of, names)
 
@@ -215,6 +217,7 @@ class _TableWriter:
             f"{rules[at].path}#{times[at]}" if times[at] else rules[at].path
         )
         self.rule_of: dict[str, CompiledRule] = {}
+        self.helpers: dict[str, Helper] = {}
 
     def chains(self, name: str, side: Side | None, entries: Sequence[_Matched]) -> list[Chain]:
         """A chain for each tier that rules go on to when they leave theirs, the first one without such a name.
@@ -268,6 +271,10 @@ class _TableWriter:
         if side is None and entry.direction != Direction.IN_OUT:
             side = OUT if entry.direction == Direction.OUT else IN
             asked = (judged_at(side),)
+        helper = _HELPERS.get(entry.alg)
+        if helper is not None and entry.flags & PAL_RULE_STATEFUL:
+            self.helpers[helper.name] = helper
+            effects.append({"ct helper": helper.name})
         effects.append(_verdict(entry, table, side))
         comment = rule.path.encode()[:_COMMENT_BYTES].decode(errors="ignore")
         for matches in alternatives:

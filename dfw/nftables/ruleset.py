@@ -44,6 +44,15 @@ class ElementSet:
 
 
 @dataclass(frozen=True, slots=True)
+class Helper:
+    """A named conntrack helper (`kind`: ftp, tftp) over TCP or UDP: it announces a protocol's further connections."""
+
+    name: str
+    kind: str
+    protocol: str
+
+
+@dataclass(frozen=True, slots=True)
 class VerdictMap:
     """A named map from a packet mark to the chain where such packets go (`goto`)."""
 
@@ -86,6 +95,7 @@ class Ruleset:
     maps: tuple[VerdictMap, ...] = ()
     counters: tuple[str, ...] = ()
     chains: tuple[Chain, ...] = ()
+    helpers: tuple[Helper, ...] = ()
 
 
 def ruleset_text(ruleset: Ruleset) -> str:
@@ -103,6 +113,7 @@ def ruleset_commands(ruleset: Ruleset) -> Iterator[dict[str, Any]]:
     yield from ({"add": table}, {"delete": table}, {"add": table})
     for name in ruleset.counters:
         yield {"add": {"counter": {**where, "name": name}}}
+    yield from ({"add": {"ct helper": helper_json(ruleset.table, item)}} for item in ruleset.helpers)
     for chain in ruleset.chains:
         yield {"add": {"chain": chain_json(ruleset.table, chain)}}
     yield from ({"add": {"set": set_json(ruleset.table, item)}} for item in ruleset.sets)
@@ -118,6 +129,11 @@ def rule_json(table: str, chain: str, rule: ChainRule) -> dict[str, Any]:
     """A rule at the end of a chain."""
     comment = {"comment": rule.comment} if rule.comment else {}
     return {"family": FAMILY, "table": table, "chain": chain, **comment, "expr": list(rule.expressions)}
+
+
+def helper_json(table: str, item: Helper) -> dict[str, Any]:
+    """A conntrack helper."""
+    return {"family": FAMILY, "table": table, "name": item.name, "type": item.kind, "protocol": item.protocol}
 
 
 def set_json(table: str, item: ElementSet) -> dict[str, Any]:
@@ -174,6 +190,7 @@ def _items_parse(items: Sequence[Mapping[str, Any]], table: str) -> Ruleset:
     counters: list[str] = []
     hooks: dict[str, Hook | None] = {}
     rules: dict[str, list[ChainRule]] = {}
+    helpers: list[Helper] = []
     for item in items:
         ((kind, value),) = item.items()
         if value.get("table") != table or value["family"] != FAMILY:
@@ -184,6 +201,8 @@ def _items_parse(items: Sequence[Mapping[str, Any]], table: str) -> Ruleset:
             case "map":
                 chains = tuple(sorted((mark, verdict["goto"]["target"]) for mark, verdict in value.get("elem", ())))
                 maps.append(VerdictMap(value["name"], chains))
+            case "ct helper":
+                helpers.append(Helper(value["name"], value["type"], value["protocol"]))
             case "counter":
                 counters.append(value["name"])
             case "chain":
@@ -195,7 +214,7 @@ def _items_parse(items: Sequence[Mapping[str, Any]], table: str) -> Ruleset:
             case _:
                 raise ValueError(f"the table {table} has a {kind}, which we never make")
     found = tuple(Chain(name, tuple(rules.get(name, ())), hook) for name, hook in hooks.items())
-    return Ruleset(table, tuple(sets), tuple(maps), tuple(counters), found)
+    return Ruleset(table, tuple(sets), tuple(maps), tuple(counters), found, tuple(helpers))
 
 
 def ruleset_sorted(ruleset: Ruleset) -> Ruleset:
@@ -206,6 +225,7 @@ def ruleset_sorted(ruleset: Ruleset) -> Ruleset:
         tuple(sorted(ruleset.maps, key=lambda item: item.name)),
         tuple(sorted(ruleset.counters)),
         tuple(sorted(ruleset.chains, key=lambda item: item.name)),
+        tuple(sorted(ruleset.helpers, key=lambda item: item.name)),
     )
 
 

@@ -45,6 +45,12 @@ WIRE_SIDES = (replace(OUT, original_bit=_BOTH_KEEP, reply_bit=_BOTH_KEEP), IN)
 def base_chains(sides: Sequence[Side], zones: Mapping[str, int]) -> Iterator[Chain]:
     """Those by which packets come in; they refer to the verdict maps of both sides."""
     yield from map(_side_chain, sides)
+    for side in sides:
+        yield Chain(f"forward-{side.name}", (goto(side.name),), Hook("forward", side.priority, "drop"))
+    if sides is SIDES:
+        # What a vNIC sends to a gateway's own address.
+        sent = ChainRule((judged_at(OUT), {"goto": {"target": OUT.name}}))
+        yield Chain("input-out", (sent,), Hook("input", OUT.priority, "accept"))
     yield from _zone_chain(zones)
 
 
@@ -69,12 +75,21 @@ def _side_chain(side: Side) -> Chain:
                 ChainRule((_is("direction", word), _bits_are("ct", bit, bit), ACCEPT))
                 for word, bit in (("original", side.original_bit), ("reply", side.reply_bit))
             ),
+            *_expected(side),
             *(() if begin else (ChainRule((receiver_only,)),)),
             ChainRule(({"vmap": {"key": {"&": [mark, side.mask]}, "data": f"@{side.name}"}},)),
             counted_drop("no-ruleset"),
         ),
-        Hook("forward", side.priority, "drop"),
     )
+
+
+def _expected(side: Side) -> Iterator[ChainRule]:
+    """A connection that an ALG has announced has its parent's mark: the ends where the rules allowed that. Where both
+    ends are here, that is the answer. Where one is, the mark speaks of that one, whichever way the connection goes."""
+    both_ways = {"match": {"op": "==", "left": {"meta": {"key": "l4proto"}}, "right": {"set": [6, 17]}}}
+    alone = _bits_are("meta", RECEIVER_MASK, 0) if side.name == OUT.name else judged_at(IN)
+    kept = {"match": {"op": "!=", "left": {"&": [{"ct": {"key": "mark"}}, _BOTH_KEEP]}, "right": 0}}
+    yield ChainRule((_is("state", "related"), both_ways, alone, kept, _keep(side.original_bit), ACCEPT))
 
 
 def _source_routed() -> Iterator[ChainRule]:

@@ -200,13 +200,14 @@ def test_what_we_never_make_is_refused() -> None:
 
 # What is refused
 
-_FTP = rule("ftp", Action.ALLOW, ServiceEntry(protocol=TCP, destination_ports=(PortRange(21, 21),), alg=Alg.FTP))
+_ENTRY = ServiceEntry(protocol=TCP, destination_ports=(PortRange(111, 111),), alg=Alg.SUN_RPC_TCP)
+_RPC = rule("rpc", Action.ALLOW, _ENTRY)
 
 
 @pytest.mark.parametrize(
     ("world", "words"),
     [
-        (policies(_FTP), "the ALG FTP (rule /p/rules/ftp)"),
+        (policies(_RPC), "the ALG SUN_RPC_TCP (rule /p/rules/rpc)"),
         (policies(timers=Timers(udp_single=12)), "session timers other than the default"),
         (replace(policies(), flood=FloodLimits(udp_active=5)), "flood protection"),
         (
@@ -222,7 +223,7 @@ def test_what_is_refused_and_how(world: PolicySet, words: str) -> None:
 
 
 def test_a_disabled_rule_is_not_refused() -> None:
-    refuse_unsupported(policies(replace(_FTP, disabled=True)))
+    refuse_unsupported(policies(replace(_RPC, disabled=True)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host agent where the kernel enforces (`enforcer: nftables`): the same state in, the same questions answered.
+
+It can be ended and started at any time: everything that packets need is the kernel's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from dfw.nftables.load import LoadError
+from dfw.nftables.shared import OWN_COUNTERS
+from overlay import realized
+from overlay.agent_base import LAST_GOOD, PIDS, AgentBase
+from overlay.health import Health, show_health
+from overlay.hoststate import HostState, StateError, file_replace
+from overlay.kernel_host import KernelHost
+from overlay.linux import process_start
+from overlay.sysctl_keep import BEFORE
+
+MEMORY: Final = "kernel.json"
+MEND_SECONDS: Final = 2.0
+TIER: Final = "VXLAN"
+_CONNTRACK: Final = Path("/proc/sys/net/netfilter")
+
+
+class KernelAgent(AgentBase):
+    """One host's agent, with the kernel's bridges and nftables."""
+
+    def start(self) -> None:
+        """Put the last good state in force. Raises EnvironmentLacksError: another agent runs here, or the machine lacks
+        something."""
+        options = self.options
+        for folder in (options.run, options.kept):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._alone()
+        file_replace(options.run / PIDS, json.dumps({"agent": [os.getpid(), process_start(os.getpid())]}).encode())
+        self.kernel = KernelHost(options.underlay, options.run / MEMORY, options.kept / BEFORE)
+        self._mended = 0.0
+        with contextlib.suppress(FileNotFoundError):
+            self._take((options.kept / LAST_GOOD).read_bytes(), keep=False)
+        self.log.info("started", realized=self.realized, enforcer="nftables")
+
+    def _apply(self, state: HostState) -> None:
+        begun = time.monotonic()
+        try:
+            self.kernel.apply(state)
+        except LoadError as error:
+            raise StateError(str(error)) from error
+        self._tried()
+        self.log.info("realized", revision=state.revision, seconds=round(time.monotonic() - begun, 4))
+
+    def _tried(self) -> None:
+        if self.kernel.problems:
+            self.retry.failed()
+            self.log.warning("problems", again_in=self.retry.pause, problems=self.kernel.problems)
+        else:
+            self.retry.done()
+
+    def _try_again(self) -> None:
+        if self.kernel.state is not None:
+            with contextlib.suppress(StateError):
+                self._apply(self.kernel.state)
+
+    async def look(self) -> None:
+        async with self.lock:
+            data = self.desired.read()
+            if data is not None:
+                await asyncio.to_thread(self._take, data)
+            elif self.retry.left() == 0:
+                await asyncio.to_thread(self._try_again)
+
+    def _begin(self) -> None:
+        pass
+
+    def _end(self) -> None:
+        pass
+
+    async def _tick(self) -> None:
+        if time.monotonic() > self._mended + MEND_SECONDS:
+            self._mended = time.monotonic()
+            async with self.lock:
+                try:
+                    await asyncio.to_thread(self.kernel.mend)
+                except (LoadError, OSError, ValueError) as error:
+                    self.log.error("the rules cannot be put right", error=str(error))
+
+    async def answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            request = json.loads(line)
+            what = request["do"]
+        except (ValueError, TypeError, KeyError):
+            return {"error": "a request is one line of JSON: an object with the member do"}
+        if what == "status":
+            return await asyncio.to_thread(self.status)
+        if what == "show":
+            rows = await asyncio.to_thread(self.show, str(request.get("what")))
+            return {"error": f"an agent has no {request.get('what')!r} to show"} if rows is None else {"rows": rows}
+        if what == "apply":
+            await self.look()
+            return await asyncio.to_thread(self.status)
+        if what == "places":
+            return await self._places()
+        if what == "end":
+            self.ended.set()
+            return {}
+        return {"error": f"{what!r} is nothing that an agent with the enforcer nftables does"}
+
+    def status(self) -> dict[str, Any]:
+        """What `lab status` and `show hosts` say of this host."""
+        state = self.kernel.state
+        counts = self._counts() if state is not None else {}
+        return {
+            "host": self.options.host,
+            "pid": os.getpid(),
+            "holder_pid": None,
+            "tep": None if state is None else state.tep,
+            "underlay": self.options.underlay,
+            "tier": TIER,
+            "revision_wanted": self.wanted,
+            "revision_realized": self.realized,
+            "error": self.error,
+            "problems": self.kernel.problems,
+            "vnics": len(self.kernel.attached),
+            "connections": _number("nf_conntrack_count"),
+            "drops": sum(counts.get(name, (0, 0))[0] for name in OWN_COUNTERS),
+        }
+
+    def _counts(self) -> dict[str, tuple[int, int]]:
+        try:
+            return self.kernel.link.counters()
+        except OSError:
+            return {}
+
+    def rule_counts(self) -> dict[str, tuple[int, int, int]]:
+        """Hits, packets and bytes by the rule's path: packets that the rule was asked about."""
+        rendered = self.kernel.rendered
+        if rendered is None:
+            return {}
+        found = self._counts()
+        rules = ((rule.path, found.get(name, (0, 0))) for name, rule in rendered.rule_of.items())
+        return {path: (packets, packets, octets) for path, (packets, octets) in rules}
+
+    def show(self, what: str) -> realized.Rows | None:
+        """The rows of `palisade show` that this host has; None for a word that it does not know."""
+        state = self.kernel.state
+        if what == "hosts":
+            return [self.status()]
+        if what == "health":
+            room = _number("nf_conntrack_max")
+            tables = {"IPv4 and IPv6": (_number("nf_conntrack_count"), room)}
+            return show_health(Health(self.wanted, self.realized, self.error, tables, problems=self.kernel.problems))
+        if what == "stats":
+            counts = self._counts()
+            return [{"counter": name, "value": counts.get(name, (0, 0))[0]} for name in OWN_COUNTERS]
+        if what not in (*realized.STATE_SHOWS, "vnics", "rules", "counters", "tep-table"):
+            return None
+        if state is None:
+            return []
+        if what == "tep-table":
+            return realized.show_tep_table(state, {})
+        if what == "vnics":
+            assert self.kernel.rendered is not None
+            numbers = self.kernel.rendered.names.vnics
+            attached = {name: numbers[name] for name in self.kernel.attached}
+            return realized.show_vnics(state, attached, self.kernel.problems)
+        if what == "rules":
+            return realized.show_rules(state, self.rule_counts())
+        if what == "counters":
+            return realized.show_counters(state, self.rule_counts(), None)
+        return realized.STATE_SHOWS[what](state)
+
+    def close(self) -> None:
+        """Everything stays in force."""
+        self.kernel.close()
+        for close in reversed(self._closing):
+            close()
+
+
+def _number(name: str) -> int:
+    try:
+        return int((_CONNTRACK / name).read_text(encoding="ascii"))
+    except OSError:
+        return 0

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host's state into its kernel: rules, who the ends are, bridges, cards, routes. What has changed is changed.
+
+Rules first, so that a card passes nothing before its rules are there. What was made is kept in a file: the next agent
+takes away what is too much, and rules keep their counters.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import msgspec
+
+from dfw.errors import EnvironmentLacksError
+from dfw.logs import get_logger
+from dfw.nftables import Names, Rendered, Ruleset, plan_update, render_ruleset, ruleset_sorted
+from dfw.nftables.load import LoadError, RulesetLink
+from dfw.nftables.render import TABLE
+from overlay.hoststate import HostState, VnicState, file_replace
+from overlay.kernel_ends import render_ends
+from overlay.kernel_fabric import FabricStep, apply_fabric, plan_fabric, segment_zones
+from overlay.kernel_tables import host_tables
+from overlay.sysctl_keep import keep_sysctls
+from overlay.uplink import UplinkStep, apply_uplink, plan_uplink, remove_uplink
+from overlay.vnic import apply_vnic
+
+UPLINK = "uplink"
+BRIDGED = tuple(Path(f"/proc/sys/net/bridge/bridge-nf-call-{tool}") for tool in ("iptables", "ip6tables"))
+"""What hands bridged packets to the rules. Of the namespace of whoever reads."""
+_SECONDS = 60
+
+
+class KernelMemory(msgspec.Struct):
+    """What the next process must know of this one: numbers in the rules, and what was made."""
+
+    names: Names = msgspec.field(default_factory=Names)
+    steps: list[FabricStep] = []
+
+
+class KernelHost:
+    """One host's. Its own thread lives in the host's namespace when this is made. Raises EnvironmentLacksError,
+    OSError."""
+
+    def __init__(self, underlay: str, memory: Path, before: Path) -> None:
+        self.underlay, self._file, self._before = underlay, memory, before
+        if not BRIDGED[0].exists():
+            raise EnvironmentLacksError("no br_netfilter in this kernel", "modprobe br_netfilter")
+        self.link = RulesetLink(TABLE)
+        self.log = get_logger("kernel")
+        self.memory = _memory_read(memory)
+        self.state: HostState | None = None
+        self.rendered: Rendered | None = None
+        self.ends = ""
+        self.problems: dict[str, str] = {}
+        self.attached: dict[str, str] = {}
+        self.generation = -1
+        self._fresh = True
+        self._settled: dict[str, tuple[VnicState, str]] = {}
+        self._wires: tuple[UplinkStep, ...] = ()
+
+    def apply(self, state: HostState) -> None:
+        """Put a state in force. Raises StateError, LoadError, OSError: then the rules are as they were. What cannot be
+        done for one vNIC or the underlay stands in `problems`."""
+        rendered = render_ruleset(
+            host_tables(state),
+            [vnic.name for vnic in state.vnics],
+            zones=segment_zones(state),
+            names=self.memory.names,
+        )
+        numbers = rendered.names.vnics
+        attached = {vnic.name: _pod(vnic.netns) for vnic in state.vnics if vnic.netns is not None}
+        attached = {name: pod for name, pod in attached.items() if pod}
+        steps = plan_fabric(state, numbers, attached)
+        self._rules(rendered.ruleset)
+        self.rendered, self.memory.names, self.state = rendered, rendered.names, state
+        self._put_ends(render_ends(state, numbers))
+        self.generation = self.link.generation()
+        self.problems = {
+            vnic.name: f"{vnic.interface} in {vnic.netns}: there is no such namespace"
+            for vnic in state.vnics
+            if vnic.netns is not None and vnic.name not in attached
+        }
+        said = apply_fabric(self.memory.steps, steps, anew=self._fresh)
+        self.memory.steps = list(steps)
+        if said:
+            self.problems["fabric"] = "; ".join(said[:3])
+        self.attached = attached
+        file_replace(self._file, msgspec.json.encode(self.memory), durable=False)
+        self._uplink(state)
+        self._interfaces(state)
+        self._fresh = bool(self.problems)
+
+    def _rules(self, wanted: Ruleset) -> None:
+        """From what is in force, as far as anybody knows; else as a whole."""
+        known = None if self.rendered is None else self.rendered.ruleset
+        if known is None:
+            known = self._read()
+        if known is not None:
+            try:
+                self.link.update(plan_update(known, wanted))
+                return
+            except (LoadError, ValueError) as error:
+                self.log.warning("rules are put there as a whole", reason=str(error))
+        self.link.apply(wanted)
+
+    def _read(self) -> Ruleset | None:
+        try:
+            return self.link.read()
+        except (LoadError, ValueError):
+            return None
+
+    def mend(self) -> bool:
+        """Put rules and ends right again, if somebody else has changed them. Returns whether that was so."""
+        for path in BRIDGED:
+            if path.read_text(encoding="ascii").strip() != "1":
+                path.write_text("1", encoding="ascii")
+                self.log.warning("bridged packets were not judged any more; put right again", setting=path.name)
+        if self.rendered is None or self.state is None or self.link.generation() == self.generation:
+            return False
+        found = self._read()
+        wanted = self.rendered.ruleset
+        is_other = found is None or ruleset_sorted(found) != ruleset_sorted(wanted)
+        if is_other:
+            self.log.warning("the rules were changed by somebody else; put right again")
+            if found is None:
+                self.link.apply(wanted)
+            else:
+                self.link.update(plan_update(found, wanted))
+        ends, self.ends = self.ends, ""
+        self._put_ends(ends)
+        self.generation = self.link.generation()
+        return is_other
+
+    def _put_ends(self, text: str) -> None:
+        if text == self.ends:
+            return
+        done = subprocess.run(
+            ["nft", "-f", "-"], input=text, capture_output=True, text=True, check=False, timeout=_SECONDS
+        )
+        if done.returncode != 0:
+            raise LoadError(f"nftables refused who the ends are: {done.stderr.strip().splitlines()[0]}")
+        self.ends = text
+
+    def _uplink(self, state: HostState) -> None:
+        wires = plan_uplink("B", self.underlay, state.tep, [tep.ip for tep in state.teps], state.underlay_mtu)
+        try:
+            if wires != self._wires:
+                remove_uplink(step for step in self._wires if step not in wires)
+                keep_sysctls(self._before, wires)
+                apply_uplink(wires)
+                self._wires = wires
+        except OSError as error:
+            self.problems[UPLINK] = str(error)
+
+    def _interfaces(self, state: HostState) -> None:
+        """The pods' ends of the cards."""
+        for vnic in state.vnics:
+            pod = self.attached.get(vnic.name)
+            if pod is None or self._settled.get(vnic.name) == (vnic, pod):
+                continue
+            try:
+                apply_vnic(vnic.netns, vnic)
+                self._settled[vnic.name] = (vnic, pod)
+            except OSError as error:
+                self.problems[vnic.name] = f"{vnic.interface} in {vnic.netns}: {error}"
+
+    def close(self) -> None:
+        """All stays in force."""
+        self.link.close()
+
+
+def _pod(netns: str) -> str:
+    """What tells a namespace from the next one at its path; empty where there is none."""
+    try:
+        found = os.stat(netns)
+    except OSError:
+        return ""
+    return f"{found.st_dev}:{found.st_ino}"
+
+
+def _memory_read(path: Path) -> KernelMemory:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=KernelMemory)
+    except (OSError, msgspec.DecodeError):
+        return KernelMemory()

@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host's state as what the enforcer nftables renders. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dfw.compile import AddressSet, CompiledRule, RuleTable
+from dfw.layout import RANGE_DTYPE, RULE_DTYPE
+from dfw.model import Action, Tier
+from dfw.nftables.render import SomeTables
+from overlay.hoststate import HostState, StateError
+
+
+def host_tables(state: HostState) -> SomeTables:
+    """The rule tables of the host's vNICs. Raises StateError for what is no table, or what the kernel cannot enforce
+    (overlay/span.py refuses that where the whole policy is known)."""
+    for vnic in state.vnics:
+        if vnic.ether is not None or any(vnic.flood):
+            raise StateError(f"vNIC {vnic.name} has layer-2 rules or flood limits, which nftables does not enforce")
+    rules = [
+        CompiledRule(
+            number, rule.rule_id, rule.path, rule.policy, Tier[rule.tier], Action[rule.action], rule.logged, rule.tag
+        )
+        for number, rule in enumerate(state.rules)
+    ]
+    sets = [AddressSet(number, item.name, _rows(item.ranges, RANGE_DTYPE)) for number, item in enumerate(state.sets)]
+    tables = [
+        RuleTable(_rows(table.entries, RULE_DTYPE), _rows(table.refs, np.dtype(np.uint32))) for table in state.tables
+    ]
+    return SomeTables(rules, sets, tables, {vnic.name: vnic.table for vnic in state.vnics})
+
+
+def _rows(data: bytes, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    if len(data) % dtype.itemsize:
+        raise StateError(f"{len(data)} bytes are no rows of {dtype.itemsize}")
+    return np.frombuffer(data, dtype=dtype)
