@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +18,7 @@ from supervisor_glue.api.media import JSON, encode
 from supervisor_glue.api.resource import APPLY
 from supervisor_glue.api.status import ApiError, Object
 from supervisor_glue.auth.kubeconfig import Kubeconfig, kubeconfig_read
-from supervisor_glue.auth.tls import client_context
+from supervisor_glue.auth.tls import client_context, identity_load
 
 MERGE: Final = "application/merge-patch+json"
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
@@ -32,6 +33,7 @@ class HttpClient:
     def __init__(self, config: Kubeconfig, agent: str) -> None:
         self.config, self.agent = config, agent
         self._session: aiohttp.ClientSession | None = None
+        self._context: ssl.SSLContext | None = None
 
     @classmethod
     def of_file(cls, path: Path, agent: str) -> HttpClient:
@@ -42,8 +44,8 @@ class HttpClient:
         headers = {"User-Agent": self.agent, "Accept": JSON}
         if self.config.token:
             headers["Authorization"] = f"Bearer {self.config.token}"
-        context = client_context(self.config.authority, self.config.identity)
-        connector = aiohttp.TCPConnector(ssl=context, limit=0)
+        self._context = client_context(self.config.authority, self.config.identity)
+        connector = aiohttp.TCPConnector(ssl=self._context, limit=0)
         self._session = aiohttp.ClientSession(
             self.config.server, connector=connector, headers=headers, timeout=_TIMEOUT, read_bufsize=1 << 20
         )
@@ -54,6 +56,14 @@ class HttpClient:
     ) -> None:
         assert self._session is not None
         await self._session.close()
+
+    async def renew(self, config: Kubeconfig) -> None:
+        """The same server and user with a new certificate: new connections show it, and the server ends each of those
+        that are open when their certificate ends."""
+        assert self._context is not None
+        if config.identity is not None:
+            identity_load(self._context, config.identity)
+        self.config = config
 
     async def request(
         self,

@@ -246,7 +246,10 @@ def refusal(error: ApiError) -> web.Response:
     headers = {"Retry-After": str(error.retry_after)} if error.retry_after is not None else {}
     if error.code == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="palisade"'
-    return web.Response(status=error.code, body=written(error.status(), Form()), content_type=JSON, headers=headers)
+    response = web.Response(status=error.code, body=written(error.status(), Form()), content_type=JSON, headers=headers)
+    if error.code == 401:
+        response.force_close()  # the next connection may show a renewed certificate
+    return response
 
 
 def response_of(answer: Answer, form: Form) -> web.Response:

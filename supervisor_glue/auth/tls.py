@@ -36,12 +36,13 @@ def client_context(authority_pem: bytes, identity: Identity | None = None) -> ss
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_verify_locations(cadata=authority_pem.decode("ascii"))
     if identity is not None:
-        _identity_load(context, identity)
+        identity_load(context, identity)
     return context
 
 
-def _identity_load(context: ssl.SSLContext, identity: Identity) -> None:
-    """OpenSSL reads keys from files only: this one is in memory, and nobody else's."""
+def identity_load(context: ssl.SSLContext, identity: Identity) -> None:
+    """Connections that this context makes from here on show this certificate. OpenSSL reads keys from files only: this
+    one is in memory, and nobody else's."""
     descriptor = os.memfd_create("identity", os.MFD_CLOEXEC)
     try:
         with open(descriptor, "wb", closefd=False) as file:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
+from cryptography import x509
 
 from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.api.process import ApiProcess, Settings
@@ -40,11 +41,13 @@ class World:
 
     def __init__(self, process: ApiProcess) -> None:
         self.process = process
+        self.identities: dict[str, bytes] = {}
         self.admin = self.client("admin", ADMINISTRATORS)
         self.uids: dict[str, str] = {}
 
     def client(self, user: str, *groups: str, uid: str = "") -> HttpClient:
         identity = client_issue(self.process.authority, user, groups, now=datetime.now(UTC), uid=uid)
+        self.identities[user] = identity.certificate
         return HttpClient(Kubeconfig(self.process.url, self.process.authority.pem, user, identity), "test")
 
     def host(self, name: str) -> HttpClient:
@@ -165,6 +168,28 @@ def test_a_hosts_certificate_ends_with_its_host(tmp_path: Path) -> None:
                     await asyncio.sleep(0.01)
             await world.admin.create(HOSTS, {"metadata": {"name": "esx-1"}, "spec": {}})
             assert await code(host, "GET", "/api/v1/nodes/esx-1") == 401
+
+    with_world(tmp_path, work)
+
+
+def test_a_renewed_certificate_is_shown_by_the_next_connection(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        async def whoami(client: HttpClient) -> str:
+            path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+            return str((await client.request("POST", path, {}))["status"]["userInfo"]["username"])
+
+        old, new = world.client("old"), world.client("new")
+        async with old:
+            assert await whoami(old) == "old"
+            await old.renew(new.config)
+            assert await whoami(old) == "old"  # the connection is there still
+            assert old.config.identity is not None
+            first = x509.load_pem_x509_certificate(world.identities["old"])
+            world.process.server.authenticator.revocations.serials.add(first.serial_number)
+            with pytest.raises(ApiError) as refused:
+                await whoami(old)
+            assert refused.value.code == 401
+            assert await whoami(old) == "new"
 
     with_world(tmp_path, work)
 
