@@ -76,4 +76,8 @@ class Client(Protocol):
         """Server-side apply."""
         ...
 
-    async def delete(self, resource: Resource, name: str, namespace: str = "", *, uid: str = "") -> Object: ...
+    async def delete(
+        self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", grace: int | None = None
+    ) -> Object:
+        """`uid`: only if it is still that one; `grace`: gracePeriodSeconds, 0: at once, None: as the object says."""
+        ...

@@ -158,8 +158,12 @@ class HttpClient:
         query = {"fieldManager": manager, "force": "true" if force else "false"}
         return await self.request("PATCH", path, item, media=APPLY, query=query)
 
-    async def delete(self, resource: Resource, name: str, namespace: str = "", *, uid: str = "") -> Object:
-        body = {"preconditions": {"uid": uid}} if uid else {}
+    async def delete(
+        self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", grace: int | None = None
+    ) -> Object:
+        body: dict[str, Any] = {"preconditions": {"uid": uid}} if uid else {}
+        if grace is not None:
+            body["gracePeriodSeconds"] = grace
         return await self.request("DELETE", resource.path(namespace, name), body)
 
 

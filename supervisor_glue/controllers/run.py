@@ -12,9 +12,12 @@ from supervisor_glue.api.client import Client
 from supervisor_glue.auth.pki import Authority
 from supervisor_glue.controllers.accounts import AccountController
 from supervisor_glue.controllers.certificates import CertificateController, JoinTokenController
+from supervisor_glue.controllers.collector import CollectorController
 from supervisor_glue.controllers.controller import Controller, controllers_run
 from supervisor_glue.controllers.informer import Views
 from supervisor_glue.controllers.namespaces import NamespaceController
+from supervisor_glue.controllers.nodes import NodeController, ReplacementController
+from supervisor_glue.controllers.realized import RealizedController
 from supervisor_glue.controllers.scheduler import SchedulerController
 from supervisor_glue.controllers.settings import Settings
 from supervisor_glue.controllers.span import Span
@@ -35,6 +38,10 @@ async def controllers_work(client: Client, settings: Settings, authority: Author
         SchedulerController(client, views),
         VnicController(client, views),
         JoinTokenController(client, views),
+        NodeController(client, views, settings),
+        ReplacementController(client, views),
+        CollectorController(client, views),
+        RealizedController(client, views, span),
     ]
     if authority is not None:
         controllers.append(CertificateController(client, views, authority))

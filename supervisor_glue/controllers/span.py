@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from dfw.incremental import collector_paused
@@ -50,6 +50,7 @@ class Span:
         self.policies_on: dict[str, dict[str, frozenset[int]]] = {}
         self.ports_on: dict[str, dict[str, Port]] = {}
         self.touched: dict[str, int] = {}
+        self.listeners: list[Callable[[Iterable[str]], None]] = []  # told which of these a compile has touched
         self._ports_of: dict[str, dict[str, Port]] = {}  # by segment
         self._segments_of: dict[str, set[str]] = {}  # by gateway
         self._hosts_of: dict[str, Counter[str]] = {}  # by domain
@@ -57,6 +58,7 @@ class Span:
         self._of_vnic: dict[str, dict[str, frozenset[int]]] = {}
         self._sets_on: dict[int, set[str]] = {}  # hosts by set
         self._sets_of: dict[str, frozenset[int]] = {}  # sets by host
+        self._touched: set[str] = set()  # since the last compile
         self._dirty = asyncio.Event()
         self._told = asyncio.Condition()
         self._log = get_logger("span")
@@ -93,6 +95,9 @@ class Span:
         hosts = self._taken(changed, revision)
         self.rules.forget_unused()
         self.revision = max(self.revision, revision)
+        keys, self._touched = self._touched, set()
+        for listener in self.listeners:
+            listener(keys)
         self._log.debug("compiled", revision=revision, hosts=len(hosts), ports=len(changed.ports))
         async with self._told:
             self._told.notify_all()
@@ -184,16 +189,19 @@ class Span:
             for name, old in changed.ports.items():
                 new = self.intent.ports.get(name)
                 self._place(name, old, new)
-                self.touched[f"vnic/{name}"] = revision
+                self._touch(f"vnic/{name}", revision)
+                moved = old is None or new is None or _place_of(old) != _place_of(new)
                 for port in (old, new):
                     if port is not None:
-                        dirty_segments.add(port.segment)
                         dirty_hosts.add(port.host)
-                        if port.namespace is not None:
-                            self.touched[f"namespace/{port.namespace}"] = revision
+                        if moved:
+                            dirty_segments.add(port.segment)
+                        if moved and port.namespace is not None:
+                            self._touch(f"namespace/{port.namespace}", revision)
                 if new is None:
                     self.touched.pop(f"vnic/{name}", None)
-                    self.touched.update(dict.fromkeys(self._of_vnic.pop(name, ()), revision))
+                    for path in self._of_vnic.pop(name, ()):
+                        self._touch(path, revision)
             for name in changed.segments:
                 dirty_hosts.update(port.host for port in self._ports_of.get(name, {}).values())
             for host in changed.hosts:
@@ -205,16 +213,32 @@ class Span:
                 port = self.intent.ports.get(name)
                 if port is not None:
                     dirty_hosts.add(port.host)
-                    self.touched[f"vnic/{name}"] = revision
+                    self._touch(f"vnic/{name}", revision)
             if delta.layer2:
                 dirty_hosts.update(self.intent.hosts)
             for path in changed.policies:
-                self.touched[path] = revision
+                self._touch(path, revision)
+                if path.startswith("posture/"):
+                    self._touch(f"namespace/{path.partition('/')[2]}", revision)
             told |= self._sets(delta.sets.keys(), revision)
             for host in dirty_hosts:
                 if self._host(host, revision):
                     told.add(host)
         return told
+
+    def _touch(self, key: str, revision: int) -> None:
+        self.touched[key] = revision
+        self._touched.add(key)
+
+    def hosts_of(self, key: str) -> set[str]:
+        """The hosts that have to put in force what `touched` has under this key."""
+        kind, _, name = key.partition("/")
+        if kind == "vnic":
+            port = self.intent.ports.get(name)
+            return set() if port is None else {port.host}
+        if kind == "namespace":
+            return {host for host, ports in self.ports_on.items() if any(p.namespace == name for p in ports.values())}
+        return {host for host, policies in self.policies_on.items() if key in policies}
 
     def _place(self, name: str, old: Port | None, new: Port | None) -> None:
         if old is not None:
@@ -349,7 +373,7 @@ class Span:
             for host in told:
                 for path, looked_at in self.policies_on[host].items():
                     if not changed.isdisjoint(looked_at):
-                        self.touched[path] = revision
+                        self._touch(path, revision)
         return told
 
     def _host(self, host: str, revision: int) -> bool:
@@ -396,4 +420,9 @@ class Span:
             return
         self._of_vnic[vnic] = policies
         for path in (before or {}).keys() ^ policies.keys():
-            self.touched[path] = revision
+            self._touch(path, revision)
+
+
+def _place_of(port: Port) -> tuple[object, ...]:
+    """What others have to know of a port."""
+    return port.host, port.segment, port.mac, port.ips

@@ -171,7 +171,9 @@ class ApiTwin:
     ) -> Object:
         raise error_method("apply")  # no controller asks for it
 
-    async def delete(self, resource: Resource, name: str, namespace: str = "", *, uid: str = "") -> Object:
+    async def delete(
+        self, resource: Resource, name: str, namespace: str = "", *, uid: str = "", grace: int | None = None
+    ) -> Object:
         await self._asked("delete", resource)
         key = (resource, namespace, name)
         now = self._there(*key)

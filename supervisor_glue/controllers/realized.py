@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is in force: an object is Realized when every host of its span has reported a revision that is not before the
+last change of anything the object resolves to (DESIGN, Control plane)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any, ClassVar, Final
+
+from supervisor_glue.api.client import Client, Resource
+from supervisor_glue.api.status import ApiError, Object
+from supervisor_glue.controllers.controller import NOT_FOUND, Controller, Now, Triggers
+from supervisor_glue.controllers.informer import Views
+from supervisor_glue.controllers.intent import POLICY_PREFIX
+from supervisor_glue.controllers.objects import (
+    condition_of,
+    conditions_with,
+    key_split,
+    name_of,
+    status_of,
+)
+from supervisor_glue.controllers.resources import HOST_STATUSES, NAMESPACES, PODS
+from supervisor_glue.controllers.span import Span
+
+REALIZED: Final = "Realized"
+NAMES: Final = 10
+WRITE_SECONDS: Final = 1.0
+_RESOURCES: Final[dict[str, Resource]] = {
+    **{prefix: resource for resource, prefix in POLICY_PREFIX.items()},
+    "namespace": NAMESPACES,
+    "vnic": PODS,
+}
+
+
+class RealizedController(Controller):
+    """Keys are paths of policies' objects (`np/NS/NAME`), `namespace/NS` and `vnic/NS/POD`."""
+
+    name: ClassVar[str] = "realized"
+
+    def __init__(self, client: Client, views: Views, span: Span, now: Now = time.time) -> None:
+        super().__init__(client, views, now)
+        self.span = span
+        self._waiting: dict[str, set[str]] = {}  # by host: keys that it has not realized
+        self._written: dict[str, float] = {}
+        self._without_status: set[Resource] = set()
+        self._first = 0
+        span.listeners.append(self._compiled)
+
+    def triggers(self) -> Triggers:
+        return {HOST_STATUSES: lambda item: set(self._waiting.get(name_of(item), ()))}
+
+    def _compiled(self, keys: Iterable[str]) -> None:
+        self._first = self._first or self.span.revision
+        for key in keys:
+            if key.partition("/")[0] in _RESOURCES:
+                self.queue.add(key)
+
+    async def reconcile(self, key: str) -> float | None:
+        kind, _, item_key = key.partition("/")
+        resource, (namespace, name) = _RESOURCES[kind], key_split(item_key)
+        view = self.views[resource]
+        item = view.get(name, namespace)
+        wanted = self.span.touched.get(key)
+        if item is None or wanted is None or resource in self._without_status:
+            self._forget(key)
+            return None
+        early = self._written.get(key, 0.0) + WRITE_SECONDS - self.now()
+        if 0 < early <= WRITE_SECONDS:
+            return early
+        refused = self.span.intent.refused.get((resource, item_key))
+        hosts = self.span.hosts_of(key)
+        missing = sorted(host for host in hosts if self._revision(host) < wanted)
+        for host in hosts:
+            self._waiting.setdefault(host, set()).discard(key)
+        for host in missing:
+            self._waiting[host].add(key)
+        if wanted <= self._first and not missing and not refused and _stands(item):
+            return None  # as the leader before us wrote it
+        changed = self._status(item, wanted, hosts, missing, refused)
+        if changed is None:
+            return None
+        try:
+            await self.client.patch(resource, name, {"status": changed}, namespace, "status")
+        except ApiError as error:
+            if error.code == NOT_FOUND and view.get(name, namespace) is not None:
+                # A foreign API server gives this kind no status: HostStatus alone tells then.
+                self._without_status.add(resource)
+                self.log.info("no-status", resource=resource.plural)
+                return None
+            raise
+        self._written[key] = self.now()
+        return None
+
+    def _status(
+        self, item: Object, wanted: int, hosts: set[str], missing: list[str], refused: str | None
+    ) -> dict[str, Any] | None:
+        """What is to be written; None where it stands there."""
+        if refused is not None:
+            status, reason, message = "False", "Refused", refused
+        elif missing:
+            names = ", ".join(missing[:NAMES]) + (", ..." if len(missing) > NAMES else "")
+            status, reason, message = "False", "Pending", f"{len(missing)} of {_hosts(len(hosts))} behind: {names}"
+        else:
+            status, reason, message = "True", "InForce", f"in force on {_hosts(len(hosts))}"
+        old = condition_of(item, REALIZED)
+        same = old and (old.get("status"), old.get("reason"), old.get("message")) == (status, reason, message)
+        if same and status_of(item).get("inputRevision") == wanted:
+            return None
+        generation = item["metadata"].get("generation")
+        conditions = conditions_with(item, REALIZED, status, reason, message, self.now())
+        if generation is not None:
+            for condition in conditions:
+                if condition["type"] == REALIZED:
+                    condition["observedGeneration"] = generation
+        return {"inputRevision": wanted, "conditions": conditions}
+
+    def _revision(self, host: str) -> int:
+        found = self.views[HOST_STATUSES].get(host)
+        return 0 if found is None else int(status_of(found).get("realizedRevision") or 0)
+
+    def _forget(self, key: str) -> None:
+        self._written.pop(key, None)
+        for waiting in self._waiting.values():
+            waiting.discard(key)
+
+
+def _hosts(count: int) -> str:
+    return "1 host" if count == 1 else f"{count} hosts"
+
+
+def _stands(item: Object) -> bool:
+    """It says that it is realized, as it is now."""
+    condition = condition_of(item, REALIZED)
+    return (
+        condition is not None
+        and condition.get("status") == "True"
+        and condition.get("observedGeneration") == item["metadata"].get("generation")
+    )

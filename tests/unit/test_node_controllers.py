@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hosts that fall silent, owners that go, and what is realized."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
+from random import Random
+from typing import Any
+
+import pytest
+
+from supervisor_glue.api.client import Client
+from supervisor_glue.controllers.collector import FOREGROUND, ORPHAN, CollectorController
+from supervisor_glue.controllers.controller import Controller
+from supervisor_glue.controllers.informer import Views
+from supervisor_glue.controllers.nodes import NodeController, ReplacementController
+from supervisor_glue.controllers.objects import condition_of, object_made, owner_reference
+from supervisor_glue.controllers.realized import RealizedController
+from supervisor_glue.controllers.resources import (
+    CONFIG_MAPS,
+    GATEWAYS,
+    HOST_STATUSES,
+    LEASES,
+    NAMESPACES,
+    NETWORK_POLICIES,
+    NODES,
+    PODS,
+    SECRETS,
+    SEGMENTS,
+)
+from supervisor_glue.controllers.scheduler import SchedulerController
+from supervisor_glue.controllers.settings import Settings
+from supervisor_glue.controllers.span import Span
+from tests.support.api_twin import ApiTwin
+from tests.support.api_world import World
+from tests.support.controlling import names, running, until_async
+from tests.support.nodes import node, pod
+from tests.support.patience import PATIENCE
+
+SETTINGS = Settings(silence=40.0)
+STAYS = [{"key": "node.kubernetes.io/unreachable", "operator": "Exists"}]
+
+
+def run(work: Callable[[], Awaitable[Any]]) -> None:
+    asyncio.run(asyncio.wait_for(work(), PATIENCE))
+
+
+class Hosts:
+    """A server with two hosts that renew their Leases when told, and a clock."""
+
+    def __init__(self) -> None:
+        self.server, self.seconds = ApiTwin(), 0.0
+        self.controllers: list[Controller] = []
+
+    def make(self, client: Client, views: Views) -> Sequence[Controller]:
+        nodes = NodeController(client, views, SETTINGS, clock=lambda: self.seconds)
+        self.controllers = [nodes, ReplacementController(client, views), SchedulerController(client, views)]
+        return self.controllers
+
+    async def begin(self) -> None:
+        for name in ("shop", "kube-system", "kube-node-lease"):
+            await self.server.create(NAMESPACES, object_made(NAMESPACES, name))
+        for name in ("h1", "h2"):
+            made = node(name)
+            made["status"]["conditions"] = [
+                {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": ""}
+            ]
+            await self.server.create(NODES, made)
+            lease = object_made(LEASES, name, "kube-node-lease", spec={"renewTime": "0"})
+            await self.server.create(LEASES, lease, "kube-node-lease")
+
+    async def renew(self, *hosts: str) -> None:
+        for host in hosts:
+            await self.server.patch(LEASES, host, {"spec": {"renewTime": str(self.seconds)}}, "kube-node-lease")
+
+    def look(self) -> None:
+        """What `add_after` does when the time has come."""
+        for name in ("h1", "h2"):
+            self.controllers[0].queue.add(name)
+
+    def taints(self, host: str) -> set[tuple[str, str]]:
+        spec = self.server.objects[NODES, "", host]["spec"]
+        return {(item["key"], item["effect"]) for item in spec.get("taints") or ()}
+
+
+async def pod_put(server: ApiTwin, made: Any, **meta: Any) -> None:
+    item = {**made, "metadata": {**made["metadata"], **meta}}
+    item["metadata"].pop("uid", None)
+    await server.create(PODS, item, "shop")
+
+
+def test_a_silent_hosts_pods_are_replaced_elsewhere_and_it_comes_back() -> None:
+    async def body() -> None:
+        hosts = Hosts()
+        server = hosts.server
+        await hosts.begin()
+        async with running(server, hosts.make) as settled:
+            await settled()
+            await pod_put(server, pod("bare", labels={"app": "x"}, nodeName="h1"))
+            await pod_put(server, pod("stays", nodeName="h1", tolerations=STAYS))
+            await pod_put(server, pod("elsewhere", nodeName="h2"))
+            owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "r", "controller": True}
+            await pod_put(server, pod("controlled", nodeName="h1"), ownerReferences=[owner])
+            for _ in range(3):
+                hosts.seconds += 30.0
+                await hosts.renew("h1", "h2")
+                await settled()
+                hosts.look()
+                await settled()
+            assert hosts.taints("h1") == set() and len(names(server, PODS)) == 4
+            old = server.objects[PODS, "shop", "bare"]["metadata"]["uid"]
+            hosts.seconds += 39.0
+            await hosts.renew("h2")
+            await settled()
+            hosts.look()
+            await settled()
+            assert hosts.taints("h1") == set()  # not yet
+            hosts.seconds += 2.0
+            hosts.look()
+            await settled()
+            ready = condition_of(server.objects[NODES, "", "h1"], "Ready") or {}
+            assert (ready["status"], ready["reason"]) == ("Unknown", "NodeStatusUnknown")
+            key = "node.kubernetes.io/unreachable"
+            assert hosts.taints("h1") == {(key, "NoSchedule"), (key, "NoExecute")} and hosts.taints("h2") == set()
+            assert names(server, PODS) == ["bare", "elsewhere", "stays"] and names(server, CONFIG_MAPS) == []
+            anew = server.objects[PODS, "shop", "bare"]
+            assert anew["metadata"]["uid"] != old and anew["spec"]["nodeName"] == "h2"
+            assert anew["metadata"]["labels"] == {"app": "x"}
+            await hosts.renew("h1")  # it is back, and says that it is ready
+            conditions = [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": ""}]
+            await server.patch(NODES, "h1", {"status": {"conditions": conditions}}, subresource="status")
+            await settled()
+            assert hosts.taints("h1") == set()
+
+    run(body)
+
+
+@pytest.mark.parametrize("verb", ["create", "delete"])
+def test_a_pod_that_is_being_replaced_is_not_lost_whatever_fails_in_between(verb: str) -> None:
+    async def body() -> None:
+        hosts = Hosts()
+        server = hosts.server
+        await hosts.begin()
+        failures = 0
+
+        def fail(asked: str, resource: Any) -> Exception | None:
+            nonlocal failures
+            if asked == verb and resource == PODS and failures < 3:
+                failures += 1
+                return ConnectionError("cut")
+            return None
+
+        async with running(server, hosts.make) as settled:
+            await settled()
+            await pod_put(server, pod("bare", nodeName="h1"))
+            await settled()
+            server.fail = fail
+            hosts.seconds += 41.0
+            await hosts.renew("h2")
+            await settled()
+            hosts.look()
+            await until_async(lambda: failures == 3, "nothing failed")
+            assert names(server, CONFIG_MAPS) != [] or (PODS, "shop", "bare") in server.objects
+        hosts.seconds = 100.0
+        async with running(server, hosts.make) as settled:  # others go on
+            await settled()
+            hosts.seconds += 41.0
+            await hosts.renew("h2")
+            await settled()
+            hosts.look()
+            await until_async(
+                lambda: server.objects.get((PODS, "shop", "bare"), {}).get("spec", {}).get("nodeName") == "h2",
+                "it is not replaced",
+            )
+            await until_async(lambda: names(server, CONFIG_MAPS) == [], "it is still written down")
+
+    run(body)
+
+
+def collector(client: Client, views: Views) -> Sequence[Controller]:
+    return [CollectorController(client, views)]
+
+
+def test_dependents_go_with_their_last_owner() -> None:
+    async def body() -> None:
+        server = ApiTwin()
+        first = await server.create(GATEWAYS, object_made(GATEWAYS, "a"))
+        second = await server.create(GATEWAYS, object_made(GATEWAYS, "b"))
+        both = object_made(SEGMENTS, "both", owner=owner_reference(GATEWAYS, first))
+        both["metadata"]["ownerReferences"].append({**owner_reference(GATEWAYS, second), "controller": False})
+        one = await server.create(SEGMENTS, object_made(SEGMENTS, "one", owner=owner_reference(GATEWAYS, first)))
+        await server.create(SEGMENTS, both)
+        await server.create(NAMESPACES, object_made(NAMESPACES, "shop"))
+        below = object_made(SECRETS, "below", "shop", owner=owner_reference(SEGMENTS, one))
+        await server.create(SECRETS, below, "shop")
+        unknown = {"apiVersion": "example.com/v1", "kind": "What", "name": "w", "uid": "w"}
+        await server.create(SEGMENTS, object_made(SEGMENTS, "unknown", owner=unknown))
+        async with running(server, collector) as settled:
+            await settled()
+            assert names(server, SEGMENTS, SECRETS) == ["below", "both", "one", "unknown"]
+            await server.delete(GATEWAYS, "a")
+            await settled()
+            assert names(server, SEGMENTS, SECRETS) == ["both", "unknown"]
+            await server.delete(GATEWAYS, "b")
+            await settled()
+            assert names(server, SEGMENTS, SECRETS) == ["unknown"]
+
+    run(body)
+
+
+@pytest.mark.parametrize(("finalizer", "left"), [(FOREGROUND, ["held"]), (ORPHAN, ["free", "held"])])
+def test_foreground_waits_for_dependents_and_orphan_leaves_them(finalizer: str, left: list[str]) -> None:
+    async def body() -> None:
+        server = ApiTwin()
+        made = object_made(GATEWAYS, "a")
+        made["metadata"]["finalizers"] = [finalizer]
+        owner = owner_reference(GATEWAYS, await server.create(GATEWAYS, made))
+        held = object_made(SEGMENTS, "held", owner=owner)
+        held["metadata"]["finalizers"] = ["somebody/else"]
+        await server.create(SEGMENTS, held)
+        await server.create(SEGMENTS, object_made(SEGMENTS, "free", owner=owner))
+        async with running(server, collector) as settled:
+            await server.delete(GATEWAYS, "a")
+            await settled()
+            assert names(server, SEGMENTS) == left
+            assert names(server, GATEWAYS) == (["a"] if finalizer == FOREGROUND else [])
+            item = server.objects[SEGMENTS, "", "held"]
+            await server.update(SEGMENTS, {**item, "metadata": {**item["metadata"], "finalizers": []}})
+            await settled()
+            assert names(server, GATEWAYS) == []
+            assert names(server, SEGMENTS) == ([] if finalizer == FOREGROUND else left)
+
+    run(body)
+
+
+def test_an_object_is_realized_when_all_its_hosts_are_there() -> None:
+    async def body() -> None:
+        world = World(Random(2))
+        world.begin()
+        for number in range(6):
+            world.pod("x", number)
+        policy = object_made(NETWORK_POLICIES, "n", "x", spec={"podSelector": {}, "policyTypes": ["Ingress"]})
+        server = ApiTwin()
+        for (resource, _), item in world.objects.items():
+            await server.create(resource, item, item["metadata"].get("namespace", ""))
+        spans: list[Span] = []
+        ticks = count(1000.0, 0.4)  # a write, and what follows it at once, are too near to each other
+
+        def make(client: Client, views: Views) -> Sequence[Controller]:
+            spans.append(Span(Settings()))
+            spans[0].connect(views)
+            return [RealizedController(client, views, spans[0], lambda: next(ticks))]
+
+        def condition() -> Any:
+            return condition_of(server.objects[NETWORK_POLICIES, "x", "n"], "Realized") or {}
+
+        async def report(host: str, revision: int) -> None:
+            if (HOST_STATUSES, "", host) not in server.objects:
+                await server.create(HOST_STATUSES, object_made(HOST_STATUSES, host))
+            await server.patch(HOST_STATUSES, host, {"status": {"realizedRevision": revision}}, subresource="status")
+
+        async with running(server, make):
+            span = spans[0]
+            compiling = asyncio.create_task(_compile_forever(span))
+            await server.create(NETWORK_POLICIES, policy, "x")
+            await until_async(lambda: condition().get("status") == "False", "nothing is said")
+            hosts = sorted(span.hosts_of("np/x/n"))
+            assert condition()["message"] == f"{len(hosts)} of {len(hosts)} hosts behind: {', '.join(hosts)}"
+            wanted = server.objects[NETWORK_POLICIES, "x", "n"]["status"]["inputRevision"]
+            for host in hosts[:-1]:
+                await report(host, wanted)
+            await report(hosts[-1], wanted - 1)
+            await until_async(lambda: condition()["message"].startswith("1 of "), "the others are still missing")
+            await report(hosts[-1], wanted)
+            await until_async(lambda: condition()["status"] == "True", "it is not realized")
+            assert condition()["message"] == f"in force on {len(hosts)} hosts"
+            assert span.touched["np/x/n"] == wanted  # what is written there is no change of intent
+            await server.patch(NETWORK_POLICIES, "n", {"spec": {"podSelector": {"matchLabels": {"a": "b"}}}}, "x")
+            await until_async(lambda: span.touched["np/x/n"] > wanted, "the change is not seen")
+            compiling.cancel()
+
+    run(body)
+
+
+async def _compile_forever(span: Span) -> None:
+    while True:
+        await asyncio.sleep(0.005)
+        if span.intent.is_dirty:
+            await span.compile()
