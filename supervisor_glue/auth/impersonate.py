@@ -70,6 +70,4 @@ def _questions(user: User, meant: User, groups: list[str]) -> Iterable[Attribute
         yield Attributes(user, "impersonate", _AUTHENTICATION, resource="uids", name=meant.uid)
     for key, values in meant.extra:
         for value in values:
-            yield Attributes(
-                user, "impersonate", _AUTHENTICATION, resource="userextras", subresource=key, name=value
-            )
+            yield Attributes(user, "impersonate", _AUTHENTICATION, resource="userextras", subresource=key, name=value)

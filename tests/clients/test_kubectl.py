@@ -98,6 +98,20 @@ def test_server_side_apply_and_its_conflicts(kubectl: Kubectl, namespace: str) -
     assert kubectl("get", "pods", *there, "-l", "app=other", "-o", "name").out == "pod/web\n"
 
 
+def test_from_client_side_apply_to_server_side(kubectl: Kubectl, namespace: str) -> None:
+    """No conflict of kubectl with itself, as long as nobody else has changed what it applied."""
+    there = ("-n", namespace)
+    kubectl("apply", *there, "-f", "-", given=POLICY)
+    other = POLICY.replace("3306", "5432")
+    kubectl("apply", *there, "--server-side", "-f", "-", given=other)
+    assert '"port":5432' in kubectl("get", "netpol", "db", *there, "-o", "json").out.replace(" ", "")
+    kubectl("apply", *there, "-f", "-", given=POLICY.replace("name: db", "name: later"))
+    patch = '{"spec":{"ingress":[{"ports":[{"port":9999}]}]}}'
+    kubectl("patch", "netpol", "later", *there, "--type=merge", "-p", patch)
+    later = other.replace("name: db", "name: later")
+    assert "conflict" in kubectl("apply", *there, "--server-side", "-f", "-", given=later, code=1).err
+
+
 @pytest.mark.parametrize(
     ("kind", "patch"),
     [
