@@ -6,11 +6,12 @@ from __future__ import annotations
 import copy
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor_glue.api.apply import LAST_APPLIED, applied_decode, apply_merge
@@ -304,6 +305,8 @@ def test_a_manager_is_named_by_the_request_or_the_client() -> None:
     assert len(manager_name("", "x" * 300)) == 128
 
 
+LONG = bool(os.environ.get("PALISADE_LONG"))
+EXAMPLES = settings(max_examples=3000 if LONG else 40, deadline=None)
 KEYS, WORDS = st.sampled_from("abcd"), st.sampled_from("12")
 CONTAINERS = st.lists(
     st.fixed_dictionaries(
@@ -340,6 +343,7 @@ def pods(draw: st.DrawFn) -> dict[str, Any]:
     return item
 
 
+@EXAMPLES
 @given(pods(), pods())
 def test_applied_twice_is_applied_once(first: dict[str, Any], second: dict[str, Any]) -> None:
     live = apply_merge(POD, None, first, "a", False, NOW)
@@ -347,6 +351,7 @@ def test_applied_twice_is_applied_once(first: dict[str, Any], second: dict[str, 
     assert apply_merge(POD, once, second, "a", False, LATER) == once
 
 
+@EXAMPLES
 @given(pods(), pods())
 def test_alone_a_manager_gets_what_it_applied_last(first: dict[str, Any], second: dict[str, Any]) -> None:
     def plain(item: dict[str, Any]) -> dict[str, Any]:
@@ -364,6 +369,7 @@ def test_alone_a_manager_gets_what_it_applied_last(first: dict[str, Any], second
     assert plain(live) == plain(apply_merge(POD, None, second, "a", False, NOW))
 
 
+@EXAMPLES
 @given(pods(), pods(), pods())
 def test_without_force_an_apply_changes_nothing_of_another(
     first: dict[str, Any], second: dict[str, Any], third: dict[str, Any]
@@ -380,6 +386,7 @@ def test_without_force_an_apply_changes_nothing_of_another(
         assert owners(again).get("+a") == owners(live).get("+a") == owners(before).get("+a")
 
 
+@EXAMPLES
 @given(pods())
 def test_a_set_is_written_and_read(item: dict[str, Any]) -> None:
     fields = object_set(POD, item)

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from supervisor_glue.api.decode import IGNORE, WARN
@@ -155,12 +155,14 @@ VALUES = st.recursive(
 )
 
 
+@settings(max_examples=60, deadline=None)
 @given(VALUES, VALUES)
 def test_a_merge_patch_twice_is_once(current: Any, patch: Any) -> None:
     once = merge_patch(current, patch)
     assert merge_patch(once, patch) == once
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.sampled_from("abc"), VALUES), st.dictionaries(st.sampled_from("abc"), VALUES))
 def test_without_a_schema_a_strategic_patch_is_a_merge_patch(current: Any, patch: Any) -> None:
     """What it does not name it has no lists of, and a null inside something new is left out."""
