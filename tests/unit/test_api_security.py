@@ -15,6 +15,7 @@ import aiohttp
 import pytest
 from cryptography import x509
 
+from dfw.logs import configure
 from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.api.process import ApiProcess, Settings
 from supervisor_glue.api.status import ApiError
@@ -320,3 +321,48 @@ def test_asking_as_somebody_else_is_a_permission(tmp_path: Path) -> None:
             )
 
     with_world(tmp_path, work)
+
+
+def test_what_is_secret_is_in_no_log_and_no_refusal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """At the most talkative level: Secrets that are stored, refused, patched wrongly; tokens; keys."""
+    hidden = "aGlkZGVuLXZhbHVl"
+    said: list[str] = []
+
+    async def work(world: World) -> None:
+        async def ask(method: str, path: str, body: Any, **headers: str) -> None:
+            assert world.admin._session is not None
+            async with world.admin._session.request(method, path, json=body, headers=headers) as answer:
+                if answer.status >= 400:
+                    said.append(await answer.text())
+
+        secrets = "/api/v1/namespaces/shop/secrets"
+        await world.admin.create(SECRETS, {"metadata": {"name": "s"}, "data": {"k": hidden}}, "shop")
+        for body in (
+            {"metadata": {"name": "s"}, "data": {"k": hidden}},
+            {"metadata": {"name": "t"}, "data": {"k": [hidden]}},
+            {"metadata": {"name": "t"}, "data": {"k k": hidden}},
+            {"metadata": {"name": "t"}, "data": hidden},
+            {"metadata": {"name": "t"}, "stringData": {"k": {"deep": hidden}}},
+            {"metadata": {"name": "T T"}, "data": {"k": hidden}},
+        ):
+            await ask("POST", secrets, body)
+            await ask("PUT", f"{secrets}/s", body)
+            merge = {"Content-Type": "application/merge-patch+json"}
+            await ask("PATCH", f"{secrets}/s", body, **merge)
+        await ask("GET", secrets, None, Authorization=f"Bearer {hidden}")
+        made = await world.admin.request(
+            "POST", "/api/v1/namespaces/shop/serviceaccounts", {"metadata": {"name": "robot"}}
+        )
+        assert made["metadata"]["name"] == "robot"
+        token = await world.admin.request("POST", "/api/v1/namespaces/shop/serviceaccounts/robot/token", {"spec": {}})
+        written = capfd.readouterr()
+        logged = written.out + written.err
+        assert token["status"]["token"] not in logged and "PRIVATE KEY" not in logged
+        assert "api.listening" in logged and hidden not in logged and len(said) > 5
+
+    configure(3)
+    try:
+        with_world(tmp_path, work)
+    finally:
+        configure(0)
+    assert [text for text in said if hidden in text] == []
