@@ -7,9 +7,9 @@ import asyncio
 import time
 import traceback
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from dfw.logs import get_logger
 from supervisor_glue.api.client import Client, Resource
@@ -36,6 +36,7 @@ class Controller(ABC):
         self.client, self.views, self.now = client, views, now
         self.queue = WorkQueue()
         self.log = get_logger(self.name)
+        self.aside_tasks: set[asyncio.Task[None]] = set()
 
     @abstractmethod
     def triggers(self) -> Triggers:
@@ -84,6 +85,12 @@ class Controller(ABC):
                     self.queue.add_after(key, again)
             finally:
                 self.queue.done(key)
+
+    def aside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do what nothing waits for beside the rest (an Event); it handles what goes wrong itself."""
+        task = asyncio.create_task(work)
+        self.aside_tasks.add(task)
+        task.add_done_callback(self.aside_tasks.discard)
 
     # What most of them do.
 
@@ -145,6 +152,7 @@ async def controllers_run(views: Views, controllers: Sequence[Controller]) -> No
         for task in done:
             task.result()  # none of them ends by itself
     finally:
+        tasks += [task for controller in controllers for task in controller.aside_tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -90,7 +90,9 @@ class NodeController(Controller):
                 NODES, {**node, "status": {**status_of(node), "conditions": conditions}}, "status"
             )
             self.log.warning("silent", node=key, seconds=round(silent))
-            await self.events.record(NODES, node, "Normal", "NodeNotReady", f"Node {key} status is now: NodeNotReady")
+            self.aside(
+                self.events.record(NODES, node, "Normal", "NodeNotReady", f"Node {key} status is now: NodeNotReady")
+            )
         await self._taint(node, ((UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")))
         again: float | None = None
         for pod in self._pods[key]:

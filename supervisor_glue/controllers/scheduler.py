@@ -93,7 +93,7 @@ class SchedulerController(Controller):
         self.placed.assume(pod, choice.host)
         self.log.info("placed", pod=key, host=choice.host)
         told = f"Successfully assigned {key} to {choice.host}"
-        await self.events.record(PODS, pod, "Normal", "Scheduled", told)
+        self.aside(self.events.record(PODS, pod, "Normal", "Scheduled", told))
         return None
 
     async def _refused(self, pod: Object, message: str) -> None:
@@ -103,7 +103,7 @@ class SchedulerController(Controller):
         conditions = conditions_with(pod, SCHEDULED, "False", "Unschedulable", message, self.now())
         changed = {**pod, "status": {**status_of(pod), "conditions": conditions}}
         await self.client.update(PODS, changed, "status")
-        await self.events.record(PODS, pod, "Warning", "FailedScheduling", message)
+        self.aside(self.events.record(PODS, pod, "Warning", "FailedScheduling", message))
 
 
 def is_to_place(pod: Object) -> bool:

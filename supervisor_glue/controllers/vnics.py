@@ -7,9 +7,10 @@ it is, by uid: a new pod of the same name gets a new Port.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from hashlib import sha256
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from dfw.assign import free_mac
 from dfw.model import address_parse
@@ -60,6 +61,8 @@ class VnicController(Controller):
         super().__init__(client, views, now)
         self._allocations = Index(views[ALLOCATIONS], lambda item: [str(spec_of(item).get("namespace"))])
         self._pods = Index(views[PODS], lambda item: [namespace_of(item)])
+        self._written: dict[str, Object] = {}  # Allocations that the view may not have yet
+        self._locks: dict[str, asyncio.Lock] = {}
         self._ports = Index(views[PORTS], lambda item: [str(spec_of(item).get("namespace"))])
 
     def triggers(self) -> Triggers:
@@ -96,14 +99,12 @@ class VnicController(Controller):
             if name_of(port) == port_name(namespace, name) and port["metadata"].get("annotations", {}).get(POD_LABEL):
                 await self.deleted(PORTS, port)  # its address is free when it is gone, which calls us
             return None
-        if await self._give_back(namespace, name, wanted):
-            return None  # the change brings us back
-        if wanted is None:
-            return None
         owner = self.views[NAMESPACES].get(namespace)
-        if owner is None or is_deleted(owner):
-            return None
-        found = await self._address(namespace, wanted)
+        async with self._locks.setdefault(namespace, asyncio.Lock()):  # pods of one Namespace take of the same objects
+            await self._give_back(namespace, name, wanted)
+            if wanted is None or owner is None or is_deleted(owner):
+                return None
+            found = await self._address(namespace, wanted)
         if found is None:
             return None  # the Namespace's next block calls us
         address, block = found
@@ -144,7 +145,8 @@ class VnicController(Controller):
 
     async def _address(self, namespace: str, pod: Object) -> tuple[str, Block] | None:
         """The pod's address, which is taken now if it has none; None where there is no room."""
-        blocks = blocks_of(self._allocations[namespace])
+        allocations = {name_of(item): item for item in self._known(namespace)}
+        blocks = blocks_of(allocations.values())
         uid = uid_of(pod)
         for block in blocks:
             for address, taken in block.taken.items():
@@ -154,26 +156,41 @@ class VnicController(Controller):
             used = {address_parse(address) for address in block.taken}
             choice = None if block.closed else address_choice(block.subnet, f"{name_of(pod)}/{uid}", used)
             if choice is not None:
-                allocation = self.views[ALLOCATIONS].get(block.name)
-                assert allocation is not None
                 addresses = {**block.taken, str(choice): {"pod": name_of(pod), "uid": uid}}
-                changed = {**allocation, "spec": {**spec_of(allocation), "addresses": addresses}}
-                await self.client.update(ALLOCATIONS, changed)  # at the revision that we saw: nobody takes the same
+                await self._write(allocations[block.name], addresses)
                 return str(choice), block
         return None
 
-    async def _give_back(self, namespace: str, name: str, pod: Object | None) -> bool:
+    async def _give_back(self, namespace: str, name: str, pod: Object | None) -> None:
         """Free what pods of this name took, but for this one."""
         uid = uid_of(pod) if pod is not None else None
-        for allocation in self._allocations[namespace]:
-            spec = spec_of(allocation)
-            addresses = spec.get("addresses") or {}
+        for allocation in self._known(namespace):
+            addresses = spec_of(allocation).get("addresses") or {}
             kept = {
                 address: taken
                 for address, taken in addresses.items()
                 if taken.get("pod") != name or taken.get("uid") == uid
             }
             if len(kept) != len(addresses):
-                await self.client.update(ALLOCATIONS, {**allocation, "spec": {**spec, "addresses": kept}})
-                return True
-        return False
+                await self._write(allocation, kept)
+
+    def _known(self, namespace: str) -> list[Object]:
+        """The Namespace's Allocations, as the view has them or as they were written here after that."""
+        found = []
+        for item in self._allocations[namespace]:
+            written = self._written.get(name_of(item))
+            if written is not None and _revision(written) <= _revision(item):
+                del self._written[name_of(item)]
+                written = None
+            found.append(written or item)
+        return found
+
+    async def _write(self, allocation: Object, addresses: dict[str, Any]) -> None:
+        """At the revision that we saw: nobody else has taken the same meanwhile."""
+        changed = {**allocation, "spec": {**spec_of(allocation), "addresses": addresses}}
+        self._written.pop(name_of(allocation), None)  # where that is refused, the view will know better
+        self._written[name_of(allocation)] = await self.client.update(ALLOCATIONS, changed)
+
+
+def _revision(item: Object) -> int:
+    return int(item["metadata"]["resourceVersion"])

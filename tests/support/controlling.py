@@ -43,7 +43,7 @@ async def running(server: ApiTwin, make: Make) -> AsyncIterator[Callable[[], Awa
             before = server.revision
             await asyncio.sleep(0.001)
             seen = all(v.synced.is_set() and _is_current(server, v) for v in views.of.values())
-            quiet = all(c.queue.is_quiet and not c.queue._failures for c in controllers)
+            quiet = all(c.queue.is_quiet and not c.queue._failures and not c.aside_tasks for c in controllers)
             calm = calm + 1 if seen and quiet and before == server.revision else 0
 
     try:

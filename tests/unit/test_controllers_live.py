@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""All controllers against the API server itself, over TLS: from a Namespace and pods to what hosts are told, and back
+to nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from overlay.span_parts import parts_assemble
+from supervisor_glue.api.http_client import HttpClient
+from supervisor_glue.api.process import ApiProcess
+from supervisor_glue.api.process import Settings as ApiSettings
+from supervisor_glue.api.status import ApiError
+from supervisor_glue.controllers.objects import condition_of, micro_time_text, object_made, status_of
+from supervisor_glue.controllers.resources import (
+    ALLOCATIONS,
+    GATEWAYS,
+    HOST_STATUSES,
+    HOSTS,
+    LEASES,
+    NAMESPACES,
+    NETWORK_POLICIES,
+    NODES,
+    PODS,
+    PORTS,
+    SEGMENTS,
+)
+from supervisor_glue.controllers.run import controllers_work
+from supervisor_glue.controllers.settings import Settings
+from supervisor_glue.controllers.span import Span
+from tests.support.nodes import node, pod
+from tests.support.patience import PATIENCE
+
+COUNT = 14  # more than one /28 has room for
+
+
+async def until_so(is_so: Callable[[], Awaitable[Any]], what: str, running: asyncio.Task[None]) -> Any:
+    end = time.monotonic() + PATIENCE
+    while not (found := await is_so()):
+        assert time.monotonic() < end, what
+        if running.done():
+            running.result()
+        await asyncio.sleep(0.05)
+    return found
+
+
+async def hosts_make(client: HttpClient) -> None:
+    for number, host in enumerate(("h1", "h2"), 1):
+        await client.create(HOSTS, object_made(HOSTS, host, spec={"tep": f"172.16.0.{number}"}))
+        made = node(host)
+        ready = {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "ready"}
+        await client.create(NODES, made)
+        await client.patch(NODES, host, {"status": {**made["status"], "conditions": [ready]}}, subresource="status")
+        spec = {"holderIdentity": host, "leaseDurationSeconds": 40, "renewTime": micro_time_text(time.time())}
+        await client.create(LEASES, object_made(LEASES, host, "kube-node-lease", spec=spec), "kube-node-lease")
+        await client.create(HOST_STATUSES, object_made(HOST_STATUSES, host))
+
+
+def test_from_a_namespace_to_what_hosts_are_told_and_back_to_nothing(tmp_path: Path) -> None:
+    async def body() -> None:
+        process = await ApiProcess.start(ApiSettings(tmp_path, (("127.0.0.1", 0),)))
+        process.kubeconfig(tmp_path / "kubeconfig")
+        spans: list[Span] = []
+
+        @contextmanager
+        def serve(span: Span) -> Iterator[None]:
+            spans.append(span)
+            yield
+
+        try:
+            async with HttpClient.of_file(tmp_path / "kubeconfig", "test") as client:
+                running = asyncio.create_task(
+                    controllers_work(client, Settings(silence=PATIENCE * 2), process.authority, serve)
+                )
+                try:
+                    await lives(client, spans, running)
+                finally:
+                    running.cancel()
+                    await asyncio.gather(running, return_exceptions=True)
+        finally:
+            await process.stop()
+
+    asyncio.run(asyncio.wait_for(body(), 2 * PATIENCE))
+
+
+async def lives(client: HttpClient, spans: list[Span], running: asyncio.Task[None]) -> None:
+    await hosts_make(client)
+    await client.create(NAMESPACES, object_made(NAMESPACES, "shop"))
+    for number in range(COUNT):
+        made = pod(f"p{number}", labels={"app": "web"})
+        del made["metadata"]["uid"]
+        made["spec"]["containers"][0]["image"] = "none"
+        await client.create(PODS, made, "shop")
+    isolated = {"podSelector": {}, "policyTypes": ["Ingress"]}
+    await client.create(NETWORK_POLICIES, object_made(NETWORK_POLICIES, "n", "shop", spec=isolated), "shop")
+
+    async def all_addressed() -> Any:
+        pods = (await client.list(PODS, "shop")).items
+        return pods if all(status_of(item).get("podIP") for item in pods) else None
+
+    pods = await until_so(all_addressed, "pods have no addresses", running)
+    addresses = {status_of(item)["podIP"] for item in pods}
+    assert len(addresses) == COUNT and {item["spec"]["nodeName"] for item in pods} == {"h1", "h2"}
+
+    async def told() -> Any:
+        for host in ("h1", "h2"):
+            parts = {key: part.data for key, part in spans[0].parts(host).items()}
+            here = {f"shop/{item['metadata']['name']}" for item in pods if item["spec"]["nodeName"] == host}
+            if {key[5:] for key in parts if key.startswith("vnic/")} != here:
+                return None
+            state = parts_assemble(host, parts, spans[0].revision)
+            if {item.ip for item in state.neighbours} != addresses:
+                return None
+            assert {item.path for item in state.rules} > {"np/shop/n/isolation-ingress"}
+        return True
+
+    await until_so(told, "hosts are not told", running)
+
+    async def realized() -> Any:
+        for host in ("h1", "h2"):
+            now = {"status": {"realizedRevision": spans[0].revision}}
+            await client.patch(HOST_STATUSES, host, now, subresource="status")
+        condition = condition_of(await client.get(NETWORK_POLICIES, "n", "shop"), "Realized")
+        return condition is not None and condition["status"] == "True"
+
+    await until_so(realized, "it is not realized", running)
+    await client.delete(NAMESPACES, "shop")
+
+    async def gone() -> Any:
+        for item in (await client.list(PODS, "shop")).items:  # as their hosts do when they have ended
+            try:
+                await client.delete(PODS, item["metadata"]["name"], "shop", grace=0)
+            except ApiError as error:
+                assert error.code == 404
+        return "shop" not in {item["metadata"]["name"] for item in (await client.list(NAMESPACES)).items}
+
+    await until_so(gone, "the Namespace is still there", running)
+    left = [
+        item["metadata"]["name"]
+        for of in (PORTS, SEGMENTS, GATEWAYS, ALLOCATIONS)
+        for item in (await client.list(of)).items
+    ]
+    assert [name for name in left if "shop" in name] == []
