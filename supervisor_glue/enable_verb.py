@@ -16,6 +16,7 @@ from overlay.which_agents import lab_option, run_option
 from supervisor_glue.calling import calling, config_of, kubeconfig_option
 
 if TYPE_CHECKING:
+    from supervisor_glue.api.client import Resource
     from supervisor_glue.auth.kubeconfig import Kubeconfig
     from supervisor_glue.prechecks.compatibility import Report
 
@@ -59,13 +60,19 @@ def _sockets(lab: str | None, run: Path | None) -> dict[str, Path]:
         return {}
 
 
+def supervisors_resource() -> Resource:
+    """The collection of Supervisors."""
+    from supervisor_glue.api.client import Resource
+
+    return Resource("palisade.internal", "v1alpha1", "supervisors")
+
+
 async def _apply(config: Kubeconfig, report: Report) -> None:
     """The object as it is asked for, and where its nodes are."""
-    from supervisor_glue.api.client import Resource
     from supervisor_glue.api.status import ApiError
     from supervisor_glue.auth.caller import Caller
 
-    supervisors = Resource("palisade.internal", "v1alpha1", "supervisors")
+    supervisors = supervisors_resource()
     name, spec = report.spec.name, dict(report.spec.written)
     async with Caller(config) as client:
         item = {

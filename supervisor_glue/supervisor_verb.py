@@ -11,6 +11,7 @@ import click
 from dfw.errors import EnvironmentLacksError
 from supervisor_glue.access_verb import kubeconfig, token
 from supervisor_glue.enable_verb import enable
+from supervisor_glue.status_verb import status
 
 
 @click.group()
@@ -25,6 +26,7 @@ def supervisor() -> None:
 supervisor.add_command(enable)
 supervisor.add_command(token)
 supervisor.add_command(kubeconfig)
+supervisor.add_command(status)
 
 
 @supervisor.command()

@@ -22,17 +22,20 @@ from supervisor_glue import access_verb
 from supervisor_glue.access_verb import kubeconfig, token
 from supervisor_glue.api.client import Resource
 from supervisor_glue.api.status import ApiError
+from supervisor_glue.auth.approval import JOINED
 from supervisor_glue.auth.caller import Caller
 from supervisor_glue.auth.kubeconfig import kubeconfig_read, kubeconfig_write
 from supervisor_glue.controllers.certificates import CertificateController
-from supervisor_glue.controllers.resources import CONFIG_MAPS, HOSTS, NAMESPACES, SECRETS
+from supervisor_glue.controllers.resources import CONFIG_MAPS, HOST_STATUSES, HOSTS, NAMESPACES, NODES, SECRETS
 from supervisor_glue.enable_verb import enable
 from supervisor_glue.join_verb import join
 from supervisor_glue.prechecks.compatibility import Facts, HostFacts
 from supervisor_glue.prechecks.compatibility import Path as Measured
+from supervisor_glue.status_verb import read_status, render_status
 from tests.conftest import ROOT
 from tests.support.api_served import Api
 from tests.support.controlling import running
+from tests.support.served_world import World, with_world
 
 SUPERVISORS = Resource("palisade.internal", "v1alpha1", "supervisors")
 EXAMPLE = str(ROOT / "examples" / "supervisor" / "supervisor.yaml")
@@ -183,3 +186,26 @@ def test_wrong_uses_say_what_would_be_right(tmp_path: Path) -> None:
     nobody = ["--server", "https://127.0.0.1:1", "--token", f"abcdef.{'0' * 16}", "--ca-hash", f"sha256:{'0' * 64}"]
     assert isinstance(invoked(join, *nobody, "--config", str(tmp_path)), EnvironmentLacksError)
     assert access_verb.ROLES == ("view", "edit", "admin")
+
+
+def test_status_shows_hosts_and_what_they_have_come_to(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        ready = {"status": {"conditions": [{"type": "Ready", "status": "True"}]}}
+        await world.admin.patch(NODES, "esx-1", ready, subresource="status")
+        joined = {"metadata": {"annotations": {JOINED: "csr-1"}}, "spec": {"tep": "172.16.0.11"}}
+        await world.admin.patch(HOSTS, "esx-1", joined)
+        await world.admin.create(HOST_STATUSES, {"metadata": {"name": "esx-1"}})
+        reported = {"status": {"realizedRevision": 7}}
+        await world.admin.patch(HOST_STATUSES, "esx-1", reported, subresource="status")
+        found = await read_status(world.admin.config)
+        schema = json.loads(schema_files()["supervisor-status"].read_text(encoding="utf-8"))
+        jsonschema.Draft202012Validator(schema).validate(found)
+        assert found["hosts"] == [
+            {"name": "esx-1", "tep": "172.16.0.11", "joined": True, "ready": True, "realized_revision": 7},
+            {"name": "esx-2", "tep": None, "joined": False, "ready": False, "realized_revision": None},
+        ]
+        assert found["pods"] == {"Pending": 2} and found["supervisors"] == []
+        shown = render_status(found).splitlines()
+        assert shown[1].endswith("pods: 2 Pending") and shown[-2].split() == ["esx-1", "172.16.0.11", "yes", "yes", "7"]
+
+    with_world(tmp_path, work)

@@ -6,8 +6,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +15,10 @@ from cryptography import x509
 
 from dfw.logs import configure
 from supervisor_glue.api.http_client import HttpClient
-from supervisor_glue.api.process import ApiProcess, Settings
 from supervisor_glue.api.status import ApiError
-from supervisor_glue.auth.kubeconfig import Kubeconfig
-from supervisor_glue.auth.pki import client_issue
-from supervisor_glue.auth.user import ADMINISTRATORS
-from supervisor_glue.controllers.resources import CONFIG_MAPS, HOSTS, NAMESPACES, NODES, PODS, SECRETS
+from supervisor_glue.controllers.resources import CONFIG_MAPS, HOSTS, PODS, SECRETS
 from tests.support.patience import PATIENCE
+from tests.support.served_world import World, with_world
 
 WRITES = {"create": "POST", "update": "PUT", "patch": "PATCH", "delete": "DELETE", "deletecollection": "DELETE"}
 
@@ -35,51 +30,6 @@ class Served(NamedTuple):
     name: str
     namespaced: bool
     verbs: tuple[str, ...]
-
-
-class World:
-    """A server with two hosts, each with a pod that uses a Secret."""
-
-    def __init__(self, process: ApiProcess) -> None:
-        self.process = process
-        self.identities: dict[str, bytes] = {}
-        self.admin = self.client("admin", ADMINISTRATORS)
-        self.uids: dict[str, str] = {}
-
-    def client(self, user: str, *groups: str, uid: str = "") -> HttpClient:
-        identity = client_issue(self.process.authority, user, groups, now=datetime.now(UTC), uid=uid)
-        self.identities[user] = identity.certificate
-        return HttpClient(Kubeconfig(self.process.url, self.process.authority.pem, user, identity), "test")
-
-    def host(self, name: str) -> HttpClient:
-        return self.client(f"system:node:{name}", "system:nodes", uid=self.uids[name])
-
-    async def fill(self) -> None:
-        for name in ("shop", "other"):
-            await self.admin.create(NAMESPACES, {"metadata": {"name": name}})
-        for number in (1, 2):
-            host = f"esx-{number}"
-            made = await self.admin.create(HOSTS, {"metadata": {"name": host}, "spec": {}})
-            self.uids[host] = made["metadata"]["uid"]
-            await self.admin.create(NODES, {"metadata": {"name": host}})
-            await self.admin.create(SECRETS, {"metadata": {"name": f"of-{host}"}, "data": {}}, "shop")
-            volumes = [{"name": "v", "secret": {"secretName": f"of-{host}"}}]
-            spec = {"nodeName": host, "containers": [{"name": "c", "image": "i"}], "volumes": volumes}
-            await self.admin.create(PODS, {"metadata": {"name": f"on-{host}"}, "spec": spec}, "shop")
-
-
-def with_world(tmp_path: Path, work: Callable[[World], Awaitable[None]]) -> None:
-    async def run() -> None:
-        process = await ApiProcess.start(Settings(tmp_path / "data", (("127.0.0.1", 0),)))
-        try:
-            world = World(process)
-            async with world.admin:
-                await world.fill()
-                await work(world)
-        finally:
-            await process.stop()
-
-    asyncio.run(run())
 
 
 async def discovered(client: HttpClient) -> list[Served]:
@@ -229,11 +179,14 @@ def test_nobody_is_answered_without_saying_who_he_is(tmp_path: Path) -> None:
         paths = ["/", "/version", "/metrics", "/api", "/openapi/v2", "/nothing"]
         paths += [f"{item.base}/{item.name}" for item in await discovered(world.admin)]
         async with aiohttp.ClientSession(world.process.url) as session:
-            for path in paths:
+            asked: list[tuple[str, str, dict[str, str]]] = [("GET", path, {}) for path in paths]
+            for path in ("/readyz/x", "/version", "/api/v1/namespaces/shop/secrets/of-esx-1"):
                 for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"):
                     for headers in ({}, {"Authorization": "Bearer x"}, {"Impersonate-User": "admin"}):
-                        async with session.request(method, path, headers=headers, ssl=context) as answer:
-                            assert answer.status == 401, (method, path, headers)
+                        asked.append((method, path, headers))
+            for method, path, headers in asked:
+                async with session.request(method, path, headers=headers, ssl=context) as answer:
+                    assert answer.status == 401, (method, path, headers)
             for path in ("/readyz", "/livez", "/healthz"):
                 async with session.get(path, ssl=context) as answer:
                     assert (answer.status, await answer.text()) == (200, "ok")
