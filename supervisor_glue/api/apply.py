@@ -9,8 +9,8 @@ last applied configuration) is no conflict when the same user goes over to serve
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from supervisor_glue.api.body import Body
 from supervisor_glue.api.decode import IGNORE, STRICT, Decoded, object_shape, strict_errors
@@ -52,12 +52,24 @@ LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 KUBECTL = "kubectl"
 
 
+Default: TypeAlias = Callable[[Object], object]
+"""Fills in, in place, what an object of the kind has where nothing is said."""
+
+
 def apply_merge(
-    schema: Node, live: Object | None, applied: Object, manager: str, force: bool, now: str, subresource: str = ""
+    schema: Node,
+    live: Object | None,
+    applied: Object,
+    manager: str,
+    force: bool,
+    now: str,
+    subresource: str = "",
+    default: Default = lambda item: None,
 ) -> Object:
     """The object after `manager` applied `applied`, as it is stored, with managedFields; `live` None: there was none.
 
-    `now`: RFC 3339, kept for an apply that changes something. `applied` is as `applied_decode` has it. Raises
+    `default`: the kind's defaults, with which what kubectl once applied from the client's side is compared with what is
+    there. `now`: RFC 3339, kept for an apply that changes something. `applied` is as `applied_decode` has it. Raises
     ApiError: 409 where others own what would change (unless `force`), 400 for another version, equal elements of a list
     and managedFields in what is applied.
     """
@@ -68,7 +80,7 @@ def apply_merge(
     except FieldSetError as error:
         raise _untyped("patch", applied, str(error)) from None
     try:
-        return _applied(schema, live, wanted, wanted_set, manager, force, now, subresource)
+        return _applied(schema, live, wanted, wanted_set, manager, force, now, subresource, default)
     except FieldSetError as error:
         raise _untyped("live", live or {}, str(error)) from None
 
@@ -122,6 +134,7 @@ def _applied(
     force: bool,
     now: str,
     subresource: str,
+    default: Default,
 ) -> Object:
     before = unmanaged(live) if live is not None else {}
     version = str(wanted.get("apiVersion", ""))
@@ -141,7 +154,7 @@ def _applied(
         every = union(real.changed(), real.removed)
         changes = Difference(*(intersection(part, every) for part in changes))
     managed[own] = Owned(difference(wanted_set, STRIPPED), version, last.time if last else "")
-    managed = _ownership(schema, before, changes, managed, own, force)
+    managed = _ownership(schema, before, changes, managed, own, force, default)
     unchanged = (
         last is not None
         and own in managed
@@ -238,7 +251,7 @@ def object_set_of_live(schema: Node, value: Any) -> FieldSet:
 
 
 def _ownership(
-    schema: Node, before: Object, changes: Difference, managed: Managed, own: Manager, force: bool
+    schema: Node, before: Object, changes: Difference, managed: Managed, own: Manager, force: bool, default: Default
 ) -> Managed:
     """Who owns what after the merge. Raises ApiError 409 where others own what it changes."""
     changed = changes.changed()
@@ -248,7 +261,7 @@ def _ownership(
             conflicts[key] = conflict
     if conflicts and not force:
         if own.name == KUBECTL:
-            allowed = _written_by_kubectl(schema, before)
+            allowed = _written_by_kubectl(schema, before, default)
             conflicts = {key: left for key, fields in conflicts.items() if (left := difference(fields, allowed))}
         if conflicts:
             raise error_apply_conflict(conflicts)
@@ -293,15 +306,18 @@ def _annotations(item: Object) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _written_by_kubectl(schema: Node, live: Object) -> FieldSet:
+def _written_by_kubectl(schema: Node, live: Object, default: Default) -> FieldSet:
     """What the live object still has as `kubectl apply` last applied it from the client's side."""
     text = _annotations(live).get(LAST_APPLIED)
     if not isinstance(text, str):
         return {}
     try:
         applied = json.loads(text)
-        if not isinstance(applied, dict) or object_shape(schema, applied).errors:
+        shaped = object_shape(schema, applied)
+        if not isinstance(applied, dict) or shaped.errors:
             return {}
+        applied = shaped.value
+        default(applied)
         found = object_set(schema, applied)
         changes = object_difference(schema, live, applied)
     except (ValueError, RecursionError):

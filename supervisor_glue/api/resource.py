@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 
 from supervisor_glue.api.apply import applied_decode, apply_merge
-from supervisor_glue.api.client_side import is_own_conflict
+from supervisor_glue.api.defaults import object_default
 from supervisor_glue.api.incoming import object_read, options_read, typed, value_read
 from supervisor_glue.api.kinds import NAMESPACES, PODS
 from supervisor_glue.api.listing import Listing
@@ -233,13 +233,16 @@ class ResourceHandler:
             applied["metadata"].setdefault("namespace", target.namespace)
 
         def change(old: Object | None) -> Object:
-            now = time_text(self.clock())
-            try:
-                return apply_merge(schema, old, applied, options.manager, options.force, now, target.subresource)
-            except ApiError as error:
-                if old is None or not is_own_conflict(kind, old, options.manager, error):
-                    raise
-                return apply_merge(schema, old, applied, options.manager, True, now, target.subresource)
+            return apply_merge(
+                schema,
+                old,
+                applied,
+                options.manager,
+                options.force,
+                time_text(self.clock()),
+                target.subresource,
+                lambda item: object_default(kind, item),
+            )
 
         def finish(old: Object | None, new: Object) -> Object:
             return self._admitted(request, old, new)

@@ -287,6 +287,23 @@ def test_from_client_side_apply_to_server_side_apply() -> None:
         apply_merge(CONFIG, live, config({"x": "2"}), "kubectl", False, LATER)
 
 
+def test_what_the_server_added_to_a_client_side_apply_is_no_conflict() -> None:
+    def default(item: dict[str, Any]) -> None:
+        for rule in item["spec"].get("ingress", ()):
+            for port in rule.get("ports", ()):
+                port.setdefault("protocol", "TCP")
+
+    wanted = policy(podSelector={}, ingress=[{"ports": [{"port": 80}]}])
+    live = copy.deepcopy(wanted)
+    live["metadata"]["annotations"] = {LAST_APPLIED: json.dumps(wanted)}
+    default(live)
+    live = managed_update(POLICY, None, live, "kubectl-client-side-apply", NOW)
+    with pytest.raises(ApiError, match=r"\.spec\.ingress"):
+        apply_merge(POLICY, live, wanted, "kubectl", False, NOW)
+    done = apply_merge(POLICY, live, wanted, "kubectl", False, NOW, "", default)
+    assert owners(done)["+kubectl"] == {".spec.ingress", ".spec.podSelector"}
+
+
 def test_managers_that_update_are_bounded() -> None:
     live = managed_update(CONFIG, None, config({}), "m", NOW)
     for number in range(40):
