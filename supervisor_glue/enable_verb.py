@@ -16,7 +16,6 @@ from overlay.which_agents import lab_option, run_option
 from supervisor_glue.calling import calling, config_of, kubeconfig_option
 
 if TYPE_CHECKING:
-    from supervisor_glue.api.client import Resource
     from supervisor_glue.auth.kubeconfig import Kubeconfig
     from supervisor_glue.prechecks.compatibility import Report
 
@@ -60,19 +59,12 @@ def _sockets(lab: str | None, run: Path | None) -> dict[str, Path]:
         return {}
 
 
-def supervisors_resource() -> Resource:
-    """The collection of Supervisors."""
-    from supervisor_glue.api.client import Resource
-
-    return Resource("palisade.internal", "v1alpha1", "supervisors")
-
-
 async def _apply(config: Kubeconfig, report: Report) -> None:
     """The object as it is asked for, and where its nodes are."""
     from supervisor_glue.api.status import ApiError
     from supervisor_glue.auth.caller import Caller
+    from supervisor_glue.enabled import SUPERVISORS
 
-    supervisors = supervisors_resource()
     name, spec = report.spec.name, dict(report.spec.written)
     async with Caller(config) as client:
         item = {
@@ -82,16 +74,16 @@ async def _apply(config: Kubeconfig, report: Report) -> None:
             "spec": spec,
         }
         try:
-            stored = await client.create(supervisors, item)
+            stored = await client.create(SUPERVISORS, item)
         except ApiError as error:
             if error.reason != "AlreadyExists":
                 raise
-            stored = await client.update(supervisors, {**await client.get(supervisors, name), "spec": spec})
+            stored = await client.update(SUPERVISORS, {**await client.get(SUPERVISORS, name), "spec": spec})
         # A second time, where its nodes are is where they stay, as long as there are as many.
         nodes = (stored.get("status") or {}).get("controlPlane") or []
         if len(nodes) != report.spec.nodes:
             status = {**(stored.get("status") or {}), "controlPlane": [node.as_object() for node in report.nodes]}
-            await client.update(supervisors, {**stored, "status": status}, "status")
+            await client.update(SUPERVISORS, {**stored, "status": status}, "status")
 
 
 def render_report(data: dict[str, Any]) -> str:

@@ -27,6 +27,7 @@ from supervisor_glue.controllers.leader import Leader, LeaderOptions
 from supervisor_glue.controllers.run import controllers_work
 from supervisor_glue.controllers.settings import Settings
 from supervisor_glue.controllers.span import Span
+from supervisor_glue.enabled import enabled_work
 from supervisor_glue.span_service import span_extension
 
 CONTROLLER: Final = "palisade:controller"
@@ -73,9 +74,12 @@ async def controllers_serve(process: ApiProcess, settings: Settings) -> None:
             finally:
                 del process.server.extensions[SPAN]
 
+        async def work(told: Settings) -> None:
+            await controllers_work(client, told, process.authority, served)
+
         while True:
             try:
-                await leader.lead(lambda: controllers_work(client, settings, process.authority, served))
+                await leader.lead(lambda: enabled_work(client, settings, work))
             except Exception as error:
                 get_logger("controllers").error(
                     "controllers.failed", error=f"{type(error).__name__}: {error}", exc_info=True

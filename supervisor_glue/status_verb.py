@@ -43,11 +43,11 @@ async def read_status(config: Kubeconfig) -> dict[str, Any]:
     """The answer of `supervisor status -o json`. Raises ApiError, ConnectionError."""
     from supervisor_glue.api.http_client import HttpClient
     from supervisor_glue.controllers.resources import HOST_STATUSES, HOSTS, NAMESPACES, NODES, PODS
-    from supervisor_glue.enable_verb import supervisors_resource
+    from supervisor_glue.enabled import SUPERVISORS
 
     async with HttpClient(config, "palisade-status") as client:
         version = await client.request("GET", "/version")
-        collections = (supervisors_resource(), HOSTS, NODES, HOST_STATUSES, NAMESPACES, PODS)
+        collections = (SUPERVISORS, HOSTS, NODES, HOST_STATUSES, NAMESPACES, PODS)
         lists = [(await client.list(resource)).items for resource in collections]
     return summary(config.server, version.get("gitVersion", ""), *lists)
 
