@@ -11,22 +11,27 @@ import contextlib
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from dfw.nftables.load import LoadError
 from dfw.nftables.shared import OWN_COUNTERS
 from overlay import realized
 from overlay.agent_base import LAST_GOOD, PIDS, AgentBase
+from overlay.flow_filter import FlowFilterError, flow_filter_parse
 from overlay.health import Health, show_health
 from overlay.hoststate import HostState, StateError, file_replace
+from overlay.kernel_connections import connections_meant, show_flows, vnic_owners
 from overlay.kernel_host import KernelHost
 from overlay.linux import process_start
 from overlay.sysctl_keep import BEFORE
+from overlay.watch import FLOW_ROWS
 
 MEMORY: Final = "kernel.json"
 MEND_SECONDS: Final = 2.0
 TIER: Final = "VXLAN"
+_Answer = TypeVar("_Answer")
 _CONNTRACK: Final = Path("/proc/sys/net/netfilter")
 
 
@@ -98,19 +103,26 @@ class KernelAgent(AgentBase):
         except (ValueError, TypeError, KeyError):
             return {"error": "a request is one line of JSON: an object with the member do"}
         if what == "status":
-            return await asyncio.to_thread(self.status)
+            return await self._asked(self.status)
         if what == "show":
-            rows = await asyncio.to_thread(self.show, str(request.get("what")))
+            rows = await self._asked(lambda: self.show(str(request.get("what"))))
             return {"error": f"an agent has no {request.get('what')!r} to show"} if rows is None else {"rows": rows}
         if what == "apply":
             await self.look()
-            return await asyncio.to_thread(self.status)
+            return await self._asked(self.status)
+        if what in ("flows", "kill"):
+            return await self._asked(lambda: self.flows(request))
         if what == "places":
             return await self._places()
         if what == "end":
             self.ended.set()
             return {}
         return {"error": f"{what!r} is nothing that an agent with the enforcer nftables does"}
+
+    async def _asked(self, question: Callable[[], _Answer]) -> _Answer:
+        """One at a time asks the kernel."""
+        async with self.lock:
+            return await asyncio.to_thread(question)
 
     def status(self) -> dict[str, Any]:
         """What `lab status` and `show hosts` say of this host."""
@@ -131,6 +143,19 @@ class KernelAgent(AgentBase):
             "connections": _number("nf_conntrack_count"),
             "drops": sum(counts.get(name, (0, 0))[0] for name in OWN_COUNTERS),
         }
+
+    def flows(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Rows of `show flows`; or the connections that are meant are ended, for both of their vNICs."""
+        try:
+            asked = flow_filter_parse(str(request.get("match")))
+        except FlowFilterError as error:
+            return {"error": str(error)}
+        state, conntrack = self.kernel.state, self.kernel.conntrack
+        found = [] if state is None else connections_meant(asked, conntrack.connections(), vnic_owners(state))
+        if request["do"] == "kill":
+            return {"ended": conntrack.end({item.key: item for item, _, _ in found}.values())}
+        most = int(request.get("limit") or FLOW_ROWS)
+        return {"rows": show_flows(found[:most]), "total": len(found)}
 
     def _counts(self) -> dict[str, tuple[int, int]]:
         try:

@@ -37,6 +37,7 @@ _SETTINGS: Final = (
     ("bridge/bridge-nf-call-iptables", "1"),
     ("bridge/bridge-nf-call-ip6tables", "1"),
     ("netfilter/nf_conntrack_tcp_loose", "1"),
+    ("netfilter/nf_conntrack_acct", "1"),
 )
 
 

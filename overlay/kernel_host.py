@@ -13,12 +13,15 @@ from pathlib import Path
 
 import msgspec
 
+from dfw.compile import Compiled
 from dfw.errors import EnvironmentLacksError
 from dfw.logs import get_logger
 from dfw.nftables import Names, Rendered, Ruleset, plan_update, render_ruleset, ruleset_sorted
+from dfw.nftables.conntrack import ConntrackSocket
 from dfw.nftables.load import LoadError, RulesetLink
 from dfw.nftables.render import TABLE
 from overlay.hoststate import HostState, VnicState, file_replace
+from overlay.kernel_connections import connections_refused, vnic_owners
 from overlay.kernel_ends import render_ends
 from overlay.kernel_fabric import FabricStep, apply_fabric, plan_fabric, segment_zones
 from overlay.kernel_tables import host_tables
@@ -48,6 +51,7 @@ class KernelHost:
         if not BRIDGED[0].exists():
             raise EnvironmentLacksError("no br_netfilter in this kernel", "modprobe br_netfilter")
         self.link = RulesetLink(TABLE)
+        self.conntrack = ConntrackSocket()
         self.log = get_logger("kernel")
         self.memory = _memory_read(memory)
         self.state: HostState | None = None
@@ -63,8 +67,9 @@ class KernelHost:
     def apply(self, state: HostState) -> None:
         """Put a state in force. Raises StateError, LoadError, OSError: then the rules are as they were. What cannot be
         done for one vNIC or the underlay stands in `problems`."""
+        compiled = host_tables(state)
         rendered = render_ruleset(
-            host_tables(state),
+            compiled,
             [vnic.name for vnic in state.vnics],
             zones=segment_zones(state),
             names=self.memory.names,
@@ -77,6 +82,7 @@ class KernelHost:
         self.rendered, self.memory.names, self.state = rendered, rendered.names, state
         self._put_ends(render_ends(state, numbers))
         self.generation = self.link.generation()
+        self.end_refused(compiled)
         self.problems = {
             vnic.name: f"{vnic.interface} in {vnic.netns}: there is no such namespace"
             for vnic in state.vnics
@@ -91,6 +97,15 @@ class KernelHost:
         self._uplink(state)
         self._interfaces(state)
         self._fresh = bool(self.problems)
+
+    def end_refused(self, compiled: Compiled) -> None:
+        """End what the rules would not let begin any more. What comes between the rules and this is of a connection
+        that was allowed."""
+        assert self.state is not None
+        found = self.conntrack.connections()
+        refused = connections_refused(found, vnic_owners(self.state), compiled)
+        if refused:
+            self.log.info("connections ended by the rules", ended=self.conntrack.end(refused), of=len(found))
 
     def _rules(self, wanted: Ruleset) -> None:
         """From what is in force, as far as anybody knows; else as a whole."""
@@ -169,6 +184,7 @@ class KernelHost:
     def close(self) -> None:
         """All stays in force."""
         self.link.close()
+        self.conntrack.close()
 
 
 def _pod(netns: str) -> str:

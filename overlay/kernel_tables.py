@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dfw.compile import AddressSet, CompiledRule, RuleTable
-from dfw.layout import RANGE_DTYPE, RULE_DTYPE
-from dfw.model import Action, Tier
-from dfw.nftables.render import SomeTables
+from dfw.compile import AddressSet, Compiled, CompiledRule, RuleTable
+from dfw.compile_ether import EtherCompiled, EtherTable
+from dfw.layout import ETHER_DTYPE, RANGE_DTYPE, RULE_DTYPE
+from dfw.model import Action, FloodLimits, Tier, Timers
 from overlay.hoststate import HostState, StateError
 
 
-def host_tables(state: HostState) -> SomeTables:
+def host_tables(state: HostState) -> Compiled:
     """The rule tables of the host's vNICs. Raises StateError for what is no table, or what the kernel cannot enforce
     (overlay/span.py refuses that where the whole policy is known)."""
     for vnic in state.vnics:
@@ -31,7 +31,19 @@ def host_tables(state: HostState) -> SomeTables:
     tables = [
         RuleTable(_rows(table.entries, RULE_DTYPE), _rows(table.refs, np.dtype(np.uint32))) for table in state.tables
     ]
-    return SomeTables(rules, sets, tables, {vnic.name: vnic.table for vnic in state.vnics})
+    nothing = RuleTable(_rows(b"", RULE_DTYPE), _rows(b"", np.dtype(np.uint32)))
+    return Compiled(
+        tuple(rules),
+        tuple(sets),
+        tuple(tables),
+        {vnic.name: vnic.table for vnic in state.vnics},
+        nothing,
+        Timers(),
+        {},
+        FloodLimits(),
+        {},
+        EtherCompiled((), {}, EtherTable(_rows(b"", ETHER_DTYPE), _rows(b"", np.dtype(np.uint64)))),
+    )
 
 
 def _rows(data: bytes, dtype: np.dtype[Any]) -> npt.NDArray[Any]:

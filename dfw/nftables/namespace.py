@@ -35,6 +35,11 @@ class PrivateNamespace:
 
         return namespace_entered(self._file, function)
 
+    @property
+    def path(self) -> str:
+        """A path to it, for other processes too, as long as it is open here."""
+        return f"/proc/{os.getpid()}/fd/{self._file}"
+
     def close(self) -> None:
         """Let go of it. Devices that others hold open keep it alive."""
         if self._file >= 0:

@@ -5,7 +5,9 @@ them is put right; a changed policy and inventory are in force."""
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,11 @@ import pytest
 from dfw import cli
 from dfw.errors import UnsupportedError
 from dfw.load import load
-from overlay.lab_record import LabPaths
+from overlay.lab_record import LabPaths, labs_folder, record_read
+from overlay.namespace import namespace_entered
 from overlay.span import resolve_span
 from tests.netns.test_lab_probe import probe, run  # noqa: F401 (a fixture)
-from tests.support.patience import until
+from tests.support.patience import PATIENCE, until
 
 SHOP = Path(__file__).parent.parent.parent / "examples" / "shop"
 
@@ -88,6 +91,76 @@ def test_the_shop_by_kernels(run: Path, tmp_path: Path, capfd: pytest.CaptureFix
     # The same rule has counted on.
     later = {(row["host"], row["rule"]): row["hits"] for row in shown(capfd, "rules", "--counters")}
     assert later["esx-1", 1009] >= 1
+
+
+def pod_socket(pod: str, *, listens: int = 0) -> socket.socket:
+    """A TCP socket in a pod; closed by whoever asks for it."""
+    paths = LabPaths(labs_folder() / "lab")
+    record = record_read(paths)
+    assert record is not None
+    with namespace_entered(paths.room / record.pods[pod].netns):
+        made = socket.socket()
+    made.settimeout(PATIENCE)
+    if listens:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(("0.0.0.0", listens))
+        made.listen()
+    return made
+
+
+def connected(opened: ExitStack, client: str, server: str, ip: str, port: int) -> tuple[socket.socket, socket.socket]:
+    """A connection between two pods: both ends."""
+    listener = opened.enter_context(pod_socket(server, listens=port))
+    one = opened.enter_context(pod_socket(client))
+    one.connect((ip, port))
+    other = opened.enter_context(listener.accept()[0])
+    other.settimeout(PATIENCE)
+    return one, other
+
+
+@lab_test
+def test_a_changed_policy_cuts_and_keeps_and_ftp_opens_what_it_says(
+    run: Path,  # noqa: F811
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    files = shop_by_kernel(tmp_path)
+    assert cli.run(["lab", "up", "-q", *files]) == 0
+    with ExitStack() as opened:
+        web = connected(opened, "ops-1", "web-1", "10.1.1.11", 80)
+        db = connected(opened, "app-1", "db-1", "10.1.3.11", 3306)
+        assert len(shown(capfd, "flows", "--match", "dport=3306")) == 2  # OUT at the one host, IN at the other
+        policy = Path(files[1])
+        text = policy.read_text()
+        changed = text.replace("services: [MySQL], action: ALLOW", "services: [MySQL], action: DROP")
+        assert changed != text
+        policy.write_text(changed)
+        assert cli.run(["lab", "up", "-q", *files]) == 0
+        assert shown(capfd, "flows", "--match", "dport=3306") == []
+        db[0].sendall(b"lost")
+        for end, other in (web, web[::-1]):
+            end.sendall(b"kept")
+            assert other.recv(4) == b"kept"
+        (flow, *_) = shown(capfd, "flows", "--match", "vnic=web-1,dport=80")
+        assert (flow["dir"], flow["state"], flow["src"]) == ("IN", "ESTABLISHED", "10.1.4.11")
+        # Active FTP: the server connects to the port that its client names, and to no other.
+        control = connected(opened, "db-1", "backup-1", "10.1.4.21", 21)
+        listeners = [opened.enter_context(pod_socket("db-1", listens=port)) for port in (5000, 5001)]
+        for command in (
+            b"USER a\r\n",
+            b"PORT 10,1,3,11,19,136\r\n",
+        ):
+            control[0].sendall(command)
+            assert control[1].recv(64) == command
+        data = opened.enter_context(pod_socket("backup-1"))
+        data.connect(("10.1.3.11", 5000))
+        opened.enter_context(listeners[0].accept()[0])
+        other = opened.enter_context(pod_socket("backup-1"))
+        other.settimeout(1)
+        with pytest.raises(OSError):
+            other.connect(("10.1.3.11", 5001))
+        assert cli.run(["show", "flows", "--kill", "vnic=web-1,dport=80"]) == 0
+        assert shown(capfd, "flows", "--match", "vnic=web-1,dport=80") == []
 
 
 def test_hosts_with_other_enforcers_are_refused(tmp_path: Path) -> None:
