@@ -84,13 +84,13 @@ def plan_request(item: Object, host: Object | None, now: datetime) -> Step:
     kept = KEPT_DONE if is_done else KEPT_WAITING
     if age >= kept:
         return Remove()
-    if is_done or item["spec"]["signerName"] not in SIGNERS:
+    if is_done or item["spec"].get("signerName") not in SIGNERS:
         return Wait((kept - age).total_seconds())
     try:
         request = _checked(item)
     except SigningError as error:
         return Refuse("SignerValidationFailure", str(error))
-    of_host = item["spec"]["signerName"] == SIGNER_HOST
+    of_host = item["spec"].get("signerName") == SIGNER_HOST
     step = _host_step(item, request, host, kept - age) if of_host else Wait((kept - age).total_seconds())
     approved = conditions.get("Approved")
     if approved is None:
@@ -121,7 +121,7 @@ def _host_step(item: Object, request: Request, host: Object | None, left: timede
 def request_host(item: Object) -> str:
     """Whose certificate would be signed; empty: no host's, or nothing that can be signed."""
     try:
-        return request_read(_pem(item)).host if item["spec"]["signerName"] == SIGNER_HOST else ""
+        return request_read(_pem(item)).host if item["spec"].get("signerName") == SIGNER_HOST else ""
     except SigningError:
         return ""
 
@@ -140,7 +140,7 @@ def request_certificate(authority: Authority, item: Object, now: datetime, uid: 
 def _checked(item: Object) -> Request:
     request = request_read(_pem(item))
     usages_check(item["spec"].get("usages") or ())
-    signer = item["spec"]["signerName"]
+    signer = item["spec"].get("signerName")
     if signer == SIGNER_HOST and not request.host:
         raise SigningError(f"the subject must be {NODE}NAME in the organization {NODES} and in no other")
     if signer == SIGNER_CLIENT and (MASTERS in request.groups or NODES in request.groups):

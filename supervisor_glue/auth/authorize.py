@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from dfw.logs import get_logger
 from supervisor_glue.api.status import Object
 from supervisor_glue.auth.attributes import Attributes, forbidden
 from supervisor_glue.auth.node import NodeAuthorizer
@@ -22,11 +23,18 @@ class Authorizer:
         self.rbac = Rbac()
 
     def put(self, item: Object) -> None:
-        """An object was added or changed."""
-        if item["kind"] in KINDS:
-            self.rbac.put(item)
-        else:
-            self.nodes.put(item)
+        """An object was added or changed. One that nothing can be made of gives nobody anything."""
+        try:
+            if item["kind"] in KINDS:
+                self.rbac.put(item)
+            else:
+                self.nodes.put(item)
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            metadata = item["metadata"]
+            self.forget(item["kind"], metadata.get("namespace", ""), metadata["name"])
+            get_logger("authorizer").error(
+                "object.unreadable", kind=item["kind"], name=metadata["name"], error=repr(error)
+            )
 
     def forget(self, kind: str, namespace: str, name: str) -> None:
         """An object was deleted."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from supervisor_glue.api.status import Object, error_forbidden, error_not_found
+from supervisor_glue.api.status import Cause, Object, error_forbidden, error_invalid, error_not_found
 from supervisor_glue.auth.attributes import Attributes
 from supervisor_glue.auth.rbac import GROUP, Rbac, binding_role
 from supervisor_glue.auth.rules import Rule, quoted, rule_text, rules_compact, rules_cover, rules_read
@@ -35,10 +35,14 @@ def escalation_check(rbac: Rbac, user: User, item: Object, old: Object | None = 
     kind = item.get("kind", "")
     if kind not in _PLURALS or MASTERS in user.groups or (old is not None and _is_collection_only(item, old)):
         return
-    if kind in ("Role", "ClusterRole"):
-        _role_check(rbac, user, item)
-    else:
-        _binding_check(rbac, user, item)
+    try:
+        if kind in ("Role", "ClusterRole"):
+            _role_check(rbac, user, item)
+        else:
+            _binding_check(rbac, user, item)
+    except (KeyError, TypeError, AttributeError):
+        cause = Cause("FieldValueInvalid", "Invalid value: rules, roleRef and subjects must be whole", "")
+        raise error_invalid(kind, GROUP, item["metadata"].get("name", ""), [cause]) from None
 
 
 def _role_check(rbac: Rbac, user: User, item: Object) -> None:
