@@ -111,8 +111,8 @@ def plan_lab(
     Raises PolicyError where there is nothing to bring up, or as plan_underlay does; EnvironmentLacksError.
     """
     inventory = world.inventory
-    if not inventory.ports:
-        raise PolicyError([Problem(Place("-", 1, 1), "there are no workloads: give an Inventory with ports, or Pods")])
+    if not inventory.ports and not inventory.hosts:
+        raise PolicyError([Problem(Place("-", 1, 1), "there are no hosts and no workloads: give an Inventory, or Pods")])
     pods = tuple(
         PodPlan(port.name, port.host, f"pod-{pod_hash(port.name)}", specs.get(port.name, PodSpec()))
         for port in inventory

@@ -63,10 +63,15 @@ class Cluster:
         return done.stdout
 
 
-def pod(namespace: str, name: str, *command: str) -> dict[str, object]:
+def pod(namespace: str, name: str, host: str, *command: str) -> dict[str, object]:
     container = {"name": "main", "image": "host", "command": list(command)}
     metadata = {"name": name, "namespace": namespace, "labels": {"app": name}}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}}
+    spec = {
+        "nodeSelector": {"kubernetes.io/hostname": host},
+        "containers": [container],
+        "terminationGracePeriodSeconds": 1,
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
 def applied(cluster: Cluster, *objects: dict[str, object]) -> None:
@@ -104,12 +109,12 @@ def main(lab: str, kubectl: str) -> None:
     print(f"   two hosts under a Supervisor, joined by token: {time.monotonic() - begun:.1f} s")
     cluster("create", "namespace", "shop")
     cluster("create", "namespace", "guests")
-    applied(cluster, pod("shop", "web", sys.executable, "-c", SERVER))
+    applied(cluster, pod("shop", "web", "esx-1", sys.executable, "-c", SERVER))
     ready(cluster, ("shop", "web"))
     address = cluster("get", "pod", "web", "-n", "shop", "-o", "jsonpath={.status.podIP}", say=False)
     probe = (sys.executable, "-c", PROBE, address)
     begun = time.time()
-    applied(cluster, pod("shop", "clerk", *probe), pod("guests", "visitor", *probe))
+    applied(cluster, pod("shop", "clerk", "esx-1", *probe), pod("guests", "visitor", "esx-2", *probe))
     ready(cluster, ("shop", "clerk"), ("guests", "visitor"))
     for namespace, name in (("shop", "clerk"), ("guests", "visitor")):
         turn(cluster, namespace, name, "allowed", begun)

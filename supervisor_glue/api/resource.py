@@ -23,7 +23,15 @@ from supervisor_glue.api.patch import patch_apply
 from supervisor_glue.api.request import Options, Target
 from supervisor_glue.api.schema import schema_of
 from supervisor_glue.api.selectors import selector_parse
-from supervisor_glue.api.status import ApiError, Cause, Object, error_bad_request, error_invalid, error_not_found
+from supervisor_glue.api.status import (
+    ApiError,
+    Cause,
+    Object,
+    error_bad_request,
+    error_invalid,
+    error_no_such_path,
+    error_not_found,
+)
 from supervisor_glue.api.strategy import condition_set
 from supervisor_glue.api.watch_cache import Entry, WatchCache
 from supervisor_glue.api.watch_stream import watch_lines
@@ -145,6 +153,8 @@ class ResourceHandler:
 
     async def _get(self, request: Request) -> Answer:
         target = request.target
+        if target.subresource not in ("", "status", "approval"):
+            raise error_no_such_path()  # what is no part of the object, nobody here answers
         await self.cache.fresh()
         entry = self.cache.get(target.kind, target.namespace, target.name)
         if entry is None:

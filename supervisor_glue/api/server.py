@@ -167,6 +167,8 @@ class ApiServer:
         """End what goes on for users who may no longer: a Host that was deleted, a role that was taken away, a
         certificate that has expired."""
         for task, (request, asked) in list(self._open.items()):
+            if request.transport is None:
+                continue  # the client has gone: it ends by itself
             try:
                 self.authorizer.check(replace(asked, user=self._user(request)))
             except ApiError as error:
