@@ -112,7 +112,8 @@ def plan_lab(
     """
     inventory = world.inventory
     if not inventory.ports and not inventory.hosts:
-        raise PolicyError([Problem(Place("-", 1, 1), "there are no hosts and no workloads: give an Inventory, or Pods")])
+        told = "there are no hosts and no workloads: give an Inventory, or Pods"
+        raise PolicyError([Problem(Place("-", 1, 1), told)])
     pods = tuple(
         PodPlan(port.name, port.host, f"pod-{pod_hash(port.name)}", specs.get(port.name, PodSpec()))
         for port in inventory

@@ -156,8 +156,12 @@ def test_assumed_addresses_are_the_pods_own() -> None:
     pod = b"{apiVersion: v1, kind: Pod, metadata: {name: p, namespace: n}}"
     (port,) = inputs_parse([InputFile("p.yaml", pod)]).world.inventory
     assert port.ips and not port.ips_assumed
-    with pytest.raises(PolicyError, match="no workloads"):
-        plan(HOSTS)
+
+
+def test_hosts_alone_are_a_lab_and_nothing_is_none() -> None:
+    assert plan(HOSTS).pods == ()
+    with pytest.raises(PolicyError, match="no hosts and no workloads"):
+        plan("segments: []")
 
 
 def test_the_built_in_example() -> None:
