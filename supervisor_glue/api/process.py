@@ -24,7 +24,7 @@ from supervisor_glue.api.objects import Objects
 from supervisor_glue.api.resource import Request, ResourceHandler, Review
 from supervisor_glue.api.selectors import EVERYTHING
 from supervisor_glue.api.server import ApiServer, Handler
-from supervisor_glue.api.status import ApiError, Object, error_not_found
+from supervisor_glue.api.status import ApiError, Cause, Object, error_invalid, error_not_found
 from supervisor_glue.api.watch_cache import Change, Entry, WatchCache
 from supervisor_glue.auth.authenticate import Authenticator, Revocations, user_info
 from supervisor_glue.auth.authorize import FOLLOWED, Authorizer
@@ -33,7 +33,15 @@ from supervisor_glue.auth.kubeconfig import Kubeconfig, kubeconfig_write
 from supervisor_glue.auth.pki import Authority, authority_open, client_issue, server_open
 from supervisor_glue.auth.reviews import access_review, local_access_review, self_access_review, self_rules_review
 from supervisor_glue.auth.tls import context_renew, server_context
-from supervisor_glue.auth.tokens import AUDIENCE, Account, TokenKey, account_token, token_key_open
+from supervisor_glue.auth.tokens import (
+    AUDIENCE,
+    LONGEST_SECONDS,
+    SHORTEST_SECONDS,
+    Account,
+    TokenKey,
+    account_token,
+    token_key_open,
+)
 from supervisor_glue.auth.user import ADMINISTRATORS
 from supervisor_glue.store import SqliteStore, Store
 
@@ -251,14 +259,22 @@ def _token(cache: WatchCache, key: TokenKey, request: Request, item: Object) -> 
     if entry is None:
         raise error_not_found("serviceaccounts", "", target.name)
     spec = item.get("spec") or {}
-    seconds = spec.get("expirationSeconds") or _TOKEN_SECONDS
-    audiences = spec.get("audiences") or [AUDIENCE]
+    seconds = spec.get("expirationSeconds") if isinstance(spec, dict) else ""
+    seconds = _TOKEN_SECONDS if seconds is None else seconds
+    audiences = (spec.get("audiences") or [AUDIENCE]) if isinstance(spec, dict) else None
     if (
         not isinstance(seconds, int)
+        or isinstance(seconds, bool)
         or not isinstance(audiences, list)
         or not all(isinstance(a, str) for a in audiences)
     ):
         raise ApiError(400, "BadRequest", "TokenRequest: expirationSeconds is a number, audiences a list of text")
+    if not SHORTEST_SECONDS <= seconds <= 1 << 32:
+        bound = "less than 10 minutes" if seconds < SHORTEST_SECONDS else "larger than 2^32 seconds"
+        told = f"Invalid value: {seconds}: may not specify a duration {bound}"
+        cause = Cause("FieldValueInvalid", told, "spec.expirationSeconds")
+        raise error_invalid("TokenRequest", "authentication.k8s.io", target.name, [cause])
+    seconds = min(seconds, LONGEST_SECONDS)
     account = Account(target.namespace, target.name, entry.item["metadata"]["uid"], str(uuid.uuid4()))
     now = time.time()
     token = account_token(key, account, now=now, seconds=seconds, audiences=audiences)

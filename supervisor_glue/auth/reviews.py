@@ -89,7 +89,7 @@ def _fields(selector: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(
         (term["key"], term["values"][0])
         for term in terms
-        if term.get("operator") == "In" and len(term.get("values") or ()) == 1
+        if term.get("key") and term.get("operator") == "In" and len(term.get("values") or ()) == 1
     )
 
 

@@ -98,6 +98,37 @@ def test_a_server_goes_on_whatever_is_stored(tmp_path: Path) -> None:
     with_world(tmp_path, work)
 
 
+QUESTIONS: list[Any] = [
+    *(None, {}, [], "x", 5, {"verb": None, "resource": None}, {"verb": 5}, {"fieldSelector": {"requirements": [None]}}),
+    *({"fieldSelector": {"requirements": [item]}} for item in ({}, {"operator": "In", "values": ["a"]})),
+    {"fieldSelector": {"requirements": [{"key": "a", "operator": "In", "values": None}]}},
+]
+DURATIONS: list[Any] = [None, -1, 0, "x", 1.5, 10**30, True]
+
+
+def test_a_question_is_answered_or_refused(tmp_path: Path) -> None:
+    async def work(world: World) -> None:
+        assert world.admin._session is not None
+        reviews = "/apis/authorization.k8s.io/v1"
+        token = "/api/v1/namespaces/shop/serviceaccounts/robot/token"
+        account = {"metadata": {"name": "robot"}}
+        await world.admin.request("POST", "/api/v1/namespaces/shop/serviceaccounts", account)
+        asked: list[tuple[str, Any]] = [(token, {"spec": {"expirationSeconds": value}}) for value in DURATIONS]
+        for kind in ("selfsubjectaccessreviews", "subjectaccessreviews", "namespaces/shop/localsubjectaccessreviews"):
+            for value in QUESTIONS:
+                specs = [{"user": "x", key: value} for key in ("resourceAttributes", "nonResourceAttributes", "extra")]
+                asked += [(f"{reviews}/{kind}", {"spec": spec}) for spec in (*specs, value)]
+        for value in QUESTIONS:
+            asked += [(token, {"spec": value}), (f"{reviews}/selfsubjectrulesreviews", {"spec": value})]
+        made = await world.admin.request("POST", token, {"spec": {"audiences": None, "expirationSeconds": None}})
+        assert made["status"]["token"] and made["spec"]["expirationSeconds"] == 3600  # as kubectl sends it
+        for path, body in asked:
+            async with world.admin._session.post(path, json=body) as answer:
+                assert answer.status in (201, 400, 422), (path, body, await answer.text())
+
+    with_world(tmp_path, work)
+
+
 def test_a_role_that_cannot_be_read_is_forgotten_until_it_can() -> None:
     authorizer = Authorizer()
     rule = {"verbs": ["get"], "apiGroups": [""], "resources": ["x"]}
