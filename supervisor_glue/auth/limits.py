@@ -18,8 +18,8 @@ BODY_BYTES: Final = 3 * 1024 * 1024
 """Of a request, as Kubernetes has it."""
 HEADER_BYTES: Final = 65536
 """Of a request's line and headers: a token may be long."""
-HEADER_SECONDS: Final = 10.0
-"""Until a connection has sent its first request's headers."""
+HEADER_SECONDS: Final = 32.0
+"""Until a connection has sent its first request's headers, as Kubernetes has it."""
 BODY_SECONDS: Final = 60.0
 """Until a request's body is there."""
 CONNECTIONS: Final = 10_000
