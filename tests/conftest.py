@@ -39,6 +39,7 @@ MARKERS = {
     "needs_ipv6": "the test needs IPv6 in the kernel",
     "needs_shared_data(*names)": "the test reads ../shared/data, and in it these files or directories",
     "needs_tool(*names)": "the test runs these commands",
+    "every_version": "a client's test that each of its versions runs, however short the run",
     "long": "runs under `make test-long` only",
 }
 

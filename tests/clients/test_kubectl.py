@@ -51,6 +51,7 @@ def namespace(kubectl: Kubectl) -> Iterator[str]:
     kubectl("delete", "namespace", name, "--wait=false")
 
 
+@pytest.mark.every_version
 def test_apply_get_describe_delete(kubectl: Kubectl, namespace: str) -> None:
     there = ("-n", namespace)
     told = kubectl("apply", *there, "-f", "-", given=f"{POLICY}---{POD}").out
@@ -87,6 +88,7 @@ def test_apply_changes_and_diff_shows_it(kubectl: Kubectl, namespace: str) -> No
     assert "5432" in kubectl("get", "netpol", "db", *there, "-o", "yaml").out
 
 
+@pytest.mark.every_version
 def test_server_side_apply_and_its_conflicts(kubectl: Kubectl, namespace: str) -> None:
     there = ("-n", namespace)
     kubectl("apply", *there, "--server-side", "-f", "-", given=POD)
@@ -138,6 +140,7 @@ def test_label_annotate_edit(kubectl: Kubectl, namespace: str) -> None:
     assert found["labels"] == {"app": "web"} and found["annotations"]["note"] == "hello world"
 
 
+@pytest.mark.every_version
 def test_what_kubectl_makes_itself(kubectl: Kubectl, namespace: str) -> None:
     """Some of these go as protobuf from 1.32 on."""
     there = ("-n", namespace)
@@ -173,6 +176,7 @@ def test_a_token_may_what_its_role_says(kubectl: Kubectl, namespace: str, tmp_pa
     )
 
 
+@pytest.mark.every_version
 def test_what_there_is(kubectl: Kubectl) -> None:
     rows = [line.split() for line in kubectl("api-resources", "--no-headers").out.splitlines()]
     names = {row[0] for row in rows}
