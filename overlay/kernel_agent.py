@@ -24,6 +24,7 @@ from overlay.health import Health, show_health
 from overlay.hoststate import HostState, StateError, file_replace
 from overlay.kernel_connections import connections_meant, show_flows, vnic_owners
 from overlay.kernel_host import KernelHost
+from overlay.kernel_log import KernelLog
 from overlay.linux import process_start
 from overlay.sysctl_keep import BEFORE
 from overlay.watch import FLOW_ROWS
@@ -47,6 +48,7 @@ class KernelAgent(AgentBase):
         self._alone()
         file_replace(options.run / PIDS, json.dumps({"agent": [os.getpid(), process_start(os.getpid())]}).encode())
         self.kernel = KernelHost(options.underlay, options.run / MEMORY, options.kept / BEFORE)
+        self.firewall_log = KernelLog(options.log_dir or options.run, options.firewall_log)
         self._mended = 0.0
         with contextlib.suppress(FileNotFoundError):
             self._take((options.kept / LAST_GOOD).read_bytes(), keep=False)
@@ -88,6 +90,10 @@ class KernelAgent(AgentBase):
         pass
 
     async def _tick(self) -> None:
+        try:
+            await asyncio.to_thread(self.firewall_log.drain, self.kernel.rendered)
+        except (OSError, ValueError) as error:
+            self.log.error("the firewall log cannot be read", error=str(error))
         if time.monotonic() > self._mended + MEND_SECONDS:
             self._mended = time.monotonic()
             async with self.lock:
@@ -180,7 +186,8 @@ class KernelAgent(AgentBase):
         if what == "health":
             room = _number("nf_conntrack_max")
             tables = {"IPv4 and IPv6": (_number("nf_conntrack_count"), room)}
-            return show_health(Health(self.wanted, self.realized, self.error, tables, problems=self.kernel.problems))
+            says, problems = self.firewall_log.says(), self.kernel.problems
+            return show_health(Health(self.wanted, self.realized, self.error, tables, problems=problems, log=says))
         if what == "stats":
             counts = self._counts()
             return [{"counter": name, "value": counts.get(name, (0, 0))[0]} for name in OWN_COUNTERS]
@@ -203,6 +210,9 @@ class KernelAgent(AgentBase):
 
     def close(self) -> None:
         """Everything stays in force."""
+        with contextlib.suppress(OSError, ValueError):
+            self.firewall_log.drain(self.kernel.rendered)
+        self.firewall_log.close()
         self.kernel.close()
         for close in reversed(self._closing):
             close()

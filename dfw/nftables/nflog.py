@@ -7,31 +7,47 @@ import os
 import select
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Final
+from typing import Final, NamedTuple
+
+from dfw.nftables.netlink import attributes_read
 
 _NETLINK_NETFILTER: Final = 12
 _SUBSYSTEM: Final = 4 << 8  # NFNL_SUBSYS_ULOG
 _PACKET, _CONFIG = _SUBSYSTEM, _SUBSYSTEM | 1
 _ERROR: Final = 2  # NLMSG_ERROR: an acknowledgement, with a number below zero where something failed
 _REQUEST_ACKNOWLEDGED: Final = 1 | 4
-_COMMAND, _MODE, _THRESHOLD, _PREFIX = 1, 2, 5, 10
+_COMMAND, _MODE, _THRESHOLD = 1, 2, 5
+_MARK, _PAYLOAD, _PREFIX = 2, 9, 10
 _BIND: Final = 1
-_COPY_META: Final = 1
+_COPY_META, _COPY_PACKET = 1, 2
 _BUFFER_BYTES: Final = 1 << 20
+_ROOM: Final = 4 << 20
+_SO_RCVBUFFORCE: Final = 33  # asm-generic/socket.h
+
+
+class LogRecord(NamedTuple):
+    """A message: what the rule says, the packet's mark, when (nanoseconds of the day), and as much of the packet as was
+    asked for, from the IP header on."""
+
+    prefix: str
+    mark: int
+    ts_ns: int
+    packet: bytes
 
 
 class LogListener:
-    """Listens to one group, of the network namespace in which it was made. Raises OSError."""
+    """Listens to one group, of the network namespace in which it was made; `octets` of each packet. Raises OSError."""
 
-    def __init__(self, group: int) -> None:
+    def __init__(self, group: int, octets: int = 0) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
         try:
             self._socket.bind((0, 0))
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)  # beyond rmem_max
             self._configure(group, _COMMAND, bytes((_BIND,)))
-            self._configure(group, _MODE, struct.pack(">IBx", 0, _COPY_META))
+            self._configure(group, _MODE, struct.pack(">IBx", octets, _COPY_PACKET if octets else _COPY_META))
             # Each message at once, not a second later.
             self._configure(group, _THRESHOLD, struct.pack(">I", 1))
         except OSError:
@@ -55,6 +71,16 @@ class LogListener:
             raise TimeoutError(f"the kernel has not said anything for {seconds:g} s")
         return [_prefix(body) for kind, body in _messages(self._socket.recv(_BUFFER_BYTES)) if kind == _PACKET]
 
+    def records(self) -> Iterator[LogRecord]:
+        """The messages that are there; none are waited for. Raises OSError: with ENOBUFS, some are lost."""
+        while select.select([self._socket], [], [], 0)[0]:
+            now = time.time_ns()
+            for kind, body in _messages(self._socket.recv(_BUFFER_BYTES)):
+                if kind == _PACKET:
+                    values = dict(_attributes(body))
+                    mark = int.from_bytes(values.get(_MARK, b""), "big")
+                    yield LogRecord(_text(values.get(_PREFIX, b"")), mark, now, values.get(_PAYLOAD, b""))
+
     def close(self) -> None:
         """Stop listening."""
         self._socket.close()
@@ -76,10 +102,12 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _prefix(body: bytes) -> str:
-    at = 4  # struct nfgenmsg
-    while at + 4 <= len(body):
-        length, kind = struct.unpack_from("=HH", body, at)
-        if kind == _PREFIX:
-            return body[at + 4 : at + length].rstrip(b"\0").decode()
-        at += max(4, length + 3 & ~3)
-    return ""
+    return next((_text(value) for kind, value in _attributes(body) if kind == _PREFIX), "")
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")
+
+
+def _attributes(body: bytes) -> Iterator[tuple[int, bytes]]:
+    yield from attributes_read(body[4:])  # behind struct nfgenmsg

@@ -67,7 +67,18 @@ def test_the_shop_by_kernels(run: Path, tmp_path: Path, capfd: pytest.CaptureFix
     assert {row["family"] for row in probe(capfd, "--family", "6", "--ports", "tcp/80,icmp")} == {"IPv6"}
     hits = {(row["host"], row["rule"]): row["hits"] for row in shown(capfd, "rules", "--counters")}
     assert sum(bool(count) for count in hits.values()) > 6
-    assert all(row["ok"] for row in shown(capfd, "health"))
+    assert all(row["ok"] for row in shown(capfd, "health") if row["check"] != "log")
+    # What logged rules said: who was refused the database, and where.
+    log = LabPaths(run / "labs" / "lab").host("esx-2") / "run" / "dfwpktlogs.jsonl"
+
+    def refused() -> list[dict[str, object]]:
+        lines = map(json.loads, log.read_text().splitlines() if log.exists() else ())
+        return [
+            line for line in lines if line["vnic"] == "web-2" and (line["dst"], line["dport"]) == ("10.1.3.11", 3306)
+        ]
+
+    (line, *_) = until(refused, "the refusal of web-2 is not logged")
+    assert (line["verdict"], line["dir"], line["rule"]) == ("REJECT", "OUT", 1012), line
     # Somebody empties the ruleset: everything would pass, until the agent looks.
     host = str(LabPaths(run / "labs" / "lab").host_netns("esx-1"))
     inside = ["nsenter", f"--net={host}", "nft"]

@@ -90,6 +90,7 @@ def routed() -> Iterator[tuple[PrivateNamespace, PrivateNamespace, PrivateNamesp
 @pytest.mark.needs_root
 @pytest.mark.needs_netns
 @pytest.mark.needs_tool("nft", "ip")
+@pytest.mark.needs_kernel_judge
 def test_a_connection_runs_on_while_rules_change(tmp_path: Path) -> None:
     (tmp_path / "in.yaml").write_text(POLICY)
     world = load([str(tmp_path / "in.yaml")]).world
