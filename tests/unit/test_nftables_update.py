@@ -49,12 +49,13 @@ def test_any_series_of_policies_ends_as_a_full_load_does(drawn: list[PolicySet],
         ]
         series += [world, replace(world, policies=tuple(rules))]
         series += [replace(world, inventory=replace(world.inventory, ports=some)), world]
-    with PrivateNamespace() as inside:
+    with PrivateNamespace() as inside, inside.run(lambda: kernel.RulesetLink("palisade")) as link:
         last = rendered(series[0])
-        inside.run(lambda: kernel.apply_ruleset(last.ruleset))
+        link.apply(last.ruleset)
         for world in series[1:]:
             now = rendered(world, last.names)
-            assert ruleset_sorted(moved(last.ruleset, now.ruleset, inside)) == ruleset_sorted(now.ruleset)
+            link.update(plan_update(last.ruleset, now.ruleset))
+            assert ruleset_sorted(link.read()) == ruleset_sorted(now.ruleset)
             assert not plan_update(now.ruleset, now.ruleset)
             last = now
 
