@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from supervisor_glue.api.body import Body
-from supervisor_glue.api.decode import IGNORE, STRICT, Decoded, object_shape, strict_errors
+from supervisor_glue.api.decode import IGNORE, STRICT, Decoded, object_shape, strict_errors, warnings_told
 from supervisor_glue.api.fieldset import (
     Difference,
     FieldSet,
@@ -96,7 +96,7 @@ def applied_decode(schema: Node, body: Body, validation: str) -> Decoded:
     twice = strict_errors((), body.duplicates)
     if twice and validation == STRICT:
         raise error_bad_request(f"error strict decoding YAML: {', '.join(twice)}")
-    return Decoded(body.value, twice if validation != IGNORE else ())
+    return Decoded(body.value, warnings_told(twice) if validation != IGNORE else ())
 
 
 def _check(schema: Node, live: Object | None, applied: Object) -> None:

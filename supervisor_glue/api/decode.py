@@ -21,8 +21,13 @@ from supervisor_glue.api.schema import Node, Sort
 from supervisor_glue.api.status import ApiError, Cause, Object, error_bad_request, error_invalid
 
 STRICT, WARN, IGNORE = "Strict", "Warn", "Ignore"
+MOST_STRICT = 100
+"""Unknown and duplicate fields that are named."""
+MOST_WARNING, MOST_WARNED = 256, 4096
+"""Characters of a warning, and of all in one answer."""
 FIELD_VALIDATIONS = (STRICT, WARN, IGNORE)
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d([.,]\d+)?([Zz]|[+-]\d\d:\d\d)\Z", re.ASCII)
+_CONTROL = re.compile("[\x7f-\x9f\u2028\u2029]")
 _ZERO: dict[Sort, Any] = {Sort.STRING: "", Sort.INTEGER: 0, Sort.NUMBER: 0, Sort.BOOLEAN: False, Sort.STRUCT: {}}
 _LIMITS = {"int32": 1 << 31}
 _CONTAINERS = (Sort.LIST, Sort.MAP)
@@ -97,7 +102,7 @@ def object_decode(schema: Node, kind: str, version: str, body: Body, validation:
         raise error_bad_request(
             f'{kind} in version "{version}" cannot be handled as a {kind}: strict decoding error: {", ".join(strict)}'
         )
-    return Decoded(shaped.value, strict if validation == WARN else ())
+    return Decoded(shaped.value, warnings_told(strict) if validation == WARN else ())
 
 
 def refuse_types(schema: Node, kind: str, version: str, value: Any, errors: Sequence[WrongType]) -> NoReturn:
@@ -122,8 +127,27 @@ def types_invalid(schema: Node, value: Any, errors: Sequence[WrongType]) -> ApiE
 
 
 def strict_errors(unknown: Sequence[str], duplicates: Sequence[str]) -> tuple[str, ...]:
-    """In Go's words, as warnings have them one by one."""
-    return (*(f'unknown field "{path}"' for path in unknown), *(f'duplicate field "{path}"' for path in duplicates))
+    """In Go's words, as warnings have them one by one; at most MOST_STRICT of them."""
+    told = [("unknown", path) for path in unknown] + [("duplicate", path) for path in duplicates]
+    return tuple(f"{word} field {go_quoted(path)}" for word, path in told[:MOST_STRICT])
+
+
+def warnings_told(strict: Sequence[str]) -> tuple[str, ...]:
+    """What of it goes into headers: shortened one by one, and together bounded, as an API server does it."""
+    found: list[str] = []
+    left = MOST_WARNED
+    for text in strict:
+        text = text if len(text) <= MOST_WARNING else text[: MOST_WARNING - 1] + "…"
+        left -= len(text)
+        if left < 0:
+            break
+        found.append(text)
+    return tuple(found)
+
+
+def go_quoted(text: str) -> str:
+    """As Go's %q: in quotes, on one line, control characters as escapes."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", json.dumps(text, ensure_ascii=False))
 
 
 def go_sort(value: Any) -> str:

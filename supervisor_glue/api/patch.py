@@ -14,7 +14,16 @@ import jsonpatch
 from jsonpointer import JsonPointer, JsonPointerException
 
 from supervisor_glue.api.body import Body, body_read
-from supervisor_glue.api.decode import IGNORE, STRICT, WARN, Decoded, object_shape, strict_errors, types_invalid
+from supervisor_glue.api.decode import (
+    IGNORE,
+    STRICT,
+    WARN,
+    Decoded,
+    object_shape,
+    strict_errors,
+    types_invalid,
+    warnings_told,
+)
 from supervisor_glue.api.schema import Node
 from supervisor_glue.api.status import (
     ApiError,
@@ -130,7 +139,7 @@ def _decoded(schema: Node, patched: Any, body: Body, prefix: str, validation: st
     strict = tuple(prefix + item for item in strict_errors((), body.duplicates)) + strict_errors(shaped.unknown, ())
     if strict and validation not in (WARN, IGNORE):
         raise _invalid(schema, patched, f"strict decoding error: {', '.join(strict)}")
-    return Decoded(shaped.value, strict if validation == WARN else ())
+    return Decoded(shaped.value, warnings_told(strict) if validation == WARN else ())
 
 
 def _invalid(schema: Node, patched: Any, said: str) -> ApiError:

@@ -71,7 +71,7 @@ class NamespaceStrategy(Strategy):
         item["status"] = {"phase": "Active"}
 
     def admit(self, item: Object) -> None:
-        name = item["metadata"]["name"]
+        name = item["metadata"].get("name", "")  # what has none is refused later
         item["metadata"]["labels"] = {**(item["metadata"].get("labels") or {}), "kubernetes.io/metadata.name": name}
         item["spec"] = {"finalizers": sorted({*(item.get("spec") or {}).get("finalizers", ()), "kubernetes"})}
 

@@ -103,6 +103,16 @@ def test_unknown_and_duplicate_fields() -> None:
     assert object_decode(POD, "Pod", "v1", body, IGNORE) == (warned.object, ())
 
 
+def test_warnings_fit_into_headers() -> None:
+    item = {"metadata": {"name": "x"}, 'a\n\x7f"': 1, **{f"field{number:04d}" + "x" * 300: 1 for number in range(1000)}}
+    told = object_decode(POD, "Pod", "v1", body_read(json.dumps(item).encode()), WARN).warnings
+    assert told[0] == r'unknown field "a\n\x7f\""'
+    assert len(told) == 16
+    assert all(len(text) <= 256 for text in told)
+    error = refusal(item)
+    assert error.message.count("unknown field") == 100
+
+
 def test_what_is_stored_is_what_go_would_write() -> None:
     written = {
         "metadata": {"name": "a", "creationTimestamp": None, "labels": {}, "annotations": {"x": None}},
