@@ -48,6 +48,10 @@ class Informer:
         """An object of the view."""
         return self._items.get(f"{namespace}/{name}" if namespace else name)
 
+    def is_at(self, item: Object) -> bool:
+        """Whether the view is as of this version of an object, or later: what it has, or has not, is newer."""
+        return int(self.revision or 0) >= int(item["metadata"]["resourceVersion"])
+
     def __iter__(self) -> Iterator[Object]:
         return iter(list(self._items.values()))
 

@@ -133,17 +133,19 @@ class NamespaceController(Controller):
 
     # What is taken of the pools.
 
-    def _allocations(self, namespace: str) -> list[Object]:
+    def _allocations(self, namespace: Object) -> list[Object]:
+        """Its own: not those of one of its name that was there before."""
         view = self.views[ALLOCATIONS]
-        for name in [name for name in self._made if view.get(name) is not None]:
-            del self._made[name]
-        recent = [item for item in self._made.values() if spec_of(item)["namespace"] == namespace]
-        return [*self._taken[namespace], *recent]
+        for name, item in list(self._made.items()):
+            if view.is_at(item):
+                del self._made[name]
+        found = [*self._taken[name_of(namespace)], *self._made.values()]
+        return [item for item in found if uid_of(namespace) in owner_uids(item)]
 
     async def _blocks(self, namespace: Object, pods: list[Object]) -> list[plan.Block]:
         """The Namespace's blocks, one more where pods have no room, one less where an empty one is too many."""
         key = name_of(namespace)
-        blocks = plan.blocks_of(self._allocations(key))
+        blocks = plan.blocks_of(self._allocations(namespace))
         served = {taken.get("uid") for block in blocks for taken in block.taken.values()}
         waiting = sum(plan.needs_address(pod) and not is_deleted(pod) and uid_of(pod) not in served for pod in pods)
         number = plan.plan_more(blocks, waiting)
@@ -175,7 +177,11 @@ class NamespaceController(Controller):
         prefix, pools = settings.namespace_prefix, settings.pod_cidrs
         for index in block_choices(pools, prefix, key, ()):
             wanted = plan.block_allocation(namespace, number, index, settings)
-            if view.get(name_of(wanted)) is not None or self._vnis[str(wanted["spec"]["vni"])]:
+            seen = view.get(name_of(wanted))
+            if seen is not None and spec_of(seen).get("namespace") != name_of(namespace):
+                continue  # one of ours may be gone already: the API knows
+            vni = str(wanted["spec"]["vni"])
+            if any(name_of(item) != plan.segment_name(name_of(namespace), number) for item in self._vnis[vni]):
                 continue
             made = await self._take(wanted)
             if made is not None:
@@ -188,7 +194,7 @@ class NamespaceController(Controller):
         pools = self.settings.egress_cidrs
         if not pools:
             return ""
-        for item in self._allocations(name_of(namespace)):
+        for item in self._allocations(namespace):
             if spec_of(item).get("pool") == plan.EGRESS_POOL:
                 return str(spec_of(item)["block"])
         taken = {str(spec_of(item)["block"]) for item in self._egresses[plan.EGRESS_POOL]}
@@ -230,7 +236,7 @@ class NamespaceController(Controller):
             if remaining and (await self.client.list(resource, key)).items:
                 return LOOK_AGAIN
         for resource in (PORTS, SEGMENTS, GATEWAYS, ALLOCATIONS):
-            mine = [item for item in self._mine(resource, namespace) if await self._is_there(resource, item)]
+            mine = await self._mine(resource, namespace)
             for item in mine:
                 await self.deleted(resource, item)
             if mine:
@@ -245,23 +251,16 @@ class NamespaceController(Controller):
         self.log.info("namespace-gone", namespace=key)
         return None
 
-    def _mine(self, resource: Resource, namespace: Object) -> list[Object]:
-        uid, key = uid_of(namespace), name_of(namespace)
-
-        def is_mine(item: Object) -> bool:
-            return uid in owner_uids(item) or (resource == PORTS and spec_of(item).get("namespace") == key)
-
-        there_are = self._allocations(key) if resource == ALLOCATIONS else self.views[resource]
-        return [item for item in there_are if is_mine(item)]
-
-    async def _is_there(self, resource: Resource, item: Object) -> bool:
-        """The view may be behind; nothing may be left when the Namespace's name is free again."""
-        try:
-            found = await there(self.client.get(resource, name_of(item)))
-        except NotThereError:
-            self._made.pop(name_of(item), None)
-            return False
-        return uid_of(found) == uid_of(item)
+    async def _mine(self, resource: Resource, namespace: Object) -> list[Object]:
+        """The server is asked: the view may not have what was made a moment ago, and nothing may be left when the
+        Namespace's name is free again."""
+        key = name_of(namespace)
+        labelled = (await self.client.list(resource, labels=f"{plan.NAMESPACE_LABEL}={key}")).items
+        if resource != PORTS:
+            return labelled
+        known = {uid_of(item) for item in labelled}
+        written_by_users = [item for item in self.views[PORTS] if spec_of(item).get("namespace") == key]
+        return labelled + [item for item in written_by_users if uid_of(item) not in known]
 
     async def _condition(self, namespace: Object, status: str, reason: str, message: str, kind: str = READY) -> None:
         old = condition_of(namespace, kind)

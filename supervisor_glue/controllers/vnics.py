@@ -66,29 +66,34 @@ class VnicController(Controller):
         self._ports = Index(views[PORTS], lambda item: [str(spec_of(item).get("namespace"))])
 
     def triggers(self) -> Triggers:
+        views = self.views
+
         def port_pod(port: Object) -> list[str]:
             name = port["metadata"].get("annotations", {}).get(POD_LABEL)
             return [f"{spec_of(port).get('namespace')}/{name}"] if name else []
 
         def allocation_pods(item: Object) -> list[str]:
-            """Those that have of it (they may be gone), and those that wait."""
+            """Those that had of it and are gone, and those that wait; the others have what they need."""
             if spec_of(item).get("pool") != PODS_POOL:
                 return []
             namespace = str(spec_of(item).get("namespace"))
-            having = {f"{namespace}/{taken['pod']}" for taken in (spec_of(item).get("addresses") or {}).values()}
-            waiting = {object_key(pod) for pod in self._pods[namespace] if not status_of(pod).get("podIP")}
-            return sorted(having | waiting)
+            gone = set()
+            for taken in (spec_of(item).get("addresses") or {}).values():
+                pod = views[PODS].get(taken["pod"], namespace)
+                if pod is None or uid_of(pod) != taken.get("uid"):
+                    gone.add(f"{namespace}/{taken['pod']}")
+            return sorted(gone.union(self._waiting(namespace)))
 
         return {
             PODS: lambda item: [object_key(item)],
             PORTS: port_pod,
             ALLOCATIONS: allocation_pods,
-            SEGMENTS: lambda item: [
-                object_key(pod)
-                for pod in self._pods[labels_of(item).get(NAMESPACE_LABEL, "")]
-                if not status_of(pod).get("podIP")
-            ],
+            SEGMENTS: lambda item: self._waiting(labels_of(item).get(NAMESPACE_LABEL, "")),
+            NAMESPACES: lambda item: self._waiting(name_of(item)),
         }
+
+    def _waiting(self, namespace: str) -> list[str]:
+        return [object_key(pod) for pod in self._pods[namespace] if not status_of(pod).get("podIP")]
 
     async def reconcile(self, key: str) -> float | None:
         namespace, name = key_split(key)

@@ -15,14 +15,10 @@ from overlay.hoststate import StateError
 from overlay.span import resolve_span
 from overlay.span_parts import parts_assemble
 from supervisor_glue.controllers.objects import object_made
-from supervisor_glue.controllers.resources import (
-    NETWORK_POLICIES,
-    PODS,
-    PORTS,
-)
-from supervisor_glue.controllers.span import HostChange
+from supervisor_glue.controllers.resources import NETWORK_POLICIES, PODS, PORTS, SEGMENTS
+from supervisor_glue.controllers.span import HostChange, Span
 from tests.conftest import LONG
-from tests.support.api_world import NAMES, World
+from tests.support.api_world import NAMES, SETTINGS, World
 from tests.support.host_states import meaning
 from tests.support.patience import PATIENCE
 from tests.support.random_clusters import a_network_policy
@@ -137,6 +133,37 @@ def test_a_burst_is_one_compile_and_a_label_sends_what_it_changes_to_whom_it_con
         world.objects[PODS, "x/p1"]["status"]["conditions"] = []  # a status says nothing
         span.intent.change(PODS, item, world.objects[PODS, "x/p1"])
         assert not span.intent.is_dirty
+
+    run(body)
+
+
+def test_what_arrives_in_any_order_is_the_same() -> None:
+    """A Port before its pod, its segment, its host, its gateway: nothing is told of it until it is whole."""
+
+    async def body() -> None:
+        world = World(Random(4))
+        world.begin()
+        world.pod("x", 1)
+        await world.span.compile()
+        host = world.objects[PODS, "x/p1"]["spec"]["nodeName"]
+        for seed in range(6):
+            other = Span(SETTINGS)
+            objects = list(world.objects.items())
+            Random(seed).shuffle(objects)
+            for (resource, _), item in objects:
+                other.intent.change(resource, None, item)
+                await other.compile()
+                for at in other.own:
+                    parts = {key: part.data for key, part in other.parts(at).items()}
+                    parts_assemble(at, parts, 1)
+            assert other.parts(host) == world.span.parts(host)
+        segment = world.objects[SEGMENTS, "seg-x-0"]
+        world.remove(SEGMENTS, "seg-x-0")
+        await world.span.compile()
+        assert not [key for key in world.span.parts(host) if key.startswith("vnic/")]
+        world.put(SEGMENTS, segment)
+        await world.span.compile()
+        assert world.span.parts(host) == other.parts(host)
 
     run(body)
 

@@ -140,6 +140,34 @@ def test_a_deleted_namespace_leaves_nothing_and_goes_last() -> None:
     run(body)
 
 
+def test_what_another_has_taken_is_not_taken_again() -> None:
+    """Others' Allocations that the view does not show yet: the API refuses a second one of the name."""
+
+    async def body() -> None:
+        server, fresh = ApiTwin(), ApiTwin()
+        await namespace_make(fresh, "shop")
+        async with running(fresh, only_namespaces) as settled:
+            await settled()
+        taken = [item for (of, _, _), item in fresh.objects.items() if of == ALLOCATIONS]
+
+        def race(verb: str, resource: Any) -> None:
+            """Somebody else was quicker, by a moment."""
+            if verb == "create" and resource == ALLOCATIONS and not names(server, ALLOCATIONS):
+                for item in taken:
+                    theirs = {**item, "metadata": {**item["metadata"], "ownerReferences": []}}
+                    server.objects[ALLOCATIONS, "", item["metadata"]["name"]] = theirs
+
+        server.fail = race
+        await namespace_make(server, "shop")
+        async with running(server, only_namespaces) as settled:
+            await settled()
+            mine = server.objects[SEGMENTS, "", "seg-shop-0"]["spec"]["subnets"]
+            assert mine and mine != fresh.objects[SEGMENTS, "", "seg-shop-0"]["spec"]["subnets"]
+            assert len(names(server, ALLOCATIONS)) == 4
+
+    run(body)
+
+
 def test_a_pool_that_is_empty_says_so_and_serves_again_what_comes_back() -> None:
     async def body() -> None:
         server = ApiTwin()

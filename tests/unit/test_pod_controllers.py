@@ -15,8 +15,9 @@ from supervisor_glue.api.client import Client
 from supervisor_glue.api.status import ApiError
 from supervisor_glue.controllers.controller import Controller
 from supervisor_glue.controllers.informer import Views
+from supervisor_glue.controllers.namespace_plan import NAMESPACE_LABEL
 from supervisor_glue.controllers.namespaces import NamespaceController
-from supervisor_glue.controllers.objects import condition_of, object_made
+from supervisor_glue.controllers.objects import condition_of, object_made, owner_reference
 from supervisor_glue.controllers.resources import ALLOCATIONS, EVENTS, NAMESPACES, NODES, PODS, PORTS, SEGMENTS
 from supervisor_glue.controllers.scheduler import SchedulerController
 from supervisor_glue.controllers.settings import Settings
@@ -136,6 +137,34 @@ def test_a_pod_that_fits_nowhere_says_why_and_goes_where_there_is_room() -> None
             await settled()
             assert server.objects[PODS, "shop", "third"]["spec"]["nodeName"] == "h2"
             consistent(server)
+
+    run(body)
+
+
+def test_nobody_takes_of_a_block_that_is_given_back() -> None:
+    async def body() -> None:
+        server = ApiTwin()
+        await cluster(server, "h1")
+        async with running(server, lambda client, views: [VnicController(client, views)]) as settled:
+            owner = owner_reference(NAMESPACES, server.objects[NAMESPACES, "", "shop"])
+            spec = {
+                "pool": "pods",
+                "block": "10.244.0.0/28",
+                "namespace": "shop",
+                "number": 0,
+                "vni": 7,
+                "addresses": {},
+            }
+            made = object_made(ALLOCATIONS, "pods-10.244.0.0-28", spec={**spec, "closed": True}, owner=owner)
+            await server.create(ALLOCATIONS, made)
+            segment = object_made(SEGMENTS, "seg-shop-0", spec={"vni": 7}, labels={NAMESPACE_LABEL: "shop"})
+            await server.create(SEGMENTS, segment)
+            await put(server, pod("p", nodeName="h1"))
+            await settled()
+            assert names(server, PORTS) == []
+            await server.patch(ALLOCATIONS, "pods-10.244.0.0-28", {"spec": {"closed": None}})
+            await settled()
+            assert names(server, PORTS) == ["shop.p"]
 
     run(body)
 
