@@ -12,7 +12,6 @@ from tests.conftest import LONG
 from tests.support.control_plane import ControlPlane, control_plane
 from tests.support.kubectl import VERSIONS, Kubectl, kubectl_path
 
-
 BETWEEN = ("1.31", "1.33")
 """Of these the bounded run asks only what differs from version to version."""
 
