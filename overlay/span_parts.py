@@ -53,6 +53,7 @@ class HostPart(_Part, frozen=True):
 
     tep: str
     bfd: BfdState = BfdState()
+    enforcer: str = "native"
     version: int = VERSION
 
 
@@ -227,6 +228,7 @@ class _Assembly:
             tep=self.own.tep,
             underlay_mtu=mtu,
             bfd=self.own.bfd,
+            enforcer=self.own.enforcer,
             vnics=tuple(vnics),
             **span.forwarding()._asdict(),
             rules=tuple(self.rules),

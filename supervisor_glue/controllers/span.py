@@ -384,7 +384,7 @@ class Span:
         parts: dict[str, bytes] = {}
         if known is not None:
             bfd = BfdState(known.bfd_interval, known.bfd_multiple)
-            parts[f"host/{host}"] = part_encode(HostPart(str(known.tep), bfd))
+            parts[f"host/{host}"] = part_encode(HostPart(str(known.tep), bfd, known.enforcer))
         for name, port in self.ports_on.get(host, {}).items() if known is not None else ():
             if port.segment not in self.intent.segments:
                 continue  # until there is a segment, nothing can be at it

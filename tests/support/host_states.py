@@ -53,7 +53,7 @@ def meaning(state: HostState) -> dict[str, Any]:
     }
     routed = {"connected": segment, "via": segment, "gateway": list(state.gateways)}
     return {
-        "host": (state.host, state.tep, state.bfd, state.underlay_mtu),
+        "host": (state.host, state.tep, state.bfd, state.underlay_mtu, state.enforcer),
         "vnics": vnics,
         "segments": {
             item.name: (

@@ -15,7 +15,7 @@ from overlay.hoststate import StateError
 from overlay.span import resolve_span
 from overlay.span_parts import parts_assemble
 from supervisor_glue.controllers.objects import object_made
-from supervisor_glue.controllers.resources import NETWORK_POLICIES, PODS, PORTS, SEGMENTS
+from supervisor_glue.controllers.resources import HOSTS, NETWORK_POLICIES, PODS, PORTS, SEGMENTS
 from supervisor_glue.controllers.span import HostChange, Span
 from tests.conftest import LONG
 from tests.support.api_world import NAMES, SETTINGS, World
@@ -189,6 +189,22 @@ def test_one_object_that_is_wrong_keeps_what_it_said_and_stops_nobody_else() -> 
         world.remove(NETWORK_POLICIES, "x/m")
         await world.span.compile()
         assert world.span.parts(host) == before and not world.span.intent.refused
+
+    run(body)
+
+
+def test_a_host_is_told_what_judges_its_packets_and_two_ways_are_not_mixed() -> None:
+    async def body() -> None:
+        span = Span(SETTINGS)
+        hosts = [("h1", "nftables"), ("h2", "nftables"), ("h3", "native")]
+        for number, (name, enforcer) in enumerate(hosts, 1):
+            made = object_made(HOSTS, name, spec={"tep": f"172.16.0.{number}", "enforcer": enforcer})
+            span.intent.change(HOSTS, None, made)
+        await span.compile()
+        parts = {key: part.data for key, part in span.parts("h2").items()}
+        assert parts_assemble("h2", parts, 1).enforcer == "nftables"
+        assert span.parts("h3") == {} and "nftables" not in span.intent.refused[HOSTS, "h3"].partition(",")[0]
+        assert "host h1" in span.intent.refused[HOSTS, "h3"]
 
     run(body)
 
