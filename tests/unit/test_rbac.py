@@ -120,7 +120,7 @@ _users = st.sampled_from(
 _changes = st.lists(st.tuples(st.one_of(_roles(), _bindings()), st.booleans()), max_size=14)
 
 
-@settings(max_examples=20000 if LONG else 60, deadline=None)
+@settings(max_examples=4000 if LONG else 60, deadline=None)
 @given(_changes, _users, st.data())
 def test_the_index_is_the_twin(changes: list[tuple[dict[str, Any], bool]], user: User, data: st.DataObject) -> None:
     """After every history of objects that come, change and go."""
@@ -148,7 +148,7 @@ def test_the_index_is_the_twin(changes: list[tuple[dict[str, Any], bool]], user:
         assert rbac.allows(Attributes(user, verb, path=path)) == wanted
 
 
-@settings(max_examples=20000 if LONG else 60, deadline=None)
+@settings(max_examples=4000 if LONG else 60, deadline=None)
 @given(st.lists(_rules, max_size=3), st.lists(_rules, max_size=3), st.data())
 def test_covered_rules_allow_nothing_new(
     held: list[dict[str, Any]], wanted: list[dict[str, Any]], data: st.DataObject
