@@ -95,8 +95,9 @@ def plan_fabric(state: HostState, numbers: Mapping[str, int], attached: Mapping[
     """All that is to be there, in the order in which it is made. `numbers`: of the vNICs; `attached`: those that have a
     card, with what tells one pod's namespace from the next at the same path.
 
-    Raises StateError: two gateways of one domain that route a prefix differently.
+    Raises StateError: two gateways of one domain that route a prefix differently, or two domains with one address.
     """
+    _refuse_shared(state)
     parts = (
         (FabricStep("sysctl", f"{name} {value}") for name, value in _SETTINGS),
         _bridges(state),
@@ -105,6 +106,17 @@ def plan_fabric(state: HostState, numbers: Mapping[str, int], attached: Mapping[
         sorted(_routes(state), key=lambda step: step.tool),  # one process for each run of one tool
     )
     return tuple(dict.fromkeys(step for part in parts for step in part))
+
+
+def _refuse_shared(state: HostState) -> None:
+    """What the host itself answers (REJECT, ICMP errors) goes by one table, whichever domain it is for."""
+    domains = routing_domains(state)
+    routes = [(ip_network(r.prefix), domains[r.gateway]) for r in state.routes if r.kind == ROUTE_CONNECTED]
+    for at, (prefix, domain) in enumerate(routes):
+        for other, owner in routes[:at]:
+            if owner != domain and prefix.version == other.version and prefix.overlaps(other):
+                names = f"{state.gateways[owner]} and {state.gateways[domain]}"
+                raise StateError(f"{prefix} belongs to segments of {names}, which nftables cannot keep apart on a host")
 
 
 def _bridges(state: HostState) -> Iterator[FabricStep]:

@@ -11,10 +11,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from dfw import cli
 from dfw.errors import UnsupportedError
 from dfw.load import load
+from overlay.hoststate import HostState, RouteState, SegmentState, StateError
+from overlay.kernel_fabric import plan_fabric
 from overlay.lab_record import LabPaths, labs_folder, record_read
 from overlay.namespace import namespace_entered
 from overlay.span import resolve_span
@@ -172,6 +175,16 @@ def test_a_changed_policy_cuts_and_keeps_and_ftp_opens_what_it_says(
             other.connect(("10.1.3.11", 5001))
         assert cli.run(["show", "flows", "--kill", "vnic=web-1,dport=80"]) == 0
         assert shown(capfd, "flows", "--match", "vnic=web-1,dport=80") == []
+
+
+def test_one_subnet_of_two_domains_is_refused() -> None:
+    routes = (RouteState(0, "10.1.0.0/16", "connected", 0), RouteState(1, "10.1.1.0/24", "connected", 1))
+    segments = (SegmentState("s", 5001, 0), SegmentState("t", 5002, 1))
+    state = HostState("h", 1, "172.16.0.1", segments=segments, gateways=("a", "b"), routes=routes)
+    with pytest.raises(StateError, match=r"10\.1\.1\.0/24 belongs to segments of a and b"):
+        plan_fabric(state, {}, {})
+    together = replace(state, routes=(*routes, RouteState(0, "0.0.0.0/0", "gateway", 1)))
+    assert plan_fabric(together, {}, {})
 
 
 def test_hosts_with_other_enforcers_are_refused(tmp_path: Path) -> None:
