@@ -14,7 +14,7 @@ import signal
 import socket
 import sys
 from collections import deque
-from typing import Any, Final, NamedTuple, TypedDict
+from typing import Any, Final, NamedTuple, NotRequired, TypedDict
 
 from overlay import linux
 
@@ -26,7 +26,8 @@ class Launch(TypedDict):
 
     `hostname` not None: a pod, that is, its own pid, mount and uts namespaces; its command is the first process, and
     when that ends, all of them end. `hidden`: mounts that it shall not see. `cgroups`: directories whose member it
-    becomes. `log`: where its output goes.
+    becomes. `log`: where its output goes. `join`: a pod's first process, whose pid, mount and uts namespaces it shares
+    instead of getting its own.
     """
 
     key: str
@@ -37,6 +38,7 @@ class Launch(TypedDict):
     environment: dict[str, str]
     log: str
     cgroups: list[str]
+    join: NotRequired[int]
 
 
 class Begun(NamedTuple):
@@ -108,8 +110,22 @@ def _prepare(launch: Launch) -> None:
     linux.setns(descriptor, linux.CLONE_NEWNET)
     os.close(descriptor)
     os.setsid()
-    if launch["hostname"] is not None:
+    if "join" in launch:
+        pod_join(launch["join"])
+    elif launch["hostname"] is not None:
         linux.unshare(linux.CLONE_NEWPID | linux.CLONE_NEWNS | linux.CLONE_NEWUTS)
+
+
+def pod_join(pid: int) -> None:
+    """Share a pod's namespaces but the network's: its uts and mounts at once, its processes from the next fork on.
+
+    Raises OSError.
+    """
+    names = (("uts", linux.CLONE_NEWUTS), ("pid", linux.CLONE_NEWPID), ("mnt", linux.CLONE_NEWNS))
+    opened = [(os.open(f"/proc/{pid}/ns/{name}", os.O_RDONLY | os.O_CLOEXEC), kind) for name, kind in names]
+    for descriptor, kind in opened:
+        linux.setns(descriptor, kind)
+        os.close(descriptor)
 
 
 def _grandchild(launch: Launch, writing: int) -> None:
@@ -118,7 +134,7 @@ def _grandchild(launch: Launch, writing: int) -> None:
         _say(writing, {"pid": process})
         os._exit(0)
     try:
-        if launch["hostname"] is not None:
+        if launch["hostname"] is not None and "join" not in launch:
             _furnish(launch["hostname"], launch["hidden"])
         os.chdir("/")
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -48,10 +48,7 @@ def privileges_drop(keep: Iterable[int] = NEEDED) -> None:
     by it.
     """
     kept = set(keep)
-    with contextlib.suppress(OSError):
-        for number in range(64):
-            if number not in kept:
-                _prctl(_PR_CAPBSET_DROP, number)  # EINVAL after the last that this kernel knows
+    bounding_drop(kept)
     with contextlib.suppress(OSError):
         _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     mask = privileges_held() & sum(1 << number for number in kept)
@@ -62,6 +59,16 @@ def privileges_drop(keep: Iterable[int] = NEEDED) -> None:
         number = ctypes.get_errno()
         raise OSError(number, f"capset: {os.strerror(number)}")
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def bounding_drop(keep: Iterable[int]) -> None:
+    """No program that is run from now on gets other capabilities than these; nothing where this process may not say
+    so (no CAP_SETPCAP)."""
+    kept = set(keep)
+    with contextlib.suppress(OSError):
+        for number in range(64):
+            if number not in kept:
+                _prctl(_PR_CAPBSET_DROP, number)  # EINVAL after the last that this kernel knows
 
 
 def needs_override(paths: Iterable[Path]) -> bool:

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python -m overlay.container SPECIFICATION`: becomes a container's command, inside the pod's namespaces.
+
+Who starts it (overlay/launch.py, by way of WAITER) has entered the pod's network, pid, uts and mount namespaces. It
+gives itself a mount namespace, a root, fewer capabilities and a user, and then the command takes its place. What fails
+before is told in the file `error` of the specification, and ends with the exit code 128. Standard library only.
+
+With `--join PID [--terminal] COMMAND…` after the specification a further command runs in the container whose process
+PID is (a number of the host's).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import sys
+import termios
+from pathlib import Path
+from typing import Final, NoReturn, TypedDict
+
+from overlay import linux, privilege
+from overlay.container_root import Mount, root_build
+from overlay.launch import pod_join
+
+FAILED: Final = 128
+"""The exit code of a container that could not begin, as container runtimes have it."""
+
+# Runs a container's command and writes its exit code to a file; what the command left running ends with it. It is a
+# shell, because one waits beside every container, however long that lives, and a Python would take 8 MB each time.
+WAITER: Final = """\
+code=$1; shift
+"$@" &
+child=$!
+wait $child; ended=$?
+kill -KILL -$child 2>/dev/null
+echo $ended >"$code.new" && mv "$code.new" "$code"
+"""
+CAPABILITIES: Final = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31})
+"""What a container has that asks for nothing: container runtimes' usual set (chown, dac_override, fowner, fsetid, kill,
+setgid, setuid, setpcap, net_bind_service, net_raw, sys_chroot, mknod, audit_write, setfcap)."""
+_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG
+
+
+class ContainerSpec(TypedDict):
+    """`stage`: an empty folder where its root is put together; `capabilities`: None: all that we have; `user`, `group`:
+    numbers; `error`: a file for what goes wrong before the command runs."""
+
+    root: str
+    stage: str
+    hidden: list[str]
+    mounts: list[Mount]
+    command: list[str]
+    environment: dict[str, str]
+    directory: str
+    capabilities: list[int] | None
+    user: int
+    group: int
+    groups: list[int]
+    error: str
+
+
+def main(arguments: list[str]) -> int:
+    """Become the command; returns only where that is impossible, or for a joined one: its exit code."""
+    spec: ContainerSpec = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    if arguments[1:2] == ["--join"]:
+        return _joined(spec, int(arguments[2]), arguments[3:])
+    error = os.open(spec["error"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    step = "its session"
+    try:
+        os.setsid()
+        step = "its file system"
+        linux.unshare(linux.CLONE_NEWNS)
+        root_build(spec["stage"], spec["root"], spec["hidden"], spec["mounts"])
+        linux.root_change(spec["stage"])
+        step = "its directory"
+        os.makedirs(spec["directory"], exist_ok=True)
+        step = "its command"
+        command_become(spec, spec["command"])
+    except BaseException as problem:
+        why = getattr(problem, "strerror", None) if step == "its command" else None
+        os.write(error, (f"exec {spec['command'][0]}: {why}" if why else f"{step}: {problem}").encode())
+    return FAILED
+
+
+def command_become(spec: ContainerSpec, command: list[str]) -> NoReturn:
+    """Give up what the container has not, and run. Raises OSError."""
+    os.chdir(spec["directory"])
+    os.umask(0o022)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    os.setgroups(spec["groups"])
+    os.setresgid(spec["group"], spec["group"], spec["group"])
+    if spec["capabilities"] is not None:
+        privilege.bounding_drop(spec["capabilities"])
+    if spec["user"]:
+        os.setresuid(spec["user"], spec["user"], spec["user"])
+    elif spec["capabilities"] is not None:
+        privilege.privileges_drop(spec["capabilities"])
+    os.execvpe(command[0], command, spec["environment"])
+
+
+def _joined(spec: ContainerSpec, pid: int, arguments: list[str]) -> int:
+    """A further command in a container. This process waits for it: only a child is in the pod's pid namespace."""
+    terminal = arguments[:1] == ["--terminal"]
+    command = arguments[terminal:]
+    network = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        linux.setns(network, linux.CLONE_NEWNET)
+        pod_join(pid)
+    except OSError as error:
+        print(f"cannot enter the container: {error}", file=sys.stderr)
+        return FAILED
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()
+            if terminal:
+                fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            linux.process_control(_DEATH_SIGNAL, signal.SIGKILL)
+            command_become(spec, command)
+        except FileNotFoundError:
+            os.write(2, f"{command[0]}: no such file or directory\n".encode())
+            os._exit(127)
+        except BaseException as error:
+            os.write(2, f"{command[0]}: {error}\n".encode())
+        os._exit(126)
+    for descriptor in (0, 1, 2):
+        os.close(descriptor)
+    return exit_code(os.waitpid(child, 0)[1])
+
+
+def exit_code(status: int) -> int:
+    """As shells have it: of a signal's, 128 more than its number."""
+    code = os.waitstatus_to_exitcode(status)
+    return 128 - code if code < 0 else code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

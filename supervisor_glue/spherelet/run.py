@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Spherelet's process, from its start to TERM. Its pods go on without it."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from dataclasses import replace
+
+from dfw.logs import get_logger
+from overlay.agent_base import SOCKET
+from overlay.cgroup import read_hierarchies
+from overlay.namespace import apply_room
+from supervisor_glue.api.http_client import HttpClient
+from supervisor_glue.auth.kubeconfig import Kubeconfig
+from supervisor_glue.spherelet.attachments import Attachments
+from supervisor_glue.spherelet.node import NodeTask, host_address
+from supervisor_glue.spherelet.pods import Pods
+from supervisor_glue.spherelet.realize import Realizer
+from supervisor_glue.spherelet.settings import Settings
+
+
+async def spherelet_serve(settings: Settings, config: Kubeconfig) -> None:
+    """Until TERM or INT. Raises OSError where the run directory or the room cannot be made."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    settings.run.mkdir(parents=True, exist_ok=True, mode=0o711)
+    apply_room(settings.room, "palisade-pods")
+    settings = replace(settings, address=host_address(settings), hierarchies=read_hierarchies())
+    log = get_logger("spherelet").bind(host=settings.host)
+    log.info("spherelet.starting", address=settings.address, run=str(settings.run))
+    async with HttpClient(config, "palisade-spherelet") as client:
+        attachments = Attachments()
+        pods = Pods(client, settings, attachments)
+        tasks = [
+            asyncio.create_task(NodeTask(client, settings).run(), name="node"),
+            asyncio.create_task(pods.run(), name="pods"),
+        ]
+        if settings.agent is not None and settings.desired is not None:
+            realizer = Realizer(client, settings.host, settings.desired, settings.agent / SOCKET, attachments)
+            tasks.append(asyncio.create_task(realizer.run(), name="realizer"))
+        waiting = asyncio.create_task(ended.wait())
+        try:
+            done, _ = await asyncio.wait({waiting, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()  # but for the signal none ends by itself
+        finally:
+            for task in (waiting, *tasks):
+                task.cancel()
+            await asyncio.gather(waiting, *tasks, return_exceptions=True)
+    log.info("spherelet.stopped")

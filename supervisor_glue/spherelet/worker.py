@@ -1,0 +1,347 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One pod of this host, from its binding to its end: what is to be done next, done, and told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from dfw.logs import get_logger
+from overlay.linux import Process
+from supervisor_glue.api.client import Client
+from supervisor_glue.api.status import ApiError, Object
+from supervisor_glue.controllers.events import Recorder
+from supervisor_glue.controllers.objects import is_deleted, name_of, namespace_of, spec_of, status_of, uid_of
+from supervisor_glue.controllers.resources import PODS
+from supervisor_glue.controllers.vnics import port_name
+from supervisor_glue.spherelet.attachments import Attachments
+from supervisor_glue.spherelet.containers import PROBES, Container
+from supervisor_glue.spherelet.environment import command_of, environment_of
+from supervisor_glue.spherelet.network import CardWatch
+from supervisor_glue.spherelet.records import Ended
+from supervisor_glue.spherelet.runtime import PodRuntime, StartError
+from supervisor_glue.spherelet.settings import Settings
+from supervisor_glue.spherelet.sources import REFRESH_SECONDS, MissingError, Sources
+from supervisor_glue.spherelet.status import failures_next, is_sidecar, pod_status, policy_of, start_in
+from supervisor_glue.spherelet.volumes import apply_empty, apply_files, mounts_of, volume_files
+
+_Result = TypeVar("_Result")
+RETRY_SECONDS: Final = 2.0
+FORCED_GRACE: Final = 1.0
+"""Seconds that the containers of a pod get whose object is not there any more."""
+_CARD_PAUSES: Final = (0.005, 0.25)
+_GONE: Final = (404, 409)
+
+
+class PodWorker:
+    """`pod`: the object as the API has it; None once it has no object. `changed` is set when that changes."""
+
+    def __init__(
+        self,
+        client: Client,
+        settings: Settings,
+        sources: Sources,
+        pod: Object,
+        threads: Any,
+        events: Recorder,
+        attachments: Attachments,
+    ) -> None:
+        self.client, self.settings, self.sources, self.events = client, settings, sources, events
+        self.attachments, self.port = attachments, port_name(namespace_of(pod), name_of(pod))
+        self.pod: Object | None = pod
+        self.last = pod
+        self.uid = uid_of(pod)
+        self.runtime = PodRuntime(settings, pod)
+        self.changed = asyncio.Event()
+        self.containers: dict[str, Container] = {}
+        self.log = get_logger("spherelet").bind(pod=f"{namespace_of(pod)}/{name_of(pod)}")
+        self._threads = threads
+        self._card: CardWatch | None = None
+        self._is_networked = self.runtime.is_host_network or not settings.network
+        self._refreshed = 0.0
+        self._told: tuple[str, str] = ("", "")
+
+    # ---- life ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Until the pod has gone from here. Cancelled, it leaves the pod as it is."""
+        try:
+            while True:
+                self.changed.clear()
+                pause: float | None = RETRY_SECONDS
+                try:
+                    if self.pod is None or is_deleted(self.pod):
+                        await self._end()
+                        return
+                    pause = await self._sync(self.pod)
+                except (ApiError, ConnectionError) as error:
+                    self.log.info("pod.api", error=str(error))
+                except (OSError, RuntimeError, StartError) as error:
+                    self.log.warning("pod.failed", error=f"{type(error).__name__}: {error}")
+                    await self._tell("FailedCreatePodSandBox", str(error))
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self.changed.wait()
+        finally:
+            self._card_close()
+            for container in self.containers.values():
+                for task in (*container.probers, container.watcher, container.killing):
+                    if task is not None:
+                        task.cancel()
+
+    def update(self, pod: Object | None) -> None:
+        """The API says so."""
+        self.pod = pod
+        self.last = pod or self.last
+        self.changed.set()
+
+    async def blocking(self, work: Callable[[], _Result]) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def _sync(self, pod: Object) -> float | None:
+        """Do what can be done now; seconds until there is more to do, or None."""
+        if not self.containers:
+            await self.blocking(lambda: self.runtime.record(pod))
+            await self._adopt(pod)
+        if status_of(pod).get("phase") in ("Succeeded", "Failed"):
+            await self._sandbox_stop()
+            return None
+        sandbox = await self.blocking(self.runtime.sandbox)
+        pauses: list[float] = []
+        initialized = False
+        if sandbox is None:
+            sandbox = await self.blocking(lambda: self.runtime.sandbox_start(pod))
+        if not self.runtime.is_host_network:
+            self.attachments.put(self.port, str(self.runtime.netns))
+        if await self._networked(pod, pauses) and await self._volumes(pod, pauses):
+            initialized = await self._init(pod, sandbox, pauses)
+            if initialized:
+                for container in self.containers.values():
+                    if not container.is_init:
+                        await self._container(pod, sandbox, container, pauses)
+        await self._report(pod, initialized)
+        return min(pauses, default=None)
+
+    async def _sandbox_stop(self) -> None:
+        """The agent first lets go of the vNIC. A younger pod of the same name may have the Port already."""
+        if self.attachments.paths.get(self.port) == str(self.runtime.netns):
+            self.attachments.remove(self.port)
+        await self.blocking(self.runtime.sandbox_stop)
+
+    async def _adopt(self, pod: Object) -> None:
+        """Find again what was started before this process began, and watch it."""
+        spec = spec_of(pod)
+        for is_init, items in ((True, spec.get("initContainers") or ()), (False, spec.get("containers") or ())):
+            for item in items:
+                state = await self.blocking(self.runtime.container(item["name"]).state_read)
+                container = self.containers[item["name"]] = Container(item, is_init, state, self)
+                if state.running:
+                    container.watch()
+
+    # ---- steps --------------------------------------------------------------------------------------------------
+
+    async def _networked(self, pod: Object, pauses: list[float]) -> bool:
+        """Whether the pod has its vNIC, its address in it, and the API knows that address."""
+        if self._is_networked:
+            return True
+        if not status_of(pod).get("podIP"):
+            return False  # the vnics controller's word for it calls us
+        if self._card is None:
+            self._card = await self.blocking(lambda: CardWatch(self.runtime.netns))
+        if not self._card.has_address():
+            waited = time.time() - self.runtime.started()
+            pauses.append(min(max(waited / 20, _CARD_PAUSES[0]), _CARD_PAUSES[1]))
+            return False
+        self._card_close()
+        self._is_networked = True
+        return True
+
+    def _card_close(self) -> None:
+        if self._card is not None:
+            self._card.close()
+            self._card = None
+
+    async def _volumes(self, pod: Object, pauses: list[float]) -> bool:
+        """Whether all volumes are there, as the objects behind them are now."""
+        volumes = spec_of(pod).get("volumes") or ()
+        now = time.monotonic()
+        if not volumes or (self._refreshed and now - self._refreshed < REFRESH_SECONDS):
+            return True
+        is_changing = any("emptyDir" not in volume for volume in volumes)
+        try:
+            for volume in volumes:
+                files = await volume_files(pod, volume, self.sources)
+                folder = self.runtime.volumes / volume["name"]
+                if files is None:
+                    await self.blocking(lambda folder=folder, volume=volume: apply_empty(folder, volume))  # type: ignore[misc]
+                else:
+                    await self.blocking(lambda folder=folder, files=files: apply_files(folder, files))  # type: ignore[misc]
+        except MissingError as error:
+            pauses.append(RETRY_SECONDS)
+            await self._tell("FailedMount", str(error))
+            return self._refreshed > 0  # what runs keeps what it has
+        self._refreshed = now
+        if is_changing:
+            pauses.append(REFRESH_SECONDS)
+        return True
+
+    async def _init(self, pod: Object, sandbox: Process, pauses: list[float]) -> bool:
+        """Init containers, one after the other: whether all have done their work."""
+        spec = spec_of(pod)
+        running = any(not item.is_init and item.state.starts for item in self.containers.values())
+        for item in spec.get("initContainers") or ():
+            container = self.containers[item["name"]]
+            if is_sidecar(item):
+                await self._container(pod, sandbox, container, pauses)
+                if not container.started and not running:
+                    return False
+                continue
+            if container.state.ended is not None and container.state.ended.code == 0:
+                continue
+            if running:
+                continue  # its work was done: its record was lost
+            await self._container(pod, sandbox, container, pauses)
+            return False
+        return True
+
+    async def _container(self, pod: Object, sandbox: Process, container: Container, pauses: list[float]) -> None:
+        """Start it where that is its turn."""
+        policy = policy_of(pod, container.spec, is_init=container.is_init)
+        pause = start_in(container.state, policy, time.time())
+        if pause is None:
+            container.waiting = None
+            return
+        if pause > 0:
+            pauses.append(pause)
+            told = f"back-off {pause:.0f}s restarting failed container={container.name} pod={name_of(pod)}"
+            if container.waiting is None or container.waiting[0] != "CrashLoopBackOff":
+                container.waiting = ("CrashLoopBackOff", told)
+                await self.event(pod, "Warning", "BackOff", f"Back-off restarting failed container {container.name}")
+            return
+        try:
+            environment = await environment_of(pod, container.spec, self.sources)
+            mounts = mounts_of(pod, container.spec, self.runtime.volumes)
+            hosts = await self.blocking(lambda: self._hosts_file(pod))
+        except MissingError as error:
+            container.waiting = ("CreateContainerConfigError", str(error))
+            pauses.append(RETRY_SECONDS)
+            await self._tell("Failed", f"Error: {error}")
+            return
+        if not any(mount["target"].rstrip("/") == "/etc/hosts" for mount in mounts):
+            mounts.append({"source": str(hosts), "target": "/etc/hosts", "read_only": False})
+        state, command = container.state, command_of(container.spec, environment)
+        state.failures = failures_next(state)
+        container.holds = dict.fromkeys(PROBES, False)
+        try:
+            await self.blocking(
+                lambda: self.runtime.container_start(sandbox, pod, container.spec, state, command, environment, mounts)
+            )
+        except (StartError, OSError, ValueError) as error:
+            state.ended = Ended(128, "StartError", state.started, time.time(), str(error))
+            await self.blocking(lambda: self.runtime.container(container.name).state_write(state))
+            await self.event(pod, "Warning", "Failed", f"Error: {error}")
+            self.changed.set()
+            return
+        container.waiting = None
+        self.log.info("container.started", container=container.name, starts=state.starts)
+        container.watch()
+        await self.event(pod, "Normal", "Started", f"Started container {container.name}")
+
+    def _hosts_file(self, pod: Object) -> Path:
+        """/etc/hosts of the pod's containers."""
+        lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
+        for address in status_of(pod).get("podIPs") or ():
+            lines.append(f"{address['ip']}\t{name_of(pod)}")
+        for alias in spec_of(pod).get("hostAliases") or ():
+            lines.append("\t".join([alias["ip"], *(alias.get("hostnames") or ())]))
+        path = self.runtime.folder / "hosts"
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return path
+
+    def grace(self, pod: Object) -> float:
+        deleted = pod["metadata"].get("deletionGracePeriodSeconds")
+        period = deleted if deleted is not None else spec_of(pod).get("terminationGracePeriodSeconds")
+        return 30.0 if period is None else float(period)
+
+    # ---- the end ------------------------------------------------------------------------------------------------
+
+    async def _end(self) -> None:
+        """Stop the pod, remove what is its, and let the object go."""
+        pod = self.pod
+        if not self.containers and (self.runtime.folder / "pod.json").exists():
+            await self._adopt(self.last)
+        grace = FORCED_GRACE if pod is None else self.grace(pod)
+        main = [container for container in self.containers.values() if not is_sidecar(container.spec)]
+        beside = [container for container in self.containers.values() if is_sidecar(container.spec)]
+        end = time.monotonic() + grace
+        for group in (main, beside):  # those that stay beside the others end last
+            left = max(0.0, end - time.monotonic())
+            await asyncio.gather(*(container.stop(left) for container in group))
+        await self._sandbox_stop()
+        if pod is not None:
+            await self._goodbye(pod)
+        while True:
+            try:
+                if (self.runtime.folder).exists():
+                    await self.blocking(self.runtime.remove)
+                break
+            except OSError as error:
+                self.log.warning("pod.not-removed", error=str(error))
+                await asyncio.sleep(RETRY_SECONDS)
+        while self.pod is not None:
+            try:
+                await self._delete(self.pod)
+                break
+            except (ApiError, ConnectionError) as error:
+                if isinstance(error, ApiError) and error.code in _GONE:
+                    break
+                await asyncio.sleep(RETRY_SECONDS)
+        self.log.info("pod.gone")
+
+    async def _goodbye(self, pod: Object) -> None:
+        """How the containers ended, for those who look before the object goes."""
+        if not self.containers:
+            return
+        with suppress(ApiError, ConnectionError):
+            await self._report(self.pod or pod, True)
+
+    async def _delete(self, pod: Object) -> None:
+        await self.client.delete(PODS, name_of(pod), namespace_of(pod), uid=self.uid, grace=0)
+
+    # ---- telling ------------------------------------------------------------------------------------------------
+
+    async def _report(self, pod: Object, initialized: bool) -> None:
+        """Write the pod's status where it is another than the API has."""
+        seen = {name: container.seen() for name, container in self.containers.items()}
+        started, now = self.runtime.started(), time.time()
+        status = pod_status(pod, seen, initialized, self._is_networked, started, now, self.settings.address)
+        old = status_of(pod)
+        if all(old.get(key) == value for key, value in status.items() if value is not None):
+            return
+        metadata = {"uid": self.uid, "resourceVersion": pod["metadata"]["resourceVersion"]}
+        try:
+            found = await self.client.patch(
+                PODS, name_of(pod), {"metadata": metadata, "status": status}, namespace_of(pod), "status"
+            )
+        except ApiError as error:
+            if error.code in _GONE:
+                return  # another state of the object is on its way to us
+            raise
+        if self.pod is pod:
+            self.pod = self.last = found
+        if status["phase"] in ("Succeeded", "Failed"):
+            self.changed.set()
+
+    async def _tell(self, reason: str, message: str) -> None:
+        """An Event, once for each trouble."""
+        if self._told != (reason, message) and self.pod is not None:
+            self._told = (reason, message)
+            await self.event(self.pod, "Warning", reason, message)
+
+    async def event(self, pod: Object, kind: str, reason: str, message: str) -> None:
+        with suppress(OSError):
+            await self.events.record(PODS, pod, kind, reason, message)

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Spherelet with real processes: pods that are bound to its host run, end, are restarted, are shown, are gone.
+
+The API and the Spherelet are processes; kubectl is real. The tests bind their pods themselves, and no pod waits for a
+network, so that none is needed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overlay import linux
+from tests.support.control_plane import ControlPlane, control_plane
+from tests.support.kubectl import Kubectl, kubectl_path
+from tests.support.patience import until
+from tests.support.spherelet import Spherelet, bind, read, spherelet
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns]
+HOST = "esx-1"
+LATEST = "1.37"
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ControlPlane, Spherelet]]:
+    folder = tmp_path_factory.mktemp("host")
+    with (
+        control_plane(folder / "plane", "--no-controllers") as plane,
+        spherelet(plane, folder / HOST, HOST, "--no-network") as running,
+    ):
+        yield plane, running
+
+
+@pytest.fixture
+def kubectl(host: tuple[ControlPlane, Spherelet], tmp_path: Path) -> Kubectl:
+    return Kubectl(LATEST, kubectl_path(LATEST), host[0].kubeconfig, tmp_path)
+
+
+@pytest.fixture
+def namespace(kubectl: Kubectl) -> str:
+    name = f"test-{secrets.token_hex(4)}"
+    kubectl("create", "namespace", name)
+    return name
+
+
+Put = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def put(kubectl: Kubectl, namespace: str) -> Put:
+    """Make a pod, bind it, and wait until it says what is expected."""
+
+    def made(name: str, spec: dict[str, Any], wanted: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}}, "spec": spec}
+        kubectl("create", "-n", namespace, "--validate=false", "-f", "-", given=json.dumps(pod))
+        bind(kubectl, namespace, name, HOST)
+        return reaches(kubectl, namespace, name, wanted)
+
+    return made
+
+
+def reaches(kubectl: Kubectl, namespace: str, name: str, wanted: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
+    """The pod, once it is as it should be."""
+
+    def found() -> dict[str, Any] | None:
+        pod = read(kubectl, namespace, name)
+        return pod if wanted(pod) else None
+
+    return until(found, f"pod {name} does not get there: {read(kubectl, namespace, name)['status']}")
+
+
+def phase(word: str) -> Callable[[dict[str, Any]], bool]:
+    return lambda pod: pod["status"].get("phase") == word
+
+
+def is_ready(pod: dict[str, Any]) -> bool:
+    return any(item["type"] == "Ready" and item["status"] == "True" for item in pod["status"].get("conditions", ()))
+
+
+def shell(script: str, **more: Any) -> dict[str, Any]:
+    return {"name": "main", "image": "host", "command": ["/bin/sh", "-c", script], **more}
+
+
+def test_the_host_is_a_node(kubectl: Kubectl, host: tuple[ControlPlane, Spherelet]) -> None:
+    until(lambda: kubectl("get", "lease", "-n", "kube-node-lease", HOST, code=None).code == 0, "no lease")
+    row = kubectl("get", "node", HOST, "--no-headers").out.split()
+    assert row[:2] == [HOST, "Ready"]
+    node = json.loads(kubectl("get", "node", HOST, "-o", "json").out)
+    assert node["metadata"]["labels"]["kubernetes.io/hostname"] == HOST
+    assert node["status"]["capacity"]["cpu"] == str(os.cpu_count())
+    assert {item["type"] for item in node["status"]["conditions"]} >= {"Ready", "MemoryPressure", "DiskPressure"}
+
+
+def test_a_pod_runs_and_goes(kubectl: Kubectl, namespace: str, put: Put, host: tuple[ControlPlane, Spherelet]) -> None:
+    spec = {"containers": [shell("echo hello; exec sleep 1000"), {"name": "idle", "image": "host"}]}
+    pod = put("web", spec, is_ready)
+    assert pod["status"]["phase"] == "Running" and len(pod["status"]["containerStatuses"]) == 2
+    folder = host[1].run / "pods" / pod["metadata"]["uid"]
+    assert folder.is_dir() and (host[1].room / f"pod-{pod['metadata']['uid']}").exists()
+    processes = list(linux.processes_marked(f"PALISADE_SANDBOX={pod['metadata']['uid']}"))
+    assert processes
+    kubectl("delete", "pod", "web", "-n", namespace, "--grace-period=1")
+    until(lambda: not folder.exists(), "the pod's folder stays")
+    assert not (host[1].room / f"pod-{pod['metadata']['uid']}").exists()
+    assert not any(linux.process_lives(process) for process in processes)
+
+
+def test_init_containers_environment_and_volumes(kubectl: Kubectl, namespace: str, put: Put) -> None:
+    there = ("-n", namespace)
+    kubectl("create", "configmap", "settings", *there, "--from-literal=color=blue", "--from-literal=b=2")
+    kubectl("create", "secret", "generic", "password", *there, "--from-literal=p=geheim")
+    environment = [
+        {"name": "A", "value": "1"},
+        {"name": "B", "value": "$(A)-$$(A)-$(NONE)"},
+        {"name": "COLOR", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "color"}}},
+        {"name": "WORD", "valueFrom": {"secretKeyRef": {"name": "password", "key": "p"}}},
+        {"name": "ME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+    ]
+    mounts = [
+        {"name": "shared", "mountPath": "/shared"},
+        {"name": "settings", "mountPath": "/etc/palisade-test/settings"},
+        {"name": "secret", "mountPath": "/run/secrets/word", "subPath": "p"},
+    ]
+    script = (
+        '_f=/shared/told; echo "$B $COLOR $WORD $ME" >$_f;'
+        " cat /etc/palisade-test/settings/color /run/secrets/word >>$_f;"
+        " cat /shared/first >>/shared/told; touch /usr/x /shared/ok && exit 3; test -e /shared/ok"
+    )
+    spec = {
+        "restartPolicy": "Never",
+        "initContainers": [
+            {**shell("echo one >/shared/first", volumeMounts=mounts), "name": "one"},
+            {**shell("echo two >>/shared/first", volumeMounts=mounts), "name": "two"},
+        ],
+        "containers": [shell(script + "; cat /shared/told >&2; exit 7", env=environment, volumeMounts=mounts)],
+        "volumes": [
+            {"name": "shared", "emptyDir": {}},
+            {"name": "settings", "configMap": {"name": "settings"}},
+            {"name": "secret", "secret": {"secretName": "password"}},
+        ],
+    }
+    pod = put("job", spec, phase("Failed"))
+    (status,) = pod["status"]["containerStatuses"]
+    assert status["state"]["terminated"]["exitCode"] == 7
+    assert [item["state"]["terminated"]["reason"] for item in pod["status"]["initContainerStatuses"]] == [
+        "Completed",
+        "Completed",
+    ]
+    assert not any(item["type"] == "Ready" and item["status"] == "True" for item in pod["status"]["conditions"])
+
+
+def test_a_killed_spherelet_finds_its_pods_again(
+    kubectl: Kubectl, namespace: str, put: Put, host: tuple[ControlPlane, Spherelet]
+) -> None:
+    """Neither restarted nor lost; and how a container ended meanwhile is known."""
+    running = host[1]
+    stays = put("stays", {"containers": [shell("exec sleep 1000")]}, is_ready)
+    gate = {"name": "gate", "mountPath": "/gate"}
+    script = "while ! test -e /gate/open; do sleep 0.05; done; exit 5"
+    ending = {
+        "restartPolicy": "Never",
+        "containers": [shell(script, volumeMounts=[gate])],
+        "volumes": [{"name": "gate", "emptyDir": {}}],
+    }
+    ends = put("ends", ending, is_ready)
+    put("goes", {"containers": [shell("exec sleep 1000")]}, is_ready)
+    uid = stays["metadata"]["uid"]
+    before = sorted(linux.processes_marked(f"PALISADE_CONTAINER={uid}/main/1"))
+    running.kill()
+    folder = running.run / "pods" / ends["metadata"]["uid"]
+    (folder / "volumes" / "gate" / "open").touch()
+    until(lambda: (folder / "containers" / "main" / "1.exit").exists(), "it does not end without the Spherelet")
+    kubectl("delete", "pod", "goes", "-n", namespace, "--grace-period=1", "--wait=false")
+    running.start()
+    ended = reaches(kubectl, namespace, "ends", phase("Failed"))
+    assert ended["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 5
+    until(lambda: kubectl("get", "pod", "goes", "-n", namespace, code=None).code != 0, "a deleted pod stays")
+    after = sorted(linux.processes_marked(f"PALISADE_CONTAINER={uid}/main/1"))
+    assert before and after == before
+    assert read(kubectl, namespace, "stays")["status"]["containerStatuses"][0]["restartCount"] == 0
+
+
+def test_restarts_and_probes(kubectl: Kubectl, namespace: str, put: Put) -> None:
+    spec = {"containers": [shell("exit 1")]}
+
+    def backs_off(pod: dict[str, Any]) -> bool:
+        (status,) = pod["status"].get("containerStatuses") or [{}]
+        return status.get("state", {}).get("waiting", {}).get("reason") == "CrashLoopBackOff"
+
+    pod = put("crash", spec, backs_off)
+    (status,) = pod["status"]["containerStatuses"]
+    assert status["restartCount"] == 1 and status["lastState"]["terminated"]["exitCode"] == 1
+    probe = {"exec": {"command": ["test", "-e", "/tmp/ready"]}, "periodSeconds": 1}
+    script = "sleep 1; touch /tmp/ready; exec sleep 1000"
+    pod = put("slow", {"containers": [shell(script, readinessProbe=probe)]}, phase("Running"))
+    assert is_ready(reaches(kubectl, namespace, "slow", is_ready))
+    missing = put("missing", {"containers": [{"name": "main", "image": "host", "command": ["no-such"]}]}, backs_off)
+    told = missing["status"]["containerStatuses"][0]["lastState"]["terminated"]
+    assert told["exitCode"] == 128 and "no-such" in told["message"]
