@@ -15,9 +15,16 @@ from overlay.linux import Process
 from supervisor_glue.api.client import Client
 from supervisor_glue.api.status import ApiError, Object
 from supervisor_glue.controllers.events import Recorder
-from supervisor_glue.controllers.objects import is_deleted, name_of, namespace_of, spec_of, status_of, uid_of
+from supervisor_glue.controllers.objects import (
+    is_deleted,
+    name_of,
+    namespace_of,
+    object_key,
+    spec_of,
+    status_of,
+    uid_of,
+)
 from supervisor_glue.controllers.resources import PODS
-from supervisor_glue.controllers.vnics import port_name
 from supervisor_glue.spherelet.attachments import Attachments
 from supervisor_glue.spherelet.containers import PROBES, Container
 from supervisor_glue.spherelet.environment import command_of, environment_of
@@ -51,7 +58,7 @@ class PodWorker:
         attachments: Attachments,
     ) -> None:
         self.client, self.settings, self.sources, self.events = client, settings, sources, events
-        self.attachments, self.port = attachments, port_name(namespace_of(pod), name_of(pod))
+        self.attachments, self.port = attachments, object_key(pod)  # as the inventory calls its vNIC
         self.pod: Object | None = pod
         self.last = pod
         self.uid = uid_of(pod)
