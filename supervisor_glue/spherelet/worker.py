@@ -119,7 +119,7 @@ class PodWorker:
             return None
         sandbox = await self.blocking(self.runtime.sandbox)
         pauses: list[float] = []
-        initialized = False
+        initialized = not spec_of(pod).get("initContainers")
         if sandbox is None:
             sandbox = await self.blocking(lambda: self.runtime.sandbox_start(pod))
         if not self.runtime.is_host_network:
