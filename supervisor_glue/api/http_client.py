@@ -134,6 +134,11 @@ class HttpClient:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ConnectionError(f"{self.config.server}: {error or type(error).__name__}") from None
 
+    def websocket(self, path: str, *, heartbeat: float) -> Any:
+        """A WebSocket, as an asynchronous context manager. Raises aiohttp.ClientError."""
+        assert self._session is not None
+        return self._session.ws_connect(path, heartbeat=heartbeat)
+
     async def create(
         self, resource: Resource, item: Object, namespace: str = "", *, name: str = "", subresource: str = ""
     ) -> Object:

@@ -16,10 +16,12 @@ from aiohttp import web
 from dfw.logs import get_logger
 from supervisor_glue.api.documents import document_of
 from supervisor_glue.api.idle import IdleWatch
+from supervisor_glue.api.kinds import SPAN
 from supervisor_glue.api.media import JSON, Form, form_of, media_type, written
 from supervisor_glue.api.request import Target, options_of, target_of
 from supervisor_glue.api.resource import Answer, Request, ResourceHandler
-from supervisor_glue.api.status import ApiError, error_internal, error_method, error_no_such_path
+from supervisor_glue.api.status import ApiError, error_forbidden, error_internal, error_method, error_no_such_path
+from supervisor_glue.api.streams import PodStreams
 from supervisor_glue.api.watch_cache import WatchCache
 from supervisor_glue.auth.attributes import Attributes
 from supervisor_glue.auth.authenticate import Authenticator, is_open
@@ -28,7 +30,9 @@ from supervisor_glue.auth.impersonate import impersonated
 from supervisor_glue.auth.limits import BODY_BYTES, BODY_SECONDS, HEADER_BYTES, Limits
 from supervisor_glue.auth.user import User
 from supervisor_glue.store import StoreError
+from supervisor_glue.tunnel import Tunnels
 
+TUNNEL: Final = f"/apis/{SPAN}/v1alpha1/tunnel"
 _EXTENSION: Final = re.compile("/apis/([^/]+)/([^/]+)/([^/]+)")
 _CHANGES: Final = ("POST", "PUT", "PATCH", "DELETE")
 Handler = Callable[[web.Request, Target, User], Awaitable[web.StreamResponse | None]]
@@ -50,8 +54,9 @@ class ApiServer:
     ) -> None:
         self.cache, self.handler, self.clock = cache, handler, clock
         self.authenticator, self.authorizer = authenticator, authorizer
-        self.streams = dict(streams or {})
         self.extensions: dict[str, Extension] = {}
+        self.tunnels = Tunnels()
+        self.streams = {**PodStreams(cache, self.tunnels).handlers(), **(streams or {})}
         self._open: dict[asyncio.Task[object], tuple[web.Request, Attributes]] = {}
         self.address = ""
         self.closing = asyncio.Event()
@@ -94,6 +99,8 @@ class ApiServer:
         self.limits.request(user, time.monotonic())
         options = options_of(request.query, changes=request.method in _CHANGES)
         extension = _EXTENSION.fullmatch(path)
+        if path == TUNNEL:
+            return await self._tunnel(request, user)
         if extension is not None and extension[1] in self.extensions:
             return await self._extension(request, user, extension, options.watch)
         target = target_of(request.method, path, options.watch)
@@ -150,6 +157,15 @@ class ApiServer:
             return await self.extensions[group](request, resource, user)
         with self._watching(request, asked):
             return await self.extensions[group](request, resource, user)
+
+    async def _tunnel(self, request: web.Request, user: User) -> web.StreamResponse:
+        """A host's own, which its certificate says."""
+        asked = Attributes(user, "watch", SPAN, "v1alpha1", "tunnel")
+        if not user.host:
+            raise error_forbidden("tunnel", SPAN, "", "only a host has one, by its certificate")
+        self.authorizer.check(asked)
+        with self._watching(request, asked):
+            return await self.tunnels.serve(request, user.host)
 
     @contextmanager
     def _watching(self, request: web.Request, asked: Attributes) -> Iterator[None]:

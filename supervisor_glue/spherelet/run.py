@@ -18,6 +18,7 @@ from supervisor_glue.spherelet.node import NodeTask, host_address
 from supervisor_glue.spherelet.pods import Pods
 from supervisor_glue.spherelet.realize import Realizer
 from supervisor_glue.spherelet.settings import Settings
+from supervisor_glue.spherelet.tunnel import TunnelEnd
 
 
 async def spherelet_serve(settings: Settings, config: Kubeconfig) -> None:
@@ -37,6 +38,7 @@ async def spherelet_serve(settings: Settings, config: Kubeconfig) -> None:
         tasks = [
             asyncio.create_task(NodeTask(client, settings).run(), name="node"),
             asyncio.create_task(pods.run(), name="pods"),
+            asyncio.create_task(TunnelEnd(client, pods).run(), name="tunnel"),
         ]
         if settings.agent is not None and settings.desired is not None:
             realizer = Realizer(client, settings.host, settings.desired, settings.agent / SOCKET, attachments)

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A pod's log, and commands in it: asked of the host through the connection that the host opened.
+
+`exec` and `attach` speak WebSocket with the subprotocols v5.channel.k8s.io and v4.channel.k8s.io, as kubectl from 1.31
+and client libraries do; SPDY, which older ones try, is told so.
+Source: https://kubernetes.io/docs/reference/using-api/api-concepts/, k8s.io/apimachinery/pkg/util/remotecommand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from typing import Final
+
+import aiohttp
+from aiohttp import web
+
+from supervisor_glue.api.kinds import PODS
+from supervisor_glue.api.request import Target
+from supervisor_glue.api.status import ApiError, Object, error_bad_request, error_not_found
+from supervisor_glue.api.watch_cache import WatchCache
+from supervisor_glue.auth.user import User
+from supervisor_glue.tunnel import END, RESIZE, SHUT, STDERR, STDIN, STDOUT, SUCCESS, Session, Tunnels
+
+PROTOCOLS: Final = ("v5.channel.k8s.io", "v4.channel.k8s.io")
+_CLOSE: Final = 255  # of v5: the next byte is the channel that ends
+_ERROR: Final = 3
+Handler = Callable[[web.Request, Target, User], Awaitable[web.StreamResponse | None]]
+
+
+class PodStreams:
+    """What `ApiServer(streams=…)` takes."""
+
+    def __init__(self, cache: WatchCache, tunnels: Tunnels) -> None:
+        self.cache, self.tunnels = cache, tunnels
+
+    def handlers(self) -> Mapping[tuple[str, str], Handler]:
+        return {("Pod", "log"): self.log, ("Pod", "exec"): self.execute, ("Pod", "attach"): self.execute}
+
+    async def log(self, request: web.Request, target: Target, user: User) -> web.StreamResponse:
+        """`GET …/pods/NAME/log`: text, as long as it is followed."""
+        query = request.query
+        pod = await self._pod(target)
+        asked = self._asked("log", pod, _container(pod, query.get("container", "")))
+        for name in ("follow", "previous"):
+            asked[name] = query.get(name, "").lower() in ("true", "1")
+        for name in ("tailLines", "limitBytes"):
+            text = query.get(name, "")
+            if text:
+                if not re.fullmatch(r"\d{1,15}", text):
+                    raise error_bad_request(f"{name}: {text!r} is no number")
+                asked[name] = int(text)
+        for name in ("sinceSeconds", "sinceTime", "timestamps"):
+            if query.get(name, "").lower() not in ("", "false", "0"):
+                raise error_bad_request(f"{name}: no time is kept of a log's lines here")
+        session = await self.tunnels.open(pod["spec"]["nodeName"], asked)
+        response = web.StreamResponse(headers={"Content-Type": "text/plain"})
+        response.enable_chunked_encoding()
+        try:
+            async for frame in session:
+                if not response.prepared:
+                    await response.prepare(request)
+                await response.write(frame.data)
+            if session.status.get("status") == "Failure" and not response.prepared:
+                raise error_bad_request(str(session.status.get("message")))
+            if not response.prepared:
+                await response.prepare(request)
+            await response.write_eof()
+        except ConnectionError:
+            pass  # the client has gone
+        finally:
+            await session.close()
+        return response
+
+    async def execute(self, request: web.Request, target: Target, user: User) -> web.StreamResponse:
+        """`exec` and `attach`."""
+        query = request.query
+        pod = await self._pod(target)
+        container = _container(pod, query.get("container", ""))
+        command = query.getall("command", [])
+        if target.subresource == "exec" and not command:
+            raise error_bad_request("you must specify at least 1 command for the container")
+        offered = [item.strip() for item in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
+        if request.headers.get("Upgrade", "").lower() != "websocket" or not set(offered) & set(PROTOCOLS):
+            told = f"only WebSocket is spoken here, with {' or '.join(PROTOCOLS)}: kubectl 1.31 or later does so"
+            raise error_bad_request(told)
+        asked = self._asked(target.subresource, pod, container) | {"command": command}
+        for name in ("stdin", "stdout", "stderr", "tty"):
+            asked[name] = query.get(name, "").lower() in ("true", "1")
+        session = await self.tunnels.open(pod["spec"]["nodeName"], asked)
+        socket = web.WebSocketResponse(protocols=PROTOCOLS, heartbeat=30.0)
+        try:
+            await socket.prepare(request)
+            reading = asyncio.ensure_future(_input(socket, session))
+            writing = asyncio.ensure_future(_output(socket, session))
+            try:
+                await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
+                if not writing.done() and not socket.closed:
+                    await writing  # input has ended, the command has not
+            finally:
+                for task in (reading, writing):
+                    task.cancel()
+                await asyncio.gather(reading, writing, return_exceptions=True)
+            with suppress(ConnectionError):
+                await socket.close()
+        finally:
+            await session.close()
+        return socket
+
+    async def _pod(self, target: Target) -> Object:
+        """Raises ApiError 404, 400 for a pod that has no host."""
+        await self.cache.fresh()
+        entry = self.cache.get(PODS, target.namespace, target.name)
+        if entry is None:
+            raise error_not_found("pods", "", target.name)
+        if not entry.item["spec"].get("nodeName"):
+            raise ApiError(400, "BadRequest", f"pod {target.name} does not have a host assigned")
+        return entry.item
+
+    @staticmethod
+    def _asked(what: str, pod: Object, container: str) -> Object:
+        metadata = pod["metadata"]
+        return {
+            "do": what,
+            "namespace": metadata["namespace"],
+            "pod": metadata["name"],
+            "uid": metadata["uid"],
+            "container": container,
+        }
+
+
+def _container(pod: Object, name: str) -> str:
+    """Raises ApiError 400."""
+    names = [item["name"] for field in ("initContainers", "containers") for item in pod["spec"].get(field) or ()]
+    if name:
+        if name not in names:
+            raise error_bad_request(f"container {name} is not valid for pod {pod['metadata']['name']}")
+        return name
+    own = [item["name"] for item in pod["spec"]["containers"]]
+    if len(own) > 1:
+        told = f"a container name must be specified for pod {pod['metadata']['name']}, choose one of: [{' '.join(own)}]"
+        raise error_bad_request(told)
+    return str(own[0])
+
+
+async def _input(socket: web.WebSocketResponse, session: Session) -> None:
+    """From the client, until it closes."""
+    async for message in socket:
+        if message.type is not aiohttp.WSMsgType.BINARY or not message.data:
+            continue
+        channel, data = message.data[0], message.data[1:]
+        if channel == STDIN:
+            if data:
+                await session.send(STDIN, data)
+        elif channel == RESIZE:
+            await session.send(RESIZE, data)
+        elif channel == _CLOSE and data[:1] == bytes([STDIN]):
+            await session.send(SHUT)
+
+
+async def _output(socket: web.WebSocketResponse, session: Session) -> None:
+    """To the client, until the command ends; the last message says how."""
+    async for frame in session:
+        if frame.channel in (STDOUT, STDERR):
+            await socket.send_bytes(bytes([frame.channel]) + frame.data)
+    await socket.send_bytes(bytes([_ERROR]) + json.dumps(session.status or SUCCESS).encode())
+
+
+assert END == _ERROR  # the tunnel's channels are those of channel.k8s.io

@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host's end of its tunnel (supervisor_glue/tunnel.py): what the API server asks about its pods, done."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import struct
+import termios
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import aiohttp
+
+from dfw.logs import get_logger
+from supervisor_glue.api.http_client import HttpClient
+from supervisor_glue.api.kinds import SPAN
+from supervisor_glue.api.status import ApiError, Object
+from supervisor_glue.spherelet.execute import NotRunningError, join_command, join_environment
+from supervisor_glue.spherelet.pods import Pods
+from supervisor_glue.spherelet.worker import PodWorker
+from supervisor_glue.tunnel import (
+    CANCEL,
+    CHUNK,
+    END,
+    HEARTBEAT,
+    OPEN,
+    RESIZE,
+    SHUT,
+    STDERR,
+    STDIN,
+    STDOUT,
+    SUCCESS,
+    TAKEN,
+    WINDOW,
+    failure,
+    frame_read,
+    frame_write,
+)
+
+PATH: Final = f"/apis/{SPAN}/v1alpha1/tunnel"
+_PAUSES: Final = (0.1, 0.5, 2.0, 5.0)
+_FOLLOW_SECONDS: Final = 0.1
+
+
+class _Session:
+    """One question. Output waits while too much of it has not been taken."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse, number: int) -> None:
+        self.socket, self.number = socket, number
+        self.left = WINDOW
+        self.room = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+        self.input: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.terminal = -1
+
+    async def send(self, channel: int, data: bytes) -> None:
+        while self.left < len(data):
+            self.room.clear()
+            await self.room.wait()
+        self.left -= len(data)
+        await self.socket.send_bytes(frame_write(self.number, channel, data))
+
+    def taken(self, count: int) -> None:
+        self.left += count
+        self.room.set()
+
+    def resize(self, data: bytes) -> None:
+        with suppress(ValueError, KeyError, TypeError, OSError, struct.error):
+            size = json.loads(data)
+            if self.terminal >= 0:
+                packed = struct.pack("HHHH", int(size["Height"]), int(size["Width"]), 0, 0)
+                fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, packed)
+
+
+class TunnelEnd:
+    """`run` keeps a connection to the API server open, and answers through it."""
+
+    def __init__(self, client: HttpClient, pods: Pods) -> None:
+        self.client, self.pods = client, pods
+        self.log = get_logger("tunnel")
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        failed = 0
+        while True:
+            try:
+                async with self.client.websocket(PATH, heartbeat=HEARTBEAT) as socket:
+                    failed = 0
+                    self.log.info("tunnel.open")
+                    await self._serve(socket)
+            except (ApiError, ConnectionError, aiohttp.ClientError, TimeoutError) as error:
+                self.log.info("tunnel.away", error=str(error) or type(error).__name__)
+            await asyncio.sleep(_PAUSES[min(failed, len(_PAUSES) - 1)])
+            failed += 1
+
+    async def _serve(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        sessions: dict[int, _Session] = {}
+        try:
+            async for message in socket:
+                if message.type is not aiohttp.WSMsgType.BINARY:
+                    continue
+                number, channel, data = frame_read(message.data)
+                session = sessions.get(number)
+                if channel == OPEN:
+                    session = sessions[number] = _Session(socket, number)
+                    session.task = asyncio.create_task(self._answer(session, json.loads(data)))
+                    session.task.add_done_callback(lambda _, number=number: sessions.pop(number, None))  # type: ignore[misc]
+                elif session is None:
+                    continue
+                elif channel == STDIN:
+                    session.input.put_nowait(data)
+                elif channel == SHUT:
+                    session.input.put_nowait(None)
+                elif channel == TAKEN:
+                    session.taken(int.from_bytes(data, "big"))
+                elif channel == RESIZE:
+                    session.resize(data)
+                elif channel == CANCEL and session.task is not None:
+                    session.task.cancel()
+        finally:
+            tasks = [session.task for session in sessions.values() if session.task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _answer(self, session: _Session, asked: Object) -> None:
+        try:
+            status = await self._done(session, asked)
+        except NotRunningError as error:
+            status = failure(str(error), "BadRequest")
+        except (OSError, ValueError, KeyError) as error:
+            self.log.warning("tunnel.failed", asked=asked.get("do"), error=f"{type(error).__name__}: {error}")
+            status = failure(str(error))
+        with suppress(ConnectionError, aiohttp.ClientError):
+            await session.socket.send_bytes(frame_write(session.number, END, json.dumps(status).encode()))
+
+    async def _done(self, session: _Session, asked: Object) -> Object:
+        worker = self.pods.by_name(asked["namespace"], asked["pod"], asked["uid"])
+        if worker is None:
+            return failure(f"pod {asked['pod']} is not on this host", "NotFound")
+        if asked["do"] == "log":
+            return await self._log(session, worker, asked)
+        if asked["do"] == "exec":
+            return await self._execute(session, worker, asked)
+        # What a container says goes to its log: who attaches hears that from now on.
+        return await self._log(session, worker, asked | {"follow": True, "tailLines": 0})
+
+    async def _log(self, session: _Session, worker: PodWorker, asked: Object) -> Object:
+        name = asked["container"]
+        container = worker.containers.get(name)
+        number = 0 if container is None else container.state.starts
+        if asked.get("previous"):
+            number -= 1
+        path = worker.runtime.container(name).log(number)
+        if number < 1 or not path.exists():
+            what = "previous terminated container" if asked.get("previous") else "container"
+            return failure(f'{what} "{name}" in pod "{asked["pod"]}" has no log yet: it has not started', "BadRequest")
+        left = asked.get("limitBytes", 1 << 62)
+        with path.open("rb") as file:
+            if "tailLines" in asked:
+                file.seek(await asyncio.to_thread(tail_place, path, asked["tailLines"]))
+            while left > 0:
+                chunk = file.read(min(CHUNK, left))
+                if chunk:
+                    left -= len(chunk)
+                    await session.send(STDOUT, chunk)
+                elif not asked.get("follow") or not self._writes(worker, name, number):
+                    break
+                else:
+                    await asyncio.sleep(_FOLLOW_SECONDS)
+        return SUCCESS
+
+    @staticmethod
+    def _writes(worker: PodWorker, name: str, number: int) -> bool:
+        """Whether this start of a container still may say something."""
+        container = worker.containers.get(name)
+        return container is not None and container.state.starts == number and container.state.running
+
+    async def _execute(self, session: _Session, worker: PodWorker, asked: Object) -> Object:
+        container = worker.containers.get(asked["container"])
+        if container is None:
+            raise NotRunningError(f"container {asked['container']} is not running")
+        terminal = bool(asked.get("tty"))
+        command = join_command(worker.runtime, asked["container"], container.state, asked["command"], terminal=terminal)
+        if terminal:
+            return await self._on_terminal(session, command)
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE if asked.get("stdin") else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=join_environment(),
+            start_new_session=True,
+        )
+        assert process.stdout is not None and process.stderr is not None
+        copying = [
+            asyncio.create_task(_copy(process.stdout, session, STDOUT)),
+            asyncio.create_task(_copy(process.stderr, session, STDERR)),
+        ]
+        feeding = asyncio.create_task(_feed(process.stdin, session))
+        try:
+            await asyncio.gather(*copying)
+            return exit_status(await process.wait())
+        finally:
+            for task in (*copying, feeding):
+                task.cancel()
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+
+    async def _on_terminal(self, session: _Session, command: list[str]) -> Object:
+        ours, theirs = os.openpty()
+        session.terminal = ours
+        loop = asyncio.get_running_loop()
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=theirs, stdout=theirs, stderr=theirs, env=join_environment(), start_new_session=True
+        )
+        os.close(theirs)
+
+        async def read() -> None:
+            while True:
+                try:
+                    data = await loop.run_in_executor(None, os.read, ours, CHUNK)
+                except OSError:  # the other side is closed
+                    return
+                if not data:
+                    return
+                await session.send(STDOUT, data)
+
+        async def write() -> None:
+            while True:
+                data = await session.input.get()
+                if data is None:
+                    data = b"\x04"  # end of transmission
+                await loop.run_in_executor(None, os.write, ours, data)
+
+        reading, writing = asyncio.create_task(read()), asyncio.create_task(write())
+        try:
+            code = await process.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(reading), 1.0)
+            return exit_status(code)
+        finally:
+            if process.returncode is None:
+                with suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+            writing.cancel()
+            session.terminal = -1
+            with suppress(TimeoutError):
+                await asyncio.wait_for(asyncio.shield(reading), 1.0)
+            reading.cancel()
+            os.close(ours)
+
+
+async def _copy(stream: asyncio.StreamReader, session: _Session, channel: int) -> None:
+    while data := await stream.read(CHUNK):
+        await session.send(channel, data)
+
+
+async def _feed(stream: asyncio.StreamWriter | None, session: _Session) -> None:
+    while stream is not None:
+        data = await session.input.get()
+        with suppress(ConnectionError):
+            if data is None:
+                stream.close()
+                return
+            stream.write(data)
+            await stream.drain()
+
+
+def exit_status(code: int) -> Object:
+    """How a command ended, as kubectl reads it."""
+    if code == 0:
+        return SUCCESS
+    shown = 128 - code if code < 0 else code
+    told = f"command terminated with non-zero exit code: exit status {shown}"
+    return failure(told, "NonZeroExitCode", causes=[{"reason": "ExitCode", "message": str(shown)}])
+
+
+def tail_place(path: Path, lines: int) -> int:
+    """Where the last lines of a file begin."""
+    size = path.stat().st_size
+    if lines == 0:
+        return size
+    with path.open("rb") as file:
+        place, found = size, 0
+        while place > 0:
+            step = min(CHUNK, place)
+            place -= step
+            file.seek(place)
+            data = file.read(step)
+            end = len(data) - 1 if place + step == size and data.endswith(b"\n") else len(data)
+            while (at := data.rfind(b"\n", 0, end)) >= 0:
+                found += 1
+                if found == lines:
+                    return place + at + 1
+                end = at
+    return 0
