@@ -63,5 +63,11 @@ if [ -z "$why" ]; then
     *) cat "$directory/lab.log" >&2; echo "demo: the lab failed" >&2; exit 1 ;;
   esac
   run palisade lab down --name "$lab" 2>/dev/null && lab= || exit
+  if [ -c /dev/net/tun ] && [ -x .venv/bin/kubectl ]; then
+    echo "-- a Supervisor: Namespaces become networks and isolation, by real kubectl"
+    lab=demo-sup-$$
+    run "$PY" -m scripts.demo.supervisor "$lab" .venv/bin/kubectl || exit
+    run palisade lab down --name "$lab" 2>/dev/null && lab= || exit
+  fi
 fi
 echo "-- done; nothing is left behind"

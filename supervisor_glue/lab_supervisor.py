@@ -200,15 +200,26 @@ async def _join(paths: LabPaths, where: SupervisorPaths, hosts: Sequence[Host]) 
                 await client.create(_SECRETS, join_secret(token, datetime.now(UTC) + _TOKEN_LIFE), JOIN_NAMESPACE)
                 pin = certificate_hash(client.config.authority)
                 await host_join(client.config.server, token, pin, host.name, folder)
-            _start_spherelet(paths, host.name, kubeconfig, folder)
+            _start_spherelet(paths, host, kubeconfig, folder)
         await _wait_nodes(client, [host.name for host in hosts])
 
 
-def _start_spherelet(paths: LabPaths, host: str, kubeconfig: Path, folder: Path) -> None:
-    command = ["spherelet", "run", "--host", host, "--kubeconfig", str(kubeconfig), "--run", str(folder)]
-    command += ["--room", str(paths.room), "--mark", paths.mark]
-    command += ["--agent", str(paths.host(host) / "run"), "--desired", str(paths.host(host) / "desired.json")]
-    _start(paths, _launch(paths, f"the Spherelet of {host}", command, folder / "spherelet.log"))
+def _start_spherelet(paths: LabPaths, host: Host, kubeconfig: Path, folder: Path) -> None:
+    """Its pods see nothing of the lab: the Supervisor's keys lie there."""
+    command = ["spherelet", "run", "--host", host.name, "--kubeconfig", str(kubeconfig), "--run", str(folder)]
+    command += [
+        "--room",
+        str(paths.room),
+        "--mark",
+        paths.mark,
+        "--hide",
+        str(paths.folder),
+        "--address",
+        str(host.tep),
+    ]
+    told = paths.host(host.name)
+    command += ["--agent", str(told / "run"), "--desired", str(told / "desired.json")]
+    _start(paths, _launch(paths, f"the Spherelet of {host.name}", command, folder / "spherelet.log"))
 
 
 async def _wait_nodes(client: HttpClient, hosts: Sequence[str]) -> None:

@@ -69,7 +69,7 @@ def run(
     """
     import asyncio
 
-    from supervisor_glue.auth.kubeconfig import KubeconfigError, kubeconfig_read
+    from supervisor_glue.auth.kubeconfig import KubeconfigError
     from supervisor_glue.spherelet.run import spherelet_serve
     from supervisor_glue.spherelet.settings import Settings
 
@@ -78,7 +78,7 @@ def run(
         host, directory.absolute(), room.absolute(), netns, mark, hidden, network, address, agent, desired
     )
     try:
-        asyncio.run(spherelet_serve(settings, kubeconfig_read(kubeconfig)))
+        asyncio.run(spherelet_serve(settings, kubeconfig))
     except (OSError, KubeconfigError) as error:
         raise EnvironmentLacksError(
             f"the Spherelet cannot run: {error}", "a kubeconfig of this host, and directories that can be written"

@@ -6,13 +6,15 @@ from __future__ import annotations
 import asyncio
 import signal
 from dataclasses import replace
+from pathlib import Path
 
 from dfw.logs import get_logger
 from overlay.agent_base import SOCKET
 from overlay.cgroup import read_hierarchies
 from overlay.namespace import apply_room
 from supervisor_glue.api.http_client import HttpClient
-from supervisor_glue.auth.kubeconfig import Kubeconfig
+from supervisor_glue.auth.joining import host_renewals
+from supervisor_glue.auth.kubeconfig import kubeconfig_read
 from supervisor_glue.spherelet.attachments import Attachments
 from supervisor_glue.spherelet.node import NodeTask, host_address
 from supervisor_glue.spherelet.pods import Pods
@@ -21,8 +23,10 @@ from supervisor_glue.spherelet.settings import Settings
 from supervisor_glue.spherelet.tunnel import TunnelEnd
 
 
-async def spherelet_serve(settings: Settings, config: Kubeconfig) -> None:
-    """Until TERM or INT. Raises OSError where the run directory or the room cannot be made."""
+async def spherelet_serve(settings: Settings, kubeconfig: Path) -> None:
+    """Until TERM or INT. The certificate in the kubeconfig is renewed there. Raises KubeconfigError; OSError where the
+    run directory or the room cannot be made."""
+    config = kubeconfig_read(kubeconfig)
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -40,6 +44,8 @@ async def spherelet_serve(settings: Settings, config: Kubeconfig) -> None:
             asyncio.create_task(pods.run(), name="pods"),
             asyncio.create_task(TunnelEnd(client, pods).run(), name="tunnel"),
         ]
+        if config.identity is not None:
+            tasks.append(asyncio.create_task(renewing(client, kubeconfig), name="certificate"))
         if settings.agent is not None and settings.desired is not None:
             realizer = Realizer(client, settings.host, settings.desired, settings.agent / SOCKET, attachments)
             tasks.append(asyncio.create_task(realizer.run(), name="realizer"))
@@ -53,3 +59,13 @@ async def spherelet_serve(settings: Settings, config: Kubeconfig) -> None:
                 task.cancel()
             await asyncio.gather(waiting, *tasks, return_exceptions=True)
     log.info("spherelet.stopped")
+
+
+async def renewing(client: HttpClient, kubeconfig: Path) -> None:
+    """Keep the host's certificate young, until cancelled."""
+    log = get_logger("spherelet")
+
+    def failed(error: Exception) -> None:
+        log.warning("certificate.not-renewed", error=f"{type(error).__name__}: {error}")
+
+    await host_renewals(client, kubeconfig, client.renew, failed=failed)
