@@ -149,9 +149,11 @@ def _container(pod: Object, name: str) -> str:
 async def _input(socket: web.WebSocketResponse, session: Session) -> None:
     """From the client, until it closes."""
     async for message in socket:
-        if message.type is not aiohttp.WSMsgType.BINARY or not message.data:
+        # Python's client sends what it is given as text.
+        sent = message.data.encode() if message.type is aiohttp.WSMsgType.TEXT else message.data
+        if message.type not in (aiohttp.WSMsgType.BINARY, aiohttp.WSMsgType.TEXT) or not sent:
             continue
-        channel, data = message.data[0], message.data[1:]
+        channel, data = sent[0], sent[1:]
         if channel == STDIN:
             if data:
                 await session.send(STDIN, data)

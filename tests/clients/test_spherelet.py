@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from overlay import linux
-from tests.support.control_plane import ControlPlane, control_plane
+from tests.support.control_plane import PATIENCE, ControlPlane, control_plane
 from tests.support.kubectl import Kubectl, kubectl_path
 from tests.support.patience import until
 from tests.support.spherelet import Spherelet, bind, read, spherelet
@@ -203,3 +204,66 @@ def test_restarts_and_probes(kubectl: Kubectl, namespace: str, put: Put) -> None
     missing = put("missing", {"containers": [{"name": "main", "image": "host", "command": ["no-such"]}]}, backs_off)
     told = missing["status"]["containerStatuses"][0]["lastState"]["terminated"]
     assert told["exitCode"] == 128 and "no-such" in told["message"]
+
+
+TALKER = "for i in 1 2 3; do echo line $i; done; echo oops >&2; while [ ! -e /tmp/end ]; do sleep 0.05; done; echo last"
+
+
+@pytest.mark.parametrize("version", ["1.31", "1.33", "1.37"])
+def test_logs_and_commands(
+    version: str, kubectl: Kubectl, namespace: str, put: Put, host: tuple[ControlPlane, Spherelet], tmp_path: Path
+) -> None:
+    put("talker", {"containers": [shell(TALKER)], "restartPolicy": "Never"}, is_ready)
+    user = Kubectl(version, kubectl_path(version), host[0].kubeconfig, tmp_path)
+    there = ("-n", namespace)
+    until(lambda: "oops" in user("logs", "talker", *there).out, "the log does not have what the pod has said")
+    assert user("logs", "talker", *there, "--tail=2").out == "line 3\noops\n"
+    assert user("logs", "talker", *there, "--limit-bytes=6").out == "line 1"
+    done = user("exec", "talker", *there, "--", "sh", "-c", "echo out; echo err >&2; exit 3", code=3)
+    assert (done.out, done.err) == ("out\n", "err\ncommand terminated with exit code 3\n")
+    assert user("exec", "-i", "talker", *there, "--", "cat", given="from afar\n").out == "from afar\n"
+    much = user("exec", "talker", *there, "--", "sh", "-c", "yes 0123456789 | head -c 3000000").out
+    assert len(much) == 3_000_000  # three times what may be under way
+    following = user("exec", "talker", *there, "--", "touch", "/tmp/end")
+    assert following.out == ""
+    assert user("logs", "-f", "talker", *there).out.endswith("last\n")  # it ends when the container has
+    reaches(kubectl, namespace, "talker", phase("Succeeded"))
+    assert "completed pod" in user("exec", "talker", *there, "--", "true", code=1).err
+    assert user("logs", "talker", *there, "-c", "other", code=1).err.startswith("error: container other is not valid")
+
+
+def test_an_older_kubectls_exec_is_told_what_is_spoken(
+    kubectl: Kubectl, namespace: str, put: Put, host: tuple[ControlPlane, Spherelet], tmp_path: Path
+) -> None:
+    put("talker", {"containers": [shell("sleep 1000")], "terminationGracePeriodSeconds": 0}, is_ready)
+    old = Kubectl("1.27", kubectl_path("1.27"), host[0].kubeconfig, tmp_path)
+    assert "only WebSocket is spoken here" in old("exec", "talker", "-n", namespace, "--", "true", code=1).err
+
+
+def test_the_python_clients_terminal(namespace: str, put: Put, host: tuple[ControlPlane, Spherelet]) -> None:
+    kubernetes = pytest.importorskip("kubernetes", reason="needs kubernetes: Python's client")
+    from kubernetes.stream import stream
+
+    put("talker", {"containers": [shell("sleep 1000")], "terminationGracePeriodSeconds": 0}, is_ready)
+    with kubernetes.config.new_client_from_config(str(host[0].kubeconfig)) as client:
+        core = kubernetes.client.CoreV1Api(client)
+        command = ["sh", "-c", "test -t 0 && echo a terminal; read word; echo got $word; exit 4"]
+        running = stream(
+            core.connect_get_namespaced_pod_exec,
+            "talker",
+            namespace,
+            command=command,
+            stdin=True,
+            stdout=True,
+            stderr=True,
+            tty=True,
+            _preload_content=False,
+        )
+        running.write_stdin("hello\n")
+        said, end = "", time.monotonic() + PATIENCE
+        while running.is_open():
+            assert time.monotonic() < end, said
+            running.update(timeout=1)
+            said += running.read_stdout() if running.peek_stdout() else ""
+        assert "a terminal" in said and "got hello" in said
+        assert running.returncode == 4
