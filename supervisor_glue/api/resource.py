@@ -20,6 +20,7 @@ from supervisor_glue.api.media import Form, list_written, object_written, writte
 from supervisor_glue.api.metadata import time_text
 from supervisor_glue.api.objects import Deletion, Objects
 from supervisor_glue.api.patch import patch_apply
+from supervisor_glue.api.pod_security import pod_security_check
 from supervisor_glue.api.request import Options, Target
 from supervisor_glue.api.schema import schema_of
 from supervisor_glue.api.selectors import selector_parse
@@ -280,7 +281,10 @@ class ResourceHandler:
         return finish
 
     def _admitted(self, request: Request, old: Object | None, new: Object) -> Object:
-        """Nobody gives rights that he has not, and a host writes its own part."""
+        """Nobody gives rights that he has not, a host writes its own part, and a pod asks for what pods may have."""
+        if old is None and request.target.kind is PODS:
+            namespace = self.cache.get(NAMESPACES, "", request.target.namespace)
+            pod_security_check(new, None if namespace is None else namespace.item)
         return admitted(self.authorizer, self.attributes(request.user, request.target, request.options), new, old)
 
     # ---- deleting ---------------------------------------------------------------------------------------------
