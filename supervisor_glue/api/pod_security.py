@@ -2,8 +2,8 @@
 """What a pod may ask of its host: Kubernetes' Pod Security Standard `baseline`, unless its Namespace is labelled
 `pod-security.kubernetes.io/enforce: privileged`, which only who may change Namespaces can do.
 
-Kubernetes' own default is the other way round; here a pod shares the host's kernel and files, and who may create pods in
-a Namespace is nobody on the host.
+Kubernetes' own default is the other way round; here a pod shares the host's kernel and files, and who may create pods
+in a Namespace is nobody on the host.
 Source: https://kubernetes.io/docs/concepts/security/pod-security-standards/
 """
 
