@@ -121,7 +121,22 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Live tests first: they wait, so one worker begins with them while the others compute, then share its queue."""
-    items.sort(key=lambda item: "netns" not in item.path.parts)
+    items.sort(key=lambda item: not {"netns", "clients"} & set(item.path.parts))
+
+
+def bounding_set() -> str:
+    """The capabilities that this process and its children may ever have (proc(5), CapBnd)."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return next((line for line in status.splitlines() if line.startswith("CapBnd")), "")
+
+
+BOUNDING_SET = bounding_set()
+
+
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    """A test that gives up capabilities takes them from all that come after it in this process."""
+    if bounding_set() != BOUNDING_SET:
+        pytest.exit(f"{item.nodeid} has given up capabilities of the test process", returncode=1)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

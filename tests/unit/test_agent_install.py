@@ -21,6 +21,12 @@ GOLDEN = Path(__file__).parent / "golden" / UNIT
 OPTIONS = ("--host", "esx-1", "--underlay", "eth0")
 
 
+@pytest.fixture(autouse=True)
+def _capabilities_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`agent run` gives up capabilities first of all: here it would be the test process's."""
+    monkeypatch.setattr(privilege, "privileges_drop", lambda *_: None)
+
+
 def run(*arguments: str | Path, status: int = 0) -> None:
     assert cli.run(["agent", *map(str, arguments)]) == status
 

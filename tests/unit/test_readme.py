@@ -48,7 +48,7 @@ def test_two_commands_first() -> None:
 def test_commands_exist(line: str, tmp_path: Path) -> None:
     words = line.split("#")[0].split()
     told = run([*PALISADE, words[1], "--help"], tmp_path)
-    if words[1] in ("bench", "lab"):
+    if words[1] in ("bench", "lab", "supervisor"):
         told += run([*PALISADE, words[1], words[2], "--help"], tmp_path)
     for option in (word for word in words if word.startswith("--")):
         assert option in told, option
