@@ -184,7 +184,8 @@ def test_what_there_is(kubectl: Kubectl) -> None:
     assert "networking.k8s.io/v1" in kubectl("api-versions").out.split()
     told = kubectl("explain", "networkpolicy.spec.ingress.from.ipBlock").out
     assert "cidr" in told and "except" in told
-    assert "Server Version: v1.37" in kubectl("version").out.replace("version.Info", "") or kubectl.version == "1.27"
+    told = json.loads(kubectl("version", "-o", "json").out)
+    assert (told["serverVersion"]["major"], told["serverVersion"]["minor"]) == ("1", "37")
 
 
 def test_wrong_objects_are_told_all_that_is_wrong(kubectl: Kubectl, namespace: str) -> None:
