@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 PATIENCE = 90.0
+PYTHON = os.path.realpath(sys.executable)  # not the checkout's link to it: that may lie in /tmp, and a pod has its own
 PORT = 8080
 SERVER = f"""
 import socket
@@ -114,10 +115,10 @@ def main(lab: str, kubectl: str) -> None:
     print(f"   two hosts under a Supervisor, joined by token: {time.monotonic() - begun:.1f} s")
     cluster("create", "namespace", "shop")
     cluster("create", "namespace", "guests")
-    applied(cluster, pod("shop", "web", "esx-1", sys.executable, "-c", SERVER))
+    applied(cluster, pod("shop", "web", "esx-1", PYTHON, "-c", SERVER))
     ready(cluster, ("shop", "web"))
     address = cluster("get", "pod", "web", "-n", "shop", "-o", "jsonpath={.status.podIP}", say=False)
-    probe = (sys.executable, "-c", PROBE, address)
+    probe = (PYTHON, "-c", PROBE, address)
     begun = time.time()
     applied(cluster, pod("shop", "clerk", "esx-1", *probe), pod("guests", "visitor", "esx-2", *probe))
     ready(cluster, ("shop", "clerk"), ("guests", "visitor"))
