@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import functools
 import hashlib
 import json
 import os
@@ -120,6 +121,7 @@ def lines_compiled(path: Path) -> set[int]:
     return found
 
 
+@functools.cache
 def equivalents_read() -> dict[tuple[str, str, int, str, str], str]:
     """Mutants that change no result, by (header, line's text, column in it, old, new), and why not."""
     found = {}
@@ -129,6 +131,12 @@ def equivalents_read() -> dict[tuple[str, str, int, str, str], str]:
             old, new = change.split(" → ")
             found[header, text, int(column), old, new] = reason
     return found
+
+
+def reason_of(mutant: Mutant, line: str) -> str | None:
+    """Why a mutant of this line changes no result, where that is known: it is not tried."""
+    text, indent = line.strip(), len(line) - len(line.lstrip())
+    return equivalents_read().get((mutant.file, text, mutant.column - indent, mutant.old, mutant.new))
 
 
 def mutants_drawn(count: int, seed: int) -> list[Mutant]:
@@ -398,19 +406,17 @@ def main() -> int:
     given = parser.parse_args()
     drawn = mutants_drawn(given.count, given.seed)
     report = Report(given.report)
-    try_all(drawn, report, given.workers, trial=given.trial)
     lines = {path.name: path.read_text().splitlines() for path in (ROOT / "native" / "core").glob("*.h")}
-    equivalents = equivalents_read()
+    reasons = {mutant: reason_of(mutant, lines[mutant.file][mutant.line - 1]) for mutant in drawn}
+    try_all([mutant for mutant in drawn if reasons[mutant] is None], report, given.workers, trial=given.trial)
     results, survivors = {}, []
     for mutant in drawn:
-        by, line = report.known[mutant], lines[mutant.file][mutant.line - 1]
-        text, indent = line.strip(), len(line) - len(line.lstrip())
-        reason = equivalents.get((mutant.file, text, mutant.column - indent, mutant.old, mutant.new))
-        if by is None and reason is not None:
-            print(f"equivalent {mutant}: {reason}")
+        by = report.known.get(mutant)
+        if by is None and reasons[mutant] is not None:
+            print(f"equivalent {mutant}: {reasons[mutant]}")
             by = "named"
         elif by is None:
-            print(f"SURVIVED {mutant}\n    {text}")
+            print(f"SURVIVED {mutant}\n    {lines[mutant.file][mutant.line - 1].strip()}")
             survivors.append(mutant)
         results[mutant] = by
     counted = {mutant: by for mutant, by in results.items() if by not in ("compiler", "equivalent", "named")}

@@ -214,7 +214,7 @@ static void test_swaps(uint32_t swaps, enum split split)
 typedef struct hurry {
     pal_engine *e;
     uint32_t number;
-    uint64_t bursts;
+    uint64_t bursts; /* [C] atomic: that saw all filters */
     const bool *end;
 } hurry;
 
@@ -223,7 +223,7 @@ static void *hurry_run(void *context)
     hurry *h = context;
     while (!__atomic_load_n(h->end, __ATOMIC_ACQUIRE)) {
         const engine_config *config = engine_enter(h->e, h->number);
-        h->bursts += config->filters == 4;
+        __atomic_add_fetch(&h->bursts, config->filters == 4, __ATOMIC_RELAXED);
         engine_leave(h->e, h->number);
     }
     return NULL;
@@ -243,6 +243,9 @@ static void test_hurry(uint32_t commits)
         h[i] = (hurry){.e = e, .number = i, .end = &end};
         CHECK(pthread_create(&thread[i], NULL, hurry_run, &h[i]) == 0);
     }
+    for (uint32_t i = 0; i < HURRIED; i++) /* on a busy machine all commits are done before the last of them has run at all */
+        while (__atomic_load_n(&h[i].bursts, __ATOMIC_RELAXED) == 0)
+            nanosleep(&(struct timespec){.tv_nsec = 20000}, NULL);
     for (uint32_t n = 0; n < commits; n++)
         CHECK(pal_engine_stage(e, n % 4, NULL, rig_timeouts, false) == 0 && pal_engine_commit(e, 0) != 0);
     __atomic_store_n(&end, true, __ATOMIC_RELEASE);

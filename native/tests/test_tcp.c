@@ -191,6 +191,25 @@ static void test_take_over(void)
     rig_close(&r);
 }
 
+/* Nothing of a simultaneous open outlives a take-over: the server's ACK alone does not establish what began anew. */
+static void test_take_over_simultaneous(void)
+{
+    check_where = "take-over after a simultaneous open";
+    reach(CT_SYN_SENT2);
+    CHECK_U64(segment(S, TCP_SYN | TCP_ACK, 0, 1, 1000, 0, 0).reason, PAL_REASON_STATE);
+    CHECK_U64(state(), CT_SYN_RECEIVED);
+    CHECK_U64(segment(S, TCP_ACK, 1, 1, 1000, 0, 0).reason, PAL_REASON_STATE);
+    CHECK_U64(state(), CT_ESTABLISHED); /* of two SYNs either end's ACK is the last */
+    CHECK_U64(segment(C, TCP_SYN, 70000, 0, 1000, 0, 0).reason, PAL_REASON_STATE);
+    CHECK_U64(segment(S, TCP_SYN | TCP_ACK, 90000, 70001, 1000, 0, 0).reason, PAL_REASON_STATE);
+    CHECK_U64(state(), CT_SYN_RECEIVED);
+    CHECK_U64(segment(S, TCP_ACK, 90001, 70001, 1000, 0, 0).reason, PAL_REASON_STATE);
+    CHECK_U64(state(), CT_SYN_RECEIVED);
+    CHECK_U64(segment(C, TCP_ACK, 70001, 90001, 1000, 0, 0).reason, PAL_REASON_STATE);
+    CHECK_U64(state(), CT_ESTABLISHED);
+    rig_close(&r);
+}
+
 static void test_timers(void)
 {
     static const uint8_t timer[] = {[CT_SYN_SENT] = 0, [CT_SYN_SENT2] = 1, [CT_SYN_RECEIVED] = 1, [CT_ESTABLISHED] = 2,
@@ -212,6 +231,7 @@ int main(void)
         test_windows();
         test_rst();
         test_take_over();
+        test_take_over_simultaneous();
     }
     test_timers();
     return check_end("test_tcp");
