@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the API's objects are kept: bytes by key, with etcd's meanings (records.py, protocol.py), in SQLite."""
+"""Where the API's objects are kept: bytes by key, with etcd's meanings (records.py, protocol.py), in SQLite, or in etcd
+(etcd.py, which needs a package of its own)."""
 
 from supervisor_glue.store.protocol import Store
 from supervisor_glue.store.records import (
@@ -8,6 +9,7 @@ from supervisor_glue.store.records import (
     Condition,
     Delete,
     Event,
+    FullError,
     FutureError,
     LeaseError,
     Operation,
@@ -16,6 +18,7 @@ from supervisor_glue.store.records import (
     Range,
     Record,
     StoreError,
+    UnavailableError,
 )
 from supervisor_glue.store.sqlite import SqliteStore
 
@@ -25,6 +28,7 @@ __all__ = [
     "Condition",
     "Delete",
     "Event",
+    "FullError",
     "FutureError",
     "LeaseError",
     "Operation",
@@ -35,4 +39,5 @@ __all__ = [
     "SqliteStore",
     "Store",
     "StoreError",
+    "UnavailableError",
 ]

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 MOST_OPERATIONS = 128
 """In one transaction, as etcd has it."""
 MOST_BYTES = 1_500_000
-"""Of a value, as etcd has it."""
+"""Of a transaction's keys and values, as etcd has it."""
 
 
 class StoreError(Exception):
@@ -33,6 +33,14 @@ class FutureError(StoreError):
     def __init__(self, asked: int, revision: int) -> None:
         super().__init__(f"revision {asked} is not there yet; the store is at {revision}")
         self.revision = revision
+
+
+class UnavailableError(StoreError):
+    """The store cannot be reached now, or did not answer: what was being written is there, or is not."""
+
+
+class FullError(StoreError):
+    """The store has no room for what was to be written; nothing of it is there."""
 
 
 class LeaseError(StoreError):
@@ -123,9 +131,10 @@ def transaction_check(conditions: Sequence[Condition], operations: Sequence[Oper
         raise ValueError(f"a transaction has at most {MOST_OPERATIONS} operations and conditions")
     for key in (*keys, *(condition.key for condition in conditions)):
         key_check(key)
-    for operation in operations:
-        if isinstance(operation, Put) and len(operation.value) > MOST_BYTES:
-            raise ValueError(f"{operation.key}: {len(operation.value)} bytes; a value has at most {MOST_BYTES}")
+    size = sum(map(len, keys)) + 2 * sum(len(condition.key) for condition in conditions)
+    size += sum(len(operation.value) for operation in operations if isinstance(operation, Put))
+    if size > MOST_BYTES:
+        raise ValueError(f"a transaction has at most {MOST_BYTES} bytes, and this one {size}")
 
 
 def key_check(key: str) -> None:

@@ -25,6 +25,7 @@ from supervisor_glue.store.records import (
     CompactedError,
     Condition,
     Event,
+    FullError,
     LeaseError,
     Operation,
     Outcome,
@@ -183,7 +184,7 @@ class SqliteStore:
         try:
             return await asyncio.get_running_loop().run_in_executor(pool, work)
         except sqlite3.Error as error:
-            raise StoreError(f"the store's file: {error}") from error
+            raise _failed(error) from error
 
     async def _write(self) -> None:
         """Writes what waits; acknowledges what is on disk, after the watches know of it."""
@@ -202,7 +203,7 @@ class SqliteStore:
                 done = await asyncio.get_running_loop().run_in_executor(self._writer, self._file.apply, requests)
             except sqlite3.Error as error:
                 get_logger("store").error("not written", transactions=len(taken), error=str(error))
-                done = [StoreError(f"the store's file: {error}")] * len(taken)
+                done = [_failed(error)] * len(taken)
             for found in done:
                 if not isinstance(found, StoreError):
                     self._publish(found[1])
@@ -237,6 +238,11 @@ class SqliteStore:
                     continue
                 except StoreError as error:  # it ends at a later look
                     get_logger("store").error("lease not ended", lease=lease, error=str(error))
+
+
+def _failed(error: sqlite3.Error) -> StoreError:
+    kind = FullError if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL else StoreError
+    return kind(f"the store's file: {error}")
 
 
 def _size(events: tuple[Event, ...]) -> int:

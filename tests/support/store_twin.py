@@ -11,17 +11,23 @@ from supervisor_glue.store import Condition, Delete, Event, Operation, Outcome, 
 class StoreTwin:
     """See supervisor_glue/store/protocol.py; nothing waits for anything here, and nothing is forgotten."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: int = 0) -> None:
+        """`first`: the revision at which it is empty."""
+        self.first = first
         self.states: list[dict[str, Record]] = [{}]
         self.events: list[Event] = []
 
     @property
     def revision(self) -> int:
-        return len(self.states) - 1
+        return self.first + len(self.states) - 1
+
+    def state(self, revision: int) -> dict[str, Record]:
+        """As of a revision; 0: now."""
+        return self.states[revision - self.first if revision else -1]
 
     def range(self, prefix: str, after: str = "", limit: int = 0, revision: int = 0) -> Range:
         at = revision or self.revision
-        state = self.states[at]
+        state = self.state(at)
         found = [state[key] for key in sorted(state) if key.startswith(prefix) and key > after]
         shown = found[:limit] if limit else found
         return Range(tuple(shown), at, len(found) - len(shown))

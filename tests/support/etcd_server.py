@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An etcd of a test's own: in a directory of its own, on a Unix socket, without a port that others could have."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+from aetcd import rpc
+
+from supervisor_glue.store.etcd import EtcdStore
+from tests.support.patience import until
+
+
+class EtcdServer:
+    """Use: `with EtcdServer() as server: … server.endpoint`."""
+
+    def __init__(self, *options: str) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="palisade-etcd-"))  # short: a socket's path has 107 characters
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        return f"unix:{self._folder}/client:0"
+
+    @property
+    def log(self) -> str:
+        return (self._folder / "log").read_text()
+
+    def __enter__(self) -> EtcdServer:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.kill()
+        shutil.rmtree(self._folder)
+
+    def start(self) -> None:
+        """Until it answers on its socket. A short heartbeat: leases may have one second, elections are at once."""
+        here = {"client": "unix://client:0", "peer": "unix://peer:0"}
+        command = ["etcd", "--name=one", "--data-dir=data", f"--listen-client-urls={here['client']}"]
+        command += [f"--advertise-client-urls={here['client']}", f"--listen-peer-urls={here['peer']}"]
+        command += [f"--initial-advertise-peer-urls={here['peer']}", f"--initial-cluster=one={here['peer']}"]
+        command += ["--heartbeat-interval=10", "--election-timeout=100", *self._options]
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=log)
+        until(self._answers, f"etcd does not listen: {self.log[-2000:]}")
+
+    def _answers(self) -> bool:
+        assert self._process is not None and self._process.poll() is None, self.log[-2000:]
+        with socket.socket(socket.AF_UNIX) as tried:
+            return tried.connect_ex(self.endpoint.removeprefix("unix:")) == 0
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        """At once, whatever it does."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.send_signal(number)
+            self._process.wait()
+            self._process = None
+            for name in ("client:0", "peer:0"):
+                (self._folder / name).unlink(missing_ok=True)
+
+    def halt(self, *, going: bool) -> None:
+        """It answers no more, and its connections stay; or it goes on."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGCONT if going else signal.SIGSTOP)
+
+
+async def emptied(server: EtcdServer) -> EtcdStore:
+    """A store there without keys; its revision goes on."""
+    store = await EtcdStore.open([server.endpoint])
+    await store._client.call(store._client.kv.DeleteRange, rpc.DeleteRangeRequest(key=b"\0", range_end=b"\0"))
+    return store
