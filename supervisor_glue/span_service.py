@@ -8,8 +8,9 @@ and the names of those that are gone.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -42,8 +43,10 @@ class _Line(msgspec.Struct):
     gone: tuple[str, ...] = ()
 
 
-def span_extension(span: Span) -> Extension:
-    """What answers for the group."""
+@contextmanager
+def span_extension(span: Span) -> Iterator[Extension]:
+    """What answers for the group, as long as the `with` lasts: then the watches end, and hosts ask again."""
+    answering: set[asyncio.Task[object]] = set()
 
     async def answer(request: web.Request, resource: str, user: User) -> web.StreamResponse:
         if resource != RESOURCE:
@@ -51,7 +54,17 @@ def span_extension(span: Span) -> Extension:
         host = user.host or request.query.get("host", "")
         if not host:
             raise error_forbidden(RESOURCE, SPAN, "", "which host? only a host's own certificate says")
+        task = asyncio.current_task()
+        assert task is not None
+        answering.add(task)
+        try:
+            return await told(request, host)
+        finally:
+            answering.discard(task)
+
+    async def told(request: web.Request, host: str) -> web.StreamResponse:
         if request.method == "GET":
+            await span.computed()
             change = HostChange(span.revision, span.parts(host))
             return web.Response(body=change_line(change), content_type="application/json")
         known = hashes_read(await request.read())
@@ -64,7 +77,11 @@ def span_extension(span: Span) -> Extension:
                 await response.write(change_line(change))
         return response
 
-    return answer
+    try:
+        yield answer
+    finally:
+        for task in answering:
+            task.cancel()
 
 
 def hashes_read(data: bytes) -> dict[str, str]:

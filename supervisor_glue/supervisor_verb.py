@@ -45,7 +45,9 @@ supervisor.add_command(status)
     help="File to write: an administrator's, when the API answers.",
 )
 @click.option("--name", "names", multiple=True, help="Further name or address of the server's certificate.")
-@click.option("--controllers/--no-controllers", default=True, help="Whether they run in this process too.")
+@click.option(
+    "--controllers/--no-controllers", default=True, help="Whether they run in this process too, or apart (controllers)."
+)
 def up(listen: str, data: Path, kubeconfig: Path | None, names: tuple[str, ...], controllers: bool) -> None:
     """Serve the API in the foreground until TERM.
 
@@ -56,16 +58,64 @@ def up(listen: str, data: Path, kubeconfig: Path | None, names: tuple[str, ...],
 
     from supervisor_glue.api.process import Settings as ApiSettings
     from supervisor_glue.auth.pki import PkiError
-    from supervisor_glue.controllers.settings import Settings
+    from supervisor_glue.controlling import Controlling
     from supervisor_glue.serve import serve
     from supervisor_glue.store import StoreError
 
     host, port = _address(listen)
+    controlling = Controlling() if controllers else None
     try:
-        asyncio.run(serve(ApiSettings(data, ((host, port),), names), Settings() if controllers else None, kubeconfig))
+        asyncio.run(serve(ApiSettings(data, ((host, port),), names), controlling, kubeconfig))
     except (OSError, PkiError, StoreError) as error:
         raise EnvironmentLacksError(
             f"the API cannot be served: {error}", "another --listen, or a --data directory that can be written"
+        ) from None
+
+
+@supervisor.command()
+@click.option("--server", required=True, metavar="URL", help="The API server's, as its kubeconfigs have it.")
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    required=True,
+    help="The Supervisor's directory: its keys are used, its store is not.",
+)
+@click.option(
+    "--listen",
+    default="127.0.0.1:0",
+    show_default=True,
+    metavar="ADDRESS:PORT",
+    help="Where API servers ask for what hosts are told. Port 0: a free one.",
+)
+@click.option(
+    "--lease",
+    type=click.FloatRange(1, 300),
+    default=15.0,
+    show_default=True,
+    help="Seconds after which others take over from one that is silent.",
+)
+def controllers(server: str, data: Path, listen: str, lease: float) -> None:
+    """Run controllers apart from the API, in the foreground until TERM; of several processes one leads.
+
+    \b
+    Example: palisade supervisor up --no-controllers --data ./state --kubeconfig ./kubeconfig
+             palisade supervisor controllers --server https://127.0.0.1:6443 --data ./state
+    """
+    import asyncio
+
+    from supervisor_glue.auth.pki import PkiError
+    from supervisor_glue.controlling import Controlling, controllers_apart
+
+    if not server.startswith("https://"):
+        raise click.BadParameter(f"{server!r} is no https:// URL", param_hint="--server")
+    host, port = _address(listen)
+    if ipaddress.ip_address(host).is_unspecified:
+        raise click.BadParameter(f"{host} is no address that API servers could ask", param_hint="--listen")
+    try:
+        asyncio.run(controllers_apart(Controlling((host, port), lease), data, server))
+    except (OSError, PkiError) as error:
+        raise EnvironmentLacksError(
+            f"the controllers cannot run: {error}", "the --data directory of the API, another --listen"
         ) from None
 
 

@@ -24,7 +24,7 @@ from supervisor_glue.auth.signing import (
     request_sign,
     usages_check,
 )
-from supervisor_glue.auth.user import BOOTSTRAP, BOOTSTRAPPERS, MASTERS, NODE, NODES
+from supervisor_glue.auth.user import BOOTSTRAP, BOOTSTRAPPERS, FRONT_PROXY, MASTERS, NODE, NODES
 
 REQUESTS: Final = Resource("certificates.k8s.io", "v1", "certificatesigningrequests")
 JOINED: Final = "palisade.internal/joined"
@@ -33,6 +33,8 @@ FOR_HOST: Final = f"{BOOTSTRAPPERS}:host:"
 """Groups of join tokens that are for one host only, which may have joined before."""
 AUTOMATIC: Final = "AutoApproved"
 """The reason of an approval that no person gave."""
+_RESERVED: Final = frozenset((MASTERS, NODES, FRONT_PROXY))
+"""Groups in which nobody comes by asking."""
 KEPT_DONE: Final = timedelta(hours=1)
 KEPT_WAITING: Final = timedelta(hours=24)
 """As Kubernetes' csrcleaner has them."""
@@ -143,8 +145,8 @@ def _checked(item: Object) -> Request:
     signer = item["spec"].get("signerName")
     if signer == SIGNER_HOST and not request.host:
         raise SigningError(f"the subject must be {NODE}NAME in the organization {NODES} and in no other")
-    if signer == SIGNER_CLIENT and (MASTERS in request.groups or NODES in request.groups):
-        raise SigningError(f"{signer} signs nothing for the groups {MASTERS} and {NODES}")
+    if signer == SIGNER_CLIENT and not _RESERVED.isdisjoint(request.groups):
+        raise SigningError(f"{signer} signs nothing for the groups {', '.join(sorted(_RESERVED))}")
     return request
 
 

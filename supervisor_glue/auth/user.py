@@ -17,6 +17,8 @@ ACCOUNT: Final = "system:serviceaccount:"
 ACCOUNTS: Final = "system:serviceaccounts"
 ADMINISTRATORS: Final = "palisade:administrators"
 CONTROLLERS: Final = "palisade:controllers"
+FRONT_PROXY: Final = "palisade:front-proxy"
+"""API servers, to whom they pass requests on: they say whose a request was."""
 
 
 @dataclass(frozen=True, slots=True)

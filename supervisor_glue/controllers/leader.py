@@ -17,19 +17,24 @@ from typing import Any, Final
 from dfw.logs import get_logger
 from supervisor_glue.api.client import Client
 from supervisor_glue.api.status import ApiError, Object
-from supervisor_glue.controllers.objects import micro_time_text, object_made
+from supervisor_glue.controllers.objects import annotations_of, micro_time_text, object_made
 from supervisor_glue.controllers.resources import LEASES
 
 SYSTEM_NAMESPACE: Final = "kube-system"
 LEASE_NAME: Final = "palisade-controllers"
+SPAN_AT: Final = "palisade.internal/span"
+"""A Lease's annotation: where its holder says what hosts are told. It is another's, or nobody's, from the moment the
+Lease is."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaderOptions:
-    """`identity`: of this process, another for each. Seconds: `lease` how long a silent leader is believed, `renew` how
-    long a leader tries to renew before it gives up (less than `lease`), `retry` between tries."""
+    """`identity`: of this process, another for each; `address`: the URL at which it serves the span. Seconds: `lease`
+    how long a silent leader is believed, `renew` how long a leader tries to renew before it gives up (less than
+    `lease`), `retry` between tries."""
 
     identity: str
+    address: str = ""
     lease: float = 15.0
     renew: float = 10.0
     retry: float = 2.0
@@ -93,14 +98,14 @@ class Leader:
             except ApiError as error:
                 if error.code != 404:
                     raise
-                made = object_made(LEASES, options.name, options.namespace, spec=self._spec(None))
-                await self._client.create(LEASES, made, options.namespace)
+                made = object_made(LEASES, options.name, options.namespace)
+                await self._client.create(LEASES, self._taken(made, None), options.namespace)
                 return True
             holder = (lease.get("spec") or {}).get("holderIdentity") or ""
             if holder not in ("", options.identity) and not self._is_silent(lease):
                 self._is_others = True
                 return False
-            await self._client.update(LEASES, {**lease, "spec": self._spec(lease)})
+            await self._client.update(LEASES, self._taken(lease, lease))
         except ApiError as error:
             if error.code != 409:
                 self._log.warning("refused", code=error.code, error=error.message)
@@ -116,6 +121,11 @@ class Leader:
             self._seen = (revision, now)
         seconds = float((lease.get("spec") or {}).get("leaseDurationSeconds") or self._options.lease)
         return now - self._seen[1] > seconds
+
+    def _taken(self, item: Object, lease: Object | None) -> Object:
+        """The Lease as this process holds it."""
+        annotations = {**annotations_of(item), SPAN_AT: self._options.address}
+        return {**item, "metadata": {**item["metadata"], "annotations": annotations}, "spec": self._spec(lease)}
 
     def _spec(self, lease: Object | None) -> dict[str, Any]:
         now = micro_time_text(time.time())
@@ -141,3 +151,10 @@ class Leader:
                     await self._client.update(LEASES, {**lease, "spec": given})
         except (ApiError, OSError, TimeoutError) as error:
             self._log.info("lease-kept", error=str(error))
+
+
+def span_address(lease: Object | None) -> str:
+    """Where the holder of a Lease serves the span; empty: nobody does."""
+    if lease is None or not (lease.get("spec") or {}).get("holderIdentity"):
+        return ""
+    return annotations_of(lease).get(SPAN_AT, "")

@@ -105,6 +105,11 @@ class Span:
 
     # Telling.
 
+    async def computed(self) -> None:
+        """Until it has looked once: before, a host would be told that nothing is there."""
+        async with self._told:
+            await self._told.wait_for(lambda: self.compiles > 0)
+
     def parts(self, host: str) -> dict[str, Part]:
         """All that a host is told now."""
         found: dict[str, Part] = {}
@@ -115,6 +120,7 @@ class Span:
     async def watch(self, host: str, known: Mapping[str, str] | None = None) -> AsyncIterator[HostChange]:
         """What a host has to know, as it changes; first what differs from what it knows (hashes by key). Without a
         change it is told the revision now and then: all that concerns it up to there it has."""
+        await self.computed()
         sent = dict(known or {})
         now = self.parts(host)
         steps = {name: (group, group.step) for name, group in self._groups(host).items()}

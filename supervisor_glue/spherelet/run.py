@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from overlay.namespace import apply_room
 from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.auth.joining import host_renewals
 from supervisor_glue.auth.kubeconfig import kubeconfig_read
+from supervisor_glue.ending import ending_signals
 from supervisor_glue.spherelet.attachments import Attachments
 from supervisor_glue.spherelet.node import NodeTask, host_address
 from supervisor_glue.spherelet.pods import Pods
@@ -27,10 +27,7 @@ async def spherelet_serve(settings: Settings, kubeconfig: Path) -> None:
     """Until TERM or INT. The certificate in the kubeconfig is renewed there. Raises KubeconfigError; OSError where the
     run directory or the room cannot be made."""
     config = kubeconfig_read(kubeconfig)
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
+    ended = ending_signals()
     settings.run.mkdir(parents=True, exist_ok=True, mode=0o711)
     apply_room(settings.room, "palisade-pods")
     settings = replace(settings, address=host_address(settings), hierarchies=read_hierarchies())

@@ -168,6 +168,22 @@ def test_what_arrives_in_any_order_is_the_same() -> None:
     run(body)
 
 
+def test_who_has_not_looked_yet_does_not_say_that_nothing_is_there() -> None:
+    """Another that leads now: a host that asks waits, and keeps what it knows."""
+
+    async def body() -> None:
+        span = Span(SETTINGS)
+        span.intent.change(HOSTS, None, object_made(HOSTS, "h1", spec={"tep": "172.16.0.1"}))
+        watching = asyncio.ensure_future(anext(span.watch("h1", {"host/h1": "known"})))  # type: ignore[arg-type]
+        await asyncio.sleep(0.05)
+        assert not watching.done()
+        await span.compile()
+        told = await watching
+        assert set(told.parts) == {"host/h1"} and not told.gone
+
+    run(body)
+
+
 def test_one_object_that_is_wrong_keeps_what_it_said_and_stops_nobody_else() -> None:
     async def body() -> None:
         world = World(Random(9))

@@ -99,6 +99,7 @@ def approved(item: Object, reason: str = "AutoApproved") -> Object:
         (approved(request(JANE), "ByHand"), JOINED_HOST, Sign),
         (approved(request(JANE, "jane", (), SIGNER_CLIENT), "ByHand"), None, Sign),
         (approved(request(JANE, "root", ("system:masters",), SIGNER_CLIENT), "ByHand"), None, Refuse),
+        (approved(request(JANE, "api", ("palisade:front-proxy",), SIGNER_CLIENT), "ByHand"), None, Refuse),
         (with_condition(request(JOINING), "Denied", "x", "no", NOW), None, Wait),
         (with_certificate(approved(request(JOINING)), b"x"), HOST, Wait),
     ],
