@@ -11,7 +11,7 @@ is looked at once more by `node_admit`, when it is known.
 | pods bound to it | get; list and watch by `spec.nodeName`; delete; write the status |
 | ConfigMaps and Secrets that these pods use | get |
 | span.palisade.internal | list and watch: it is served its own part only, whatever it asks |
-| Events | create, about its Node, Host and pods |
+| Events | create, change, about its Node, Host and pods |
 | CertificateSigningRequests | create for itself; read those that it made |
 """
 
@@ -140,7 +140,8 @@ class NodeAuthorizer:
         return None if reference in self._used.get(host, ()) else _unrelated(host)
 
     def _event(self, _host: str, asked: Attributes) -> str | None:
-        return None if asked.verb == "create" and not asked.subresource else ""
+        """What an Event is about only `node_admit` sees, as it was and as it is to be."""
+        return None if asked.verb in _WRITE | {"create"} and not asked.subresource else ""
 
     def _request(self, host: str, asked: Attributes) -> str | None:
         if asked.subresource:
@@ -187,9 +188,9 @@ def _content_problem(nodes: NodeAuthorizer, host: str, asked: Attributes, item: 
         if key == ("", "nodes") and _reserved(item) != _reserved(old or {}):
             return f'node "{host}" is not allowed to modify labels with the prefix node-restriction.kubernetes.io/'
     if key == ("", "events"):
-        about = item.get("involvedObject") or item.get("regarding") or {}
-        if not _is_about(nodes, host, about):
-            return f'node "{host}" can only create events about itself and its pods'
+        for event in (item, old or item):
+            if not _is_about(nodes, host, event.get("involvedObject") or event.get("regarding") or {}):
+                return f'node "{host}" can only write events about itself and its pods'
     if key == ("certificates.k8s.io", "certificatesigningrequests"):
         return _request_problem(host, item)
     return ""

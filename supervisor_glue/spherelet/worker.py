@@ -176,9 +176,14 @@ class PodWorker:
         """Whether all volumes are there, as the objects behind them are now."""
         volumes = spec_of(pod).get("volumes") or ()
         now = time.monotonic()
-        if not volumes or (self._refreshed and now - self._refreshed < REFRESH_SECONDS):
+        if not volumes:
             return True
         is_changing = any("emptyDir" not in volume for volume in volumes)
+        left = self._refreshed + REFRESH_SECONDS - now
+        if self._refreshed and left > 0:
+            if is_changing:
+                pauses.append(left)
+            return True
         try:
             for volume in volumes:
                 files = await volume_files(pod, volume, self.sources)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +14,12 @@ from supervisor_glue.api.process import ApiProcess, Settings
 from supervisor_glue.auth.kubeconfig import Kubeconfig
 from supervisor_glue.auth.pki import client_issue
 from supervisor_glue.auth.user import ADMINISTRATORS
+from supervisor_glue.controllers.events import Recorder
 from supervisor_glue.controllers.resources import HOSTS, NAMESPACES, NODES, PODS, SECRETS
 
 
 class World:
-    """A server with two hosts, each with a pod that uses a Secret."""
+    """A server with two hosts, each with a pod that uses a Secret, and an Event about it."""
 
     def __init__(self, process: ApiProcess) -> None:
         self.process = process
@@ -44,7 +46,8 @@ class World:
             await self.admin.create(SECRETS, {"metadata": {"name": f"of-{host}"}, "data": {}}, "shop")
             volumes = [{"name": "v", "secret": {"secretName": f"of-{host}"}}]
             spec = {"nodeName": host, "containers": [{"name": "c", "image": "i"}], "volumes": volumes}
-            await self.admin.create(PODS, {"metadata": {"name": f"on-{host}"}, "spec": spec}, "shop")
+            pod = await self.admin.create(PODS, {"metadata": {"name": f"on-{host}"}, "spec": spec}, "shop")
+            await Recorder(self.admin, "test", time.time).record(PODS, pod, "Normal", "Made", "it was made")
 
 
 def with_world(tmp_path: Path, work: Callable[[World], Awaitable[None]]) -> None:

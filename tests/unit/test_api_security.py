@@ -16,7 +16,8 @@ from cryptography import x509
 from dfw.logs import configure
 from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.api.status import ApiError
-from supervisor_glue.controllers.resources import CONFIG_MAPS, HOSTS, PODS, SECRETS
+from supervisor_glue.controllers.events import Recorder
+from supervisor_glue.controllers.resources import CONFIG_MAPS, EVENTS, HOSTS, PODS, SECRETS
 from tests.support.patience import PATIENCE
 from tests.support.served_world import World, with_world
 
@@ -84,11 +85,13 @@ def test_a_hosts_certificate_is_refused_everything_of_another_host(tmp_path: Pat
     async def work(world: World) -> None:
         asked = 0
         async with world.host("esx-1") as host:
+            (event,) = (await world.admin.list(EVENTS, fields="involvedObject.name=on-esx-2")).items
+            names = NAMES | {"events": event["metadata"]["name"]}
             for item in await discovered(host):
                 plural = item.name.partition("/")[0]
                 if plural.startswith("self"):
                     continue  # anybody may ask about himself
-                name = NAMES.get(plural, "esx-2")
+                name = names.get(plural, "esx-2")
                 for method, path, query in requests_of(item, name, "shop"):
                     body = {"metadata": {"name": name}} if method in ("POST", "PUT", "PATCH") else None
                     if method == "POST" and plural == "certificatesigningrequests":
@@ -105,6 +108,34 @@ def test_a_hosts_certificate_is_refused_everything_of_another_host(tmp_path: Pat
             assert await code(host, "POST", leases, lease) == 200
             assert await code(host, "PUT", f"{leases}/esx-1", lease) == 200
         assert asked > 150
+
+    with_world(tmp_path, work)
+
+
+def test_a_hosts_repeated_events_count_up(tmp_path: Path) -> None:
+    """Also those of a process that has told nothing yet: what was told before it began counts."""
+
+    async def work(world: World) -> None:
+        pod = await world.admin.get(PODS, "on-esx-1", "shop")
+        async with world.host("esx-1") as host:
+            for moments in ((1000.0, 2000.0, 3000.0), (4000.0,)):
+                clock = iter(moments)
+                recorder = Recorder(host, "spherelet", lambda clock=clock: next(clock))  # type: ignore[misc]
+                for _ in moments:
+                    await recorder.record(PODS, pod, "Warning", "BackOff", "once more")
+
+            async def told() -> list[dict[str, Any]]:
+                found = (await world.admin.list(EVENTS, "shop", fields="involvedObject.name=on-esx-1")).items
+                return [item for item in found if item["reason"] == "BackOff"]
+
+            (event,) = await told()
+            assert (event["count"], event["firstTimestamp"]) == (4, "1970-01-01T00:16:40Z")
+            assert event["lastTimestamp"] == "1970-01-01T01:06:40Z"
+            await world.admin.delete(EVENTS, event["metadata"]["name"], "shop")  # events are kept for a while only
+            recorder = Recorder(host, "spherelet", lambda: 5000.0)
+            recorder._counts["shop", event["metadata"]["name"]] = 4
+            await recorder.record(PODS, pod, "Warning", "BackOff", "once more")
+            assert [item["count"] for item in await told()] == [1]
 
     with_world(tmp_path, work)
 

@@ -65,9 +65,11 @@ def test_nothing_of_another_host_is_allowed(authorizer: Authorizer) -> None:
                         question = Attributes(
                             ESX1, verb, kind.group, kind.version, kind.plural, subresource, namespace, name
                         )
-                        # A create's name is in its body: node_admit sees that. Anybody may ask about himself.
+                        # A create's name is in its body, and what an Event is about: node_admit sees that. Anybody
+                        # may ask about himself.
                         is_about_oneself = kind.kind.startswith("Self")
-                        is_made = verb == "create" and kind.plural in ("events", "certificatesigningrequests")
+                        is_made = verb == "create" and kind.plural == "certificatesigningrequests"
+                        is_made |= verb in ("create", "update", "patch") and kind.plural == "events"
                         if not is_about_oneself and not (is_made and not subresource):
                             assert authorizer.decide(question) is not None, question
 
@@ -193,13 +195,19 @@ def test_a_host_does_not_lift_its_own_restrictions(authorizer: Authorizer) -> No
 
 
 def test_events_are_about_itself(authorizer: Authorizer) -> None:
+    def event(**values: str) -> dict[str, Any]:
+        return {"metadata": {"name": "e"}, "involvedObject": values}
+
     def about(**values: str) -> bool:
-        return _admitted(authorizer, "", "events", {"metadata": {"name": "e"}, "involvedObject": values})
+        return _admitted(authorizer, "", "events", event(**values))
 
     assert about(kind="Node", name="esx-1") and about(kind="Pod", namespace="shop", name="web")
     assert not about(kind="Node", name="esx-2") and not about(kind="Pod", namespace="shop", name="db")
     assert not about(kind="Namespace", name="shop") and not about()
     assert not about(kind="Pod", namespace="shop", name="ghost")
+    own, other = event(kind="Node", name="esx-1"), event(kind="Node", name="esx-2")
+    assert _admitted(authorizer, "", "events", own, own)
+    assert not _admitted(authorizer, "", "events", own, other) and not _admitted(authorizer, "", "events", other, own)
 
 
 def test_a_host_asks_for_its_own_certificate(authorizer: Authorizer) -> None:
