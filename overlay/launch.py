@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import socket
+import stat
 import sys
 from collections import deque
 from typing import Any, Final, NamedTuple, NotRequired, TypedDict
@@ -26,8 +27,8 @@ class Launch(TypedDict):
 
     `hostname` not None: a pod, that is, its own pid, mount and uts namespaces; its command is the first process, and
     when that ends, all of them end. `hidden`: mounts that it shall not see. `cgroups`: directories whose member it
-    becomes. `log`: where its output goes. `join`: a pod's first process, whose pid, mount and uts namespaces it shares
-    instead of getting its own.
+    becomes. `log`: where its output goes, a file or a pipe. `join`: a pod's first process, whose pid, mount and
+    uts namespaces it shares instead of getting its own.
     """
 
     key: str
@@ -138,7 +139,7 @@ def _grandchild(launch: Launch, writing: int) -> None:
             _furnish(launch["hostname"], launch["hidden"])
         os.chdir("/")
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        log = os.open(launch["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
+        log = _log_open(launch["log"])
         os.dup2(log, 1)
         os.dup2(log, 2)
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):  # Python's own settings
@@ -148,6 +149,13 @@ def _grandchild(launch: Launch, writing: int) -> None:
     except BaseException as error:
         _say(writing, {"error": f"{launch['command'][0]}: {error}"})
     os._exit(1)
+
+
+def _log_open(path: str) -> int:
+    """A file, or a pipe: that is held at both ends, so that nobody who writes ends when its reader does."""
+    if os.path.exists(path) and stat.S_ISFIFO(os.stat(path).st_mode):
+        return os.open(path, os.O_RDWR)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
 
 
 def _furnish(hostname: str, hidden: list[str]) -> None:

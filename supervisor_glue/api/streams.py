@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Final
 
 import aiohttp
@@ -20,7 +21,7 @@ from aiohttp import web
 
 from supervisor_glue.api.kinds import PODS
 from supervisor_glue.api.request import Target
-from supervisor_glue.api.status import ApiError, Object, error_bad_request, error_not_found
+from supervisor_glue.api.status import ApiError, Cause, Object, error_bad_request, error_invalid, error_not_found
 from supervisor_glue.api.watch_cache import WatchCache
 from supervisor_glue.auth.user import User
 from supervisor_glue.tunnel import END, RESIZE, SHUT, STDERR, STDIN, STDOUT, SUCCESS, Session, Tunnels
@@ -47,15 +48,7 @@ class PodStreams:
         asked = self._asked("log", pod, _container(pod, query.get("container", "")))
         for name in ("follow", "previous"):
             asked[name] = query.get(name, "").lower() in ("true", "1")
-        for name in ("tailLines", "limitBytes"):
-            text = query.get(name, "")
-            if text:
-                if not re.fullmatch(r"\d{1,15}", text):
-                    raise error_bad_request(f"{name}: {text!r} is no number")
-                asked[name] = int(text)
-        for name in ("sinceSeconds", "sinceTime", "timestamps"):
-            if query.get(name, "").lower() not in ("", "false", "0"):
-                raise error_bad_request(f"{name}: no time is kept of a log's lines here")
+        asked |= _log_options(query, target.name)
         session = await self.tunnels.open(pod["spec"]["nodeName"], asked)
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         response.enable_chunked_encoding()
@@ -144,6 +137,35 @@ def _container(pod: Object, name: str) -> str:
         told = f"a container name must be specified for pod {pod['metadata']['name']}, choose one of: [{' '.join(own)}]"
         raise error_bad_request(told)
     return str(own[0])
+
+
+def _log_options(query: Mapping[str, str], pod: str) -> Object:
+    """Raises ApiError 400, 422."""
+    found: Object = {"timestamps": query.get("timestamps", "").lower() in ("true", "1")}
+    wrong = []
+    for name, least in (("sinceSeconds", 1), ("tailLines", 0), ("limitBytes", 1)):
+        text = query.get(name, "")
+        if text:
+            if not re.fullmatch(r"-?\d{1,15}", text):
+                raise error_bad_request(f"{name}: {text!r} is no number")
+            found[name] = int(text)
+            if int(text) < least:
+                told = "greater than or equal to 0" if least == 0 else "greater than 0"
+                wrong.append(Cause("FieldValueInvalid", f"Invalid value: {text}: must be {told}", name))
+    if query.get("sinceTime"):
+        try:
+            since = datetime.fromisoformat(query["sinceTime"])
+        except ValueError:
+            raise error_bad_request(f"sinceTime: {query['sinceTime']!r} is no time as RFC 3339 has them") from None
+        if since.tzinfo is None:
+            raise error_bad_request(f"sinceTime: {query['sinceTime']!r} has no time zone")
+        found["sinceTime"] = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        if "sinceSeconds" in found:
+            told = "Forbidden: at most one of `sinceTime` or `sinceSeconds` may be specified"
+            wrong.append(Cause("FieldValueForbidden", told, "sinceTime"))
+    if wrong:
+        raise error_invalid("PodLogOptions", "", pod, wrong)
+    return found
 
 
 async def _input(socket: web.WebSocketResponse, session: Session) -> None:

@@ -82,6 +82,8 @@ class Container:
         state, place = self.state, self.worker.runtime.container(self.name)
         if state.process is not None:
             await process_ended(state.process)
+        fifo = place.file(state.starts, "fifo")
+        await self.worker.blocking(lambda: self.worker.runtime.logs.finish(fifo))
         ended = await self.worker.blocking(lambda: place.ended_read(state, time.time()))
         state.ended, state.process = ended, None
         await self.worker.blocking(lambda: place.state_write(state))

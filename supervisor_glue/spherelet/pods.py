@@ -17,6 +17,7 @@ from supervisor_glue.controllers.informer import Informer
 from supervisor_glue.controllers.objects import uid_of
 from supervisor_glue.controllers.resources import PODS
 from supervisor_glue.spherelet.attachments import Attachments
+from supervisor_glue.spherelet.logs import LogKeeper
 from supervisor_glue.spherelet.records import record_read
 from supervisor_glue.spherelet.settings import Settings
 from supervisor_glue.spherelet.sources import Sources
@@ -36,6 +37,7 @@ class Pods:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pod")
         self._sources = Sources(client)
+        self._logs = LogKeeper(settings)
         self._events = Recorder(client, "spherelet", time.time)
         self.log = get_logger("spherelet")
 
@@ -70,7 +72,7 @@ class Pods:
 
     def _begin(self, pod: Object) -> PodWorker:
         worker = PodWorker(
-            self.client, self.settings, self._sources, pod, self._threads, self._events, self.attachments
+            self.client, self.settings, self._sources, pod, self._threads, self._events, self.attachments, self._logs
         )
         self.workers[worker.uid] = worker
         self._tasks[worker.uid] = asyncio.create_task(self._work(worker))

@@ -5,7 +5,7 @@
              sandbox.json          the process that holds its namespaces
              volumes/NAME/
              containers/NAME/state.json   of the last start: number, process
-                             N.log  N.times  N.exit  N.error  N.json (how it was started)
+                             N.fifo  N.log  N.log.1 …  N.exit  N.error  N.json (how it was started)
 
 A record is written before what it tells of is done, so that a process without a record can only be one whose start was
 cut short; those are found by their mark.

@@ -25,6 +25,7 @@ from supervisor_glue.api.status import Object
 from supervisor_glue.controllers.objects import name_of, namespace_of, spec_of, uid_of
 from supervisor_glue.controllers.quantity import milli, whole
 from supervisor_glue.spherelet.environment import pod_hostname
+from supervisor_glue.spherelet.logs import LogKeeper
 from supervisor_glue.spherelet.records import (
     ContainerFolder,
     ContainerState,
@@ -46,8 +47,8 @@ class StartError(Exception):
 class PodRuntime:
     """The processes and files of one pod."""
 
-    def __init__(self, settings: Settings, pod: Object) -> None:
-        self.settings, self.uid = settings, uid_of(pod)
+    def __init__(self, settings: Settings, logs: LogKeeper, pod: Object) -> None:
+        self.settings, self.logs, self.uid = settings, logs, uid_of(pod)
         self.folder = settings.folder(self.uid)
         self.is_host_network = bool(spec_of(pod).get("hostNetwork"))
 
@@ -152,7 +153,6 @@ class PodRuntime:
         place.forget(number - 1)
         spec = self._spec(pod, container, place, number, command or list(SLEEP), environment, mounts)
         record_write(place.file(number, "json"), dict(spec))
-        place.log(number).touch(mode=0o640)
         place.state_write(state)
         limits = limits_of(container)
         program = [sys.executable, "-S", "-m", "overlay.container", str(place.file(number, "json"))]
@@ -164,11 +164,15 @@ class PodRuntime:
             hidden=[],
             command=["/bin/sh", "-c", WAITER, "sh", str(place.file(number, "exit")), *program],
             environment=self._marked(importing({"PATH": os.environ.get("PATH", os.defpath), key: value})),
-            log=str(place.log(number)),
+            log=str(place.file(number, "fifo")),
             cgroups=[str(group) for group in apply_groups(self._groups(name, limits), limits)],
             join=sandbox.pid,
         )
-        state.process = self._launched(launch)
+        held = self.logs.begin(place.file(number, "fifo"), spec["user"])
+        try:
+            state.process = self._launched(launch)
+        finally:
+            os.close(held)
         place.state_write(state)
 
     def _spec(

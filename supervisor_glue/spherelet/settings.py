@@ -14,7 +14,9 @@ class Settings:
     """`run`: its records, logs and volumes; `room`: where pods' network namespaces have their names; `netns`: the
     host's (None: this process's); `mark`: NAME=VALUE, in the environment of all that it starts; `hide`: what containers
     on the host's own root do not see; `network`: whether pods wait for their vNIC; `address`: the host's own; `agent`:
-    the packet agent's run directory, and `desired` the file that it is told by (None: it is told by somebody else)."""
+    the packet agent's run directory, and `desired` the file that it is told by (None: it is told by somebody else);
+    `log_bytes`, `log_files`: how large a container's log may be, and how many of that size are kept (kubelet's
+    defaults)."""
 
     host: str
     run: Path
@@ -26,6 +28,8 @@ class Settings:
     address: str = ""
     agent: Path | None = None
     desired: Path | None = None
+    log_bytes: int = 10 << 20
+    log_files: int = 5
     hierarchies: Hierarchies = field(default_factory=Hierarchies)
 
     def folder(self, uid: str) -> Path:

@@ -9,8 +9,8 @@ import json
 import os
 import struct
 import termios
+import time
 from contextlib import suppress
-from pathlib import Path
 from typing import Final
 
 import aiohttp
@@ -20,6 +20,7 @@ from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.api.kinds import SPAN
 from supervisor_glue.api.status import ApiError, Object
 from supervisor_glue.spherelet.execute import NotRunningError, join_command, join_environment
+from supervisor_glue.spherelet.logs import log_read, wanted_of
 from supervisor_glue.spherelet.pods import Pods
 from supervisor_glue.spherelet.worker import PodWorker
 from supervisor_glue.tunnel import (
@@ -43,7 +44,6 @@ from supervisor_glue.tunnel import (
 
 PATH: Final = f"/apis/{SPAN}/v1alpha1/tunnel"
 _PAUSES: Final = (0.1, 0.5, 2.0, 5.0)
-_FOLLOW_SECONDS: Final = 0.1
 
 
 class _Session:
@@ -155,30 +155,22 @@ class TunnelEnd:
         number = 0 if container is None else container.state.starts
         if asked.get("previous"):
             number -= 1
-        path = worker.runtime.container(name).log(number)
-        if number < 1 or not path.exists():
+        place = worker.runtime.container(name)
+        if number < 1 or not place.log(number).exists():
             what = "previous terminated container" if asked.get("previous") else "container"
             return failure(f'{what} "{name}" in pod "{asked["pod"]}" has no log yet: it has not started', "BadRequest")
-        left = asked.get("limitBytes", 1 << 62)
-        with path.open("rb") as file:
-            if "tailLines" in asked:
-                file.seek(await asyncio.to_thread(tail_place, path, asked["tailLines"]))
-            while left > 0:
-                chunk = file.read(min(CHUNK, left))
-                if chunk:
-                    left -= len(chunk)
-                    await session.send(STDOUT, chunk)
-                elif not asked.get("follow") or not self._writes(worker, name, number):
-                    break
-                else:
-                    await asyncio.sleep(_FOLLOW_SECONDS)
-        return SUCCESS
 
-    @staticmethod
-    def _writes(worker: PodWorker, name: str, number: int) -> bool:
-        """Whether this start of a container still may say something."""
-        container = worker.containers.get(name)
-        return container is not None and container.state.starts == number and container.state.running
+        def writes() -> bool:
+            """Whether this start of the container may still say something, or what it said is on its way."""
+            known = worker.containers.get(name)
+            is_running = known is not None and known.state.starts == number and known.state.running
+            return is_running or place.file(number, "fifo").exists()
+
+        wanted = wanted_of(asked, time.time())
+        async for data in log_read(place.log(number), wanted, writes if asked.get("follow") else None):
+            for at in range(0, len(data), CHUNK):
+                await session.send(STDOUT, data[at : at + CHUNK])
+        return SUCCESS
 
     async def _execute(self, session: _Session, worker: PodWorker, asked: Object) -> Object:
         container = worker.containers.get(asked["container"])
@@ -281,24 +273,3 @@ def exit_status(code: int) -> Object:
     shown = 128 - code if code < 0 else code
     told = f"command terminated with non-zero exit code: exit status {shown}"
     return failure(told, "NonZeroExitCode", causes=[{"reason": "ExitCode", "message": str(shown)}])
-
-
-def tail_place(path: Path, lines: int) -> int:
-    """Where the last lines of a file begin."""
-    size = path.stat().st_size
-    if lines == 0:
-        return size
-    with path.open("rb") as file:
-        place, found = size, 0
-        while place > 0:
-            step = min(CHUNK, place)
-            place -= step
-            file.seek(place)
-            data = file.read(step)
-            end = len(data) - 1 if place + step == size and data.endswith(b"\n") else len(data)
-            while (at := data.rfind(b"\n", 0, end)) >= 0:
-                found += 1
-                if found == lines:
-                    return place + at + 1
-                end = at
-    return 0

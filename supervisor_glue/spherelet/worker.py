@@ -28,6 +28,7 @@ from supervisor_glue.controllers.resources import PODS
 from supervisor_glue.spherelet.attachments import Attachments
 from supervisor_glue.spherelet.containers import PROBES, Container
 from supervisor_glue.spherelet.environment import command_of, environment_of
+from supervisor_glue.spherelet.logs import LogKeeper
 from supervisor_glue.spherelet.network import CardWatch
 from supervisor_glue.spherelet.records import Ended
 from supervisor_glue.spherelet.runtime import PodRuntime, StartError
@@ -56,13 +57,14 @@ class PodWorker:
         threads: Any,
         events: Recorder,
         attachments: Attachments,
+        logs: LogKeeper,
     ) -> None:
         self.client, self.settings, self.sources, self.events = client, settings, sources, events
         self.attachments, self.port = attachments, object_key(pod)  # as the inventory calls its vNIC
         self.pod: Object | None = pod
         self.last = pod
         self.uid = uid_of(pod)
-        self.runtime = PodRuntime(settings, pod)
+        self.runtime = PodRuntime(settings, logs, pod)
         self.changed = asyncio.Event()
         self.containers: dict[str, Container] = {}
         self.log = get_logger("spherelet").bind(pod=f"{namespace_of(pod)}/{name_of(pod)}")

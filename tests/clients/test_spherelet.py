@@ -12,6 +12,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,47 @@ def test_logs_and_commands(
     reaches(kubectl, namespace, "talker", phase("Succeeded"))
     assert "completed pod" in user("exec", "talker", *there, "--", "true", code=1).err
     assert user("logs", "talker", *there, "-c", "other", code=1).err.startswith("error: container other is not valid")
+
+
+def test_logs_by_time_and_of_the_start_before(
+    kubectl: Kubectl, namespace: str, put: Put, host: tuple[ControlPlane, Spherelet], tmp_path: Path
+) -> None:
+    """A shell may open its own output again, which cuts a file short; nothing is lost while no Spherelet is there."""
+    gate = {"name": "gate", "mountPath": "/gate"}
+    script = (
+        "n=$(cat /gate/n 2>/dev/null || echo 0); echo $((n + 1)) >/gate/n; echo start $n; echo again >/dev/stderr;"
+        " [ $n = 0 ] && exit 1; until [ -e /gate/go ]; do sleep 0.05; done; echo late; touch /gate/said; sleep 1000"
+    )
+    spec = {
+        "containers": [shell(script, volumeMounts=[gate])],
+        "volumes": [{"name": "gate", "emptyDir": {}}],
+        "terminationGracePeriodSeconds": 0,
+    }
+    pod = put("teller", spec, lambda pod: is_ready(pod) and pod["status"]["containerStatuses"][0]["restartCount"] == 1)
+    there = ("-n", namespace)
+
+    def log(*more: str) -> list[str]:
+        return kubectl("logs", "teller", *there, *more).out.splitlines()
+
+    assert log("--previous") == ["start 0", "again"]
+    until(lambda: log() == ["start 1", "again"], "what it said is not there")
+    (first, _), (second, _) = (line.split(" ", 1) for line in log("--timestamps"))
+    begun = pod["status"]["containerStatuses"][0]["state"]["running"]["startedAt"]
+    assert begun[:-1] <= first <= second and len(first) == 30
+    host[1].kill()
+    gate_folder = host[1].run / "pods" / pod["metadata"]["uid"] / "volumes" / "gate"
+    time.sleep(max(0.0, datetime.fromisoformat(second[:19] + "Z").timestamp() + 1.0 - time.time()))  # the next second
+    (gate_folder / "go").touch()
+    until(lambda: (gate_folder / "said").exists(), "it does not go on")
+    until(lambda: b"late" in (gate_folder.parent.parent / "containers/main/2.log").read_bytes(), "it is not written")
+    host[1].start()
+    until(lambda: kubectl("logs", "teller", *there, code=None).code == 0, "the Spherelet does not come back")
+    assert log() == ["start 1", "again", "late"]
+    late = log("--timestamps")[-1].split()[0]
+    assert log(f"--since-time={late[:19]}Z") == ["late"] and log("--since=1h", "--tail=2") == ["again", "late"]
+    api = f"/api/v1/namespaces/{namespace}/pods/teller/log"
+    refused = kubectl("get", "--raw", f"{api}?sinceSeconds=0&tailLines=-1", code=1).err
+    assert "sinceSeconds: Invalid value: 0: must be greater than 0" in refused and "tailLines" in refused
 
 
 def test_an_older_kubectls_exec_is_told_what_is_spoken(
