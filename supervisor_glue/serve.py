@@ -40,6 +40,7 @@ async def _serve(
     ended: asyncio.Event,
 ) -> None:
     waiting = asyncio.create_task(ended.wait())
+    following = asyncio.create_task(process.cache.follow())
     working = (
         waiting
         if controlling is None
@@ -49,11 +50,13 @@ async def _serve(
         if kubeconfig is not None:
             process.kubeconfig(kubeconfig)
         print(f"serving at {process.url}" + (f", kubeconfig {kubeconfig}" if kubeconfig else ""), file=sys.stderr)
-        await asyncio.wait({waiting, working}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({waiting, working, following}, return_when=asyncio.FIRST_COMPLETED)
+        if following.done() and (failed := following.result()) is not None:
+            raise failed  # whoever keeps this process begins anew
         if not ended.is_set():
             working.result()  # it never ends by itself: say why it did
     finally:
-        waiting.cancel()
-        working.cancel()
+        for task in (waiting, following, working):
+            task.cancel()
         with suppress(asyncio.CancelledError):
             await working

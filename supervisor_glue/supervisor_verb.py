@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
+from typing import Final
 
 import click
 
@@ -12,6 +13,8 @@ from dfw.errors import EnvironmentLacksError
 from supervisor_glue.access_verb import kubeconfig, token
 from supervisor_glue.enable_verb import enable
 from supervisor_glue.status_verb import status
+
+_FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.group()
@@ -46,13 +49,37 @@ supervisor.add_command(status)
 )
 @click.option("--name", "names", multiple=True, help="Further name or address of the server's certificate.")
 @click.option(
+    "--store",
+    "store_text",
+    default="sqlite",
+    show_default=True,
+    metavar="STORE",
+    help="sqlite: a file in --data; etcd=ADDRESS:PORT[,ADDRESS:PORT…], or with https://: an etcd of the Supervisor's"
+    " own, which several API servers may share.",
+)
+@click.option("--store-ca", type=_FILE, help="Who vouches for etcd's members, PEM.")
+@click.option("--store-cert", type=_FILE, help="This server's certificate for etcd, PEM.")
+@click.option("--store-key", type=_FILE, help="Its key, PEM.")
+@click.option(
     "--controllers/--no-controllers", default=True, help="Whether they run in this process too, or apart (controllers)."
 )
-def up(listen: str, data: Path, kubeconfig: Path | None, names: tuple[str, ...], controllers: bool) -> None:
+def up(
+    listen: str,
+    data: Path,
+    kubeconfig: Path | None,
+    names: tuple[str, ...],
+    store_text: str,
+    store_ca: Path | None,
+    store_cert: Path | None,
+    store_key: Path | None,
+    controllers: bool,
+) -> None:
     """Serve the API in the foreground until TERM.
 
     \b
-    Example: palisade supervisor up --listen 127.0.0.1:6443 --data ./state --kubeconfig ./kubeconfig
+    Examples:
+      palisade supervisor up --listen 127.0.0.1:6443 --data ./state --kubeconfig ./kubeconfig
+      palisade supervisor up --data ./state --store etcd=127.0.0.1:2379 --kubeconfig ./kubeconfig
     """
     import asyncio
 
@@ -61,14 +88,21 @@ def up(listen: str, data: Path, kubeconfig: Path | None, names: tuple[str, ...],
     from supervisor_glue.controlling import Controlling
     from supervisor_glue.serve import serve
     from supervisor_glue.store import StoreError
+    from supervisor_glue.store.choice import EtcdTls, choice_read
 
+    try:
+        tls = EtcdTls(store_ca, store_cert, store_key)
+        store = choice_read(store_text, None if tls == EtcdTls() else tls)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--store") from None
     host, port = _address(listen)
     controlling = Controlling() if controllers else None
     try:
-        asyncio.run(serve(ApiSettings(data, ((host, port),), names), controlling, kubeconfig))
+        asyncio.run(serve(ApiSettings(data, ((host, port),), names, store), controlling, kubeconfig))
     except (OSError, PkiError, StoreError) as error:
         raise EnvironmentLacksError(
-            f"the API cannot be served: {error}", "another --listen, or a --data directory that can be written"
+            f"the API cannot be served: {error}",
+            "another --listen, a --data directory that can be written, or a --store that answers",
         ) from None
 
 

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from dfw.logs import get_logger
 from supervisor_glue.api.idle import idle_close
-from supervisor_glue.api.kinds import BY_KIND, BY_NAME, NAMESPACES
+from supervisor_glue.api.kinds import BY_KIND, BY_NAME, NAMESPACES, Kind
 from supervisor_glue.api.metadata import time_text
 from supervisor_glue.api.objects import Objects
 from supervisor_glue.api.resource import Request, ResourceHandler, Review
@@ -43,7 +43,8 @@ from supervisor_glue.auth.tokens import (
     token_key_open,
 )
 from supervisor_glue.auth.user import ADMINISTRATORS
-from supervisor_glue.store import SqliteStore, Store
+from supervisor_glue.store import Store, StoreError
+from supervisor_glue.store.choice import IN_A_FILE, StoreChoice, store_open
 
 STORE_FILE: Final = "store.db"
 COMPACT_SECONDS: Final = 300.0
@@ -59,11 +60,13 @@ _TOKEN_SECONDS: Final = 3600
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`listen`: addresses and ports; port 0: one that is free. `names`: further ones of the server's certificate."""
+    """`listen`: addresses and ports; port 0: one that is free. `names`: further ones of the server's certificate.
+    `store`: where the objects are; several servers may share one in etcd, and have the same keys in `data`."""
 
     data: Path
     listen: tuple[tuple[str, int], ...]
     names: tuple[str, ...] = ()
+    store: StoreChoice = IN_A_FILE
 
 
 @dataclass(slots=True)
@@ -87,7 +90,7 @@ class ApiProcess:
         keys = settings.data / "pki"
         authority = authority_open(keys, now)
         token_key = token_key_open(keys)
-        store = await SqliteStore.open(settings.data / STORE_FILE)
+        store = await store_open(settings.store, settings.data / STORE_FILE)
         cache = WatchCache(store)
         authorizer, revocations = Authorizer(), Revocations()
         cache.listen(lambda change: _follow(authorizer, revocations, change))
@@ -157,7 +160,7 @@ class ApiProcess:
         for name in SYSTEM_NAMESPACES:
             if self.cache.get(NAMESPACES, "", name) is None:
                 item: Object = {"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name}}
-                await self.objects.create(NAMESPACES, "", item, _unfinished)
+                await self._made(NAMESPACES, item)
         held = {
             (entry.kind.kind, entry.name): entry.item
             for plural in ("clusterroles", "clusterrolebindings")
@@ -166,9 +169,16 @@ class ApiProcess:
         changes = plan_defaults(held)
         for wanted in changes.create:
             kind = BY_KIND["rbac.authorization.k8s.io", "v1", wanted["kind"]]
-            await self.objects.create(kind, "", copy.deepcopy(wanted), _unfinished)
+            await self._made(kind, copy.deepcopy(wanted))
         for wanted in changes.update:
             await self._replace(wanted)
+
+    async def _made(self, kind: Kind, item: Object) -> None:
+        try:
+            await self.objects.create(kind, "", item, _unfinished)
+        except ApiError as error:
+            if error.code != 409:  # another server of the same store was first
+                raise
 
     async def _replace(self, wanted: Object) -> None:
         kind = BY_KIND["rbac.authorization.k8s.io", "v1", wanted["kind"]]
@@ -180,13 +190,22 @@ class ApiProcess:
         """ClusterRoles that are made of others show what they hold."""
         kind = BY_NAME["rbac.authorization.k8s.io", "v1", "clusterroles"]
         async for _ in self.cache.watch(kind, "", EVERYTHING, None, seconds=1e9):
-            held = (entry.item for entry in self.cache.list(kind))
-            for wanted in plan_aggregated(authorizer.rbac, held):
-                try:
-                    await self._replace(wanted)
-                except ApiError as error:
-                    if error.code not in (404, 409):
-                        raise
+            while not await self._aggregated(authorizer, kind):
+                await asyncio.sleep(RECHECK_SECONDS)
+
+    async def _aggregated(self, authorizer: Authorizer, kind: Kind) -> bool:
+        """False: the store could not do it now."""
+        held = (entry.item for entry in self.cache.list(kind))
+        for wanted in plan_aggregated(authorizer.rbac, held):
+            try:
+                await self._replace(wanted)
+            except ApiError as error:
+                if error.code not in (404, 409):
+                    raise
+            except StoreError as error:
+                get_logger("api").error("api.aggregate", role=wanted["metadata"]["name"], error=str(error))
+                return False
+        return True
 
     async def _renew(self, context: ssl.SSLContext, hosts: list[str]) -> None:
         """The server's own certificate, at two thirds of its life: connections that are open stay."""
@@ -208,9 +227,13 @@ class ApiProcess:
     async def _compact(self) -> None:
         """What was before the last five minutes is forgotten: a watch that begins there lists again."""
         while True:
-            revision = await self.store.revision()
-            await asyncio.sleep(COMPACT_SECONDS)
-            await self.store.compact(revision)
+            try:
+                revision = await self.store.revision()
+                await asyncio.sleep(COMPACT_SECONDS)
+                await self.store.compact(revision)
+            except StoreError as error:
+                get_logger("api").error("api.compact", error=str(error))
+                await asyncio.sleep(RECHECK_SECONDS)
 
 
 def _unfinished(old: Object | None, new: Object) -> Object:

@@ -20,7 +20,14 @@ from supervisor_glue.api.kinds import SPAN
 from supervisor_glue.api.media import JSON, Form, form_of, media_type, written
 from supervisor_glue.api.request import Target, options_of, target_of
 from supervisor_glue.api.resource import Answer, Request, ResourceHandler
-from supervisor_glue.api.status import ApiError, error_forbidden, error_internal, error_method, error_no_such_path
+from supervisor_glue.api.status import (
+    ApiError,
+    error_forbidden,
+    error_internal,
+    error_method,
+    error_no_such_path,
+    error_unavailable,
+)
 from supervisor_glue.api.streams import PodStreams
 from supervisor_glue.api.watch_cache import WatchCache
 from supervisor_glue.auth.attributes import Attributes
@@ -29,7 +36,7 @@ from supervisor_glue.auth.authorize import Authorizer
 from supervisor_glue.auth.impersonate import impersonated
 from supervisor_glue.auth.limits import BODY_BYTES, BODY_SECONDS, HEADER_BYTES, Limits
 from supervisor_glue.auth.user import User
-from supervisor_glue.store import StoreError
+from supervisor_glue.store import FullError, StoreError, TooLargeError, UnavailableError
 from supervisor_glue.tunnel import Tunnels
 
 TUNNEL: Final = f"/apis/{SPAN}/v1alpha1/tunnel"
@@ -84,7 +91,9 @@ class ApiServer:
             raise
         except StoreError as error:
             self.log.error("request.store", path=request.path, error=str(error))
-            return refusal(error_internal(str(error)))
+            return refusal(error_of_store(error))
+        except TooLargeError as error:
+            return refusal(ApiError(413, "RequestEntityTooLarge", f"Request entity too large: {error}"))
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception as error:
@@ -278,3 +287,12 @@ def response_of(answer: Answer, form: Form) -> web.Response:
 
 
 _QUOTED: Final = str.maketrans({'"': '\\"', "\\": "\\\\", "\r": " ", "\n": " "})
+
+
+def error_of_store(error: StoreError) -> ApiError:
+    """What a client is told when the store fails. Its sentences name no secrets."""
+    if isinstance(error, FullError):
+        return ApiError(507, "InsufficientStorage", f"the control plane's store is full, nothing was changed: {error}")
+    if isinstance(error, UnavailableError):
+        return error_unavailable(f"the control plane's store: {error}")
+    return error_internal(str(error))

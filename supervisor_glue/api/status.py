@@ -162,6 +162,11 @@ def error_internal(message: str) -> ApiError:
     return ApiError(500, "InternalError", f"Internal error occurred: {message}")
 
 
+def error_unavailable(message: str) -> ApiError:
+    """Not now: the client asks again."""
+    return ApiError(503, "ServiceUnavailable", message, retry_after=1)
+
+
 def error_too_many(message: str, retry_after: int = 1) -> ApiError:
     return ApiError(429, "TooManyRequests", message, retry_after=retry_after)
 

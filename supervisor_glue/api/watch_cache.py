@@ -19,13 +19,16 @@ from dfw.logs import get_logger
 from supervisor_glue.api.kinds import STORED, Kind
 from supervisor_glue.api.selectors import EVERYTHING, Selector
 from supervisor_glue.api.status import ApiError, Object, error_gone, error_too_large, error_too_many
-from supervisor_glue.store import CompactedError, Event, Store, StoreError
+from supervisor_glue.store import CompactedError, Event, Store, StoreError, UnavailableError
 
 PREFIX = "/kubernetes/"
 KEPT = 20_000
 """Changes of a kind that a watch can begin after."""
 MOST_WAITING = 50_000
 """Events that a watch may be behind before it is ended."""
+
+MOST_SECONDS = 15.0
+"""For which a request waits for what the store has acknowledged."""
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -149,13 +152,17 @@ class WatchCache:
                 watcher.wake.set()
 
     async def wait(self, revision: int) -> None:
-        """Until the cache has seen this revision. Raises StoreError where the store has failed."""
+        """Until the cache has seen this revision. Raises StoreError where the store has failed, or does not tell."""
         if self.failed is not None:
             raise self.failed
         if self.revision < revision:
             future = asyncio.get_running_loop().create_future()
             self._waiters.append((revision, future))
-            await future
+            try:
+                async with asyncio.timeout(MOST_SECONDS):
+                    await future
+            except TimeoutError:
+                raise UnavailableError(f"it has reached revision {revision}, and does not tell of it") from None
 
     async def wait_bounded(self, revision: int, seconds: float = 3.0) -> None:
         """Until the cache has seen a revision that a client names. Raises ApiError 504 where that does not come."""
@@ -258,6 +265,14 @@ class WatchCache:
                 for watcher in collection.watchers:
                     watcher.ended = ApiError(503, "ServiceUnavailable", "the store has failed")
                     watcher.wake.set()
+
+    async def follow(self) -> StoreError | None:
+        """Until the cache follows its store no more: why, where it is not that it was closed."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+            if not self._task.cancelled():
+                self._task.result()  # never anything but None
+        return self.failed
 
     def _wake(self) -> None:
         left = []

@@ -18,6 +18,7 @@ from supervisor_glue.store.records import (
     Range,
     Record,
     StoreError,
+    TooLargeError,
     UnavailableError,
 )
 from supervisor_glue.store.sqlite import SqliteStore
@@ -39,5 +40,6 @@ __all__ = [
     "SqliteStore",
     "Store",
     "StoreError",
+    "TooLargeError",
     "UnavailableError",
 ]

@@ -15,7 +15,8 @@ from typing import Any, Final, NoReturn
 from aetcd import rpc
 
 from dfw.logs import get_logger
-from supervisor_glue.store.etcd_client import EtcdClient, EtcdTls, RefusedError
+from supervisor_glue.store.choice import EtcdTls
+from supervisor_glue.store.etcd_client import EtcdClient, RefusedError
 from supervisor_glue.store.records import (
     Batch,
     CompactedError,

@@ -11,17 +11,16 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it would write to standard error about each lost connection
 import grpc
 from aetcd import rpc
 
+from supervisor_glue.store.choice import EtcdTls
 from supervisor_glue.store.records import CompactedError, FullError, StoreError, UnavailableError
 
-_SECONDS: Final = 10.0
+SECONDS = 10.0
 """Until a call is given up; etcd itself gives up after seven."""
 _METADATA: Final = (("hasleader", "true"),)  # a member that is cut off from the others says so, watches included
 _OPTIONS: Final = (
@@ -36,20 +35,6 @@ _OPTIONS: Final = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class EtcdTls:
-    """Files, PEM: who vouches for the members (None: the machine's own), and who we are."""
-
-    authority: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
-
-    def credentials(self) -> Any:
-        """As gRPC has them. Raises OSError."""
-        held = [None if path is None else path.read_bytes() for path in (self.authority, self.key, self.certificate)]
-        return grpc.ssl_channel_credentials(*held)
 
 
 class RefusedError(StoreError):
@@ -69,7 +54,8 @@ class EtcdClient:
         if tls is None:
             self._channel = rpc.insecure_channel(target, options=_OPTIONS)
         else:
-            self._channel = rpc.secure_channel(target, tls.credentials(), options=_OPTIONS)
+            here = (("grpc.default_authority", "localhost"),) if target.startswith("unix:") else ()
+            self._channel = rpc.secure_channel(target, credentials_of(tls), options=(*_OPTIONS, *here))
         self.kv, self.lease, self._watch = (make(self._channel) for make in (rpc.KVStub, rpc.LeaseStub, rpc.WatchStub))
         self.ending = asyncio.Event()
         self._calls: set[asyncio.Future[Any]] = set()
@@ -80,7 +66,7 @@ class EtcdClient:
         if self.ending.is_set():
             raise StoreError("the store is closed")
         calling: asyncio.Future[Any] = asyncio.ensure_future(
-            method(request, timeout=_SECONDS, metadata=_METADATA, wait_for_ready=patient)
+            method(request, timeout=SECONDS, metadata=_METADATA, wait_for_ready=patient)
         )
         self._calls.add(calling)
         try:
@@ -159,6 +145,12 @@ def target_of(endpoints: Sequence[str]) -> str:
         raise ValueError("several endpoints of etcd are addresses of one family, or one name that has them all")
     (kind,) = kinds
     return f"dns:///{endpoints[0]}" if kind == "dns" else f"{kind}:{','.join(endpoints)}"
+
+
+def credentials_of(tls: EtcdTls) -> Any:
+    """As gRPC has them. Raises OSError."""
+    held = [None if path is None else path.read_bytes() for path in (tls.authority, tls.key, tls.certificate)]
+    return grpc.ssl_channel_credentials(*held)
 
 
 def error_of(error: Any) -> StoreError:

@@ -43,6 +43,10 @@ class FullError(StoreError):
     """The store has no room for what was to be written; nothing of it is there."""
 
 
+class TooLargeError(ValueError):
+    """A transaction has more bytes than a store takes."""
+
+
 class LeaseError(StoreError):
     """There is no such lease."""
 
@@ -134,7 +138,7 @@ def transaction_check(conditions: Sequence[Condition], operations: Sequence[Oper
     size = sum(map(len, keys)) + 2 * sum(len(condition.key) for condition in conditions)
     size += sum(len(operation.value) for operation in operations if isinstance(operation, Put))
     if size > MOST_BYTES:
-        raise ValueError(f"a transaction has at most {MOST_BYTES} bytes, and this one {size}")
+        raise TooLargeError(f"a transaction has at most {MOST_BYTES} bytes, and this one {size}")
 
 
 def key_check(key: str) -> None:

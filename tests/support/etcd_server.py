@@ -21,9 +21,9 @@ from tests.support.patience import until
 class EtcdServer:
     """Use: `with EtcdServer() as server: … server.endpoint`."""
 
-    def __init__(self, *options: str) -> None:
+    def __init__(self, *options: str, scheme: str = "unix") -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="palisade-etcd-"))  # short: a socket's path has 107 characters
-        self._options = options
+        self._options, self._scheme = options, scheme
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -44,7 +44,7 @@ class EtcdServer:
 
     def start(self) -> None:
         """Until it answers on its socket. A short heartbeat: leases may have one second, elections are at once."""
-        here = {"client": "unix://client:0", "peer": "unix://peer:0"}
+        here = {"client": f"{self._scheme}://client:0", "peer": "unix://peer:0"}
         command = ["etcd", "--name=one", "--data-dir=data", f"--listen-client-urls={here['client']}"]
         command += [f"--advertise-client-urls={here['client']}", f"--listen-peer-urls={here['peer']}"]
         command += [f"--initial-advertise-peer-urls={here['peer']}", f"--initial-cluster=one={here['peer']}"]
@@ -67,6 +67,10 @@ class EtcdServer:
             self._process = None
             for name in ("client:0", "peer:0"):
                 (self._folder / name).unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """All that it had; it is not running."""
+        shutil.rmtree(self._folder / "data")
 
     def halt(self, *, going: bool) -> None:
         """It answers no more, and its connections stay; or it goes on."""
