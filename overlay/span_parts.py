@@ -2,8 +2,9 @@
 """What a host is told in parts, each with a name and a hash: only those that changed have to be sent.
 
 `host/NAME`, `segment/NAME`, `gateway/NAME`, `tep/HOST`: what it forwards by, the same for all hosts that share a
-routing domain. `vnic/PORT`, `table/HASH`, `ether/HASH`, `set/HASH`: the rules of its own vNICs. A table is the same
-wherever it is: its name is its content's hash; a set's is that of what it means, so that members can come and go.
+routing domain. `vnic/PORT`, `table/HASH`, `ether/HASH`, `set/HASH`: its own vNICs and their rules. A table is the same
+wherever it is: its name is its content's hash; a set's is that of what it means, so that members can come and go: a
+SetChange says which.
 A field that this version does not know makes it refuse (StateError): the old state stays.
 """
 
@@ -16,7 +17,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from dfw.compile import PAL_RULE
+from dfw.compile import PAL_RANGE, PAL_RULE
 from dfw.layout import ETHER_DTYPE
 from dfw.model import (
     Gateway,
@@ -42,6 +43,8 @@ from overlay.span import UNDERLAY_MTU, Fabric, ForwardingSpan, vnic_network
 
 VERSION: Final = 1
 HASH_CHARACTERS: Final = 32
+MARK_BYTES: Final = 12
+_FAMILY: Final = slice(32, 36)  # of a row of pal_range
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -71,9 +74,8 @@ class GatewayPart(_Part, frozen=True):
 
 
 class MemberPart(_Part, frozen=True, array_like=True):
-    """A port of a segment, and where it is."""
+    """A port of a segment, and where it is. Its name is nobody's business but its host's (VnicPart)."""
 
-    name: str
     host: str
     mac: str
     ips: tuple[str, ...]
@@ -89,9 +91,11 @@ class SegmentPart(_Part, frozen=True):
 
 
 class VnicPart(_Part, frozen=True):
-    """What is in force at a vNIC of this host, by names of parts."""
+    """A vNIC of this host, and what is in force at it, by names of parts."""
 
     segment: str
+    mac: str
+    ips: tuple[str, ...]
     table: str
     timers: tuple[int, ...]
     ether: str | None = None
@@ -115,6 +119,15 @@ class EtherPart(_Part, frozen=True):
 
 
 SetPart = SetState
+
+
+class SetChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """An address set's members that came and went (rows of pal_range), and the hash of what is there then."""
+
+    added: bytes
+    removed: bytes
+    hash: str
+
 
 TYPES: Final[Mapping[str, type[msgspec.Struct]]] = {
     "host": HostPart,
@@ -150,6 +163,34 @@ def part_decode(key: str, data: bytes) -> msgspec.Struct:
 def part_hash(data: bytes) -> str:
     """Of a part's content."""
     return sha256(data).hexdigest()[:HASH_CHARACTERS]
+
+
+def part_mark(key: str, content_hash: str) -> bytes:
+    """By which a host says that it knows this part with this content: MARK_BYTES."""
+    return sha256(f"{key}\0{content_hash}".encode()).digest()[:MARK_BYTES]
+
+
+def set_compare(before: bytes, after: bytes) -> SetChange:
+    """From one content of a set's part to another. Raises StateError."""
+    had, has = (set(_rows(part_decode("set/", data).ranges)) for data in (before, after))  # type: ignore[attr-defined]
+    return SetChange(b"".join(sorted(has - had)), b"".join(sorted(had - has)), part_hash(after))
+
+
+def set_change(before: bytes, change: SetChange) -> bytes:
+    """A set's part after a change. Raises StateError: it was one of another content."""
+    part = part_decode("set/", before)
+    assert isinstance(part, SetPart)
+    rows = (set(_rows(part.ranges)) - set(_rows(change.removed))) | set(_rows(change.added))
+    ordered = sorted(rows, key=lambda row: (row[_FAMILY], row[: _FAMILY.start]))  # as pal_range's are
+    after = part_encode(SetPart(part.name, b"".join(ordered)))
+    if part_hash(after) != change.hash:
+        raise StateError(f"the members of {part.name or 'a set'} are not those that have changed")
+    return after
+
+
+def _rows(ranges: bytes) -> list[bytes]:
+    size = PAL_RANGE.itemsize
+    return [ranges[at : at + size] for at in range(0, len(ranges), size)]
 
 
 def parts_assemble(
@@ -188,9 +229,14 @@ class _Assembly:
         segments, ports = {}, {}
         for name, part in self._of("segment"):
             segments[name] = Segment(name, part.vni, tuple(map(prefix_parse, part.subnets)), part.gateway)
-            for item in part.ports:
-                ips = tuple(map(address_parse, item.ips))
-                ports[item.name] = Port(item.name, item.host, name, item.name, item.mac, ips)
+            for number, item in enumerate(part.ports):
+                if item.host != host:
+                    there = f"{name} {number}"
+                    ips = tuple(map(address_parse, item.ips))
+                    ports[there] = Port(there, item.host, name, there, item.mac, ips)
+        for name, part in self._of("vnic"):
+            ips = tuple(map(address_parse, part.ips))
+            ports[name] = Port(name, host, part.segment, name, part.mac, ips)
         gateways = {name: Gateway(name, part.tier, part.uplink) for name, part in self._of("gateway")}
         self.fabric = Fabric(Inventory(hosts, gateways, segments, {}, ports), ())
 

@@ -1,46 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`span.palisade.internal/v1alpha1`, resource `parts`: what a host is told, over HTTP, and how the host reads it.
+"""`span.palisade.internal/v1alpha1`, resource `parts`: what a host is told, over HTTP. span_reader.py reads it.
 
 A host is served its own part, whatever it asks: which host it is, its certificate says. A watch is a POST whose body
-has the hashes of what the host knows; each line of the answer is one change, whole: parts that are new or different,
-and the names of those that are gone.
+has the marks of what the host knows (MARK_BYTES each); each line of the answer is one change, whole.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import aclosing, contextmanager
-from typing import Any, Final, NamedTuple
+from typing import Final
 
 import msgspec
 from aiohttp import web
 
+from overlay.span_parts import MARK_BYTES
 from supervisor_glue.api.kinds import SPAN
 from supervisor_glue.api.server import Extension
 from supervisor_glue.api.status import error_bad_request, error_forbidden, error_no_such_path
 from supervisor_glue.auth.user import User
-from supervisor_glue.controllers.groups import Part
 from supervisor_glue.controllers.span import HostChange, Span
+from supervisor_glue.span_wire import Known, Line, line_write
 
 RESOURCE: Final = "parts"
 PATH: Final = f"/apis/{SPAN}/v1alpha1/{RESOURCE}"
-_encode = msgspec.json.Encoder().encode
-
-
-class Told(NamedTuple):
-    """A change as a host reads it: parts' contents and hashes by name."""
-
-    revision: int
-    parts: dict[str, bytes]
-    hashes: dict[str, str]
-    gone: tuple[str, ...]
-
-
-class _Line(msgspec.Struct):
-    revision: int
-    parts: dict[str, tuple[str, msgspec.Raw]]
-    gone: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -65,9 +49,9 @@ def span_extension(span: Span) -> Iterator[Extension]:
     async def told(request: web.Request, host: str) -> web.StreamResponse:
         if request.method == "GET":
             await span.computed()
-            change = HostChange(span.revision, span.parts(host))
+            change = HostChange(span.revision, span.parts(host), (), {})
             return web.Response(body=change_line(change), content_type="application/json")
-        known = hashes_read(await request.read())
+        known = marks_read(await request.read())
         response = web.StreamResponse(headers={"Content-Type": "application/json", "Cache-Control": "no-cache"})
         response.enable_chunked_encoding()
         await response.prepare(request)
@@ -84,32 +68,19 @@ def span_extension(span: Span) -> Iterator[Extension]:
             task.cancel()
 
 
-def hashes_read(data: bytes) -> dict[str, str]:
+def marks_read(data: bytes) -> frozenset[bytes]:
     """Of a request's body. Raises ApiError 400."""
     try:
-        return msgspec.json.decode(data, type=dict[str, str]) if data.strip() else {}
+        marks = msgspec.json.decode(data, type=Known).marks if data.strip() else b""
     except msgspec.DecodeError as error:
-        raise error_bad_request(f"the body is an object of hashes by name: {error}") from None
+        raise error_bad_request(f"the body says what is known, as marks: {error}") from None
+    if len(marks) % MARK_BYTES:
+        raise error_bad_request(f"marks are {MARK_BYTES} bytes each")
+    return frozenset(marks[at : at + MARK_BYTES] for at in range(0, len(marks), MARK_BYTES))
 
 
 def change_line(change: HostChange) -> bytes:
-    parts: Mapping[str, Part] = change.parts
-    told = {key: (part.hash, msgspec.Raw(part.data)) for key, part in parts.items()}
-    return _encode(_Line(change.revision, told, change.gone)) + b"\n"
-
-
-def line_read(line: bytes) -> Told:
-    """Raises msgspec.DecodeError."""
-    read = msgspec.json.decode(line, type=_Line)
-    return Told(
-        read.revision,
-        {key: bytes(data) for key, (_, data) in read.parts.items()},
-        {key: name for key, (name, _) in read.parts.items()},
-        read.gone,
-    )
-
-
-async def span_watch(client: Any, known: Mapping[str, str]) -> AsyncIterator[Told]:
-    """Changes as the Supervisor tells them; ends when the connection does. Raises ApiError, ConnectionError."""
-    async for line in client.lines("POST", PATH, dict(known), query={"watch": "true"}):
-        yield line_read(line)
+    """As it is sent."""
+    parts = {key: msgspec.Raw(part.data) for key, part in change.parts.items()}
+    unknown = b"".join(change.unknown)
+    return line_write(Line(change.revision, parts, change.gone, change.sets, change.packed, unknown))

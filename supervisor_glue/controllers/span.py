@@ -9,31 +9,31 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Final, NamedTuple
+from collections.abc import AsyncIterator, Callable, Iterable, Set
+from typing import Final
 
 from dfw.incremental import collector_paused
 from dfw.logs import get_logger
 from dfw.model import Port, Segment
 from overlay.hoststate import BfdState
-from overlay.span_parts import GatewayPart, HostPart, MemberPart, SegmentPart, TepPart, part_encode
-from supervisor_glue.controllers.groups import Group, Part
+from overlay.span_parts import (
+    GatewayPart,
+    HostPart,
+    MemberPart,
+    SegmentPart,
+    TepPart,
+    part_encode,
+)
+from supervisor_glue.controllers.groups import Group, Part, part_made
 from supervisor_glue.controllers.informer import Views
 from supervisor_glue.controllers.intent import LOOKED_AT, Changed, Intent
 from supervisor_glue.controllers.settings import Settings
+from supervisor_glue.controllers.telling import OWN, HostChange, change_first, change_since
 from supervisor_glue.controllers.vnic_rules import VnicRules
 
 GATHER: Final = 0.002  # seconds: what comes together is compiled together
 MANY: Final = 1000  # changed ports from which on the garbage collector waits
 TELL_REVISION: Final = 1.0  # seconds: so often a host for which nothing changed is told how far this is
-
-
-class HostChange(NamedTuple):
-    """What a host has to know, to be as of `revision`: parts by key, and the keys of parts that are gone."""
-
-    revision: int
-    parts: Mapping[str, Part]
-    gone: tuple[str, ...] = ()
 
 
 class Span:
@@ -117,27 +117,25 @@ class Span:
             found.update(group.parts)
         return found
 
-    async def watch(self, host: str, known: Mapping[str, str] | None = None) -> AsyncIterator[HostChange]:
-        """What a host has to know, as it changes; first what differs from what it knows (hashes by key). Without a
-        change it is told the revision now and then: all that concerns it up to there it has."""
+    async def watch(self, host: str, known: Set[bytes] = frozenset()) -> AsyncIterator[HostChange]:
+        """What a host has to know, as it changes; first what differs from what it knows (marks of parts). Without a
+        change it is told the revision now and then: all that concerns it up to there it has. Nothing is told before the
+        first compile: a host that comes back to a leader that has just begun is not told that all it knows is gone.
+        Ends where so much has changed that what the host has is not known: it asks again."""
         await self.computed()
-        sent = dict(known or {})
-        now = self.parts(host)
         steps = {name: (group, group.step) for name, group in self._groups(host).items()}
         revision = self.revision
-        first = {key: part for key, part in now.items() if sent.get(key) != part.hash}
-        gone = tuple(key for key in sent if key not in now)
-        keys = {name: set(group.parts) for name, (group, _) in steps.items()}
-        del sent, now
-        yield HostChange(revision, first, gone)
-        del first
+        yield change_first(self._groups(host), self.revision, known)
+        del known
         loop = asyncio.get_running_loop()
         told = loop.time()
         while True:
-            parts, gone = self._since(host, steps, keys)
-            if parts or gone or (self.revision > revision and loop.time() - told >= TELL_REVISION):
+            change = change_since(self._groups(host), self.revision, steps)
+            if change is None:
+                return
+            if change.is_news or self._is_due(revision, loop.time() - told):
                 revision, told = self.revision, loop.time()
-                yield HostChange(revision, parts, gone)
+                yield change
                 continue
             wait = None if self.revision == revision else max(0.0, told + TELL_REVISION - loop.time())
             before = self.compiles
@@ -148,41 +146,15 @@ class Span:
                     except TimeoutError:
                         pass
 
+    def _is_due(self, revision: int, seconds: float) -> bool:
+        return self.revision > revision and seconds >= TELL_REVISION
+
     def _groups(self, host: str) -> dict[str, Group]:
-        found = {"own": self.own[host]} if host in self.own else {}
+        found = {OWN: self.own[host]} if host in self.own else {}
         segments = {port.segment for port in self.ports_on.get(host, {}).values()}
         for domain in sorted({self._domain_of[name] for name in segments if name in self._domain_of}):
             found[f"domain {domain}"] = self.domains[domain]
         return found
-
-    def _since(
-        self, host: str, steps: dict[str, tuple[Group, int]], keys: dict[str, set[str]]
-    ) -> tuple[dict[str, Part], tuple[str, ...]]:
-        parts: dict[str, Part] = {}
-        gone: set[str] = set()
-        groups = self._groups(host)
-        for name in [name for name in steps if groups.get(name) is not steps[name][0]]:
-            gone |= keys.pop(name)
-            del steps[name]
-        for name, group in groups.items():
-            _, step = steps.get(name, (group, -1))
-            had = keys.setdefault(name, set())
-            if step < group.first:  # new to it, or too much has changed
-                gone |= had - group.parts.keys()
-                others = {key for other, some in keys.items() if other != name for key in some if key[:4] == "tep/"}
-                parts.update({key: part for key, part in group.parts.items() if key not in others})
-                keys[name] = set(group.parts)
-            else:
-                for key, part in group.after(step):
-                    if part is not None:
-                        parts[key] = part
-                        had.add(key)
-                    elif key in had:
-                        gone.add(key)
-                        had.discard(key)
-            steps[name] = (group, group.step)
-        left = gone - parts.keys()  # another domain may have the same tunnel endpoint
-        return parts, tuple(sorted(key for key in left if not any(key in group.parts for group in groups.values())))
 
     # Taking in.
 
@@ -354,7 +326,7 @@ class Span:
     def _segment(self, segment: Segment) -> bytes:
         ports = sorted(self._ports_of.get(segment.name, {}).values(), key=lambda port: port.name)
         members = tuple(
-            MemberPart(port.name, port.host, port.mac, tuple(map(str, port.ips)))
+            MemberPart(port.host, port.mac, tuple(map(str, port.ips)))
             for port in ports
             if port.host in self.intent.hosts
         )
@@ -371,9 +343,9 @@ class Span:
         for number in changed & sets.keys():
             hosts = self._sets_on.get(number)
             if hosts:
-                key, data = self.rules.set_key(number), self.rules.set_data(number)
+                key, part, change = self.rules.set_changed(number)
                 for host in hosts:
-                    if self.own[host].put(key, data):
+                    if self.own[host].put_part(key, part, change):
                         told.add(host)
         if told:
             for host in told:
@@ -387,24 +359,28 @@ class Span:
         known = self.intent.hosts.get(host)
         sets: set[int] = set()
         policies: dict[str, frozenset[int]] = {}
-        parts: dict[str, bytes] = {}
+        parts: dict[str, Part] = {}
+
+        def add(key: str, data: bytes) -> None:
+            parts[key] = part_made(key, data)
+
         if known is not None:
             bfd = BfdState(known.bfd_interval, known.bfd_multiple)
-            parts[f"host/{host}"] = part_encode(HostPart(str(known.tep), bfd, known.enforcer))
+            add(f"host/{host}", part_encode(HostPart(str(known.tep), bfd, known.enforcer)))
         for name, port in self.ports_on.get(host, {}).items() if known is not None else ():
             if port.segment not in self.intent.segments:
                 continue  # until there is a segment, nothing can be at it
             table, ether = self.rules.table(name), self.rules.ether(name)
-            parts[table.key] = table.data
+            parts[table.key] = table.part
             if ether is not None:
-                parts[ether[0]] = ether[1]
-            parts[f"vnic/{name}"] = self.rules.vnic(name, port.segment, None if ether is None else ether[0])
+                add(*ether)
+            add(f"vnic/{name}", self.rules.vnic(port, None if ether is None else ether[0]))
             sets.update(table.sets)
             self._compared(name, table.policies, revision)
             for path, looked_at in table.policies.items():
                 policies[path] = policies.get(path, frozenset()) | looked_at
         for number in sets:
-            parts[self.rules.set_key(number)] = self.rules.set_data(number)
+            parts[self.rules.set_key(number)] = self.rules.set_part(number)
         for number in self._sets_of.get(host, frozenset()) - sets:
             self._sets_on[number].discard(host)
             if not self._sets_on[number]:

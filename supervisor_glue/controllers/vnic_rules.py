@@ -14,17 +14,18 @@ from dfw.enforcer import timer_seconds
 from dfw.incremental import PolicyState
 from dfw.incremental.selections import Selection, SharedSet
 from dfw.incremental.tables import Table
-from dfw.model import FloodLimits, Timers
+from dfw.model import FloodLimits, Port, Timers
 from overlay.hoststate import RuleState, SetState
-from overlay.span_parts import EtherPart, TablePart, VnicPart, part_encode, part_hash
+from overlay.span_parts import EtherPart, SetChange, TablePart, VnicPart, part_encode, part_hash, set_compare
+from supervisor_glue.controllers.groups import Part, part_made
 
 
 class TableInfo(NamedTuple):
-    """A table's part. `sets`: numbers of those it refers to; `policies`: paths of those whose rules are in it, and the
-    sets that each looks at."""
+    """A table's part and its name. `sets`: numbers of those it refers to; `policies`: paths of those whose rules are in
+    it, and the sets that each looks at."""
 
     key: str
-    data: bytes
+    part: Part
     sets: tuple[int, ...]
     policies: dict[str, frozenset[int]]
 
@@ -55,6 +56,7 @@ class VnicRules:
         self._state = state
         self._tables: dict[int, tuple[Table, TableInfo]] = {}  # by id: tables are never changed
         self._set_keys: dict[int, tuple[SharedSet, str]] = {}
+        self._set_parts: dict[int, tuple[SharedSet, bytes, Part]] = {}  # as hosts were told last, with the records
 
     def table(self, port: str) -> TableInfo:
         """The table of a vNIC. Raises KeyError."""
@@ -72,6 +74,7 @@ class VnicRules:
         sets = self._state.sets.of
         if len(self._set_keys) > 64 + 2 * len(sets):
             self._set_keys = {number: item for number, item in self._set_keys.items() if sets.get(number) is item[0]}
+            self._set_parts = {number: item for number, item in self._set_parts.items() if sets.get(number) is item[0]}
 
     def forget(self) -> None:
         """All that is remembered: rules are told otherwise now, although they decide the same."""
@@ -89,16 +92,35 @@ class VnicRules:
             known = self._set_keys[number] = (found, f"set/{part_hash(text.encode())}")
         return known[1]
 
-    def set_data(self, number: int) -> bytes:
+    def set_part(self, number: int) -> Part:
         """A set's part."""
         found = self._state.sets.of[number]
-        return part_encode(SetState(found.name, found.packed))
+        known = self._set_parts.get(number)
+        if known is None or known[0] is not found or known[1] != found.packed:
+            part = part_made(self.set_key(number), part_encode(SetState(found.name, found.packed)))
+            known = self._set_parts[number] = (found, found.packed, part)
+        return known[2]
 
-    def vnic(self, port: str, segment: str, ether: str | None) -> bytes:
+    def set_changed(self, number: int) -> tuple[str, Part, SetChange | None]:
+        """A set's part whose members may have changed, and how from what it was when it was last asked for."""
+        known = self._set_parts.get(number)
+        part = self.set_part(number)
+        is_same = known is None or known[0] is not self._state.sets.of[number]
+        return self.set_key(number), part, None if is_same or known is None else set_compare(known[2].data, part.data)
+
+    def vnic(self, port: Port, ether: str | None) -> bytes:
         """A vNIC's part."""
-        profiles = self._state.profiles_of(port)
+        profiles = self._state.profiles_of(port.name)
         timers, flood = profiles.timers or Timers(), profiles.flood or FloodLimits()
-        part = VnicPart(segment, self.table(port).key, tuple(timer_seconds(timers)), ether, astuple(flood))
+        part = VnicPart(
+            segment=port.segment,
+            mac=port.mac,
+            ips=tuple(map(str, port.ips)),
+            table=self.table(port.name).key,
+            timers=tuple(timer_seconds(timers)),
+            ether=ether,
+            flood=astuple(flood),
+        )
         return part_encode(part)
 
     def ether(self, port: str) -> tuple[str, bytes] | None:
@@ -140,4 +162,5 @@ class VnicRules:
         part = TablePart(entries.tobytes(), rules, tuple(self.set_key(number) for number in refs))
         data = part_encode(part)
         using = {path: frozenset(sets) for path, sets in looked_at.items()}
-        return TableInfo(f"table/{part_hash(data)}", data, tuple(dict.fromkeys(refs)), using)
+        key = f"table/{part_hash(data)}"
+        return TableInfo(key, part_made(key, data), tuple(dict.fromkeys(refs)), using)

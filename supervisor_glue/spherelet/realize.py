@@ -25,7 +25,7 @@ from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.api.kinds import OURS
 from supervisor_glue.api.metadata import time_text
 from supervisor_glue.api.status import ApiError
-from supervisor_glue.span_service import Told, span_watch
+from supervisor_glue.span_reader import SpanReader, Told
 from supervisor_glue.spherelet.attachments import Attachments
 
 HOST_STATUSES: Final = Resource(OURS, "v1alpha1", "hoststatuses")
@@ -53,8 +53,8 @@ class Realizer:
         self.wanted: HostState | None = None
         self.report = Report()
         self.log = get_logger("realize").bind(host=host)
-        self._parts: dict[str, bytes] = {}
-        self._hashes: dict[str, str] = {}
+        self._reader = SpanReader()
+        self._refused = ""  # why what the Supervisor told last is not wanted
         self._told: HostState | None = None
         self._due = asyncio.Event()
         self._written = 0.0
@@ -73,7 +73,7 @@ class Realizer:
         failed = 0
         while True:
             try:
-                async for told in span_watch(self.client, self._hashes):
+                async for told in self._reader.watch(self.client):
                     failed = 0
                     self._take(told)
             except (ApiError, ConnectionError) as error:
@@ -82,20 +82,17 @@ class Realizer:
             failed += 1
 
     def _take(self, told: Told) -> None:
-        """What was told counts whether or not it can be read: it is not told again."""
-        for key in told.gone:
-            self._parts.pop(key, None)
-            self._hashes.pop(key, None)
-        self._parts.update(told.parts)
-        self._hashes.update(told.hashes)
-        if told.parts or told.gone or self.wanted is None:
+        if told.is_news or self.wanted is None:
             try:
-                self.wanted = parts_assemble(self.host, self._parts, told.revision)
-            except StateError as error:  # the old rules stay
-                self.report.error = str(error)
+                self.wanted = parts_assemble(self.host, self._reader.parts, told.revision)
+            except StateError as error:  # the old rules stay, and so does what is said of them
+                self._refused = self.report.error = str(error)
                 self.log.error("refused", revision=told.revision, error=str(error))
                 self._due.set()
                 return
+            self._refused = ""
+        elif self._refused:
+            return
         else:
             self.wanted = msgspec.structs.replace(self.wanted, revision=told.revision)
         self.attachments.changed.set()
@@ -128,7 +125,7 @@ class Realizer:
             return
         said = Report(
             int(status.get("revision_realized") or 0),
-            str(status.get("error") or ""),
+            str(status.get("error") or self._refused),
             dict(status.get("problems") or {}),
         )
         if said != self.report:

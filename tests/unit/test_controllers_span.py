@@ -10,13 +10,18 @@ from random import Random
 from typing import Any
 
 import pytest
+from msgspec.json import encode
 
 from overlay.hoststate import StateError
 from overlay.span import resolve_span
 from overlay.span_parts import parts_assemble
 from supervisor_glue.controllers.objects import object_made
 from supervisor_glue.controllers.resources import HOSTS, NETWORK_POLICIES, PODS, PORTS, SEGMENTS
-from supervisor_glue.controllers.span import HostChange, Span
+from supervisor_glue.controllers.span import Span
+from supervisor_glue.controllers.telling import HostChange
+from supervisor_glue.span_reader import SpanReader
+from supervisor_glue.span_service import change_line, marks_read
+from supervisor_glue.span_wire import Known, line_read
 from tests.conftest import LONG
 from tests.support.api_world import NAMES, SETTINGS, World
 from tests.support.host_states import meaning
@@ -28,20 +33,19 @@ def run(work: Callable[[], Awaitable[Any]]) -> None:
     asyncio.run(asyncio.wait_for(work(), PATIENCE))
 
 
-class Mirror:
-    """What an agent has, by the changes that it was told."""
+class Mirror(SpanReader):
+    """What an agent has, by the changes that it was told, over the wire."""
 
     def __init__(self, host: str) -> None:
-        self.host, self.parts, self.revision, self.bytes = host, dict[str, bytes](), 0, 0
+        super().__init__()
+        self.host, self.revision, self.changes = host, 0, 0
 
-    def take(self, change: HostChange) -> None:
+    def told(self, change: HostChange) -> None:
         for key, part in change.parts.items():
             # Nothing is sent twice, but for what a segment's new routing domain says again.
             assert self.parts.get(key) != part.data or key.startswith(("tep/", "segment/", "gateway/"))
-            self.parts[key] = part.data
-            self.bytes += len(part.data)
-        for key in change.gone:
-            del self.parts[key]
+        self.changes += len(change.sets)
+        self.take(line_read(change_line(change)), self.marks())
         assert change.revision >= self.revision
         self.revision = change.revision
 
@@ -63,7 +67,7 @@ def test_increments_are_what_a_compile_from_nothing_gives(seed: int) -> None:
             for host, mirror in mirrors.items():
                 now = {key: part.data for key, part in span.parts(host).items()}
                 while mirror.parts != now:
-                    mirror.take(await anext(watches[host]))
+                    mirror.told(await anext(watches[host]))
                     assert host in told or mirror.revision == world.revision
                 state = parts_assemble(host, mirror.parts, world.revision)
                 assert meaning(state) == meaning(expected[host])
@@ -89,20 +93,22 @@ def test_an_agent_that_comes_back_gets_what_differs_only() -> None:
         await world.span.compile()
         mirror = Mirror("h1")
         watch = world.span.watch("h1")
-        mirror.take(await anext(watch))
+        mirror.told(await anext(watch))
         await watch.aclose()  # type: ignore[attr-defined]
         world.put(NETWORK_POLICIES, a_network_policy(Random(1), 1))
         world.remove(PODS, "x/p0")
         world.remove(PORTS, "x.p0")
         await world.span.compile()
-        known = {key: part.hash for key, part in world.span.parts("h1").items() if mirror.parts.get(key) == part.data}
         everything = world.span.parts("h1")
-        hashes = {key: known.get(key, "0" * 32) for key in mirror.parts}
-        again = world.span.watch("h1", hashes)
+        known = {key for key, part in everything.items() if mirror.parts.get(key) == part.data}
+        lost = len(mirror.parts) - len(known)
+        again = world.span.watch("h1", marks_read(encode(Known(b"".join(mirror.marks())))))
         change = await anext(again)
         await again.aclose()  # type: ignore[attr-defined]
-        assert set(change.parts) == set(everything) - set(known)
-        assert set(change.gone) == set(mirror.parts) - set(everything)
+        assert set(change.parts) == set(everything) - known and 0 < len(change.parts) < len(everything)
+        assert len(change.unknown) == lost > 0 and not change.packed
+        mirror.told(change)
+        assert mirror.parts == {key: part.data for key, part in everything.items()}
 
     run(body)
 

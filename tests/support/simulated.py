@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real control plane with hosts that are simulated: how long, how much memory, how many bytes; as JSON.
+
+`python -m tests.support.simulated --hosts 1000 --namespaces 2500 --pods 10000 [--out FILE]`. The control plane is a
+process of its own (simulated_control.py), with its own store; what it is to do is said through its API by one client,
+and every host has a connection over TLS with a certificate of its own (simulated_hosts.py). Seconds are of a machine
+that does both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from supervisor_glue.api.http_client import HttpClient
+from supervisor_glue.auth.kubeconfig import kubeconfig_read
+from supervisor_glue.auth.pki import Authority, authority_open
+from supervisor_glue.controllers.resources import PODS
+from tests.support.simulated_hosts import SimulatedHost, each, hosts_make
+from tests.support.simulated_objects import Load, hosts_load, load_all
+from tests.support.simulated_verdict import sizes_of, verdict
+
+ROOM = 600.0  # seconds, for what shall take no more than a minute
+QUIET = 0.4  # seconds in which no host is told anything: a change has come to all
+MOST_CHANGED = 40
+
+
+@dataclass
+class ControlPlane:
+    """The process, on one port for all its lives."""
+
+    folder: Path
+    cidr: str
+    port: int = 0
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.folder / "kubeconfig"
+
+    @property
+    def authority(self) -> Authority:
+        return authority_open(self.folder / "data" / "pki", datetime.now(UTC))
+
+    async def start(self) -> None:
+        """Returns when the API answers."""
+        if not self.port:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.port = free.getsockname()[1]
+        self.kubeconfig.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "tests.support.simulated_control", str(self.folder / "data"), str(self.port)]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen([*command, str(self.kubeconfig), self.cidr], stderr=log)
+        await until(lambda: self.kubeconfig.exists() or (self.process and self.process.poll() is not None), 0.02)
+        assert self.kubeconfig.exists(), (self.folder / "log").read_text()[-2000:]
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait()
+            self.process = None
+
+    def memory(self) -> dict[str, int]:
+        """Megabytes: now, and at most."""
+        assert self.process is not None
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        found = {line.partition(":")[0]: line.split()[1] for line in lines if line.startswith(("VmRSS", "VmHWM"))}
+        return {"now": int(found["VmRSS"]) // 1024, "most": int(found["VmHWM"]) // 1024}
+
+    def cpu(self) -> float:
+        """Seconds of processor time."""
+        assert self.process is not None
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@dataclass
+class Run:
+    """What all parts of a run use."""
+
+    load: Load
+    control: ControlPlane
+    client: HttpClient
+    hosts: list[SimulatedHost] = field(default_factory=list)
+    result: dict[str, Any] = field(default_factory=dict)
+    random: random.Random = field(default_factory=lambda: random.Random(1))
+
+    def say(self, key: str, value: Any) -> None:
+        self.result[key] = value
+        print(f"{key}: {json.dumps(value)}", file=sys.stderr, flush=True)
+
+
+async def until(is_so: Callable[[], Any], every: float = 0.05) -> None:
+    end = time.monotonic() + ROOM
+    while not is_so():
+        assert time.monotonic() < end, "it does not come"
+        await asyncio.sleep(every)
+
+
+async def quiet(hosts: Sequence[SimulatedHost], since: float, seconds: float = QUIET) -> None:
+    """Until some host has been told something since then, and none for a while."""
+    await until(lambda: time.perf_counter() - max(since, *(host.heard for host in hosts)) > seconds, 0.02)
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    ordered = sorted(values)
+
+    def at(part: float) -> float:
+        return round(ordered[min(len(ordered) - 1, int(part * len(ordered)))], 1)
+
+    return {"p50": at(0.5), "p90": at(0.9), "p99": at(0.99), "max": round(ordered[-1], 1)}
+
+
+# The parts of a run.
+
+
+async def ready(run: Run) -> None:
+    """The control plane begins with everything in its store; how long until each host has all that concerns it."""
+    run.control.stop()
+    begun = time.monotonic()
+    await run.control.start()
+    answers = time.monotonic() - begun
+    await each(host.start() for host in run.hosts)
+    await until(lambda: all(host.connected.is_set() for host in run.hosts))
+    run.say(
+        "ready",
+        {
+            "seconds": round(time.monotonic() - begun, 2),
+            "api_seconds": round(answers, 2),
+            "control_plane_cpu": run.control.cpu(),
+            "memory_mb": run.control.memory(),
+        },
+    )
+    sample = run.random.sample(run.hosts, min(20, len(run.hosts)))
+    sizes = sizes_of(sample)
+    sent = [host.bytes for host in run.hosts]
+    run.say("first_bytes", {"most": max(sent), "mean": sum(sent) // len(sent), **sizes})
+
+
+async def labels(run: Run, count: int) -> None:
+    """A pod gets another label: until the last host that it concerns has heard."""
+    pods = [(namespace, name) for namespace, names in run.load.pods.items() for name in names]
+    taken, told, sent = [], [], []
+    for number in range(count):
+        namespace, name = run.random.choice(pods)
+        await asyncio.sleep(0.1)
+        for host in run.hosts:
+            host.count()
+        begun = time.perf_counter()
+        change = {"metadata": {"labels": {"app": "web" if number % 2 else "other", "changed": str(number)}}}
+        await run.client.patch(PODS, name, change, namespace)
+        answered = time.perf_counter()
+        await asyncio.sleep(0)
+        await quiet(run.hosts, answered)
+        heard = [host for host in run.hosts if host.told and host.heard > begun]
+        if heard:
+            taken.append(1000 * (max(host.heard for host in heard) - begun))
+            told.append(len(heard))
+            sent += [host.bytes for host in heard]
+    run.say(
+        "label_ms",
+        {**spread(taken), "changes": len(taken), "hosts": spread(told), "bytes": spread(sent)} if taken else {},
+    )
+
+
+async def cut(run: Run) -> None:
+    """All hosts are cut off, something changes, and they come back."""
+    await each(host.cut() for host in run.hosts)
+    before = {host.name: dict(host.reader.parts) for host in run.hosts}
+    for host in run.hosts:
+        host.count()
+    pods = [(namespace, name) for namespace, names in run.load.pods.items() for name in names]
+    for number, (namespace, name) in enumerate(run.random.sample(pods, min(MOST_CHANGED, len(pods)))):
+        await run.client.patch(PODS, name, {"metadata": {"labels": {"app": "web" if number % 2 else "db"}}}, namespace)
+    namespace = next(iter(run.load.pods))
+    await run.client.create(PODS, run.load.pod(namespace, "late"), namespace)
+    run.load.pods[namespace].append("late")
+    await addressed(run)
+    begun = time.monotonic()
+    await each(host.start() for host in run.hosts)
+    await until(lambda: all(host.connected.is_set() for host in run.hosts))
+    seconds = time.monotonic() - begun
+    run.say("cut", {"seconds": round(seconds, 2), **bytes_again(run, before)})
+
+
+def bytes_again(run: Run, before: dict[str, dict[str, bytes]]) -> dict[str, Any]:
+    """What hosts sent and were sent when they came back, against what had changed and how much they knew."""
+    worst, sent, allowed = 0.0, [], []
+    for host in run.hosts:
+        was, now = before[host.name], host.reader.parts
+        changed = sum(len(part) for key, part in now.items() if was.get(key) != part)
+        changed += sum(len(key) for key in was.keys() - now.keys())
+        limit = 2 * changed + 64 * len(was)
+        sent.append(host.bytes)
+        allowed.append(limit)
+        worst = max(worst, host.bytes / limit)
+    return {"most": max(sent), "allowed_there": allowed[sent.index(max(sent))], "worst_share": round(worst, 3)}
+
+
+async def leader_change(run: Run) -> None:
+    """The control plane is killed; another begins with the same store and nothing else."""
+    before = {host.name: dict(host.reader.parts) for host in run.hosts}
+    run.control.stop(signal.SIGKILL)
+    await until(lambda: not any(host.connected.is_set() for host in run.hosts))
+    for host in run.hosts:
+        host.count()
+    begun = time.monotonic()
+    await run.control.start()
+    await until(lambda: all(host.connected.is_set() for host in run.hosts))
+    seconds = time.monotonic() - begun
+    await quiet(run.hosts, time.perf_counter(), 2.0)
+    run.say("leader", {"seconds": round(seconds, 2), **bytes_again(run, before), "memory_mb": run.control.memory()})
+
+
+async def addressed(run: Run) -> None:
+    """Until every pod has its address, and its vNIC with it."""
+    end = time.monotonic() + 3 * ROOM
+    while True:
+        without = 1
+        with suppress(ConnectionError):  # it is busy
+            pods = (await run.client.list(PODS)).items
+            without = sum(not (item.get("status") or {}).get("podIP") for item in pods)
+        if not without:
+            return
+        assert time.monotonic() < end, f"{without} pods have no address"
+        await asyncio.sleep(0.5)
+
+
+async def simulate(load: Load, folder: Path, changes: int) -> dict[str, Any]:
+    """All parts, one after the other."""
+    control = ControlPlane(folder, load.cidr)
+    await control.start()
+    try:
+        async with HttpClient.of_file(control.kubeconfig, "palisade-load") as client:
+            run = Run(load, control, client)
+            try:
+                await parts(run, changes)
+            finally:
+                for host in run.hosts:
+                    await host.cut()
+            return run.result
+    finally:
+        control.stop()
+
+
+async def parts(run: Run, changes: int) -> None:
+    load, control, client = run.load, run.control, run.client
+    run.say("what", load.counts())
+    begun = time.monotonic()
+    uids = await hosts_load(client, load)
+    await load_all(client, load)
+    run.say("loaded", {"seconds": round(time.monotonic() - begun, 1)})
+    await addressed(run)
+    run.say("addressed", {"seconds": round(time.monotonic() - begun, 1), "memory_mb": control.memory()})
+    server = kubeconfig_read(control.kubeconfig).server
+    run.hosts = hosts_make(server, control.authority, uids)
+    await ready(run)
+    await labels(run, changes)
+    run.say("memory_mb", control.memory())
+    await cut(run)
+    await leader_change(run)
+    await labels(run, max(2, changes // 10))
+    run.say("verdict", await verdict(client, load, run.hosts))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--hosts", type=int, default=1000)
+    parser.add_argument("--namespaces", type=int, default=2500)
+    parser.add_argument("--pods", type=int, default=10_000)
+    parser.add_argument("--changes", type=int, default=100)
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="palisade-simulated-") as folder:
+        load = Load(asked.hosts, asked.namespaces, asked.pods)
+        result = asyncio.run(simulate(load, Path(folder), asked.changes))
+    text = json.dumps(result, indent=2) + "\n"
+    if asked.out:
+        asked.out.write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hosts without a data path: each comes with its own certificate, is told what hosts are told, and says that it is in
+force."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from contextlib import aclosing, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from supervisor_glue.api.http_client import HttpClient
+from supervisor_glue.api.status import ApiError
+from supervisor_glue.auth.kubeconfig import Kubeconfig
+from supervisor_glue.auth.pki import Authority, client_issue
+from supervisor_glue.controllers.resources import HOST_STATUSES
+from supervisor_glue.span_reader import SpanReader, Told
+from supervisor_glue.spherelet.realize import REPORT_SECONDS
+
+PAUSE = 0.2  # seconds, between two tries to reach the control plane
+OPENING = 50  # connections that are being opened at a time, in all hosts of a process
+
+
+class SimulatedHost:
+    """One host. `heard`: when it was last told parts; `bytes`: what it was sent, and sent itself, since `count`."""
+
+    def __init__(self, name: str, config: Kubeconfig, shared: dict[Any, Any], opening: asyncio.Semaphore) -> None:
+        self.name = name
+        self.reader = SpanReader()
+        self.client = HttpClient(config, "palisade-simulated")
+        self.revision, self.bytes, self.heard, self.told = 0, 0, 0.0, 0
+        self.connected = asyncio.Event()
+        self._shared, self._opening = shared, opening
+        self._tasks: list[asyncio.Task[None]] = []
+        self._due = asyncio.Event()
+        self._away = asyncio.Event()
+
+    async def start(self) -> None:
+        await self.client.__aenter__()
+        self._tasks = [asyncio.create_task(self._watch()), asyncio.create_task(self._report())]
+
+    async def cut(self) -> None:
+        """Its connections are gone, until `start`. What it knows stays."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.client.__aexit__(None, None, None)
+        self.connected.clear()
+
+    def count(self) -> None:
+        """Count bytes from nothing."""
+        self.bytes = self.told = 0
+
+    async def _watch(self) -> None:
+        while True:
+            with suppress(ApiError, ConnectionError):
+                async with aclosing(self._opened()) as changes:  # type: ignore[type-var]
+                    async for told in changes:
+                        self._take(told)
+            self.connected.clear()
+            await asyncio.sleep(PAUSE)
+
+    async def _opened(self) -> Any:
+        """As `watch` of the reader; so many hosts of one process open their connections one after the other."""
+        async with self._opening:
+            changes = self.reader.watch(self.client)
+            first = await anext(changes)
+        yield first
+        async for told in changes:
+            yield told
+
+    def _take(self, told: Told) -> None:
+        self.bytes += told.size
+        if told.is_news:
+            self.heard = time.perf_counter()
+            self.told += 1
+            if not self.connected.is_set():  # hosts that know the same have it once in this process's memory
+                parts = self.reader.parts.items()
+                self.reader.parts = {
+                    self._shared.setdefault(key, key): self._shared.setdefault(part, part) for key, part in parts
+                }
+        self.revision = told.revision
+        self.connected.set()
+        self._due.set()
+
+    async def _report(self) -> None:
+        """As Realizer does: at most once a second."""
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            status = {"realizedRevision": self.revision, "error": "", "problems": {}}
+            with suppress(ApiError, ConnectionError):
+                await self.client.patch(HOST_STATUSES, self.name, {"status": status}, subresource="status")
+            await asyncio.sleep(REPORT_SECONDS)
+
+
+def hosts_make(server: str, authority: Authority, uids: dict[str, str]) -> list[SimulatedHost]:
+    """Hosts of these names, with certificates that hold their Hosts' uids."""
+    shared: dict[Any, Any] = {}
+    opening = asyncio.Semaphore(OPENING)
+    now, found = datetime.now(UTC), []
+    for name, uid in uids.items():
+        user = f"system:node:{name}"
+        identity = client_issue(authority, user, ("system:nodes",), now=now, uid=uid)
+        found.append(SimulatedHost(name, Kubeconfig(server, authority.pem, user, identity), shared, opening))
+    return found
+
+
+async def each(work: Iterable[Any], at_a_time: int = 64) -> None:
+    """Await all of these, so many at a time."""
+    room = asyncio.Semaphore(at_a_time)
+
+    async def one(item: Any) -> None:
+        async with room:
+            await item
+
+    async with asyncio.TaskGroup() as group:
+        for item in work:
+            group.create_task(one(item))
