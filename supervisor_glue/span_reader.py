@@ -22,10 +22,11 @@ MOST_PACKED: Final = 256 * 1024 * 1024
 
 
 class Told(NamedTuple):
-    """A change that was taken in. `is_news`: parts have changed; `size`: bytes of what was said and told."""
+    """A change that was taken in. `changed`: the names of parts that are new, different or gone; `size`: bytes of what
+    was said and told."""
 
     revision: int
-    is_news: bool
+    changed: frozenset[str]
     size: int
 
 
@@ -49,22 +50,20 @@ class SpanReader:
             async for data in lines:
                 try:
                     line = line_read(data)
-                    self.take(line, marks)
+                    changed = self.take(line, marks)
                 except (msgspec.DecodeError, StateError, ValueError, zlib.error) as error:
                     raise ConnectionError(f"what the Supervisor tells is not understood: {error}") from error
-                is_news = bool(line.parts or line.gone or line.sets or line.packed or line.unknown)
-                yield Told(line.revision, is_news, size + len(data))
+                yield Told(line.revision, changed, size + len(data))
                 marks, size = {}, 0
 
-    def take(self, line: Line, marks: dict[bytes, str]) -> None:
-        """Take a change in. `marks`: of the parts that the Supervisor was told of. What was told counts whether or not
-        an agent can read it: it is not told again. Raises StateError, ValueError, zlib.error, msgspec.DecodeError: it
-        does not follow from what is known; a set that does not is forgotten."""
-        for at in range(0, len(line.unknown), MARK_BYTES):
-            key = marks.get(line.unknown[at : at + MARK_BYTES])
-            if key is not None:
-                self.parts.pop(key, None)
-        for key in line.gone:
+    def take(self, line: Line, marks: dict[bytes, str]) -> frozenset[str]:
+        """Take a change in; the names of the parts that it changes. `marks`: of the parts that the Supervisor was told
+        of. What was told counts whether or not an agent can read it: it is not told again. Raises StateError,
+        ValueError, zlib.error, msgspec.DecodeError: it does not follow from what is known; a set that does not is
+        forgotten."""
+        unknown = {marks.get(line.unknown[at : at + MARK_BYTES], "") for at in range(0, len(line.unknown), MARK_BYTES)}
+        changed = (unknown - {""}).union(line.gone, line.parts, line.sets)
+        for key in (*unknown, *line.gone):
             self.parts.pop(key, None)
         for key, raw in line.parts.items():
             self.parts[key] = bytes(raw)
@@ -73,10 +72,12 @@ class SpanReader:
             unpacked = unpacking.decompress(data, MOST_PACKED)
             if not unpacking.eof:
                 raise ValueError(f"packed parts are cut off, or more than {MOST_PACKED} bytes")
-            for key, raw in msgspec.json.decode(unpacked, type=dict[str, msgspec.Raw]).items():
-                self.parts[key] = bytes(raw)
+            found = msgspec.json.decode(unpacked, type=dict[str, msgspec.Raw])
+            changed.update(found)
+            self.parts.update((key, bytes(raw)) for key, raw in found.items())
         for key, changes in line.sets.items():
             part = self.parts.pop(key, b"")
             for change in changes:
                 part = set_change(part, change)
             self.parts[key] = part
+        return frozenset(changed)

@@ -20,7 +20,8 @@ from supervisor_glue.api.kinds import SPAN
 from supervisor_glue.api.server import Extension
 from supervisor_glue.api.status import error_bad_request, error_forbidden, error_no_such_path
 from supervisor_glue.auth.user import User
-from supervisor_glue.controllers.span import HostChange, Span
+from supervisor_glue.controllers.span import Span
+from supervisor_glue.controllers.telling import HostChange
 from supervisor_glue.span_wire import Known, Line, line_write
 
 RESOURCE: Final = "parts"

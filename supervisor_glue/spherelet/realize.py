@@ -82,7 +82,7 @@ class Realizer:
             failed += 1
 
     def _take(self, told: Told) -> None:
-        if told.is_news or self.wanted is None:
+        if told.changed or self.wanted is None:
             try:
                 self.wanted = parts_assemble(self.host, self._reader.parts, told.revision)
             except StateError as error:  # the old rules stay, and so does what is said of them

@@ -23,7 +23,7 @@ from supervisor_glue.auth.user import NODES as NODES_GROUP
 from supervisor_glue.controllers.leader import LEASE_NAME, SYSTEM_NAMESPACE, span_address
 from supervisor_glue.controllers.objects import micro_time_text, object_made
 from supervisor_glue.controllers.resources import HOST_STATUSES, HOSTS, LEASES, NODES
-from supervisor_glue.span_service import Told, span_watch
+from supervisor_glue.span_reader import SpanReader, Told
 from tests.support.control_plane import PATIENCE, ControlPlane
 from tests.support.nodes import node
 
@@ -114,7 +114,7 @@ class Listener:
     """A host: what it knows, and every change that it was told, a list for each time that it had to ask anew."""
 
     config: Kubeconfig
-    hashes: dict[str, str] = field(default_factory=dict)
+    reader: SpanReader = field(default_factory=SpanReader)
     told: list[list[Told]] = field(default_factory=list)
 
     async def run(self) -> None:
@@ -123,14 +123,11 @@ class Listener:
             while True:
                 changes: list[Told] = []
                 try:
-                    async with aclosing(span_watch(client, self.hashes)) as lines:  # type: ignore[type-var]
+                    async with aclosing(self.reader.watch(client)) as lines:  # type: ignore[type-var]
                         async for change in lines:
                             if not changes:
                                 self.told.append(changes)
                             changes.append(change)
-                            for key in change.gone:
-                                del self.hashes[key]
-                            self.hashes.update(change.hashes)
                 except (ApiError, ConnectionError):
                     pass
                 await asyncio.sleep(0.05)

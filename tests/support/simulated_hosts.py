@@ -73,7 +73,7 @@ class SimulatedHost:
 
     def _take(self, told: Told) -> None:
         self.bytes += told.size
-        if told.is_news:
+        if told.changed:
             self.heard = time.perf_counter()
             self.told += 1
             if not self.connected.is_set():  # hosts that know the same have it once in this process's memory

@@ -180,7 +180,7 @@ def test_who_has_not_looked_yet_does_not_say_that_nothing_is_there() -> None:
     async def body() -> None:
         span = Span(SETTINGS)
         span.intent.change(HOSTS, None, object_made(HOSTS, "h1", spec={"tep": "172.16.0.1"}))
-        watching = asyncio.ensure_future(anext(span.watch("h1", {"host/h1": "known"})))  # type: ignore[arg-type]
+        watching = asyncio.ensure_future(anext(span.watch("h1", frozenset([b"0" * 12]))))  # type: ignore[arg-type]
         await asyncio.sleep(0.05)
         assert not watching.done()
         await span.compile()
