@@ -4,35 +4,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from supervisor_glue.api.client import WatchEvent
-from supervisor_glue.api.http_client import HttpClient
-from supervisor_glue.api.process import ApiProcess, Settings
 from supervisor_glue.api.status import ApiError, Object
 from supervisor_glue.controllers.resources import CONFIG_MAPS, NAMESPACES
 from supervisor_glue.store import SqliteStore
-from supervisor_glue.store.choice import IN_A_FILE, StoreChoice
+from supervisor_glue.store.choice import StoreChoice
 from tests.support.api_objects import config_map
+from tests.support.api_process import served
 from tests.support.etcd_server import EtcdServer
 from tests.support.patience import PATIENCE
-
-
-@asynccontextmanager
-async def served(folder: Path, store: StoreChoice = IN_A_FILE) -> AsyncIterator[tuple[ApiProcess, HttpClient]]:
-    """An API server, and an administrator's client of it."""
-    process = await ApiProcess.start(Settings(folder / "data", (("127.0.0.1", 0),), (), store))
-    try:
-        path = folder / f"kubeconfig-{process.addresses[0][1]}"
-        process.kubeconfig(path)
-        async with HttpClient.of_file(path, "test") as client:
-            yield process, client
-    finally:
-        await process.stop()
 
 
 async def refusal(asked: Callable[[], object]) -> ApiError:
@@ -102,14 +88,16 @@ def test_two_servers_of_one_etcd(tmp_path: Path) -> None:
         asyncio.run(asyncio.wait_for(body(etcd), PATIENCE))
 
 
-def test_a_full_disk(tmp_path: Path) -> None:
-    """507 and a sentence; what is there is read and taken away; it goes on when there is room."""
+def test_a_full_disk_and_an_object_that_no_store_takes(tmp_path: Path) -> None:
+    """507 and 413, and a sentence; what is there is read and taken away; it goes on when there is room."""
 
     async def body() -> None:
         async with served(tmp_path) as (process, client):
             assert isinstance(process.store, SqliteStore)
             writer = process.store._file.writer
             first = await client.create(CONFIG_MAPS, config_map("a"), "default")
+            large = await refusal(lambda: client.create(NAMESPACES, namespace(1_600_000)))
+            assert (large.code, large.reason) == (413, "RequestEntityTooLarge") and "1500000 bytes" in large.message
             (pages,) = writer.execute("PRAGMA page_count").fetchone()
             writer.execute(f"PRAGMA max_page_count = {pages + 20}")
             big = {**config_map("big"), "data": {"n": "x" * 500_000}}
@@ -120,17 +108,6 @@ def test_a_full_disk(tmp_path: Path) -> None:
             assert (await refusal(lambda: client.get(CONFIG_MAPS, "big", "default"))).code == 404
             await client.delete(CONFIG_MAPS, "a", "default")
             writer.execute(f"PRAGMA max_page_count = {pages + 1000}")
-            await client.create(CONFIG_MAPS, big, "default")
-
-    asyncio.run(asyncio.wait_for(body(), PATIENCE))
-
-
-def test_an_object_that_no_store_takes(tmp_path: Path) -> None:
-    async def body() -> None:
-        async with served(tmp_path) as (_, client):
-            big = {**config_map("big"), "data": {str(number): "x" * 200_000 for number in range(5)}}
-            large = await refusal(lambda: client.create(NAMESPACES, namespace(1_600_000)))
-            assert (large.code, large.reason) == (413, "RequestEntityTooLarge") and "1500000 bytes" in large.message
             await client.create(CONFIG_MAPS, big, "default")
 
     asyncio.run(asyncio.wait_for(body(), PATIENCE))
