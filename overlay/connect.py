@@ -24,6 +24,16 @@ from typing import Final, NamedTuple, TypeVar
 from dfw.errors import EnvironmentLacksError
 from dfw.model import PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP, Family
 from overlay.connect_echo import echo_request, echo_socket, echo_token
+from overlay.connect_sctp import (
+    INIT,
+    INIT_ACK,
+    sctp_abort,
+    sctp_heard,
+    sctp_init,
+    sctp_init_ack,
+    sctp_port,
+    sctp_socket,
+)
 from overlay.namespace import namespace_entered
 
 CONCURRENCY: Final = 256
@@ -31,7 +41,6 @@ NEIGHBOURS: Final = 300  # pairs that ask for each other's MAC address between t
 _SPARE: Final = 32  # file descriptors for everything else
 _FAMILIES: Final = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 _ECHOES: Final = (PROTO_ICMP, PROTO_ICMPV6)
-_DATAGRAMS: Final = (PROTO_UDP, *_ECHOES)  # those that nobody accepts
 _ANYWHERE: Final = {Family.IPV4: "0.0.0.0", Family.IPV6: "::"}
 _NUD_KEPT: Final = 0xC0  # linux/neighbour.h: NUD_NOARP, NUD_PERMANENT
 _ABORT: Final = struct.pack("ii", 1, 0)  # SO_LINGER: closed by RST, so that no TIME_WAIT stays behind
@@ -56,7 +65,8 @@ class Attempt:
     """One connection to be tried, and what came of it.
 
     `near`: both ends are on one segment, so that they ask for each other's MAC address. `arrived`: the other end got
-    what was sent. `answered`: and so did this end. `said`: the error that the network gave, 0 for silence.
+    what was sent. `answered`: and so did this end. `said`: the error that the network gave, 0 for silence. `from_port`:
+    of the sender, where we speak SCTP ourselves.
     """
 
     sender: Path
@@ -71,6 +81,7 @@ class Attempt:
     said: int = 0
     short: bool = False
     token: bytes = field(default_factory=lambda: os.urandom(16))
+    from_port: int = field(default_factory=sctp_port)
 
     @property
     def listener(self) -> Listener:
@@ -137,7 +148,7 @@ def _socket(family: Family, protocol: int, *, asks: bool) -> socket.socket:
         return socket.socket(_FAMILIES[family], kind | socket.SOCK_NONBLOCK, protocol)
     except OSError as error:
         if error.errno == errno.EPROTONOSUPPORT and protocol == PROTO_SCTP:
-            raise EnvironmentLacksError("no SCTP in this kernel", "modprobe sctp") from None
+            return sctp_socket(family)  # a kernel without SCTP: we say its first words ourselves
         if error.errno == errno.EAFNOSUPPORT:
             raise EnvironmentLacksError("no IPv6 in this kernel", "boot without ipv6.disable=1") from None
         raise
@@ -147,7 +158,7 @@ def _listening(stack: ExitStack, wanted: Listener) -> socket.socket | None:
     """A listener; None where a program of the pod listens there itself. Raises OSError where that cannot serve."""
     with namespace_entered(wanted.netns):
         sock = stack.enter_context(_socket(wanted.family, wanted.protocol, asks=False))
-    if wanted.protocol in _ECHOES:
+    if sock.type == socket.SOCK_RAW:
         return sock
     if wanted.family is Family.IPV6:
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -178,12 +189,14 @@ def _forget(namespaces: Iterable[Path]) -> None:
 
 def _said(attempt: Attempt) -> bytes:
     """The datagram of an attempt."""
+    if attempt.protocol == PROTO_SCTP:
+        return sctp_init(attempt.from_port, attempt.port, attempt.token)
     return echo_request(attempt.protocol, attempt.token) if attempt.protocol in _ECHOES else attempt.token
 
 
-def _heard(protocol: int, data: bytes) -> bytes:
-    """The token of a datagram."""
-    return echo_token(protocol, data) if protocol in _ECHOES else data
+def _is_accepted(sock: socket.socket) -> bool:
+    """Whether somebody accepts what it asks for; otherwise it says and hears datagrams."""
+    return sock.type == socket.SOCK_STREAM
 
 
 class _Batch:
@@ -223,8 +236,10 @@ class _Batch:
         for key in {attempt.listener for attempt in self._attempts}:
             server = self._servers[key]
             if server is not None:
-                ready = self._datagram if key.protocol in _DATAGRAMS else self._accept
-                self._selector.register(server, selectors.EVENT_READ, lambda ready=ready, server=server: ready(server))
+                ready = self._accept if _is_accepted(server) else self._datagram
+                self._selector.register(
+                    server, selectors.EVENT_READ, lambda ready=ready, server=server, key=key: ready(server, key)
+                )
 
     def _open(self) -> None:
         by_sender = sorted(self._attempts, key=lambda item: str(item.sender))
@@ -234,20 +249,20 @@ class _Batch:
             for attempt, sock in opened:
                 self._clients[attempt] = sock
                 try:
-                    sock.connect((attempt.address, attempt.port))
-                    if attempt.protocol in _DATAGRAMS:
+                    sock.connect((attempt.address, 0 if sock.type == socket.SOCK_RAW else attempt.port))
+                    if not _is_accepted(sock):
                         sock.send(_said(attempt))
                 except BlockingIOError:
                     pass
                 except OSError as error:
                     self._refused(attempt, error.errno or 0)
                     continue
-                event = selectors.EVENT_READ if attempt.protocol in _DATAGRAMS else selectors.EVENT_WRITE
+                event = selectors.EVENT_WRITE if _is_accepted(sock) else selectors.EVENT_READ
                 self._selector.register(sock, event, lambda attempt=attempt: self._ready(attempt))
 
     def _repeat(self) -> None:
         for attempt, sock in list(self._clients.items()):
-            if attempt.protocol in _DATAGRAMS and not attempt.arrived:
+            if not _is_accepted(sock) and not attempt.arrived:
                 try:
                     sock.send(_said(attempt))
                 except OSError as error:
@@ -282,9 +297,9 @@ class _Batch:
                 sock.send(attempt.token)
                 self._selector.modify(sock, selectors.EVENT_READ, self._selector.get_key(sock).data)
                 return
-            if _heard(attempt.protocol, sock.recv(128)) == attempt.token:
+            if self._is_answer(attempt, sock, sock.recv(128)):
                 attempt.arrived = attempt.answered = True
-            elif attempt.protocol in _ECHOES:  # another's answer: a raw socket gets those too
+            elif sock.type == socket.SOCK_RAW:  # another's answer: a raw socket gets those too
                 return
             self._end(attempt)
         except BlockingIOError:
@@ -292,20 +307,42 @@ class _Batch:
         except OSError as problem:
             self._refused(attempt, problem.errno or 0)
 
-    def _datagram(self, server: socket.socket) -> None:
-        protocol = server.proto
+    @staticmethod
+    def _is_answer(attempt: Attempt, sock: socket.socket, data: bytes) -> bool:
+        if attempt.protocol in _ECHOES:
+            return echo_token(attempt.protocol, data) == attempt.token
+        if sock.type != socket.SOCK_RAW:
+            return data == attempt.token
+        heard = sctp_heard(attempt.family, data)
+        if heard is None or heard.kind != INIT_ACK or heard.token != attempt.token:
+            return False
+        sock.send(sctp_abort(heard))
+        return True
+
+    def _datagram(self, server: socket.socket, listener: Listener) -> None:
+        protocol = listener.protocol
         try:
             while True:
                 data, sender = server.recvfrom(128)
-                attempt = self._by_token.get(_heard(protocol, data))
+                answer = data
+                if protocol in _ECHOES:
+                    token, answer = echo_token(protocol, data), b""  # the kernel answers
+                elif protocol == PROTO_SCTP:
+                    heard = sctp_heard(listener.family, data)
+                    if heard is None or heard.kind != INIT or heard.dport != listener.port:
+                        continue
+                    token, answer = heard.token, sctp_init_ack(heard)
+                else:
+                    token = data
+                attempt = self._by_token.get(token)
                 if attempt is not None:
                     attempt.arrived = True
-                    if protocol == PROTO_UDP:
-                        server.sendto(attempt.token, sender)
+                    if answer:
+                        server.sendto(answer, sender)
         except OSError:  # no more, or the way back is refused
             pass
 
-    def _accept(self, server: socket.socket) -> None:
+    def _accept(self, server: socket.socket, _: Listener) -> None:
         try:
             while True:
                 sock, _ = server.accept()

@@ -137,7 +137,9 @@ def status(name: str | None, output: str) -> int:
     from overlay.lab_status import read_status, render_status
 
     paths, record = lab_known(name)
-    emit(read_status(paths, record), output, render_status)
+    with lab_reported():
+        data = read_status(paths, record)
+    emit(data, output, render_status)
     return DONE
 
 
@@ -149,19 +151,24 @@ def exec_(name: str | None, pod: str, command: tuple[str, ...]) -> None:
     """Run a command in a pod's namespaces; its exit status is this one's.
 
     \b
-    Example:
+    Examples:
       palisade lab exec web-1 -- ping -c 3 10.1.2.11
+      palisade lab exec shop/web -- ss -tn
     """
-    from overlay.linux import process_lives
-    from overlay.pod import exec_in_pod
+    from overlay.lab_view import lab_view
+    from overlay.pod import exec_become
 
-    _, record = lab_known(name)
-    found = record.pods.get(pod)
+    paths, record = lab_known(name)
+    with lab_reported():
+        pods = lab_view(paths, record).pods
+    found = pods.get(pod)
     if found is None:
-        raise click.UsageError(f"lab {record.name} has no pod {pod!r}; it has {', '.join(record.pods)}")
-    if found.process is None or not process_lives(found.process):
-        raise click.UsageError(f"the pod {pod} has ended; `palisade lab up` with the same files starts it again")
-    exec_in_pod(found.process, command)
+        raise click.UsageError(f"lab {record.name} has no pod {pod!r}; it has {', '.join(pods) or 'none'}")
+    try:
+        line = found.command(command)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    exec_become(line)
 
 
 @lab.command()
@@ -183,12 +190,13 @@ def probe(name: str | None, ports: str, family: str, timeout: float, grid: bool,
     """
     from dfw.matrix import ports_parse
     from overlay.lab_probe import probe_lab, render_grids, render_probe
+    from overlay.lab_view import lab_view
     from overlay.progress import Steps
 
     asked = ports_parse(ports)
     paths, record = lab_known(name)
     with lab_reported():
-        rows = probe_lab(paths, record, asked, family=family, timeout=timeout, steps=Steps(quiet))
+        rows = probe_lab(lab_view(paths, record), asked, family=family, timeout=timeout, steps=Steps(quiet))
     emit(rows, output, render_grids if grid else render_probe)
     return DONE if all(row["expected"] == row["observed"] for row in rows) else NO
 
@@ -238,11 +246,11 @@ def graph(name: str | None, kind: str, out: str | None) -> int:
       palisade lab graph --format svg --out lab.svg
     """
     from overlay.lab_graph import graph_dot, graph_svg, graph_text
-    from overlay.lab_inputs import inputs_kept
-    from overlay.lab_plan import world_moved
+    from overlay.lab_view import lab_view
 
     paths, record = lab_known(name)
-    world = world_moved(inputs_kept(paths, record).world, record.moved)
+    with lab_reported():
+        world = lab_view(paths, record).world
     made = graph_text(record.name, world) if kind == "text" else graph_dot(record.name, world)
     text = graph_svg(made) if kind == "svg" else made
     if out is None:

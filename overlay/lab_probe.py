@@ -8,19 +8,16 @@ come about, it is tried again alone, with more patience: a busy machine loses pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 from dfw.matrix import Asked, Matrix
 from dfw.model import PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP, Family, PolicySet, Port
-from dfw.moment import world_at
 from dfw.output import render_table
 from dfw.reach import Reachability
 from overlay.connect import Attempt, apply_attempts
-from overlay.lab_inputs import inputs_kept
-from overlay.lab_plan import world_moved
-from overlay.lab_record import LabPaths, LabRecord
+from overlay.lab_view import LabView, PodPlace
 from overlay.progress import Steps
 
 ALLOWED: Final = "allowed"
@@ -35,13 +32,13 @@ _DIFFERS: Final = "!"
 
 
 def probe_lab(
-    paths: LabPaths, record: LabRecord, asked: Sequence[Asked], *, family: str, timeout: float, steps: Steps
+    view: LabView, asked: Sequence[Asked], *, family: str, timeout: float, steps: Steps
 ) -> list[dict[str, Any]]:
     """A row for every pair of pods and port, in the order of `palisade matrix`.
 
     `family`: "4", "6", or any: the sender's first that the receiver has too. Raises as apply_attempts does.
     """
-    world = world_moved(world_at(inputs_kept(paths, record).world, None), record.moved)
+    world = view.world
     if family in _FAMILIES:
         world = _of_family(world, _FAMILIES[family])
     ports = world.inventory.ports
@@ -61,7 +58,7 @@ def probe_lab(
             "by": row["by"],
         }
         rows.append(made)
-        attempt = _attempt(paths, record, ports[row["from"]], ports[row["to"]], row)
+        attempt = _attempt(view.pods, ports[row["from"]], ports[row["to"]], row)
         if attempt is not None:
             made["family"] = "IPv4" if attempt.family is Family.IPV4 else "IPv6"
             attempts.append((made, attempt))
@@ -78,14 +75,14 @@ def _of_family(world: PolicySet, family: Family) -> PolicySet:
     return replace(world, inventory=replace(world.inventory, ports=ports))
 
 
-def _attempt(paths: LabPaths, record: LabRecord, sender: Port, receiver: Port, row: dict[str, Any]) -> Attempt | None:
+def _attempt(pods: Mapping[str, PodPlace], sender: Port, receiver: Port, row: dict[str, Any]) -> Attempt | None:
     """The connection for a row; None where the two have no family in common: nothing can be sent."""
     for ip in sender.ips:
         theirs = next((item for item in receiver.ips if item.family is ip.family), None)
         if theirs is not None:
             return Attempt(
-                paths.room / record.pods[sender.name].netns,
-                paths.room / record.pods[receiver.name].netns,
+                pods[sender.name].netns,
+                pods[receiver.name].netns,
                 ip.family,
                 _NUMBERS.get(row["protocol"], _PINGS[ip.family]),
                 row["port"] or 0,

@@ -8,9 +8,8 @@ from typing import Any
 
 from dfw.output import render_table
 from overlay.lab_agents import agent_status
-from overlay.lab_inputs import inputs_kept
-from overlay.lab_plan import world_moved
 from overlay.lab_record import LabPaths, LabRecord
+from overlay.lab_view import PodPlace, lab_view
 from overlay.linux import process_lives
 from overlay.timer import boot_seconds
 from overlay.underlay import TEP_WIRE
@@ -21,7 +20,8 @@ _SAID = ("tier", "revision_realized", "vnics", "connections", "drops")
 
 def read_status(paths: LabPaths, record: LabRecord) -> dict[str, Any]:
     """The answer of `lab status -o json`. What only an agent knows is null where none answers."""
-    world = world_moved(inputs_kept(paths, record).world, record.moved)
+    view = lab_view(paths, record)
+    world = view.world
     with ThreadPoolExecutor(max_workers=8) as pool:
         said = dict(zip(record.hosts, pool.map(lambda name: agent_status(paths, name), record.hosts), strict=True))
     hosts = []
@@ -32,18 +32,19 @@ def read_status(paths: LabPaths, record: LabRecord) -> dict[str, Any]:
             "netns": str(paths.host_netns(name)),
             "underlay": TEP_WIRE,
             "tep": None if known is None else str(known.tep),
-            "revision_wanted": record.revision,
+            "revision_wanted": view.wanted.get(name, 0),
             **{key: (answer or {}).get(key) for key in _SAID},
             "agent": "answers" if answer is not None else "silent",
         }
         hosts.append(row)
     return {
         "name": record.name,
-        "revision": record.revision,
+        "revision": record.revision if view.supervisor is None else max(view.wanted.values(), default=0),
+        "supervisor": None if view.supervisor is None else dict(view.supervisor),
         "hosts": hosts,
         "segments": [{"name": item.name, "vni": item.vni} for item in world.inventory.segments.values()],
         "pending": _pending(record),
-        "pods": [_pod(paths, record, name) for name in record.pods],
+        "pods": [_pod(name, place) for name, place in view.pods.items()],
     }
 
 
@@ -58,15 +59,13 @@ def _pending(record: LabRecord) -> dict[str, Any] | None:
     }
 
 
-def _pod(paths: LabPaths, record: LabRecord, name: str) -> dict[str, Any]:
-    pod = record.pods[name]
-    lives = pod.process is not None and process_lives(pod.process)
+def _pod(name: str, pod: PodPlace) -> dict[str, Any]:
     return {
         "name": name,
         "host": pod.host,
-        "netns": str(paths.room / pod.netns),
-        "state": "running" if lives else "ended",
-        "pid": pod.process.pid if pod.process is not None and lives else None,
+        "netns": str(pod.netns),
+        "state": "ended" if pod.process is None else "running",
+        "pid": None if pod.process is None else pod.process.pid,
         "unlimited": list(pod.unlimited),
     }
 
@@ -78,7 +77,10 @@ def render_status(data: dict[str, Any]) -> str:
     hosts = [["-" if item[key] is None else item[key] for key in keys] for item in data["hosts"]]
     running = [pod for pod in data["pods"] if pod["state"] == "running"]
     segments = ", ".join(f"{item['name']} ({item['vni']})" for item in data["segments"])
-    lines = [f"lab {data['name']}, revision {data['revision']}; segments {segments}", ""]
+    lines = [f"lab {data['name']}, revision {data['revision']}; segments {segments or 'none'}"]
+    if data["supervisor"] is not None:
+        lines.append(f"Supervisor at {data['supervisor']['server']}, kubeconfig {data['supervisor']['kubeconfig']}")
+    lines.append("")
     lines += [render_table(columns, hosts, numbers=(3, 4, 5, 6, 7)), ""]
     ended = [pod["name"] for pod in data["pods"] if pod not in running]
     if data["pending"] is not None:

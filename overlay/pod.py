@@ -171,11 +171,12 @@ def pod_exec_command(process: Process, command: Sequence[str]) -> list[str]:
     return ["nsenter", f"--target={process.pid}", "--net", "--pid", "--mount", "--uts", "--wd=/", "--", *command]
 
 
-def exec_in_pod(process: Process, command: Sequence[str]) -> None:
-    """Become a command in a pod. Raises EnvironmentLacksError without nsenter; else does not return."""
+def exec_become(command: Sequence[str]) -> None:
+    """Become a command line such as pod_exec_command's. Raises EnvironmentLacksError without nsenter; else does not
+    return."""
     try:
-        os.execvp("nsenter", pod_exec_command(process, command))
+        os.execvp(command[0], list(command))
     except FileNotFoundError:
         raise EnvironmentLacksError(
-            "no command nsenter", "apt-get install -y --no-install-recommends util-linux"
+            f"no command {command[0]}", "apt-get install -y --no-install-recommends util-linux"
         ) from None

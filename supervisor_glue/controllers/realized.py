@@ -26,6 +26,8 @@ from supervisor_glue.controllers.span import Span
 REALIZED: Final = "Realized"
 NAMES: Final = 10
 WRITE_SECONDS: Final = 1.0
+PATIENCE: Final = 0.15
+"""Seconds until "not yet" is written: most hosts report sooner, and then one write is enough."""
 _RESOURCES: Final[dict[str, Resource]] = {
     **{prefix: resource for resource, prefix in POLICY_PREFIX.items()},
     "namespace": NAMESPACES,
@@ -43,6 +45,7 @@ class RealizedController(Controller):
         self.span = span
         self._waiting: dict[str, set[str]] = {}  # by host: keys that it has not realized
         self._written: dict[str, float] = {}
+        self._held: dict[str, tuple[int, float]] = {}  # of what revision "not yet" is held back, and since when
         self._without_status: set[Resource] = set()
         self._first = 0
         span.listeners.append(self._compiled)
@@ -75,6 +78,9 @@ class RealizedController(Controller):
             self._waiting.setdefault(host, set()).discard(key)
         for host in missing:
             self._waiting[host].add(key)
+        held = self._held_back(key, wanted) if missing and refused is None else 0.0
+        if held > 0:
+            return held
         if wanted <= self._first and not missing and not refused and _stands(item):
             return None  # as the leader before us wrote it
         changed = self._status(item, wanted, hosts, missing, refused)
@@ -91,6 +97,14 @@ class RealizedController(Controller):
             raise
         self._written[key] = self.now()
         return None
+
+    def _held_back(self, key: str, wanted: int) -> float:
+        """For how many seconds still it is not said that this revision is not realized."""
+        known, now = self._held.get(key), self.now()
+        if known is None or known[0] != wanted:
+            known = self._held[key] = wanted, now
+        left = known[1] + PATIENCE - now
+        return left if left <= PATIENCE else 0.0  # not where the clock was set back
 
     def _status(
         self, item: Object, wanted: int, hosts: set[str], missing: list[str], refused: str | None
@@ -121,6 +135,7 @@ class RealizedController(Controller):
 
     def _forget(self, key: str) -> None:
         self._written.pop(key, None)
+        self._held.pop(key, None)
         for waiting in self._waiting.values():
             waiting.discard(key)
 

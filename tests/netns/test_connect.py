@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dfw.model import PROTO_ICMP, PROTO_ICMPV6, PROTO_TCP, PROTO_UDP, Family
+from dfw.model import PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP, Family
 from overlay.connect import Attempt, Listener, apply_attempts
 from overlay.namespace import (
     apply_namespace,
@@ -64,9 +64,10 @@ def test_what_comes_of_connections(room: Path) -> None:
         attempt(room, sender, receiver, protocol, address)
         for sender in ENDS[:2]
         for receiver, address in (("a", "10.9.0.10"), ("b", "10.9.0.11"), ("a", "fd00:9::10"), ("b", "fd00:9::11"))
-        for protocol in (PROTO_TCP, PROTO_UDP, PROTO_ICMP)
+        for protocol in (PROTO_TCP, PROTO_UDP, PROTO_SCTP, PROTO_ICMP)
     ]
-    silent = [attempt(room, "a", "b", protocol, "10.9.0.77") for protocol in (PROTO_TCP, PROTO_UDP, PROTO_ICMP)]
+    protocols = (PROTO_TCP, PROTO_UDP, PROTO_ICMP, PROTO_SCTP)
+    silent = [attempt(room, "a", "b", protocol, "10.9.0.77") for protocol in protocols]
     nowhere = attempt(room, "c", "a", PROTO_TCP, "10.9.0.10")
     closed = attempt(room, "a", "c", PROTO_TCP, "10.9.0.11", 81)  # b has no listener there: it answers with RST
     told: list[None] = []

@@ -284,6 +284,50 @@ def test_an_object_is_realized_when_all_its_hosts_are_there() -> None:
     run(body)
 
 
+def test_what_is_realized_soon_is_written_once() -> None:
+    """A "not yet" is held back a little: the second write would have to wait for the end of a second."""
+
+    async def body() -> None:
+        world = World(Random(2))
+        world.begin()
+        for number in range(6):
+            world.pod("x", number)
+        server = ApiTwin()
+        for (resource, _), item in world.objects.items():
+            await server.create(resource, item, item["metadata"].get("namespace", ""))
+        spans: list[Span] = []
+        clock = [1000.0]
+        said: list[str] = []
+
+        def make(client: Client, views: Views) -> Sequence[Controller]:
+            spans.append(Span(Settings()))
+            spans[0].connect(views)
+            views[NETWORK_POLICIES].handle(
+                lambda old, new: said.append((condition_of(new or {}, "Realized") or {}).get("status", ""))
+            )
+            return [RealizedController(client, views, spans[0], lambda: clock[0])]
+
+        async def report(host: str, revision: int) -> None:
+            if (HOST_STATUSES, "", host) not in server.objects:
+                await server.create(HOST_STATUSES, object_made(HOST_STATUSES, host))
+            await server.patch(HOST_STATUSES, host, {"status": {"realizedRevision": revision}}, subresource="status")
+
+        async with running(server, make):
+            span = spans[0]
+            compiling = asyncio.create_task(_compile_forever(span))
+            spec = {"podSelector": {}, "policyTypes": ["Ingress"]}
+            await server.create(NETWORK_POLICIES, object_made(NETWORK_POLICIES, "n", "x", spec=spec), "x")
+            await until_async(lambda: bool(span.touched.get("np/x/n")), "it is not compiled")
+            for host in sorted(span.hosts_of("np/x/n")):
+                await asyncio.sleep(0.02)
+                await report(host, span.touched["np/x/n"])
+            await until_async(lambda: said[-1] == "True", "it is not realized")
+            assert said == ["", "True"]
+            compiling.cancel()
+
+    run(body)
+
+
 async def _compile_forever(span: Span) -> None:
     while True:
         await asyncio.sleep(0.005)
