@@ -33,6 +33,7 @@ from supervisor_glue.controllers.vnics import POD_LABEL
 from supervisor_glue.enabled import SUPERVISORS, settings_of
 from supervisor_glue.lab_supervisor import MANAGER, supervisor_paths
 from supervisor_glue.spherelet.execute import NotRunningError, join_command
+from supervisor_glue.spherelet.logs import LogKeeper
 from supervisor_glue.spherelet.runtime import PodRuntime
 from supervisor_glue.spherelet.settings import Settings as HostSettings
 
@@ -93,7 +94,8 @@ def _counting(resource: Resource, items: Iterable[Object]) -> Iterator[Object]:
 
 def _place(paths: LabPaths, pod: Object) -> PodPlace:
     host = str(spec_of(pod)["nodeName"])
-    runtime = PodRuntime(HostSettings(host, paths.host(host) / "spherelet", paths.room), pod)
+    settings = HostSettings(host, paths.host(host) / "spherelet", paths.room)
+    runtime = PodRuntime(settings, LogKeeper(settings), pod)  # which only looks: nothing is started for it
     first = str(
         annotations_of(pod).get("kubectl.kubernetes.io/default-container") or spec_of(pod)["containers"][0]["name"]
     )
