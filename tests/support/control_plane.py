@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,8 +30,11 @@ class ControlPlane:
         return self.process.wait(PATIENCE)
 
 
-def control_plane_start(folder: Path, *more: str, listen: str = "127.0.0.1:0") -> ControlPlane:
-    """Start one whose data is in a folder (it may be there already); it answers when this returns."""
+def control_plane_start(
+    folder: Path, *more: str, listen: str = "127.0.0.1:0", within: Sequence[str] = ()
+) -> ControlPlane:
+    """Start one whose data is in a folder (it may be there already); it answers when this returns. `within`: a command
+    that becomes it."""
     folder.mkdir(parents=True, exist_ok=True)
     kubeconfig, log = folder / "kubeconfig", folder / "log"
     kubeconfig.unlink(missing_ok=True)
@@ -39,7 +42,7 @@ def control_plane_start(folder: Path, *more: str, listen: str = "127.0.0.1:0") -
     arguments += ["--data", str(folder / "data"), "--kubeconfig", str(kubeconfig)]
     arguments += more
     with log.open("ab") as out:
-        process = subprocess.Popen([sys.executable, "-m", "dfw", *arguments], stdout=out, stderr=out)
+        process = subprocess.Popen([*within, sys.executable, "-m", "dfw", *arguments], stdout=out, stderr=out)
     end = time.monotonic() + PATIENCE
     while not kubeconfig.exists() or not kubeconfig.stat().st_size:
         if process.poll() is not None or time.monotonic() > end:
@@ -50,9 +53,9 @@ def control_plane_start(folder: Path, *more: str, listen: str = "127.0.0.1:0") -
 
 
 @contextmanager
-def control_plane(folder: Path, *more: str) -> Iterator[ControlPlane]:
+def control_plane(folder: Path, *more: str, within: Sequence[str] = ()) -> Iterator[ControlPlane]:
     """One for a `with`: it has gone afterwards. `more`: further options of `supervisor up`."""
-    plane = control_plane_start(folder, *more)
+    plane = control_plane_start(folder, *more, within=within)
     try:
         yield plane
     finally:
