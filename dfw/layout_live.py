@@ -28,6 +28,9 @@ ROUTE_VIA: Final = 1
 ROUTE_GATEWAY: Final = 2
 ROUTE_BLACKHOLE: Final = 3
 
+ENCAP_GENEVE: Final = 0
+ENCAP_VXLAN: Final = 1
+
 ADDRESS_DTYPE: Final = np.dtype([("addr", "u1", (16,)), ("family", "=u4")])
 VNIC_DTYPE: Final = np.dtype(
     [
@@ -66,7 +69,7 @@ ROUTE_DTYPE: Final = np.dtype(
         ("target", "=u4"),
     ]
 )
-TEP_DTYPE: Final = np.dtype([("addr", "u1", (16,)), ("family", "=u4"), ("dead", "=u4")])
+TEP_DTYPE: Final = np.dtype([("addr", "u1", (16,)), ("family", "=u4"), ("dead", "=u2"), ("encap", "=u2")])
 HOST_FRAME_DTYPE: Final = np.dtype(
     [
         ("at", "=u8"),
@@ -83,7 +86,7 @@ HOST_FRAME_DTYPE: Final = np.dtype(
         ("gso_type", "u1"),
         ("flags", "u1"),
         ("tos", "u1"),
-        ("reserved", "u1"),
+        ("encap", "u1"),
         ("burst", "=u4"),
     ]
 )

@@ -57,6 +57,7 @@ class Cards:
         self.problems: dict[str, str] = {}
         self.tier: str | None = None
         self.uplink: tuple[str, int] | None = None  # TEP and MTU of the one in force
+        self.vxlan = False  # it hears those who speak VXLAN
         self.wires: tuple[UplinkStep, ...] = ()
 
     def restore(self) -> None:
@@ -125,12 +126,13 @@ class Cards:
         Once it is up it stays, and only new TEPs are wired. What is wrong stands in `problems` under `uplink`.
         """
         wanted = (state.tep, state.underlay_mtu)
+        vxlan = any(tep.encap == "vxlan" for tep in state.teps)
         try:
-            if self.uplink != wanted:
+            if self.uplink != wanted or (vxlan and not self.vxlan):
                 remove_uplink(self.wires)
                 self.wires = ()
-                self.tier = self._uplink(state, tier)
-                self.uplink = wanted
+                self.tier = self._uplink(state, tier, vxlan)
+                self.uplink, self.vxlan = wanted, vxlan or self.tier == "A"
             assert self.tier is not None
             peers = [tep.ip for tep in state.teps]
             wires = plan_uplink(self.tier, self.underlay, state.tep, peers, state.underlay_mtu)
@@ -151,7 +153,7 @@ class Cards:
         with contextlib.suppress(OSError):
             apply_uplink(step for step in self.wires if step.what != "up")
 
-    def _uplink(self, state: HostState, tier: str) -> str:
+    def _uplink(self, state: HostState, tier: str, vxlan: bool) -> str:
         """The tier in force. Raises CoreError with what the last one tried says, OSError."""
         if tier in ("auto", "A"):
             try:
@@ -163,7 +165,7 @@ class Cards:
         apply_uplink(plan_uplink("B", self.underlay, state.tep, (), state.underlay_mtu))
         for last in ("B", "C") if tier == "auto" else (tier,):
             try:
-                return self.live.set_uplink(last, state.tep, mtu=state.underlay_mtu)
+                return self.live.set_uplink(last, state.tep, mtu=state.underlay_mtu, vxlan=vxlan)
             except CoreError:
                 if last in (tier, "C"):
                     raise

@@ -13,6 +13,8 @@ import numpy.typing as npt
 from dfw.core import Fabric
 from dfw.layout_live import (
     ADDRESS_DTYPE,
+    ENCAP_GENEVE,
+    ENCAP_VXLAN,
     GUARD_DHCP,
     GUARD_RA,
     GUARD_SPOOF,
@@ -33,6 +35,7 @@ from dfw.model import mac_packed
 from overlay.hoststate import ROUTE_BLACKHOLE, ROUTE_CONNECTED, ROUTE_GATEWAY, ROUTE_VIA, HostState
 
 GUARDS: Final = {"spoof": GUARD_SPOOF, "dhcp": GUARD_DHCP, "ra": GUARD_RA}
+ENCAPS: Final = {"geneve": ENCAP_GENEVE, "vxlan": ENCAP_VXLAN}
 ROUTE_KINDS: Final = {
     ROUTE_CONNECTED: CONNECTED,
     ROUTE_VIA: VIA,
@@ -78,7 +81,7 @@ def render_fabric(state: HostState, number_of: Mapping[str, int], dead: Set[str]
         neighbours=_table(neighbours, NEIGHBOUR_DTYPE),
         interfaces=_table(((*_address(i.ip), i.gateway, i.segment) for i in state.interfaces), INTERFACE_DTYPE),
         routes=_table(routes, ROUTE_DTYPE),
-        teps=_table(((*_address(tep.ip), int(tep.ip in dead)) for tep in state.teps), TEP_DTYPE),
+        teps=_table(((*_address(tep.ip), int(tep.ip in dead), ENCAPS[tep.encap]) for tep in state.teps), TEP_DTYPE),
         addresses=_table(addresses, ADDRESS_DTYPE),
         replicas=np.array(replicas, dtype=np.uint32),
         gateways=len(state.gateways),

@@ -100,10 +100,11 @@ class RouteState(_Struct, frozen=True):
 
 
 class TepState(_Struct, frozen=True):
-    """Another host's tunnel endpoint."""
+    """Another host's tunnel endpoint. `encap`: what is spoken with it, `geneve` or `vxlan`."""
 
     host: str
     ip: str
+    encap: str = "geneve"
 
 
 class BfdState(_Struct, frozen=True):

@@ -66,7 +66,7 @@ def resolve_span(
 
     Raises UnsupportedError where the packet core cannot express the policy.
     """
-    _refuse_enforcers(world)
+    _refuse_unsupported(world)
     routers = service_routers(world.inventory)
     world = world_routed(world, routers)
     compiled = compile_policy(world)
@@ -78,16 +78,15 @@ def resolve_span(
     }
 
 
-def _refuse_enforcers(world: PolicySet) -> None:
-    """Raises UnsupportedError: hosts on which the kernel enforces speak VXLAN with each other, and judge what they can
-    (decision 0020)."""
-    kernels = [host.name for host in world.inventory.hosts.values() if host.enforcer == "nftables"]
-    others = [name for name in world.inventory.hosts if name not in kernels]
-    if kernels and others:
-        feature = f"hosts with the enforcer native beside it (host {others[0]}): their tunnels are Geneve, ours VXLAN"
-        raise UnsupportedError("nftables", feature)
-    if kernels:
+def _refuse_unsupported(world: PolicySet) -> None:
+    """Raises UnsupportedError: a host's kernel is to judge what it can't (decision 0020)."""
+    if any(host.enforcer == "nftables" for host in world.inventory.hosts.values()):
         refuse_unsupported(world)
+
+
+def encapsulation(one: Host, other: Host) -> str:
+    """What two hosts speak with each other: Geneve (RFC 8926), but VXLAN (RFC 7348) where the kernel of one forwards."""
+    return "vxlan" if "nftables" in (one.enforcer, other.enforcer) else "geneve"
 
 
 class Fabric:
@@ -170,7 +169,7 @@ class ForwardingSpan:
             neighbours=tuple(self._neighbours()),
             interfaces=tuple(self._interfaces()),
             routes=tuple(self._routes()),
-            teps=tuple(TepState(name, str(hosts[name].tep)) for name in self.teps),
+            teps=tuple(TepState(name, str(hosts[name].tep), encapsulation(self.host, hosts[name])) for name in self.teps),
         )
 
     def _routers(self) -> Iterable[str]:

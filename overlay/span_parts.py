@@ -61,9 +61,10 @@ class HostPart(_Part, frozen=True):
 
 
 class TepPart(_Part, frozen=True):
-    """Another host's tunnel endpoint."""
+    """Another host's tunnel endpoint, and what enforces there: it decides what the tunnel is."""
 
     ip: str
+    enforcer: str = "native"
 
 
 class GatewayPart(_Part, frozen=True):
@@ -220,11 +221,14 @@ class _Assembly:
         self.own: HostPart = self.parts[f"host/{host}"]
         if self.own.version != VERSION:
             raise StateError(f"parts of version {self.own.version}; this agent reads version {VERSION}")
-        teps = {name: part.ip for name, part in self._of("tep")} | {host: self.own.tep}
-        bfd = self.own.bfd
-        hosts = {name: Host(name, address_parse(ip)) for name, ip in teps.items()}
+        hosts = {
+            name: Host(name, address_parse(part.ip), enforcer=part.enforcer)
+            for name, part in self._of("tep")
+            if name != host
+        }
+        bfd, tep = self.own.bfd, address_parse(self.own.tep)
         self.host = hosts[host] = Host(
-            host, address_parse(self.own.tep), bfd_interval=bfd.interval, bfd_multiple=bfd.multiplier
+            host, tep, bfd_interval=bfd.interval, bfd_multiple=bfd.multiplier, enforcer=self.own.enforcer
         )
         segments, ports = {}, {}
         for name, part in self._of("segment"):

@@ -123,9 +123,9 @@ class TepWatch:
         self._save()
 
     def follow(self, state: HostState) -> None:
-        """Sessions with the TEPs of this state, with its timers, and with no others."""
+        """Sessions with the TEPs of this state that speak Geneve, with its timers, and with no others."""
         own = self._own = ip_address(state.tep)
-        wanted = [tep.ip for tep in state.teps if ip_address(tep.ip).version == own.version]
+        wanted = [tep.ip for tep in state.teps if ip_address(tep.ip).version == own.version and tep.encap == "geneve"]
         lowest = min((item.vni for item in state.segments), default=0)
         self._vni = {
             tep.ip: min((item.vni for item in state.segments if number in item.replicas), default=lowest)

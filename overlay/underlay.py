@@ -36,6 +36,7 @@ EDGE_UPLINK: Final = "edge-uplink"
 DEFAULT_MTU: Final = 1700  # NSX's: 1500 for workloads, and room for Geneve with options
 _SCOPE_LINK: Final = 253  # linux/rtnetlink.h
 _KEPT_FROM: Final = 10  # priority of a rule, before those of the kernel
+_OFFLOADS: Final = ("tx-checksum-ip-generic", "tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation")
 _ONLINK: Final = 4  # RTNH_F_ONLINK: the gateway answers on this wire
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -61,6 +62,7 @@ class Interface:
 
     `links`: prefixes whose addresses are on the wire itself. `gateways`: where everything else goes, at most one of
     each family. A TEP's wire has no address: what becomes of the TEP is the agent's, by tier (overlay/uplink.py).
+    `is_card`: packets leave it as they would leave a card, cut and with their checksums.
     """
 
     namespace: str
@@ -69,6 +71,7 @@ class Interface:
     addresses: tuple[str, ...] = ()
     links: tuple[str, ...] = ()
     gateways: tuple[str, ...] = ()
+    is_card: bool = False
 
     @property
     def key(self) -> str:
@@ -153,7 +156,10 @@ def plan_underlay(inventory: Inventory, *, mtu: int = DEFAULT_MTU, ipv6: bool = 
         for host in members:
             gateways = _gateways(routers[name], host.tep.family)
             network = next(item for item in networks[name] if ipaddress.ip_address(str(host.tep)) in item)
-            interfaces.append(Interface(host_namespace(host.name), TEP_WIRE, name, (), (str(network),), gateways))
+            # A kernel's VXLAN leaves sums and cuts to a card. Nobody makes up for that where a socket is the other TEP.
+            is_card = host.enforcer == "nftables" and any(other.enforcer == "native" for other in hosts)
+            links = (str(network),)
+            interfaces.append(Interface(host_namespace(host.name), TEP_WIRE, name, (), links, gateways, is_card))
     outside = tuple(_address(network, 10) for network in networks[OUTSIDE])
     gateways = tuple(text.partition("/")[0] for text in routers[OUTSIDE] if text)
     interfaces.append(Interface(OUTSIDE, "eth0", OUTSIDE, outside, (), gateways))
@@ -296,6 +302,8 @@ def apply_interfaces(room: Path, interfaces: Sequence[Interface], mtu: int, told
                         peer = {"ifname": item.name, "net_ns_fd": there.fileno(), "mtu": mtu}
                         underlay.link("add", ifname=item.peer, kind="veth", mtu=mtu, peer=peer)
                         _finish(links, room / namespace, item)
+                        if item.is_card:
+                            _offloads_end(room / namespace, item.name)
                         with namespace_entered(room / UNDERLAY):
                             _set(f"ipv6/conf/{item.peer}/disable_ipv6", 1)
                         index = underlay.link_lookup(ifname=item.peer)[0]
@@ -312,6 +320,16 @@ def _finish(links: IPRoute, namespace: Path, item: Interface) -> None:
     for gateway in item.gateways:
         everything = "::/0" if ":" in gateway else "0.0.0.0/0"
         links.route("add", dst=everything, gateway=gateway, oif=index, flags=_ONLINK)
+
+
+def _offloads_end(namespace: Path, name: str) -> None:
+    from pyroute2 import Ethtool
+
+    with namespace_entered(namespace), Ethtool() as tool:
+        found = tool.get_features(name)
+        for feature in _OFFLOADS:
+            found.features[feature].enable = False
+        tool.set_features(name, found)
 
 
 def _address_all(

@@ -159,15 +159,17 @@ class Live:
         peer_mac: str = UPLINK_PEER_MAC,
         mtu: int = 1600,
         zero_sums: bool = False,
+        vxlan: bool = False,
         fds: Sequence[int] = (),
         offloads: int = 0,
     ) -> str:
-        """Send and receive Geneve as TEP `address` in the network namespace at this path (None: here).
+        """Send and receive Geneve and VXLAN as TEP `address` in the network namespace at this path (None: here).
 
         `tier`: one of TIERS; the tier in force is returned. A: the TAP `name` is made, with MAC address `peer_mac`, and
         nothing is wired: the caller routes `address` to it, with the neighbour `mac`. `fds`, `offloads`: it is open
         already (`tap_open` with `tunnel`), a queue for each worker. B and C: the kernel must have the address already.
-        `mtu`: of the underlay. `zero_sums`: tier A sends outer UDP checksums of 0.
+        `mtu`: of the underlay. `zero_sums`: tier A sends outer UDP checksums of 0. `vxlan`: tiers B
+        and C hear VXLAN too; A always does.
         What was the uplink before is closed. Raises CoreError with the sentence why not; then nothing has changed.
         """
         options = ffi.new("pal_uplink_options *")
@@ -177,7 +179,8 @@ class Live:
         local = ip_address(address)
         options.local.addr = local.packed.ljust(16, b"\0")
         options.local.family = lib.PAL_FAMILY_V4 if local.version == 4 else lib.PAL_FAMILY_V6
-        options.tier, options.mtu, options.zero_sums = TIERS.index(tier), mtu, zero_sums
+        options.tier, options.mtu = TIERS.index(tier), mtu
+        options.zero_sums, options.vxlan = zero_sums, vxlan
         options.mac, options.peer_mac = mac_bytes(mac), mac_bytes(peer_mac)
         options.fds, options.offloads = len(fds), offloads
         for number, fd in enumerate(fds):

@@ -1,21 +1,20 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * outer.h - what goes around Geneve: Ethernet, IPv4 or IPv6, UDP. Built and checked as pure functions, for whoever owns the
+ * outer.h - what goes around Geneve or VXLAN: Ethernet, IPv4 or IPv6, UDP. Built and checked as pure functions, for whoever owns the
  * uplink. The underlay does not fragment (RFC 8926 section 4.1.1): DF is set, and what arrives in fragments is refused.
  */
 #ifndef PAL_CORE_OUTER_H
 #define PAL_CORE_OUTER_H
 
 #include "checksum.h"
-#include "geneve.h"
-#include "../include/palisade_live.h"
+#include "encap.h"
 
 #define OUTER_ETHERNET 14
 #define OUTER_UDP 8
 #define OUTER_PORT_LEAST 49152u /* RFC 8926 section 3.3: a source port of the dynamic range, by the inner flow */
 #define OUTER_PORTS 16384u
 
-/* Bytes of an outer packet that are not the inner frame's, options apart: IP, UDP, Geneve. */
+/* Bytes of an outer packet that are not the inner frame's, options apart: IP, UDP, tunnel. */
 PAL_INLINE uint32_t outer_ip_bytes(uint32_t family) { return family == PAL_FAMILY_V4 ? 20 : 40; }
 PAL_INLINE uint32_t outer_bytes(uint32_t family) { return OUTER_ETHERNET + outer_ip_bytes(family) + OUTER_UDP; }
 
@@ -23,6 +22,7 @@ PAL_INLINE uint32_t outer_bytes(uint32_t family) { return OUTER_ETHERNET + outer
 typedef struct outer_ends {
     uint8_t mac[12];            /* as they stand in a frame: destination, source */
     pal_address local, remote;
+    uint32_t encap;             /* PAL_ENCAP_* */
 } outer_ends;
 
 enum outer_sum {
@@ -53,7 +53,7 @@ PAL_INLINE uint8_t outer_tos(const uint8_t *inner, uint32_t len)
     }
 }
 
-/* Writes the headers before `payload` (`len` bytes: Geneve header, options, inner frame); returns how many bytes, or 0 when
+/* Writes the headers before `payload` (`len` bytes: tunnel header, options, inner frame); returns how many bytes, or 0 when
  * the packet would be longer than its length fields can say. */
 PAL_INLINE uint32_t outer_write(uint8_t *payload, uint32_t len, const outer_ends *e, uint16_t port, uint8_t tos, enum outer_sum sum)
 {
@@ -85,7 +85,7 @@ PAL_INLINE uint32_t outer_write(uint8_t *payload, uint32_t len, const outer_ends
         memcpy(ip + 24, e->remote.addr, 16);
     }
     store_be16(udp, port);
-    store_be16(udp + 2, GENEVE_PORT);
+    store_be16(udp + 2, encap_port(e->encap));
     store_be16(udp + 4, (uint16_t)udp_len);
     udp[6] = udp[7] = 0;
     if (sum == OUTER_SUM_NONE)
@@ -104,16 +104,17 @@ PAL_INLINE uint32_t outer_write(uint8_t *payload, uint32_t len, const outer_ends
 
 /* What an outer packet held. */
 typedef struct outer_found {
-    uint32_t at, len;       /* Geneve header and what follows: offset in the frame, bytes */
+    uint32_t at, len;       /* tunnel header and what follows: offset in the frame, bytes */
     pal_address from, to;
     uint8_t tos;
+    uint8_t encap;          /* PAL_ENCAP_* */
     uint8_t summed;         /* it has a UDP checksum; it was right, if it was to be verified */
 } outer_found;
 
 #define OUTER_VERIFIED 1  /* outer_read: the card or the kernel has looked at the UDP checksum */
 #define OUTER_ZERO6 2     /* outer_read: IPv6 without a UDP checksum is accepted (RFC 6935) */
 
-/* Takes off Ethernet, IP and UDP of a frame from the underlay. PAL_REASON_MATCH, or why it is not Geneve for us: whose address it
+/* Takes off Ethernet, IP and UDP of a frame from the underlay. PAL_REASON_MATCH, or why it is no tunnel of ours: whose address it
  * is sent to, and by whom, is the caller's to look at. `marks`: OUTER_*. */
 static inline uint8_t outer_read(const uint8_t *frame, uint32_t len, uint32_t marks, outer_found *f)
 {
@@ -157,8 +158,10 @@ static inline uint8_t outer_read(const uint8_t *frame, uint32_t len, uint32_t ma
     }
     const uint8_t *udp = ip + head;
     uint32_t udp_len = load_be16(udp + 4);
-    if (load_be16(udp + 2) != GENEVE_PORT || udp_len < OUTER_UDP || udp_len > total - head)
+    const uint16_t port = load_be16(udp + 2);
+    if ((port != GENEVE_PORT && port != VXLAN_PORT) || udp_len < OUTER_UDP || udp_len > total - head)
         return PAL_REASON_OUTER_MALFORMED;
+    f->encap = port == GENEVE_PORT ? PAL_ENCAP_GENEVE : PAL_ENCAP_VXLAN;
     f->summed = load_u16(udp + 6) != 0;
     if (!f->summed && f->from.family == PAL_FAMILY_V6 && !(marks & OUTER_ZERO6))
         return PAL_REASON_OUTER_CHECKSUM;

@@ -5,9 +5,7 @@
 #ifndef PAL_CORE_TUNNEL_H
 #define PAL_CORE_TUNNEL_H
 
-#include "geneve.h"
-
-#define VXLAN_PORT 4789
+#include "vxlan.h"
 
 /* Replaces the outer packet by the inner one, in place; p->reason says what came of it. */
 static inline void tunnel_open(pal_packet *p, const parse_options *o)
@@ -30,9 +28,10 @@ static inline void tunnel_open(pal_packet *p, const parse_options *o)
             return;
         inner += g.len;
     } else {
-        if (!(h[0] & 0x08) || p->payload_len < 8)
+        geneve_header g;
+        if (!vxlan_read(h, p->payload_len, &g))
             return;
-        inner += 8;
+        inner += g.len;
     }
     pal_packet q = *p;
     q.data = p->data + inner;

@@ -3,7 +3,8 @@
 
 /* ---- taken in -------------------------------------------------------------------------------------------------- */
 
-/* Geneve is accepted from known TEPs and for segments that are here; *inner: where the frame begins. */
+/* A tunnel is accepted from known TEPs, by the encapsulation that each speaks, and for segments that are here; *inner: where the
+ * frame begins. */
 static void host_take_uplink(host_worker *w, const host_frame *f, host_source *s, uint32_t *inner)
 {
     geneve_header g;
@@ -13,11 +14,11 @@ static void host_take_uplink(host_worker *w, const host_frame *f, host_source *s
         w->outer_tep = w->fabric ? fabric_find(w->fabric, FABRIC_TEP, 0, f->outer.addr, f->outer.family) : PAL_NO_INDEX;
     }
     s->tep = w->outer_tep;
-    if (PAL_UNLIKELY(s->tep == PAL_NO_INDEX)) {
+    if (PAL_UNLIKELY(s->tep == PAL_NO_INDEX) || PAL_UNLIKELY(w->fabric->tep[s->tep].encap != f->encap)) {
         s->reason = PAL_REASON_UNKNOWN_TEP;
         return;
     }
-    if (PAL_UNLIKELY(!geneve_read(f->data, f->len, &g))) {
+    if (PAL_UNLIKELY(!encap_read(f->encap, f->data, f->len, &g))) {
         s->reason = PAL_REASON_TUNNEL_MALFORMED;
         return;
     }

@@ -34,7 +34,7 @@
 #define HOST_BURST 64
 #define HOST_CONTROL 0xfffffffd /* host_out.vnic: for the host itself */
 
-/* A frame that arrived. From a vNIC: an Ethernet frame. From the uplink: a Geneve header and what follows; outer Ethernet,
+/* A frame that arrived. From a vNIC: an Ethernet frame. From the uplink: a tunnel header and what follows; outer Ethernet,
  * IP and UDP have been checked and taken off (outer.h), the offload is the inner frame's. */
 typedef struct host_frame {
     uint8_t *data;
@@ -42,12 +42,14 @@ typedef struct host_frame {
     uint32_t from;                   /* a vNIC's filter number, or PAL_UPLINK */
     host_offload offload;
     pal_address outer;               /* PAL_UPLINK: the TEP that sent it */
-    uint8_t tos, reserved[3];        /* PAL_UPLINK: DSCP and ECN of the outer packet (outer_found.tos) */
+    uint8_t tos;                     /* PAL_UPLINK: DSCP and ECN of the outer packet (outer_found.tos) */
+    uint8_t encap;                   /* PAL_UPLINK: PAL_ENCAP_* */
+    uint8_t reserved[2];
 } host_frame;
 
-/* A frame that leaves: an Ethernet frame for a vNIC, or a Geneve header and an inner frame for a TEP; or (HOST_CONTROL) a Geneve
+/* A frame that leaves: an Ethernet frame for a vNIC, or a tunnel header and an inner frame for a TEP; or (HOST_CONTROL) a Geneve
  * header and a control packet (O bit, RFC 9521: BFD) from the known TEP `outer`, for the host itself. Its memory is that of a frame
- * that arrived in this burst, or the host's own, and is the sink's until the sink returns. HOST_HEADROOM less the Geneve header
+ * that arrived in this burst, or the host's own, and is the sink's until the sink returns. HOST_HEADROOM less the tunnel header
  * bytes before it may be written; copies of one frame for several vNICs share their memory and have the same offload, those for
  * several TEPs do not share it. */
 typedef struct host_out {
@@ -57,7 +59,8 @@ typedef struct host_out {
     uint32_t tep;                    /* PAL_UPLINK: index in the fabric of this burst */
     pal_address outer;               /* PAL_UPLINK: that TEP's address */
     uint16_t port;                   /* PAL_UPLINK: outer source port, by the inner flow, the same for both directions */
-    uint16_t inner;                  /* PAL_UPLINK, HOST_CONTROL: bytes of Geneve header before the inner frame */
+    uint16_t inner;                  /* PAL_UPLINK, HOST_CONTROL: bytes of tunnel header before the inner frame */
+    uint32_t encap;                  /* PAL_UPLINK: PAL_ENCAP_* */
     host_offload offload;            /* the inner frame's */
 } host_out;
 

@@ -195,13 +195,14 @@ void host_capture_said(host_worker *w, uint32_t vnic, const host_view *v, const 
 }
 
 /* A burst's frames from the underlay, as they came; or what leaves for it. */
-static void capture_outer(host_worker *w, uint8_t dir, const uint8_t *data, uint32_t len, const pal_address *tep, uint16_t port)
+static void capture_outer(host_worker *w, uint8_t dir, const uint8_t *data, uint32_t len, const pal_address *tep, uint16_t port, uint32_t encap)
 {
-    const pal_seen s = {.ts_ns = w->now_ns, .rule = PAL_NONE, .filter = PAL_NO_FILTER, .dir = dir, .outer = *tep, .port = port};
+    const pal_seen s = {.ts_ns = w->now_ns, .rule = PAL_NONE, .filter = PAL_NO_FILTER, .dir = dir, .outer = *tep, .port = port,
+                        .encap = (uint8_t)encap};
     pal_packet p = {0};
     geneve_header g;
     const parse_options none = {.sum_mode = SUM_MODE_OFF};
-    if (geneve_read(data, len, &g) && g.protocol == GENEVE_ETHERNET) {
+    if (encap_read(encap, data, len, &g) && g.protocol == GENEVE_ETHERNET) {
         p = (pal_packet){.data = data + g.len, .cap = len - g.len, .wire = len - g.len};
         parse_frame(&p, LINKTYPE_ETHERNET, &none);
     }
@@ -217,14 +218,14 @@ void host_capture_in(host_worker *w, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++)
         if (w->frame[i].from == PAL_UPLINK)
-            capture_outer(w, PAL_DIR_IN, w->frame[i].data, w->frame[i].len, &w->frame[i].outer, 0);
+            capture_outer(w, PAL_DIR_IN, w->frame[i].data, w->frame[i].len, &w->frame[i].outer, 0, w->frame[i].encap);
 }
 
 void host_capture_out(host_worker *w)
 {
     for (uint32_t i = 0; i < w->outs; i++)
         if (w->out[i].vnic == PAL_UPLINK)
-            capture_outer(w, PAL_DIR_OUT, w->out[i].data, w->out[i].len, &w->out[i].outer, w->out[i].port);
+            capture_outer(w, PAL_DIR_OUT, w->out[i].data, w->out[i].len, &w->out[i].outer, w->out[i].port, w->out[i].encap);
 }
 
 void host_capture_set(host_worker *w, uint32_t slot, struct host_capture *c)

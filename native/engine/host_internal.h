@@ -15,7 +15,7 @@
 #define PAL_ENGINE_HOST_INTERNAL_H
 
 #include "../core/forward.h"
-#include "../core/geneve.h"
+#include "../core/encap.h"
 #include "../core/group.h"
 #include "../core/outer.h"
 #include "../core/path.h"

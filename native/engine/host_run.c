@@ -50,7 +50,7 @@ static void run_sink(void *context, const host_out *out, uint32_t n)
         if (!bytes || !f)
             return;
         memcpy(bytes, o->data, o->len);
-        *f = (pal_host_frame){.at = at, .now_ns = r->now_ns, .len = o->len, .vnic = o->vnic, .outer = o->outer, .port = o->port, .inner = o->inner,
+        *f = (pal_host_frame){.at = at, .now_ns = r->now_ns, .len = o->len, .vnic = o->vnic, .outer = o->outer, .port = o->port, .encap = (uint8_t)o->encap, .inner = o->inner,
                               .hdr_len = o->offload.hdr_len, .gso_size = o->offload.gso_size, .csum_start = o->offload.csum_start,
                               .csum_offset = o->offload.csum_offset, .gso_type = o->offload.gso_type, .flags = o->offload.flags, .burst = r->burst};
     }
@@ -80,7 +80,7 @@ static void run_burst(pal_host_run *r, host_worker *w, const uint8_t *bytes, con
             break;
         }
         memcpy(memory[i] + HOST_HEADROOM, bytes + f->at, f->len);
-        frame[i] = (host_frame){.data = memory[i] + HOST_HEADROOM, .len = f->len, .from = f->vnic, .outer = f->outer, .tos = f->tos,
+        frame[i] = (host_frame){.data = memory[i] + HOST_HEADROOM, .len = f->len, .from = f->vnic, .outer = f->outer, .tos = f->tos, .encap = f->encap,
                                 .offload = {.hdr_len = f->hdr_len, .gso_size = f->gso_size, .csum_start = f->csum_start,
                                             .csum_offset = f->csum_offset, .gso_type = f->gso_type, .flags = f->flags}};
         r->now_ns = f->now_ns;

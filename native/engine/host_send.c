@@ -47,15 +47,16 @@ static void host_emit_vnic(host_worker *w, const host_view *v, uint32_t vnic)
     o->tep = PAL_NO_INDEX;
     o->outer = (pal_address){0};
     o->port = o->inner = 0;
+    o->encap = PAL_ENCAP_GENEVE;
     o->offload = *v->offload;
 }
 
-/* Geneve goes into the bytes before the frame, which may be written. */
+/* The tunnel header goes into the bytes before the frame, which may be written. */
 PAL_INLINE void host_emit_with(host_worker *w, const host_view *v, uint32_t tep, const geneve_header *g)
 {
-    const uint32_t head = geneve_bytes(g);
+    const uint32_t encap = w->fabric->tep[tep].encap, head = encap_bytes(encap, g);
     host_out *o = host_next(w);
-    geneve_write(v->data - head, g);
+    encap_write(encap, v->data - head, g);
     o->data = v->data - head;
     o->len = v->len + head;
     o->vnic = PAL_UPLINK;
@@ -64,6 +65,7 @@ PAL_INLINE void host_emit_with(host_worker *w, const host_view *v, uint32_t tep,
     memcpy(o->outer.addr, w->fabric->tep[tep].addr, 16);
     o->port = outer_port(v->p);
     o->inner = (uint16_t)head;
+    o->encap = encap;
     o->offload = *v->offload;
 }
 

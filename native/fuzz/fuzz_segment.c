@@ -182,10 +182,11 @@ static void flows_try(const uint8_t *data, size_t size)
         }
         uint8_t *exact = malloc(p->len); /* a read past the end is seen */
         memcpy(exact, p->b, p->len);
-        if (!coalesce_add(&c, frame, exact, p->len, &from, 0, frames, sizeof memory[0])) {
+        host_frame one = {.data = exact, .len = p->len, .outer = from};
+        if (!coalesce_add(&c, frame, &one, frames, sizeof memory[0])) {
             memcpy(memory[frames], exact, p->len);
-            frame[frames] = (host_frame){.data = memory[frames], .len = p->len, .outer = from};
-            frames++;
+            one.data = memory[frames];
+            frame[frames++] = one;
         }
         free(exact);
     }

@@ -80,10 +80,14 @@ typedef struct pal_fabric_route {
     uint32_t kind, target;         /* PAL_ROUTE_* */
 } pal_fabric_route;
 
+#define PAL_ENCAP_GENEVE 0
+#define PAL_ENCAP_VXLAN 1   /* RFC 7348: a host whose kernel forwards and enforces */
+
 typedef struct pal_tep {
     uint8_t addr[16];
     uint32_t family;
-    uint32_t dead;                 /* out of replication (BFD) */
+    uint16_t dead;                 /* out of replication (BFD) */
+    uint16_t encap;                /* PAL_ENCAP_* */
 } pal_tep;
 
 /* All of it; arrays are copied. */
@@ -132,12 +136,12 @@ typedef struct pal_host_frame {
     uint64_t at, now_ns;
     uint32_t len;
     uint32_t vnic;                 /* from or to: a filter number, PAL_UPLINK, or (to) 0xfffffffd: for the host itself */
-    pal_address outer;             /* PAL_UPLINK: the TEP; what is at `at` begins with its Geneve header */
-    uint16_t port, inner;          /* out, PAL_UPLINK: outer source port; bytes of Geneve header */
+    pal_address outer;             /* PAL_UPLINK: the TEP; what is at `at` begins with its tunnel header */
+    uint16_t port, inner;          /* out, PAL_UPLINK: outer source port; bytes of tunnel header */
     uint16_t hdr_len, gso_size, csum_start, csum_offset; /* virtio, host byte order, of the inner frame */
     uint8_t gso_type, flags;
     uint8_t tos;                   /* in, PAL_UPLINK: of the outer packet */
-    uint8_t reserved;
+    uint8_t encap;                 /* PAL_UPLINK: PAL_ENCAP_* */
     uint32_t burst;                /* out: number of the burst in which it left */
 } pal_host_frame;
 
@@ -185,6 +189,7 @@ typedef struct pal_uplink_options {
     uint32_t mtu;                  /* of the underlay */
     uint8_t mac[6], peer_mac[6];   /* tier A: ours, for the kernel's neighbour entry; the TAP's own, which is the kernel's */
     uint32_t zero_sums;            /* tier A: outer UDP checksums are 0 */
+    uint32_t vxlan;                /* tiers B and C: receive at the port of VXLAN too; A always does */
     uint32_t fds, offloads;        /* tier A: queues of the TAP that are open already, as from pal_tap_open; 0: it is opened */
     int32_t fd[PAL_TAP_QUEUES];
 } pal_uplink_options;

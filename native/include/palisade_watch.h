@@ -64,7 +64,7 @@ typedef struct pal_capture_options {
     uint32_t refused;              /* only what did not pass; of a vNIC */
 } pal_capture_options;
 
-/* Before the bytes of each packet that was seen; padded to eight. Of the uplink they are a Geneve header and what follows. */
+/* Before the bytes of each packet that was seen; padded to eight. Of the uplink they are a tunnel header and what follows. */
 typedef struct pal_seen {
     uint64_t ts_ns;                /* CLOCK_BOOTTIME, of its burst */
     uint32_t len, wire;            /* bytes that follow; that there were */
@@ -75,7 +75,8 @@ typedef struct pal_seen {
     uint8_t dir, verdict, reason;
     uint8_t then;                  /* forwarding refused it for this reason after it had passed; 0: no */
     uint8_t judged, ours;          /* rules were asked; this host has made it */
-    uint8_t reserved[2];
+    uint8_t encap;                 /* uplink: PAL_ENCAP_* */
+    uint8_t reserved;
 } pal_seen;
 
 /* Begins a capture, until it is ended; at most four at a time. Its number, or -1 with a sentence. */

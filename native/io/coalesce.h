@@ -3,13 +3,14 @@
  * coalesce.h - packets that arrived one by one, as super-packets: what GRO does in Linux, for what comes out of a tunnel.
  *
  * A packet is added to an open super-packet only where segment.h would make of it, byte for byte, the packets that came:
- * the same Geneve, Ethernet, IP and transport headers, checksums that are right, sequence numbers without a gap, and each but
+ * the same tunnel, Ethernet, IP and transport headers, checksums that are right, sequence numbers without a gap, and each but
  * the last of one size. (Where DF is set IPv4 identifications may all be the same: they mean nothing there, RFC 6864.) A packet
  * of the same flow that does not fit closes the super-packet: the order in a flow stays.
  */
 #ifndef PAL_IO_COALESCE_H
 #define PAL_IO_COALESCE_H
 
+#include "../core/encap.h"
 #include "segment.h"
 
 #define COALESCE_FLOWS 8      /* open at a time, as in Linux */
@@ -37,11 +38,11 @@ PAL_INLINE void coalesce_begin(coalesce *c) { c->flows = c->turn = 0; }
 /* What the packet at `data` would be as the first of a super-packet. False: it can't be one (not IP, options or extension
  * headers, a fragment, flags other than ACK and PSH, no data, a length that is not the frame's); f->l4 is 0 then unless its
  * flow is known. */
-static inline bool coalesce_read(const uint8_t *data, uint32_t len, coalesce_flow *f)
+static inline bool coalesce_read(const uint8_t *data, uint32_t len, uint32_t encap, coalesce_flow *f)
 {
-    uint32_t tunnel = 8 + (data[0] & 63u) * 4;
+    const uint32_t tunnel = encap_len(encap, data);
     f->l4 = 0;
-    if (len < tunnel + 14 + 28 || load_be16(data + 2) != 0x6558 || (data[1] & 0x80))
+    if (len < tunnel + 14 + 28 || (encap == PAL_ENCAP_GENEVE && (load_be16(data + 2) != GENEVE_ETHERNET || (data[1] & GENEVE_OAM))))
         return false;
     const uint8_t *in = data + tunnel;
     uint32_t type = load_be16(in + 12), l3 = tunnel + 14;
@@ -152,14 +153,15 @@ static inline void coalesce_finish(host_frame *h, const coalesce_flow *f)
                                 .csum_offset = f->udp ? 6 : 16};
 }
 
-/* Takes the packet of `len` bytes (from its Geneve header) at `data`, sent by the TEP `outer` with that outer `tos`, into a super-packet among `frame`,
- * moving its data there. False: it stays one by itself, and becomes frame number `number`, which may grow to `room` bytes. */
-static inline bool coalesce_add(coalesce *c, host_frame *frame, const uint8_t *data, uint32_t len, const pal_address *outer,
-                                uint8_t tos, uint32_t number, uint32_t room)
+/* Takes `one`, a datagram from the underlay, into a super-packet among `frame`, moving its data there. False: it stays one by
+ * itself, and becomes frame number `number`, which may grow to `room` bytes. */
+static inline bool coalesce_add(coalesce *c, host_frame *frame, const host_frame *one, uint32_t number, uint32_t room)
 {
+    const uint8_t *data = one->data;
+    const uint32_t len = one->len;
     coalesce_flow g;
     g.l4 = 0;
-    bool may = len >= 8 && coalesce_read(data, len, &g) && coalesce_sum_is_good(data, &g);
+    bool may = len >= 8 && coalesce_read(data, len, one->encap, &g) && coalesce_sum_is_good(data, &g);
     if (!may) { /* nothing that comes later may overtake it */
         for (uint32_t i = 0; i < c->flows; i++) {
             coalesce_flow *f = &c->flow[i];
@@ -172,9 +174,9 @@ static inline bool coalesce_add(coalesce *c, host_frame *frame, const uint8_t *d
     for (uint32_t i = 0; i < c->flows; i++) {
         coalesce_flow *f = &c->flow[i];
         host_frame *h = &frame[f->frame];
-        if (!coalesce_same_flow(h->data, f, data, &g) || memcmp(&h->outer, outer, sizeof *outer) != 0)
+        if (!coalesce_same_flow(h->data, f, data, &g) || memcmp(&h->outer, &one->outer, sizeof h->outer) != 0 || h->encap != one->encap)
             continue;
-        if (h->tos == tos && coalesce_fits(h->data, f, h->len, data, &g)) {
+        if (h->tos == one->tos && coalesce_fits(h->data, f, h->len, data, &g)) {
             uint8_t flags = f->udp ? 0 : data[g.l4 + 13];
             memmove(h->data + h->len, data + g.headers, g.size); /* both may be in one buffer, one after the other */
             h->len += g.size;

@@ -76,7 +76,7 @@ typedef struct ring_record {
     uint32_t len, from;
     host_offload offload;
     pal_address outer;
-    uint32_t tos;
+    uint16_t tos, encap;
 } ring_record;
 
 typedef struct ring {
@@ -111,7 +111,7 @@ static inline bool ring_put(ring *r, const host_frame *f)
         if (head + size - r->tail_seen > RING_BYTES)
             return false;
     }
-    const ring_record record = {.len = f->len, .from = f->from, .offload = f->offload, .outer = f->outer, .tos = f->tos};
+    const ring_record record = {.len = f->len, .from = f->from, .offload = f->offload, .outer = f->outer, .tos = f->tos, .encap = f->encap};
     ring_copy_in(r, head, &record, sizeof record);
     ring_copy_in(r, head + sizeof record, f->data, f->len);
     __atomic_store_n(&r->head, head + size, __ATOMIC_RELEASE);
@@ -130,7 +130,7 @@ static inline bool ring_take(ring *r, uint8_t *data, host_frame *f)
     ring_copy_out(r, tail, &record, sizeof record);
     ring_copy_out(r, tail + sizeof record, data, record.len);
     *f = (host_frame){.data = data, .len = record.len, .from = record.from, .offload = record.offload, .outer = record.outer,
-                      .tos = (uint8_t)record.tos};
+                      .tos = (uint8_t)record.tos, .encap = (uint8_t)record.encap};
     __atomic_store_n(&r->tail, tail + ring_size(record.len), __ATOMIC_RELEASE);
     return true;
 }

@@ -89,7 +89,7 @@ static void live_sort(live_worker *w, uint32_t first)
         return;
     for (uint32_t i = first; i < w->frames; i++) {
         host_frame *f = &w->frame[i];
-        uint32_t skip = f->from == PAL_UPLINK && f->len >= 8 ? 8 + (f->data[0] & 63u) * 4 : 0;
+        uint32_t skip = f->from == PAL_UPLINK && f->len >= 8 ? encap_len(f->encap, f->data) : 0;
         skip = min_u32(skip, f->len);
         const uint32_t owner = owner_of(f->data + skip, f->len - skip, workers);
         if (owner == w->number) {
@@ -160,6 +160,17 @@ static void live_read_port(live_worker *w, live_port *p)
     }
 }
 
+/* Whatever wakes for the uplink's sake is added, or taken away: errno of the last that can't be. */
+static int live_uplink_watch(const live_worker *w, int op)
+{
+    struct epoll_event e = {.events = EPOLLIN, .data.u64 = EVENT_UPLINK};
+    int fd[UPLINK_FDS], failed = 0;
+    for (uint32_t i = w->uplink ? uplink_queue_fds(w->uplink, fd) : 0; i > 0; i--)
+        if (epoll_ctl(w->epoll, op, fd[i - 1], &e) != 0)
+            failed = errno;
+    return failed;
+}
+
 static void live_read_uplink(live_worker *w)
 {
     for (uint32_t read = 0; read < 2 * HOST_BURST && w->uplink;) {
@@ -170,7 +181,7 @@ static void live_read_uplink(live_worker *w)
         read += n;
         live_sort(w, first);
         if (PAL_UNLIKELY(w->uplink->gone)) { /* it would wake us for ever */
-            epoll_ctl(w->epoll, EPOLL_CTL_DEL, uplink_queue_fd(w->uplink), NULL);
+            live_uplink_watch(w, EPOLL_CTL_DEL);
             w->uplink->gone = false;
         }
         if (live_burst_full(w))
@@ -242,10 +253,9 @@ int live_worker_obey(live_worker *w, const live_command *c)
         c->call(c->context, w->number);
         return 0;
     default:
-        if (w->uplink)
-            epoll_ctl(w->epoll, EPOLL_CTL_DEL, uplink_queue_fd(w->uplink), NULL);
+        live_uplink_watch(w, EPOLL_CTL_DEL);
         w->uplink = c->uplink ? c->uplink->queue[w->number] : NULL;
-        return w->uplink ? live_watch(w, uplink_queue_fd(w->uplink), EVENT_UPLINK) : 0;
+        return live_uplink_watch(w, EPOLL_CTL_ADD);
     }
 }
 

@@ -15,7 +15,7 @@
 
 #define SEEN_OUTER 48u /* IPv6 and UDP */
 
-/* The IP and UDP headers before `len` bytes of Geneve; returns how many bytes they are. */
+/* The IP and UDP headers before what a tunnel carries; returns how many bytes they are. */
 static uint32_t seen_outer(uint8_t *h, const pal_seen *s, const pal_address *local)
 {
     const pal_address *from = s->dir == PAL_DIR_OUT ? local : &s->outer, *to = s->dir == PAL_DIR_OUT ? &s->outer : local;
@@ -41,7 +41,7 @@ static uint32_t seen_outer(uint8_t *h, const pal_seen *s, const pal_address *loc
         memcpy(h + 24, to->addr, 16);
     }
     store_be16(h + head, s->port);
-    store_be16(h + head + 2, GENEVE_PORT);
+    store_be16(h + head + 2, encap_port(s->encap));
     store_be16(h + head + 4, udp);
     store_be16(h + head + 6, 0); /* no sum: it was made, or looked at, elsewhere */
     return head + 8;

@@ -24,7 +24,7 @@ void *uplink_queue_new(const uplink_kind *kind, size_t size, uint32_t receive, u
     }
     memset(q, 0, size);
     q->kind = kind;
-    q->fd = -1;
+    q->fd = q->vxlan = -1;
     q->pool = (frame_pool){.base = base, .n = buffers};
     q->receive = receive;
     q->spare = receive;
@@ -37,8 +37,9 @@ void uplink_queue_free(uplink_queue *q)
     if (q == NULL)
         return;
     q->kind->close(q);
-    if (q->fd >= 0)
-        close(q->fd);
+    int fd[UPLINK_FDS];
+    for (uint32_t i = uplink_queue_fds(q, fd); i > 0; i--)
+        close(fd[i - 1]);
     munmap(q->pool.base, (size_t)q->pool.n * FRAME_STRIDE);
     free(q);
 }
@@ -69,7 +70,15 @@ void uplink_close(uplink *u)
 
 /* ---- frames ------------------------------------------------------------------------------------------------------- */
 
-int uplink_queue_fd(const uplink_queue *q) { return q->fd; }
+uint32_t uplink_queue_fds(const uplink_queue *q, int *fd)
+{
+    uint32_t n = 0;
+    if (q->fd >= 0)
+        fd[n++] = q->fd;
+    if (q->vxlan >= 0)
+        fd[n++] = q->vxlan;
+    return n;
+}
 const io_counts *uplink_queue_counts(const uplink_queue *q) { return &q->counts; }
 uint32_t uplink_receive(uplink_queue *q, host_frame *frame, uint32_t room) { return q->kind->receive(q, frame, room); }
 void uplink_send(uplink_queue *q, const host_out *out) { q->kind->send(q, out); }
@@ -91,14 +100,15 @@ uint32_t uplink_split(uplink_queue *q, host_frame *frame, uint32_t n, uint32_t r
         q->rest += len;
         q->rest_bytes -= len;
         q->rest_first = false;
-        if (coalesce_add(&q->open, frame, data, len, &q->rest_from, q->rest_tos, n, FRAME_ROOM - FRAME_HEADROOM))
+        host_frame one = {.data = data, .len = len, .from = PAL_UPLINK, .outer = q->rest_from, .tos = q->rest_tos, .encap = q->rest_encap};
+        if (coalesce_add(&q->open, frame, &one, n, FRAME_ROOM - FRAME_HEADROOM))
             continue;
         if (!first) { /* what stands before it is another frame's end, and it may need its headroom */
             uint8_t *own = frame_at(&q->pool, q->spare++);
             memcpy(own, data, len);
-            data = own;
+            one.data = own;
         }
-        frame[n++] = (host_frame){.data = data, .len = len, .from = PAL_UPLINK, .outer = q->rest_from, .tos = q->rest_tos};
+        frame[n++] = one;
     }
     return n;
 }

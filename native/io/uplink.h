@@ -23,8 +23,10 @@ typedef struct uplink {
 int uplink_open(uplink *u, const pal_uplink_options *o, uint32_t queues, char *err, size_t errlen);
 void uplink_close(uplink *u);
 
-/* What wakes a worker: readable when there may be frames. */
-int uplink_queue_fd(const uplink_queue *q);
+#define UPLINK_FDS 2
+
+/* What wakes a worker: readable when there may be frames. Those that there are, of UPLINK_FDS. */
+uint32_t uplink_queue_fds(const uplink_queue *q, int *fd);
 const io_counts *uplink_queue_counts(const uplink_queue *q);
 
 /* The next frames that have arrived, at most `room` and not much more than BURST_BYTES: 0 means that there are none left, or that
@@ -42,7 +44,7 @@ void uplink_flush(uplink_queue *q);
 /* Buffers: into the first `receive` the kernel writes, into the others goes what can't stay where it arrived. */
 struct uplink_queue {
     const struct uplink_kind *kind;
-    int fd;
+    int fd, vxlan; /* vxlan: the socket at the port of VXLAN, or -1: what arrives at fd is all */
     frame_pool pool;
     uint32_t receive, received; /* of the first ones; those in use */
     uint32_t bytes;             /* in those */
@@ -55,6 +57,7 @@ struct uplink_queue {
     uint32_t rest_bytes, rest_size;
     pal_address rest_from;
     uint8_t rest_tos;           /* of their outer packet */
+    uint8_t rest_encap;         /* PAL_ENCAP_* */
     bool gone;                  /* the interface is: nothing more will come */
     bool rest_first;            /* none of them is a frame yet: what stands before it is nobody's */
 };

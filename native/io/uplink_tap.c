@@ -3,7 +3,7 @@
  * uplink_tap.c - tier A: a TAP in the host's namespace whose virtio header can say "TCP in a UDP tunnel" (Linux 6.17). The
  * host's kernel routes what we write there to the underlay, and cuts it only where a card must have it cut.
  *
- *   virtio header | Ethernet | IP | UDP | Geneve | inner frame      offsets count from the outer Ethernet header
+ *   virtio header | Ethernet | IP | UDP | Geneve or VXLAN | inner frame      offsets count from the outer Ethernet header
  */
 #define _GNU_SOURCE
 #include "../core/outer.h"
@@ -93,19 +93,20 @@ static uint8_t uplink_tap_open_frame(uplink_queue *q, uint8_t *data, uint32_t le
         return reason;
     if (memcmp(&f.to, &q->local, sizeof f.to) != 0)
         return PAL_REASON_OUTER_MALFORMED;
-    *out = (host_frame){.data = data + f.at, .len = f.len, .from = PAL_UPLINK, .outer = f.from, .tos = f.tos};
+    *out = (host_frame){.data = data + f.at, .len = f.len, .from = PAL_UPLINK, .outer = f.from, .tos = f.tos, .encap = f.encap};
     if (type == VIRTIO_GSO_UDP_L4) { /* the kernel's GRO has put datagrams together, or a peer sent them so */
         q->rest = out->data;
         q->rest_bytes = f.len;
         q->rest_size = h.gso_size;
         q->rest_from = f.from;
         q->rest_tos = f.tos;
+        q->rest_encap = f.encap;
         q->rest_first = true;
         return h.gso_size ? PAL_REASON_MATCH : PAL_REASON_OFFLOAD;
     }
     if (f.len < GENEVE_HEADER)
         return PAL_REASON_TUNNEL_MALFORMED;
-    const uint32_t inner = f.at + GENEVE_HEADER + (out->data[0] & 63u) * 4;
+    const uint32_t inner = f.at + encap_len(f.encap, out->data);
     if (type && !(type & VIRTIO_GSO_TUNNEL))
         return PAL_REASON_OFFLOAD;
     h.gso_type &= (uint8_t)~VIRTIO_GSO_TUNNEL;
@@ -142,7 +143,7 @@ static uint32_t uplink_tap_receive(uplink_queue *q, host_frame *frame, uint32_t 
             io_add(&q->counts.rx_segments, (q->rest_bytes + q->rest_size - 1) / q->rest_size);
             n = uplink_split(q, frame, n, room);
         } else if (f.offload.gso_type != VIRTIO_GSO_NONE || (f.offload.flags & VIRTIO_NEEDS_CSUM)) {
-            io_add(&q->counts.rx_segments, offload_segments(&f.offload, f.len - GENEVE_HEADER - (f.data[0] & 63u) * 4));
+            io_add(&q->counts.rx_segments, offload_segments(&f.offload, f.len - encap_len(f.encap, f.data)));
             frame[n++] = f;
         } else { /* one datagram from a wire: perhaps one of many */
             io_add(&q->counts.rx_segments, 1);
@@ -150,6 +151,7 @@ static uint32_t uplink_tap_receive(uplink_queue *q, host_frame *frame, uint32_t 
             q->rest_bytes = q->rest_size = f.len;
             q->rest_from = f.outer;
             q->rest_tos = f.tos;
+            q->rest_encap = f.encap;
             q->rest_first = true;
             n = uplink_split(q, frame, n, room);
         }
@@ -172,7 +174,7 @@ static void uplink_tap_sum(uint8_t *udp, uint32_t udp_len, const pal_address *lo
     memcpy(udp + 6, &whole, 2);
 }
 
-/* Writes what stands at `payload` (Geneve header, inner frame or its headers) and, behind it, `data`. */
+/* Writes what stands at `payload` (tunnel header, inner frame or its headers) and, behind it, `data`. */
 static void uplink_tap_write(uplink_tap *t, uint8_t *payload, uint32_t bytes, const uint8_t *data, uint32_t data_bytes,
                              const host_out *out, const host_offload *o)
 {
@@ -248,6 +250,7 @@ static void uplink_tap_send(uplink_queue *q, const host_out *out)
         return;
     }
     t->ends.remote = out->outer;
+    t->ends.encap = out->encap;
     if (PAL_UNLIKELY(out->len + outer_ip_bytes(t->ends.local.family) + OUTER_UDP > 65535))
         uplink_tap_halve(t, out);
     else

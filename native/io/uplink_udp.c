@@ -4,7 +4,8 @@
  * (coalesce.h). With UDP_SEGMENT datagrams of one size for one TEP are one message, whatever flows they belong to; with
  * UDP_GRO they arrive as one. Either way a system call is for many datagrams.
  *
- * None is connected: peers send from many ports. One socket receives at the Geneve port; others, each bound to a port of its
+ * None is connected: peers send from many ports. One socket receives at the Geneve port, and where some hosts speak VXLAN one at
+ * that port; others, each bound to a port of its
  * own, send: a flow always by the same one, so that underlays spread flows (RFC 8926 section 3.3).
  */
 #define _GNU_SOURCE
@@ -29,6 +30,7 @@ enum {
     MESSAGE_MAX = 65000,             /* bytes in a message */
     COPIED = 192,                    /* datagrams up to this are copied: one part for many of them */
     SCRATCH = 96 * 1024,
+    VXLAN_PASSES = 8,                /* reads at the Geneve port for one at that of VXLAN, when that had nothing */
 };
 
 typedef struct lane_control {
@@ -60,6 +62,7 @@ typedef struct uplink_udp {
     bool segment; /* UDP_SEGMENT may be used */
     uint32_t pending, next;  /* messages read; the next of them */
     uint32_t reads;          /* how many to ask for: fewer when they are long */
+    uint32_t passes;         /* how often yet the port of VXLAN is passed over */
     struct mmsghdr message[UDP_READS];
     struct iovec part[UDP_READS];
     struct sockaddr_in6 from[UDP_READS];
@@ -156,6 +159,7 @@ static int uplink_udp_open_here(void *context)
         for (uint32_t k = 0; k < LANES; k++)
             u->lane[k].fd = -1;
         bool good = (u->q.fd = udp_socket(&r->o->local, GENEVE_PORT)) >= 0;
+        good = good && (!r->o->vxlan || (u->q.vxlan = udp_socket(&r->o->local, VXLAN_PORT)) >= 0);
         for (uint32_t k = 0; k < LANES && good; k++)
             good = (u->lane[k].fd = udp_socket(&r->o->local, 0)) >= 0;
         if (!good) {
@@ -169,7 +173,10 @@ static int uplink_udp_open_here(void *context)
             good = setsockopt(u->lane[k].fd, IPPROTO_UDP, UDP_SEGMENT, &probe, sizeof probe) == 0;
             udp_set(u->lane[k].fd, IPPROTO_UDP, UDP_SEGMENT, 0);
         }
-        if (!good || setsockopt(u->q.fd, IPPROTO_UDP, UDP_GRO, &one, sizeof one) != 0) {
+        int fd[UPLINK_FDS];
+        for (uint32_t k = uplink_queue_fds(&u->q, fd); k > 0 && good; k--)
+            good = setsockopt(fd[k - 1], IPPROTO_UDP, UDP_GRO, &one, sizeof one) == 0;
+        if (!good) {
             snprintf(r->err, r->errlen, "uplink: this kernel has no UDP_SEGMENT or no UDP_GRO");
             return -1;
         }
@@ -194,7 +201,7 @@ static void uplink_udp_close(uplink_queue *q)
 
 /* ---- in ----------------------------------------------------------------------------------------------------------- */
 
-static void uplink_udp_read(uplink_udp *u)
+static uint32_t uplink_udp_read_at(uplink_udp *u, int fd, uint32_t encap)
 {
     const uint32_t reads = u->reads ? u->reads : UDP_READS;
     for (uint32_t i = 0; i < reads; i++) {
@@ -202,11 +209,30 @@ static void uplink_udp_read(uplink_udp *u)
         u->message[i].msg_hdr = (struct msghdr){.msg_name = &u->from[i], .msg_namelen = sizeof u->from[i], .msg_iov = &u->part[i],
                                                 .msg_iovlen = 1, .msg_control = u->control[i], .msg_controllen = sizeof u->control[i]};
     }
-    int n = recvmmsg(u->q.fd, u->message, reads, MSG_DONTWAIT, NULL);
+    int n = recvmmsg(fd, u->message, reads, MSG_DONTWAIT, NULL);
     u->next = 0;
     u->pending = u->q.received = n > 0 ? (uint32_t)n : 0;
+    u->q.rest_encap = (uint8_t)encap;
     if (u->pending)
         u->reads = min_u32(max_u32(BURST_BYTES / max_u32(u->message[0].msg_len, 1), 2), UDP_READS);
+    return u->pending;
+}
+
+/* Both ports have their turn. One at which nothing comes costs a system call in nine. */
+static void uplink_udp_read(uplink_udp *u)
+{
+    if (u->q.vxlan < 0) {
+        uplink_udp_read_at(u, u->q.fd, PAL_ENCAP_GENEVE);
+        return;
+    }
+    const bool turn = u->passes == 0;
+    u->passes -= !turn;
+    if (turn && uplink_udp_read_at(u, u->q.vxlan, PAL_ENCAP_VXLAN))
+        u->passes = 1;
+    else if (!uplink_udp_read_at(u, u->q.fd, PAL_ENCAP_GENEVE) && !turn && u->passes == 0) /* there was something last time */
+        uplink_udp_read_at(u, u->q.vxlan, PAL_ENCAP_VXLAN);
+    else if (turn)
+        u->passes = VXLAN_PASSES;
 }
 
 /* IPv4 says it as a byte, IPv6 as an int. */
@@ -336,8 +362,9 @@ static uint8_t *uplink_udp_scratch(uplink_udp *u, uint32_t bytes)
 }
 
 /* One datagram: `head` bytes of the scratch memory, which are taken, and then `data`. */
-static void lane_add(uplink_udp *u, lane *l, const pal_address *to, uint8_t tos, uint32_t head, const uint8_t *data, uint32_t data_bytes)
+static void lane_add(uplink_udp *u, lane *l, const host_out *out, uint8_t tos, uint32_t head, const uint8_t *data, uint32_t data_bytes)
 {
+    const pal_address *to = &out->outer;
     const uint32_t len = head + data_bytes;
     lane_message *o = &l->open;
     const bool fits = l->messages > 0 && u->segment && !o->closed && len <= o->size && o->datagrams < DATAGRAMS_MAX &&
@@ -352,7 +379,7 @@ static void lane_add(uplink_udp *u, lane *l, const pal_address *to, uint8_t tos,
         *o = (lane_message){.to = *to, .tos = tos, .size = len};
         struct msghdr *m = &l->message[l->messages].msg_hdr;
         m->msg_name = &l->to[l->messages];
-        m->msg_namelen = udp_address(&l->to[l->messages], to, GENEVE_PORT);
+        m->msg_namelen = udp_address(&l->to[l->messages], to, encap_port(out->encap)); /* a TEP has one */
         m->msg_iov = &l->part[l->parts];
         m->msg_iovlen = 0;
         m->msg_flags = 0;
@@ -398,7 +425,7 @@ static void uplink_udp_send(uplink_queue *q, const host_out *out)
             uint8_t *head = uplink_udp_scratch(u, out->inner + s.headers);
             memcpy(head, out->data, out->inner);
             segment_headers(&s, inner, i, 1, head + out->inner);
-            lane_add(u, l, &out->outer, tos, out->inner + s.headers, inner + at, bytes);
+            lane_add(u, l, out, tos, out->inner + s.headers, inner + at, bytes);
         }
         return;
     }
@@ -417,7 +444,7 @@ static void uplink_udp_send(uplink_queue *q, const host_out *out)
         uint16_t field = segment_checksum(inner, len, o);
         memcpy(head + out->inner + o->csum_start + o->csum_offset, &field, 2);
     }
-    lane_add(u, l, &out->outer, tos, copied, out->data + copied, out->len - copied);
+    lane_add(u, l, out, tos, copied, out->data + copied, out->len - copied);
 }
 
 const uplink_kind uplink_kind_udp = {

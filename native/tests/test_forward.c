@@ -278,6 +278,54 @@ static void test_spoofed_pieces(void)
     }
 }
 
+/* A TEP that speaks VXLAN is sent VXLAN, our option left out, and heard by VXLAN alone; others by Geneve alone. */
+static void test_vxlan(void)
+{
+    static const uint8_t bytes[8] = {0, 7, 0, 8, 0, 8};
+    pal_rule rule = rig_rule(0, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+    uint8_t tunnelled[256];
+    frame f;
+    check_where = "VXLAN";
+    host_rig_encap = PAL_ENCAP_VXLAN;
+    host_rig_open(&x, 0);
+    host_rig_encap = PAL_ENCAP_GENEVE;
+    for (uint32_t i = 0; i < 4; i++)
+        rig_commit(&x.r, i, &rule, 1, false);
+    frame_ip(&f, PAL_FAMILY_V4, 1, 5, PROTO_UDP, bytes, 8);
+    mac_of(f.b, 5);
+    mac_of(f.b + 6, 1);
+    host_rig_send(&x, 0, &f);
+    CHECK_U64(x.lefts, 1);
+    CHECK(x.left[0].out.encap == PAL_ENCAP_VXLAN && x.left[0].out.inner == VXLAN_HEADER && x.left[0].out.tep == 0);
+    geneve_header g;
+    CHECK(vxlan_read(left_bytes(&x, 0), x.left[0].out.len, &g) && g.vni == 5001);
+    CHECK(memcmp(left_bytes(&x, 0) + VXLAN_HEADER, f.b, f.len) == 0);
+    host_rig_forget(&x);
+    frame_ip(&f, PAL_FAMILY_V4, 5, 1, PROTO_UDP, bytes, 8);
+    mac_of(f.b, 1);
+    mac_of(f.b + 6, 5);
+    uint64_t unknown = 0;
+    for (uint32_t tep = 0; tep < 2; tep++)
+        for (uint32_t encap = PAL_ENCAP_GENEVE; encap <= PAL_ENCAP_VXLAN; encap++) {
+            const bool its_own = encap == (tep == 0 ? PAL_ENCAP_VXLAN : PAL_ENCAP_GENEVE);
+            g = (geneve_header){.vni = 5001, .protocol = GENEVE_ETHERNET};
+            encap_write(encap, tunnelled, &g);
+            memcpy(tunnelled + 8, f.b, f.len);
+            host_frame from_tep = {.data = tunnelled, .len = 8 + f.len, .from = PAL_UPLINK, .encap = (uint8_t)encap,
+                                   .outer = {.addr = {172, 16, 0, 2}, .family = PAL_FAMILY_V4}};
+            if (tep)
+                from_tep.outer = (pal_address){.addr = {0xfd, 1, [15] = 3}, .family = PAL_FAMILY_V6};
+            host_rig_burst(&x, &from_tep, 1);
+            unknown += !its_own;
+            CHECK_U64(x.lefts, its_own);
+            CHECK_U64(x.w->stats.dropped[PAL_REASON_UNKNOWN_TEP], unknown);
+            CHECK(!its_own || (x.left[0].out.vnic == 0 && memcmp(left_bytes(&x, 0), f.b, f.len) == 0));
+            host_rig_forget(&x);
+        }
+    CHECK(host_rig_balanced(&x));
+    host_rig_close(&x);
+}
+
 int main(void)
 {
     test_given();
@@ -289,5 +337,6 @@ int main(void)
     test_eui64();
     test_commit();
     test_spoofed_pieces();
+    test_vxlan();
     return check_end("test_forward");
 }

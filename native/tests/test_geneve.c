@@ -100,21 +100,45 @@ static void test_write(void)
     CHECK_U64(back.flags, GENEVE_OAM);
 }
 
+/* RFC 7348 section 5: the I flag counts, what is reserved does not; VXLAN_HEADER bytes are all there is. */
+static void test_vxlan(void)
+{
+    uint8_t h[VXLAN_HEADER];
+    geneve_header g = {.vni = 0x123456, .protocol = GENEVE_ETHERNET, .ours = true, .marks = GENEVE_ONWARD, .vnic = 7}, back;
+    check_where = "VXLAN";
+    encap_write(PAL_ENCAP_VXLAN, h, &g);
+    static const uint8_t expected[VXLAN_HEADER] = {8, 0, 0, 0, 0x12, 0x34, 0x56, 0};
+    CHECK(encap_bytes(PAL_ENCAP_VXLAN, &g) == VXLAN_HEADER && memcmp(h, expected, sizeof h) == 0);
+    CHECK(encap_len(PAL_ENCAP_VXLAN, h) == VXLAN_HEADER && encap_port(PAL_ENCAP_VXLAN) == 4789);
+    for (uint32_t flags = 0; flags < 256; flags++) {
+        h[0] = (uint8_t)flags;
+        h[1] = h[2] = h[3] = h[7] = (uint8_t)~flags;
+        CHECK(encap_read(PAL_ENCAP_VXLAN, h, sizeof h, &back) == ((flags & VXLAN_VNI) != 0));
+        CHECK(!(flags & VXLAN_VNI) || (back.vni == 0x123456 && back.protocol == GENEVE_ETHERNET && back.len == VXLAN_HEADER));
+        CHECK(!(flags & VXLAN_VNI) || (!back.ours && back.marks == 0 && back.trace == 0 && back.flags == 0));
+    }
+    for (uint32_t cut = 0; cut < VXLAN_HEADER; cut++) {
+        fenced w = fence(expected, cut);
+        CHECK(!encap_read(PAL_ENCAP_VXLAN, w.data, cut, &back));
+        unfence(w);
+    }
+}
+
 /* ---- outer headers ------------------------------------------------------------------------------------------- */
 
-static outer_ends ends_of(uint32_t family)
+static outer_ends ends_of(uint32_t family, uint32_t encap)
 {
-    outer_ends e = {.mac = {2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1}};
+    outer_ends e = {.encap = encap, .mac = {2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1}};
     e.local.family = e.remote.family = family;
     host_addr(e.local.addr, family, 1);
     host_addr(e.remote.addr, family, 2);
     return e;
 }
 
-static void test_outer(uint32_t family)
+static void test_outer(uint32_t family, uint32_t encap)
 {
     uint8_t buffer[200] = {0};
-    outer_ends e = ends_of(family);
+    outer_ends e = ends_of(family, encap);
     uint8_t *payload = buffer + 62;
     for (uint32_t i = 0; i < 100; i++)
         payload[i] = (uint8_t)(i * 7);
@@ -124,7 +148,7 @@ static void test_outer(uint32_t family)
         CHECK_U64(n, outer_bytes(family));
         fenced w = fence(payload - n, n + len);
         CHECK_U64(outer_read(w.data, n + len, 0, &f), PAL_REASON_MATCH);
-        CHECK(f.at == n && f.len == len && f.tos == 0xb9 && f.summed);
+        CHECK(f.at == n && f.len == len && f.tos == 0xb9 && f.summed && f.encap == encap);
         CHECK(memcmp(&f.from, &e.local, sizeof f.from) == 0 && memcmp(&f.to, &e.remote, sizeof f.to) == 0);
         for (uint32_t cut = 0; cut < n + len; cut++)
             CHECK(outer_read(w.data, cut, OUTER_VERIFIED, &f) != PAL_REASON_MATCH);
@@ -138,7 +162,7 @@ static void test_outer(uint32_t family)
     pal_packet p = {.data = payload - n, .cap = n + 40, .wire = n + 40};
     parse_options o = {.sum_mode = SUM_MODE_VERIFY};
     parse_frame(&p, LINKTYPE_ETHERNET, &o);
-    CHECK(p.reason == PAL_REASON_MATCH && p.l4_sum == SUM_GOOD && p.sport == 50000 && p.dport == GENEVE_PORT);
+    CHECK(p.reason == PAL_REASON_MATCH && p.l4_sum == SUM_GOOD && p.sport == 50000 && p.dport == encap_port(encap));
     check_where = "a partial sum, finished as a card does, is the whole one";
     uint16_t whole = load_u16(payload - 2);
     CHECK_U64(outer_write(payload, 40, &e, 50000, 0, OUTER_SUM_PARTIAL), n);
@@ -150,11 +174,11 @@ static void test_outer(uint32_t family)
     CHECK_U64(outer_read(payload - n, n + 40, OUTER_ZERO6, &f), PAL_REASON_MATCH);
     CHECK(!f.summed);
     check_where = "another port";
-    store_be16(payload - 6, 4789);
+    store_be16(payload - 6, 4790);
     CHECK_U64(outer_read(payload - n, n + 40, OUTER_ZERO6, &f), PAL_REASON_OUTER_MALFORMED);
     check_where = "another protocol; ICMP has a reason of its own";
     uint8_t *protocol = payload - n + (family == PAL_FAMILY_V4 ? 23 : 20);
-    store_be16(payload - 6, GENEVE_PORT);
+    store_be16(payload - 6, encap_port(encap));
     const uint8_t icmp = family == PAL_FAMILY_V4 ? PROTO_ICMP : PROTO_ICMP6;
     for (uint32_t number = 0; number < 256; number++) {
         *protocol = (uint8_t)number;
@@ -229,9 +253,11 @@ int main(void)
     test_header();
     test_options();
     test_write();
+    test_vxlan();
     for (uint32_t family = PAL_FAMILY_V4; family <= PAL_FAMILY_V6; family++) {
         check_where = family == PAL_FAMILY_V4 ? "outer IPv4" : "outer IPv6";
-        test_outer(family);
+        for (uint32_t encap = PAL_ENCAP_GENEVE; encap <= PAL_ENCAP_VXLAN; encap++)
+            test_outer(family, encap);
     }
     test_outer_fragments();
     test_port();

@@ -79,14 +79,14 @@ static void test_ring(void)
     uint32_t put = 0, taken = 0, full = 0;
     static uint8_t out[FRAME_ROOM];
     for (uint32_t round = 0; round < 4000; round++) {
-        host_frame g = {.data = data, .len = 1 + round * 7919 % 60000, .from = put, .tos = 3, .offload.gso_size = 9, .outer.family = 2};
+        host_frame g = {.data = data, .len = 1 + round * 7919 % 60000, .from = put, .tos = 3, .encap = 1, .offload.gso_size = 9, .outer.family = 2};
         memset(data, (int)(put & 0xff), g.len);
         if (ring_put(&r, &g))
             put++;
         else
             full++;
         for (uint32_t k = 0; k < (round / 400) % 2 * 2 && ring_take(&r, out, &g); k++) {
-            CHECK(g.from == taken && g.data == out && out[0] == (uint8_t)taken && out[g.len - 1] == (uint8_t)taken && g.tos == 3);
+            CHECK(g.from == taken && g.data == out && out[0] == (uint8_t)taken && out[g.len - 1] == (uint8_t)taken && g.tos == 3 && g.encap == 1);
             taken++;
         }
     }

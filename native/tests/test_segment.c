@@ -137,10 +137,11 @@ static void test_zero_sum(uint32_t family, bool udp)
 }
 
 /* Segments of the super-packet, in order, into one buffer as UDP_GRO leaves them; then put together in place. */
-static void test_round(uint32_t family, bool udp, uint32_t bytes, uint32_t size)
+static void test_round(uint32_t family, bool udp, uint32_t bytes, uint32_t size, uint8_t encap)
 {
     static uint8_t buffer[80000];
-    static const uint8_t geneve[TUNNEL] = {0, 0, 0x65, 0x58, 0, 0, 9, 0};
+    uint8_t tunnel[TUNNEL];
+    encap_write(encap, tunnel, &(geneve_header){.vni = 9, .protocol = GENEVE_ETHERNET});
     static const pal_address from = {.family = PAL_FAMILY_V4};
     host_offload o = make_super(family, udp, bytes, size);
     if (!udp)
@@ -150,16 +151,17 @@ static void test_round(uint32_t family, bool udp, uint32_t bytes, uint32_t size)
     uint32_t used = 0, length[COALESCE_SEGMENTS];
     CHECK(s.count <= COALESCE_SEGMENTS);
     for (uint32_t i = 0; i < s.count; i++) {
-        memcpy(buffer + used, geneve, TUNNEL);
+        memcpy(buffer + used, tunnel, TUNNEL);
         length[i] = segment_make(&s, i, TUNNEL, buffer + used);
         used += length[i];
     }
-    host_frame frame[2] = {{.data = buffer, .len = length[0], .outer = from}};
+    host_frame frame[2] = {{.data = buffer, .len = length[0], .outer = from, .encap = encap}};
     coalesce c;
     coalesce_begin(&c);
     uint8_t *at = buffer;
     for (uint32_t i = 0; i < s.count; i++) {
-        CHECK_U64(coalesce_add(&c, frame, at, length[i], &from, 0, 0, sizeof buffer), i > 0);
+        const host_frame one = {.data = at, .len = length[i], .outer = from, .encap = encap};
+        CHECK_U64(coalesce_add(&c, frame, &one, 0, sizeof buffer), i > 0);
         at += length[i];
     }
     coalesce_end(&c, frame);
@@ -229,12 +231,11 @@ static void test_differences(uint32_t family, enum change change)
     host_frame frame[2] = {{.data = one, .len = len, .outer = {.family = PAL_FAMILY_V4}}, {.data = two, .len = len2, .outer = from, .tos = outer_tos}};
     coalesce c;
     coalesce_begin(&c);
-    static const pal_address first = {.family = PAL_FAMILY_V4};
-    CHECK(!coalesce_add(&c, frame, one, len, &first, 0, 0, sizeof one));
+    CHECK(!coalesce_add(&c, frame, &frame[0], 0, sizeof one));
     const bool together = change == SAME;
     uint8_t before[3000];
     memcpy(before, two, len2);
-    CHECK_U64(coalesce_add(&c, frame, two, len2, &from, outer_tos, 1, sizeof two), together);
+    CHECK_U64(coalesce_add(&c, frame, &frame[1], 1, sizeof two), together);
     coalesce_end(&c, frame);
     CHECK(together || (frame[0].len == len && memcmp(before, two, len2) == 0));
     CHECK(together || frame[0].offload.gso_type == VIRTIO_GSO_NONE);
@@ -262,7 +263,7 @@ static void test_order(void)
     coalesce_begin(&c);
     for (uint32_t i = 0; i < 3; i++) {
         frame[i] = (host_frame){.data = b[i], .len = len[i], .outer = from};
-        CHECK(!coalesce_add(&c, frame, b[i], len[i], &from, 0, i, sizeof b[i]));
+        CHECK(!coalesce_add(&c, frame, &frame[i], i, sizeof b[i]));
     }
     coalesce_end(&c, frame);
     for (uint32_t i = 0; i < 3; i++)
@@ -328,7 +329,8 @@ int main(void)
             test_zero_sum(family, udp);
             static const uint32_t cases[][2] = {{1, 1000}, {1000, 1000}, {1001, 1000}, {64000, 1448}, {64, 32}, {65000, 1400}, {4000, 77}};
             for (uint32_t i = 0; i < sizeof cases / sizeof *cases; i++)
-                test_round(family, udp, cases[i][0], cases[i][1]);
+                for (uint8_t encap = PAL_ENCAP_GENEVE; encap <= PAL_ENCAP_VXLAN; encap++)
+                    test_round(family, udp, cases[i][0], cases[i][1], encap);
         }
     for (uint32_t family = PAL_FAMILY_V4; family <= PAL_FAMILY_V6; family++)
         for (uint32_t change = SAME; change < CHANGES; change++)

@@ -2,7 +2,8 @@
  *
  * test_uplink.c - tier A without a TAP: one end of a socket pair takes its place. Where the virtio header points, field by field;
  * outer sums that are right once a card has done what was left to it; what two uplinks make of each other's frames; super-packets
- * that are too long with what goes around them; frames from the underlay that are no good.
+ * that are too long with what goes around them; frames from the underlay that are no good. Tiers B and C at both ports, over the
+ * loopback interface.
  */
 #define _GNU_SOURCE
 #include "../io/netns.c"
@@ -13,9 +14,11 @@
 #include "check.h"
 #include "support/packets.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 
 static frame f;
+static uint32_t encap; /* of the tunnel: options 0 only with VXLAN */
 static uint8_t raw[80000], body[65536], memory[80000];
 static uplink one, two;
 static int wire_one, wire_two; /* the kernels' ends */
@@ -78,7 +81,7 @@ static host_offload make(uint32_t family, uint32_t bytes, uint32_t size, bool la
     return o;
 }
 
-/* The frame, with a Geneve header of `options` words before it, to host two; what the kernel gets: bytes after the virtio header. */
+/* The frame, with a tunnel header of `options` words before it, to host two; what the kernel gets: bytes after the virtio header. */
 static int32_t send_one(uint32_t family, const host_offload *o, uint32_t options)
 {
     const uint32_t inner = GENEVE_HEADER + 4 * options;
@@ -86,10 +89,12 @@ static int32_t send_one(uint32_t family, const host_offload *o, uint32_t options
     memset(data, 0, inner);
     data[0] = (uint8_t)options;
     store_be16(data + 2, GENEVE_ETHERNET);
+    if (encap == PAL_ENCAP_VXLAN)
+        vxlan_write(data, 0x20);
     if (options)
         data[11] = (uint8_t)(options - 1);
     memcpy(data + inner, f.b, f.len);
-    const host_out out = {.data = data, .len = inner + f.len, .vnic = PAL_UPLINK, .outer = TEP[family][1], .port = 50000, .inner = (uint16_t)inner, .offload = *o};
+    const host_out out = {.data = data, .len = inner + f.len, .vnic = PAL_UPLINK, .outer = TEP[family][1], .port = 50000, .inner = (uint16_t)inner, .encap = encap, .offload = *o};
     uplink_send(one.queue[0], &out);
     uplink_flush(one.queue[0]);
     CHECK(memcmp(data + inner, f.b, f.len) == 0); /* others may need it */
@@ -109,6 +114,7 @@ static void check_outer(uint32_t family, uint32_t len, uint32_t inner, uint32_t 
     CHECK_U64(outer_read(raw + VIRTIO_TUNNEL_BYTES, len, marks, &found), PAL_REASON_MATCH);
     CHECK(memcmp(&found.from, &TEP[family][0], sizeof found.from) == 0 && memcmp(&found.to, &TEP[family][1], sizeof found.to) == 0);
     CHECK_U64(found.len, inner + f.len);
+    CHECK_U64(found.encap, encap);
     CHECK_U64(found.tos & 3, 2);
     CHECK_U64(load_be16(raw + VIRTIO_TUNNEL_BYTES + found.at - 8), 50000);
 }
@@ -168,7 +174,7 @@ static void test_super(uint32_t family, uint32_t bytes, uint32_t size, uint32_t 
     CHECK(got[0].len == inner + f.len && memcmp(got[0].data + inner, f.b, f.len) == 0);
     CHECK(memcmp(&got[0].offload, &o, sizeof o) == 0);
     CHECK(memcmp(&got[0].outer, &TEP[family][0], sizeof got[0].outer) == 0);
-    CHECK(got[0].from == PAL_UPLINK && got[0].tos == 2);
+    CHECK(got[0].from == PAL_UPLINK && got[0].tos == 2 && got[0].encap == encap);
     CHECK_U64(uplink_queue_counts(two.queue[0])->rx_segments, uplink_queue_counts(one.queue[0])->tx_segments);
     uplink_release(two.queue[0]);
     close_both();
@@ -244,12 +250,15 @@ static void test_many_in_one(void)
     memset(raw, 0, sizeof raw);
     for (uint32_t i = 0; i < s.count; i++) {
         uint32_t from, bytes = segment_bytes(&s, i, 1, &from);
-        store_be16(at + 2, GENEVE_ETHERNET);
+        if (encap == PAL_ENCAP_VXLAN)
+            vxlan_write(at, 0x20);
+        else
+            store_be16(at + 2, GENEVE_ETHERNET);
         segment_headers(&s, f.b, i, 1, at + 8);
         memcpy(at + 8 + s.headers, f.b + from, bytes);
         at += 8 + s.headers + bytes;
     }
-    const outer_ends ends = {.mac = {2}, .local = TEP[PAL_FAMILY_V4][0], .remote = TEP[PAL_FAMILY_V4][1]};
+    const outer_ends ends = {.mac = {2}, .encap = encap, .local = TEP[PAL_FAMILY_V4][0], .remote = TEP[PAL_FAMILY_V4][1]};
     CHECK_U64(outer_write(frame + 42, (uint32_t)(at - frame - 42), &ends, 50000, 0, OUTER_SUM_PARTIAL), 42);
     const virtio_header h = {.flags = VIRTIO_NEEDS_CSUM, .gso_type = VIRTIO_GSO_UDP_L4, .gso_size = (uint16_t)(8 + s.headers + 1000), .csum_start = 34, .csum_offset = 6, .hdr_len = 42};
     virtio_store(raw, VIRTIO_TUNNEL_BYTES, &h);
@@ -308,6 +317,52 @@ static void test_anything(void)
     close_both();
 }
 
+/* The next frame of a queue, which may be on its way yet. */
+static uint32_t wait_one(uplink_queue *q, host_frame *got)
+{
+    struct pollfd p[UPLINK_FDS];
+    int fd[UPLINK_FDS];
+    const uint32_t fds = uplink_queue_fds(q, fd);
+    for (uint32_t i = 0; i < fds; i++)
+        p[i] = (struct pollfd){.fd = fd[i], .events = POLLIN};
+    uint32_t n = 0;
+    for (uint32_t tries = 0; n == 0 && tries < 100 && poll(p, fds, 2000) > 0; tries++)
+        n = uplink_receive(q, got, 1);
+    return n;
+}
+
+/* What is for a TEP that speaks VXLAN goes to its port, and what comes to ours says by which port it came; neither port keeps the
+ * other waiting. */
+static void test_sockets(uint32_t tier)
+{
+    const pal_address here = {.family = PAL_FAMILY_V4, .addr = {127, 0, 0, 1}}, there = {.family = PAL_FAMILY_V4, .addr = {127, 0, 0, 2}};
+    char err[200] = "";
+    check_where = tier == PAL_TIER_B ? "tier B" : "tier C";
+    const pal_uplink_options a = {.name = "", .local = here, .tier = tier, .vxlan = 1}, b = {.name = "", .local = there, .tier = tier, .vxlan = 1};
+    if (uplink_open(&one, &a, 1, err, sizeof err) != 0 || uplink_open(&two, &b, 1, err, sizeof err) != 0) {
+        printf("test_uplink: %s is not tried: %s\n", check_where, err);
+        uplink_close(&one);
+        return;
+    }
+    const host_offload none = make(PAL_FAMILY_V4, 300, 0, false);
+    for (uint32_t i = 0; i < 60; i++) {
+        const uint32_t said = i % 7 < 3 ? PAL_ENCAP_VXLAN : PAL_ENCAP_GENEVE;
+        uint8_t *at = memory + 256;
+        encap_write(said, at, &(geneve_header){.vni = 32, .protocol = GENEVE_ETHERNET});
+        memcpy(at + 8, f.b, f.len);
+        const host_out out = {.data = at, .len = 8 + f.len, .vnic = PAL_UPLINK, .outer = there, .port = (uint16_t)(50000 + i), .inner = 8, .encap = said, .offload = none};
+        uplink_send(one.queue[0], &out);
+        uplink_flush(one.queue[0]);
+        host_frame got[1] = {{0}};
+        CHECK_U64(wait_one(two.queue[0], got), 1);
+        CHECK(got[0].encap == said && got[0].len == out.len && memcmp(&got[0].outer, &here, sizeof here) == 0);
+        CHECK(got[0].data && memcmp(got[0].data, at, out.len) == 0);
+        uplink_release(two.queue[0]);
+    }
+    uplink_close(&one);
+    uplink_close(&two);
+}
+
 int main(void)
 {
     for (uint32_t i = 0; i < sizeof body; i++)
@@ -316,13 +371,22 @@ int main(void)
         for (uint32_t options = 0; options <= 3; options += 3)
             for (int k = 0; k < 4; k++)
                 test_single(family, k & 1, options, k & 2);
+        encap = PAL_ENCAP_VXLAN;
+        for (int k = 0; k < 4; k++)
+            test_single(family, k & 1, 0, k & 2);
+        test_super(family, 5000, 1400, 0);
+        encap = PAL_ENCAP_GENEVE;
         test_super(family, 5000, 1400, 0);
         test_super(family, 60000, 1400, 3);
         test_super(family, 2800, 1400, 3);
         test_halves(family);
         test_long_segments(family);
     }
+    for (encap = PAL_ENCAP_VXLAN; encap != PAL_ENCAP_GENEVE; encap--)
+        test_many_in_one();
     test_many_in_one();
     test_anything();
+    test_sockets(PAL_TIER_B);
+    test_sockets(PAL_TIER_C);
     return check_end("test_uplink");
 }

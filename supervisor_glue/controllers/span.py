@@ -321,7 +321,7 @@ class Span:
     def _tep(self, domain: str, host: str) -> None:
         known = self.intent.hosts.get(host)
         if known is not None:
-            self.domains[domain].put(f"tep/{host}", part_encode(TepPart(str(known.tep))))
+            self.domains[domain].put(f"tep/{host}", part_encode(TepPart(str(known.tep), known.enforcer)))
 
     def _segment(self, segment: Segment) -> bytes:
         ports = sorted(self._ports_of.get(segment.name, {}).values(), key=lambda port: port.name)

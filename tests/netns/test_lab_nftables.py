@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A lab whose kernels enforce: what pods reach is what the policy says; rules are counted; what somebody else did to
-them is put right; a changed policy and inventory are in force."""
+them is put right; a changed policy and inventory are in force; beside the kernel of one host the core of another."""
 
 from __future__ import annotations
 
 import json
 import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -14,17 +15,15 @@ import pytest
 from msgspec.structs import replace
 
 from dfw import cli
-from dfw.errors import UnsupportedError
-from dfw.load import load
 from overlay.hoststate import HostState, RouteState, SegmentState, StateError
 from overlay.kernel_fabric import plan_fabric
 from overlay.lab_record import LabPaths, labs_folder, record_read
 from overlay.namespace import namespace_entered
-from overlay.span import resolve_span
 from tests.netns.test_lab_probe import probe, run  # noqa: F401 (a fixture)
 from tests.support.patience import PATIENCE, until
 
-SHOP = Path(__file__).parent.parent.parent / "examples" / "shop"
+ROOT = Path(__file__).parent.parent.parent
+SHOP, EXAMPLE = ROOT / "examples" / "shop", ROOT / "overlay" / "example"
 
 in_lab = [
     pytest.mark.needs_root,
@@ -187,9 +186,27 @@ def test_one_subnet_of_two_domains_is_refused() -> None:
     assert plan_fabric(together, {}, {})
 
 
-def test_hosts_with_other_enforcers_are_refused(tmp_path: Path) -> None:
-    inventory, policy = shop_by_kernel(tmp_path)
-    text = Path(inventory).read_text().replace("{enforcer: nftables, name: esx-2", "{name: esx-2")
-    Path(inventory).write_text(text)
-    with pytest.raises(UnsupportedError, match=r"the enforcer native beside it \(host esx-2\)"):
-        resolve_span(load([inventory, policy]).world, 1, {})
+@lab_test
+def test_a_kernel_and_the_core_in_one_lab(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    """One host's kernel enforces, the other's packets the core judges: between them VXLAN, and the same is allowed."""
+    inventory = tmp_path / "inventory.yaml"
+    text = (EXAMPLE / "inventory.yaml").read_text()
+    inventory.write_text(text.replace("{name: esx-1", "{enforcer: nftables, name: esx-1"))
+    assert inventory.read_text().count("nftables") == 1
+    assert cli.run(["lab", "up", "-q", str(inventory), str(EXAMPLE / "neighbours.yaml"), str(SHOP / "policy.yaml")]) == 0
+    probe(capfd, "--ports", "tcp/80,tcp/3306,udp/53,icmp")
+    probe(capfd, "--family", "6", "--ports", "tcp/80,udp/53,icmp")
+    # Segments of every length, in both directions: nothing is left to a card that is not there.
+    with ExitStack() as opened:
+        for client, server, ip in (("ops-1", "web-2", "10.1.1.12"), ("web-2", "ops-1", "10.1.1.21")):
+            one, other = connected(opened, client, server, ip, 22)
+            sent, got = bytes(range(256)) * 8192, bytearray()
+            with ThreadPoolExecutor(1) as pool:
+                done = pool.submit(one.sendall, sent)
+                while len(got) < len(sent) and (some := other.recv(1 << 16)):
+                    got += some
+                done.result()
+            assert got == sent
+    assert {row["tep"] for row in shown(capfd, "tep-table")} == {"172.16.0.11", "172.16.0.12"}
+    rows = shown(capfd, "health")
+    assert all(row["ok"] for row in rows if row["check"] != "log"), rows

@@ -25,6 +25,7 @@
 #define HOSTS 6u
 #define LEFT_MAX 1024u
 
+static uint32_t host_rig_encap; /* of TEP 0 */
 static const uint8_t gateway_mac[6] = {2, 0x50, 0x6c, 0, 0, 1};
 
 typedef struct left { /* a frame that left; bytes in host_rig.bytes */
@@ -59,7 +60,7 @@ static inline int host_rig_stage(host_rig *x, uint32_t away, uint32_t guards, ch
     pal_neighbour neighbour[2 * HOSTS];
     pal_fabric_route route[2 * HOSTS + 1];
     pal_interface interface[4];
-    pal_tep tep[2] = {{.addr = {172, 16, 0, 2}, .family = PAL_FAMILY_V4}, {.addr = {0xfd, 1, [15] = 3}, .family = PAL_FAMILY_V6}};
+    pal_tep tep[2] = {{.addr = {172, 16, 0, 2}, .family = PAL_FAMILY_V4, .encap = (uint16_t)host_rig_encap}, {.addr = {0xfd, 1, [15] = 3}, .family = PAL_FAMILY_V6}};
     static const uint32_t replica[2] = {0, 1};
     memset(vnic, 0, sizeof vnic);
     memset(address, 0, sizeof address);
