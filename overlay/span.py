@@ -17,7 +17,6 @@ import numpy as np
 from dfw.compile import Compiled, RuleTable, compile_policy
 from dfw.compile_ether import EtherTable
 from dfw.enforcer import timer_seconds
-from dfw.errors import UnsupportedError
 from dfw.model import Address, AddressRange, Family, Gateway, Host, Inventory, PolicySet, Port, Segment
 from dfw.nftables import refuse_unsupported
 from overlay.hoststate import (
@@ -85,7 +84,7 @@ def _refuse_unsupported(world: PolicySet) -> None:
 
 
 def encapsulation(one: Host, other: Host) -> str:
-    """What two hosts speak with each other: Geneve (RFC 8926), but VXLAN (RFC 7348) where the kernel of one forwards."""
+    """What two hosts speak with each other: Geneve (RFC 8926); VXLAN (RFC 7348) where the kernel of one forwards."""
     return "vxlan" if "nftables" in (one.enforcer, other.enforcer) else "geneve"
 
 
@@ -169,7 +168,9 @@ class ForwardingSpan:
             neighbours=tuple(self._neighbours()),
             interfaces=tuple(self._interfaces()),
             routes=tuple(self._routes()),
-            teps=tuple(TepState(name, str(hosts[name].tep), encapsulation(self.host, hosts[name])) for name in self.teps),
+            teps=tuple(
+                TepState(name, str(hosts[name].tep), encapsulation(self.host, hosts[name])) for name in self.teps
+            ),
         )
 
     def _routers(self) -> Iterable[str]:

@@ -193,7 +193,9 @@ def test_a_kernel_and_the_core_in_one_lab(run: Path, tmp_path: Path, capfd: pyte
     text = (EXAMPLE / "inventory.yaml").read_text()
     inventory.write_text(text.replace("{name: esx-1", "{enforcer: nftables, name: esx-1"))
     assert inventory.read_text().count("nftables") == 1
-    assert cli.run(["lab", "up", "-q", str(inventory), str(EXAMPLE / "neighbours.yaml"), str(SHOP / "policy.yaml")]) == 0
+    assert (
+        cli.run(["lab", "up", "-q", str(inventory), str(EXAMPLE / "neighbours.yaml"), str(SHOP / "policy.yaml")]) == 0
+    )
     probe(capfd, "--ports", "tcp/80,tcp/3306,udp/53,icmp")
     probe(capfd, "--family", "6", "--ports", "tcp/80,udp/53,icmp")
     # Segments of every length, in both directions: nothing is left to a card that is not there.
