@@ -221,15 +221,11 @@ static uint32_t uplink_udp_read_at(uplink_udp *u, int fd, uint32_t encap)
 /* Both ports have their turn. One at which nothing comes costs a system call in nine. */
 static void uplink_udp_read(uplink_udp *u)
 {
-    if (u->q.vxlan < 0) {
-        uplink_udp_read_at(u, u->q.fd, PAL_ENCAP_GENEVE);
-        return;
-    }
-    const bool turn = u->passes == 0;
+    const bool both = u->q.vxlan >= 0, turn = u->passes == 0;
     u->passes -= !turn;
-    if (turn && uplink_udp_read_at(u, u->q.vxlan, PAL_ENCAP_VXLAN))
+    if (both && turn && uplink_udp_read_at(u, u->q.vxlan, PAL_ENCAP_VXLAN))
         u->passes = 1;
-    else if (!uplink_udp_read_at(u, u->q.fd, PAL_ENCAP_GENEVE) && !turn && u->passes == 0) /* there was something last time */
+    else if (!uplink_udp_read_at(u, u->q.fd, PAL_ENCAP_GENEVE) && both && !turn && u->passes == 0) /* there was something last time */
         uplink_udp_read_at(u, u->q.vxlan, PAL_ENCAP_VXLAN);
     else if (turn)
         u->passes = VXLAN_PASSES;
