@@ -76,6 +76,16 @@ class EtcdServer:
         """It answers no more, and its connections stay; or it goes on."""
         assert self._process is not None
         os.kill(self._process.pid, signal.SIGCONT if going else signal.SIGSTOP)
+        if not going:  # a signal's sender does not wait for it
+            until(self._is_halted, "etcd does not stop")
+
+    def _is_halted(self) -> bool:
+        assert self._process is not None
+        threads = Path(f"/proc/{self._process.pid}/task").glob("*/stat")
+        try:
+            return all(thread.read_text().rpartition(") ")[2].startswith("T") for thread in threads)
+        except OSError:  # one has ended
+            return False
 
 
 async def emptied(server: EtcdServer) -> EtcdStore:

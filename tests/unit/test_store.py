@@ -156,6 +156,8 @@ def test_what_is_compacted_is_forgotten(opened: Opened) -> None:
             await store.compact(three + 2)
         await store.compact(three - 2)  # long ago
         await store.compact(three + 1)
+        with pytest.raises(CompactedError):  # its deletion is forgotten
+            await anext(store.watch("/a", three))
         assert await store.get("/a") is None and await store.revision() == three + 1
 
     opened(work)
