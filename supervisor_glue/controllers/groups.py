@@ -5,7 +5,7 @@ changed last, so that a watcher that knows where it was finds what is new withou
 from __future__ import annotations
 
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
@@ -124,3 +124,11 @@ class Group:
         if len(self._log) > max(LOG_ENTRIES, 2 * len(self.parts)):
             self._log.popleft()
             self.first += 1
+
+
+def counted_add(counter: Counter[str], more: Mapping[str, int]) -> None:
+    """Add, and keep no zeros."""
+    for key, count in more.items():
+        counter[key] += count
+        if not counter[key]:
+            del counter[key]

@@ -10,6 +10,7 @@ import asyncio
 import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Set
+from contextlib import suppress
 from typing import Final
 
 from dfw.incremental import collector_paused
@@ -24,7 +25,7 @@ from overlay.span_parts import (
     TepPart,
     part_encode,
 )
-from supervisor_glue.controllers.groups import Group, Part, part_made
+from supervisor_glue.controllers.groups import Group, Part, counted_add, part_made
 from supervisor_glue.controllers.informer import Views
 from supervisor_glue.controllers.intent import LOOKED_AT, Changed, Intent
 from supervisor_glue.controllers.settings import Settings
@@ -33,7 +34,8 @@ from supervisor_glue.controllers.vnic_rules import VnicRules
 
 GATHER: Final = 0.002  # seconds: what comes together is compiled together
 MANY: Final = 1000  # changed ports from which on the garbage collector waits
-TELL_REVISION: Final = 1.0  # seconds: so often a host for which nothing changed is told how far this is
+TELL_REVISION: Final = 1.0  # seconds: so often a host for which nothing changed is told how far this is,
+TELL_HOSTS: Final = 100  # but no more than so many hosts a second
 
 
 class Span:
@@ -55,12 +57,17 @@ class Span:
         self._segments_of: dict[str, set[str]] = {}  # by gateway
         self._hosts_of: dict[str, Counter[str]] = {}  # by domain
         self._domain_of: dict[str, str] = {}  # by segment, as it was last made
+        self._hosts_at: dict[str, Counter[str]] = {}  # by segment, as counted in its domain
+        self._hosts_with: dict[str, set[str]] = {}  # by policy path
+        self._hosts_with_pods: dict[str, Counter[str]] = {}  # by Namespace
         self._of_vnic: dict[str, dict[str, frozenset[int]]] = {}
         self._sets_on: dict[int, set[str]] = {}  # hosts by set
         self._sets_of: dict[str, frozenset[int]] = {}  # sets by host
         self._touched: set[str] = set()  # since the last compile
         self._dirty = asyncio.Event()
-        self._told = asyncio.Condition()
+        self._first = asyncio.Event()
+        self._watching: dict[str, set[asyncio.Event]] = {}  # who is told, by host
+        self._due: dict[str, int] = {}  # by host: the revision that it has to be told at once
         self._log = get_logger("span")
 
     def connect(self, views: Views) -> None:
@@ -99,16 +106,15 @@ class Span:
         for listener in self.listeners:
             listener(keys)
         self._log.debug("compiled", revision=revision, hosts=len(hosts), ports=len(changed.ports))
-        async with self._told:
-            self._told.notify_all()
+        self._wake(hosts, keys)
+        self._first.set()
         return frozenset(hosts)
 
     # Telling.
 
     async def computed(self) -> None:
         """Until it has looked once: before, a host would be told that nothing is there."""
-        async with self._told:
-            await self._told.wait_for(lambda: self.compiles > 0)
+        await self._first.wait()
 
     def parts(self, host: str) -> dict[str, Part]:
         """All that a host is told now."""
@@ -123,31 +129,44 @@ class Span:
         first compile: a host that comes back to a leader that has just begun is not told that all it knows is gone.
         Ends where so much has changed that what the host has is not known: it asks again."""
         await self.computed()
-        steps = {name: (group, group.step) for name, group in self._groups(host).items()}
-        revision = self.revision
-        yield change_first(self._groups(host), self.revision, known)
-        del known
-        loop = asyncio.get_running_loop()
-        told = loop.time()
-        while True:
-            change = change_since(self._groups(host), self.revision, steps)
-            if change is None:
-                return
-            if change.is_news or self._is_due(revision, loop.time() - told):
-                revision, told = self.revision, loop.time()
-                yield change
-                continue
-            wait = None if self.revision == revision else max(0.0, told + TELL_REVISION - loop.time())
-            before = self.compiles
-            async with self._told:
-                if self.compiles == before:
-                    try:
-                        await asyncio.wait_for(self._told.wait(), wait)
-                    except TimeoutError:
-                        pass
+        wake = asyncio.Event()
+        self._watching.setdefault(host, set()).add(wake)
+        try:
+            steps = {name: (group, group.step) for name, group in self._groups(host).items()}
+            revision, loop = self.revision, asyncio.get_running_loop()
+            yield change_first(self._groups(host), revision, known)
+            del known
+            told = loop.time()
+            while True:
+                wake.clear()
+                change = change_since(self._groups(host), self.revision, steps)
+                if change is None:
+                    return
+                is_due = self._due.get(host, 0) > revision or loop.time() - told >= self._pace()
+                if change.is_news or (is_due and self.revision > revision):
+                    revision, told = self.revision, loop.time()
+                    yield change
+                    continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._pace()):
+                        await wake.wait()
+        finally:
+            self._watching[host].discard(wake)
+            if not self._watching[host]:
+                del self._watching[host]
 
-    def _is_due(self, revision: int, seconds: float) -> bool:
-        return self.revision > revision and seconds >= TELL_REVISION
+    def _pace(self) -> float:
+        """So often (seconds) a host that nothing concerns is told the revision: each answers by writing its status."""
+        return max(TELL_REVISION, len(self._watching) / TELL_HOSTS)
+
+    def _wake(self, hosts: Set[str], touched: Set[str]) -> None:
+        """Those for which something changed, and those that have nothing to do for what was touched, but to say so."""
+        concerned = self._watching.keys() if len(touched) > MANY else set().union(*map(self.hosts_of, touched))
+        for host in concerned & self._watching.keys():
+            self._due[host] = self.revision
+        for host in (hosts | concerned) & self._watching.keys():
+            for wake in self._watching[host]:
+                wake.set()
 
     def _groups(self, host: str) -> dict[str, Group]:
         found = {OWN: self.own[host]} if host in self.own else {}
@@ -215,16 +234,23 @@ class Span:
             port = self.intent.ports.get(name)
             return set() if port is None else {port.host}
         if kind == "namespace":
-            return {host for host, ports in self.ports_on.items() if any(p.namespace == name for p in ports.values())}
-        return {host for host, policies in self.policies_on.items() if key in policies}
+            return set(self._hosts_with_pods.get(name, ()))
+        return set(self._hosts_with.get(key, ()))
 
     def _place(self, name: str, old: Port | None, new: Port | None) -> None:
-        if old is not None:
-            self.ports_on.get(old.host, {}).pop(name, None)
-            self._ports_of.get(old.segment, {}).pop(name, None)
-        if new is not None:
-            self.ports_on.setdefault(new.host, {})[name] = new
-            self._ports_of.setdefault(new.segment, {})[name] = new
+        for port, more in ((old, -1), (new, 1)):
+            if port is None:
+                continue
+            if more < 0:
+                self.ports_on.get(port.host, {}).pop(name, None)
+                self._ports_of.get(port.segment, {}).pop(name, None)
+            else:
+                self.ports_on.setdefault(port.host, {})[name] = port
+                self._ports_of.setdefault(port.segment, {})[name] = port
+            if port.namespace is not None:
+                counted_add(self._hosts_with_pods.setdefault(port.namespace, Counter()), {port.host: more})
+                if not self._hosts_with_pods[port.namespace]:
+                    del self._hosts_with_pods[port.namespace]
 
     # What hosts of a routing domain share.
 
@@ -254,33 +280,55 @@ class Span:
                 if segment is not None and segment.gateway is not None:
                     there = self._segments_of.setdefault(segment.gateway, set())
                     there.add(name) if add else there.discard(name)
-        domains: set[str] = set()
+        steps: dict[str, int] = {}  # of the domains that may be different, as they were
+        gateways = {domain for name in changed.gateways for domain in self._domains_with(name)}
         for name in segments:
             found = self.intent.segments.get(name)
-            before, now = self._domain_of.get(name), None if found is None else self._top(found)
+            before, now = self._domain_of.pop(name, None), None if found is None else self._top(found)
+            if found is not None and now is not None:
+                if now not in self.domains:
+                    self.domains[now], self._hosts_of[now] = Group(), Counter()
+                    gateways.add(now)
+                self._domain_of[name] = now
+            for domain in {before, now} - {None}:
+                steps.setdefault(domain, self.domains[domain].step)  # type: ignore[arg-type, index]
             if before is not None and before != now:
                 self.domains[before].remove(f"segment/{name}")
-                domains.add(before)
-                del self._domain_of[name]
             if found is not None and now is not None:
-                self.domains.setdefault(now, Group()).put(f"segment/{name}", self._segment(found))
-                self._domain_of[name] = now
-                domains.add(now)
-        for name in changed.gateways:
-            for domain in self._domains_with(name):
-                domains.add(domain)
-        members: dict[str, set[str]] = {domain: set() for domain in domains}
-        for name, domain in self._domain_of.items():
-            if domain in members:
-                members[domain].add(name)
-        for domain in domains:
-            told |= self._domain(domain, members[domain], changed)
+                self.domains[now].put(f"segment/{name}", self._segment(found))
+            told |= self._counted(name, before, now)
+        for domain in gateways:
+            steps.setdefault(domain, self.domains[domain].step)
+            self._gateways(domain)
+        for domain, step in steps.items():
+            if self.domains[domain].step != step or changed.ports:
+                told |= self._hosts_of[domain].keys()
+            if not any(key.startswith("segment/") for key in self.domains[domain].parts):
+                del self.domains[domain], self._hosts_of[domain]
         for host in changed.hosts:
             for domain, hosts in self._hosts_of.items():
-                if hosts[host]:
+                if host in hosts:
                     self._tep(domain, host)
-                    told.update(name for name, count in hosts.items() if count)
+                    told |= hosts.keys()
         return told
+
+    def _counted(self, segment: str, before: str | None, now: str | None) -> set[str]:
+        """Which hosts have how many ports in a domain, and with them its tunnel endpoints; those that came or went."""
+        was = self._hosts_at.pop(segment, Counter())
+        there = Counter(port.host for port in self._ports_of.get(segment, {}).values())
+        moved: set[str] = set()
+        if now is not None:
+            self._hosts_at[segment] = there
+            moved |= there.keys() - self._hosts_of[now].keys()
+            counted_add(self._hosts_of[now], there)
+            for host in there:
+                self._tep(now, host)
+        if before is not None:
+            counted_add(self._hosts_of[before], {host: -count for host, count in was.items()})
+            for host in was.keys() - self._hosts_of[before].keys():
+                self.domains[before].remove(f"tep/{host}")
+                moved.add(host)
+        return moved
 
     def _domains_with(self, gateway: str) -> Iterable[str]:
         key = f"gateway/{gateway}"
@@ -290,33 +338,19 @@ class Span:
             if top is not None and top in self.domains
         ]
 
-    def _domain(self, domain: str, segments: set[str], changed: Changed) -> set[str]:
-        """The gateways and tunnel endpoints of a domain; the hosts that have to know."""
-        group = self.domains[domain]
-        before = group.step
-        hosts: Counter[str] = Counter()
-        for name in segments:
-            hosts.update(port.host for port in self._ports_of.get(name, {}).values())
-        old = self._hosts_of.get(domain, Counter())
-        self._hosts_of[domain] = hosts
-        for host in hosts.keys() | old.keys():
-            if hosts[host]:
-                self._tep(domain, host)
-            else:
-                group.remove(f"tep/{host}")
+    def _gateways(self, domain: str) -> None:
+        """The gateways of a domain."""
         wanted = {}
         if not domain.startswith("segment "):
             for name, gateway in self.intent.gateways.items():
                 if name == domain or gateway.uplink_gateway == domain:
                     part = GatewayPart(gateway.tier, self._gateway(gateway.uplink_gateway))
                     wanted[f"gateway/{name}"] = part_encode(part)
+        group = self.domains[domain]
         for key in [key for key in group.parts if key.startswith("gateway/") and key not in wanted]:
             group.remove(key)
         for key, data in wanted.items():
             group.put(key, data)
-        if not segments:
-            del self.domains[domain], self._hosts_of[domain]
-        return set(hosts) | set(old) if group.step != before or hosts != old or changed.ports else set()
 
     def _tep(self, domain: str, host: str) -> None:
         known = self.intent.hosts.get(host)
@@ -388,6 +422,12 @@ class Span:
         for number in sets:
             self._sets_on.setdefault(number, set()).add(host)
         self._sets_of[host] = frozenset(sets)
+        for path in self.policies_on.get(host, {}).keys() - policies.keys():
+            self._hosts_with[path].discard(host)
+            if not self._hosts_with[path]:
+                del self._hosts_with[path]
+        for path in policies:
+            self._hosts_with.setdefault(path, set()).add(host)
         self.policies_on[host] = policies
         group = self.own.setdefault(host, Group())
         is_changed = group.replace(parts)

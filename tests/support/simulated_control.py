@@ -15,16 +15,19 @@ from dfw.logs import configure
 from dfw.model import prefix_parse
 from supervisor_glue.api.process import Settings as ApiSettings
 from supervisor_glue.controllers.settings import Settings
+from supervisor_glue.controlling import Controlling
 from supervisor_glue.serve import serve
 
 NO_SILENCE = 1e9  # seconds
+LEASE = 15.0  # seconds for which a leader that was killed is believed
 
 
 def main() -> None:
     data, port, kubeconfig, pods = sys.argv[1:]
     configure()
     settings = Settings(pod_cidrs=(prefix_parse(pods),), silence=NO_SILENCE)
-    asyncio.run(serve(ApiSettings(Path(data), (("127.0.0.1", int(port)),)), settings, Path(kubeconfig)))
+    controlling = Controlling(lease=LEASE, settings=settings)
+    asyncio.run(serve(ApiSettings(Path(data), (("127.0.0.1", int(port)),)), controlling, Path(kubeconfig)))
 
 
 if __name__ == "__main__":

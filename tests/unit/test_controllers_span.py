@@ -14,7 +14,7 @@ from msgspec.json import encode
 
 from overlay.hoststate import StateError
 from overlay.span import resolve_span
-from overlay.span_parts import parts_assemble
+from overlay.span_parts import SetPart, part_encode, parts_assemble
 from supervisor_glue.controllers.objects import object_made
 from supervisor_glue.controllers.resources import HOSTS, NETWORK_POLICIES, PODS, PORTS, SEGMENTS
 from supervisor_glue.controllers.span import Span
@@ -68,7 +68,7 @@ def test_increments_are_what_a_compile_from_nothing_gives(seed: int) -> None:
                 now = {key: part.data for key, part in span.parts(host).items()}
                 while mirror.parts != now:
                     mirror.told(await anext(watches[host]))
-                    assert host in told or mirror.revision == world.revision
+                    assert host in told or mirror.revision == span.revision
                 state = parts_assemble(host, mirror.parts, world.revision)
                 assert meaning(state) == meaning(expected[host])
             fresh = World(Random(0))
@@ -249,5 +249,77 @@ def test_a_part_that_this_version_does_not_know_is_refused() -> None:
         ):
             with pytest.raises(StateError):
                 parts_assemble(host, spoiled, 1)
+
+    run(body)
+
+
+def test_a_member_more_is_told_as_such_and_what_does_not_fit_is_asked_for_again() -> None:
+    """An address set's change says who came and went, and what the set is then; who has another set forgets it."""
+
+    async def body() -> None:
+        world = World(Random(7))
+        world.begin()
+        for number in range(40):
+            world.pod("x", number)
+        policy = {"podSelector": {}, "ingress": [{"from": [{"podSelector": {"matchLabels": {"app": "new"}}}]}]}
+        world.put(NETWORK_POLICIES, object_made(NETWORK_POLICIES, "n", "x", spec=policy))
+
+        def labelled(*numbers: int) -> None:
+            for number in numbers:
+                item = copy.deepcopy(world.objects[PODS, f"x/p{number}"])
+                item["metadata"]["labels"] = {"app": "new"}
+                world.put(PODS, item)
+
+        labelled(*range(0, 40, 2))  # no two addresses adjacent
+        span = world.span
+        await span.compile()
+        host = world.objects[PODS, "x/p1"]["spec"]["nodeName"]
+        mirror, watch = Mirror(host), span.watch(host)
+        mirror.told(await anext(watch))
+        other = Mirror(host)
+        other.parts = dict(mirror.parts)
+        labelled(1)
+        await span.compile()
+        change = await anext(watch)
+        ((key, (told,)),) = change.sets.items()
+        assert not change.parts and len(told.added) == 36 and len(told.removed) == 72  # .10, .12 are now .10 to .12
+        mirror.told(change)
+        now = {key: part.data for key, part in span.parts(host).items()}
+        assert mirror.parts == now
+        other.parts[key] = part_encode(SetPart("", b""))
+        with pytest.raises(StateError, match="not those that have changed"):
+            other.told(change)
+        assert key not in other.parts
+        again = span.watch(host, frozenset(other.marks()))
+        other.told(await anext(again))
+        assert other.parts == now
+        await again.aclose()  # type: ignore[attr-defined]
+        await watch.aclose()  # type: ignore[attr-defined]
+
+    run(body)
+
+
+def test_who_has_nothing_to_do_for_a_change_that_concerns_it_is_told_the_revision_at_once() -> None:
+    """A policy that decides as before is in force with its new revision: nobody waits for the next round."""
+
+    async def body() -> None:
+        world = World(Random(7))
+        world.begin()
+        world.pod("x", 1)
+        policy = {"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}]}]}
+        world.put(NETWORK_POLICIES, object_made(NETWORK_POLICIES, "n", "x", spec=policy))
+        span = world.span
+        await span.compile()
+        host = world.objects[PODS, "x/p1"]["spec"]["nodeName"]
+        watch = span.watch(host)
+        await anext(watch)
+        span._pace = lambda: 1e6  # type: ignore[method-assign]
+        world.put(
+            NETWORK_POLICIES, object_made(NETWORK_POLICIES, "n", "x", spec={**policy, "policyTypes": ["Ingress"]})
+        )
+        await span.compile()
+        told = await anext(watch)
+        assert told.revision == world.revision == span.touched["np/x/n"] and not told.is_news
+        await watch.aclose()  # type: ignore[attr-defined]
 
     run(body)
