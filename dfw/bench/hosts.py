@@ -73,7 +73,7 @@ def fabric_of(host: int) -> Fabric:
     segments["vni"] = 5001, 5002
     for side in range(2):
         routes[side] = (_addr(_NETS[side]), np.zeros(16, np.uint8), FAMILY_V4, 24, 0, ROUTE_CONNECTED, side)
-        teps[side] = (_addr(_TEPS[side]), FAMILY_V4, 0)
+        teps[side] = (_addr(_TEPS[side]), FAMILY_V4, 0, 0)
     return Fabric(
         vnics=vnics,
         segments=segments,
