@@ -92,15 +92,16 @@ class Intent:
         """Something has been noted."""
         return bool(self._dirty)
 
-    def change(self, resource: Resource, old: Object | None, new: Object | None) -> None:
-        """Note a change, as an informer tells it. One of the status alone is none (realized state is written there)."""
+    def change(self, resource: Resource, old: Object | None, new: Object | None, at: int = 0) -> None:
+        """Note a change, as an informer tells it. One of the status alone is none (realized state is written there).
+        `at`: the revision as of which the informer is: what is gone has none of its own end."""
         if old is not None and new is not None and _said(resource, old) == _said(resource, new):
             return
         item = new if new is not None else old
         assert item is not None
         self._dirty.setdefault(resource, {})[object_key(item)] = new
         revision = str(item["metadata"].get("resourceVersion", "0"))
-        self.revision = max(self.revision, int(revision) if revision.isdecimal() else 0)
+        self.revision = max(self.revision, int(revision) if revision.isdecimal() else 0, at if new is None else 0)
 
     def apply(self) -> Changed:
         """Put all that was noted in force, as one."""

@@ -75,7 +75,8 @@ class Span:
         for resource in LOOKED_AT:
 
             def changed(old: dict[str, object] | None, new: dict[str, object] | None, of: object = resource) -> None:
-                self.intent.change(of, old, new)  # type: ignore[arg-type]
+                at = views[of].revision  # type: ignore[index]
+                self.intent.change(of, old, new, int(at) if at.isdecimal() else 0)  # type: ignore[arg-type]
                 if self.intent.is_dirty:
                     self._dirty.set()
 

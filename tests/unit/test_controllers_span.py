@@ -15,15 +15,18 @@ from msgspec.json import encode
 from overlay.hoststate import StateError
 from overlay.span import resolve_span
 from overlay.span_parts import SetPart, part_encode, parts_assemble
+from supervisor_glue.controllers.informer import Views
 from supervisor_glue.controllers.objects import object_made
-from supervisor_glue.controllers.resources import HOSTS, NETWORK_POLICIES, PODS, PORTS, SEGMENTS
+from supervisor_glue.controllers.resources import HOSTS, NAMESPACES, NETWORK_POLICIES, PODS, PORTS, SEGMENTS
 from supervisor_glue.controllers.span import Span
 from supervisor_glue.controllers.telling import HostChange
 from supervisor_glue.span_reader import SpanReader
 from supervisor_glue.span_service import change_line, marks_read
 from supervisor_glue.span_wire import Known, line_read
 from tests.conftest import LONG
+from tests.support.api_twin import ApiTwin
 from tests.support.api_world import NAMES, SETTINGS, World
+from tests.support.controlling import until_async
 from tests.support.host_states import meaning
 from tests.support.patience import PATIENCE
 from tests.support.random_clusters import a_network_policy
@@ -139,6 +142,29 @@ def test_a_burst_is_one_compile_and_a_label_sends_what_it_changes_to_whom_it_con
         world.objects[PODS, "x/p1"]["status"]["conditions"] = []  # a status says nothing
         span.intent.change(PODS, item, world.objects[PODS, "x/p1"])
         assert not span.intent.is_dirty
+
+    run(body)
+
+
+def test_hosts_are_told_the_revision_of_what_is_gone() -> None:
+    """Not that of its last change: who waits for a deletion to be in force waits for the deletion's."""
+
+    async def body() -> None:
+        server = ApiTwin()
+        views = Views(server)
+        span = Span(SETTINGS)
+        span.connect(views)
+        policy = object_made(NETWORK_POLICIES, "n", "x", spec={"podSelector": {}, "policyTypes": ["Ingress"]})
+        await server.create(NAMESPACES, object_made(NAMESPACES, "x"))
+        await server.create(NETWORK_POLICIES, policy, "x")
+        watching = asyncio.create_task(views[NETWORK_POLICIES].run())
+        await views[NETWORK_POLICIES].synced.wait()
+        await span.compile()
+        await server.delete(NETWORK_POLICIES, "n", "x")
+        await until_async(lambda: span.intent.is_dirty, "the deletion is not seen")
+        await span.compile()
+        assert span.revision == server.revision
+        watching.cancel()
 
     run(body)
 
