@@ -102,7 +102,7 @@ def bench_attack(connections: int, rules: int, packets: int, seed: int, runs: in
                 "established_packets_lost": lost,
                 "established_connections_lost": connections - left,
                 "ns_per_packet": round(statistics.median(spent), 2),
-                "mpps": round(1000 / statistics.median(spent), 3),
+                "mpps": round(1000 / statistics.median(spent), 6),
                 "verdicts": answers.words(),
             }
     return render_runs(

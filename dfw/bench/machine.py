@@ -72,7 +72,7 @@ def render_runs(case: str, runs: Sequence[float], verified: bool, **more: Any) -
     return {
         "case": case,
         "ns_per_packet": round(median, 2),
-        "mpps": round(1000 / median, 3),
+        "mpps": round(1000 / median, 6),
         "median": round(median, 2),
         "min": round(min(runs), 2),
         "max": round(max(runs), 2),
