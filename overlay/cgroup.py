@@ -105,6 +105,19 @@ def _settings(limits: Limits) -> list[tuple[str, str]]:
     return found
 
 
+def killed_for_memory(groups: list[Path]) -> bool:
+    """Whether the kernel has ended a process of these groups because they had used up their memory."""
+    for group in groups:
+        for file in ("memory.events", "memory.oom_control"):  # v2, v1
+            try:
+                text = (group / file).read_text(encoding="ascii")
+            except OSError:
+                continue
+            if any(line.startswith("oom_kill ") and line != "oom_kill 0" for line in text.splitlines()):
+                return True
+    return False
+
+
 def apply_groups_end(groups: list[Path], patience: float = 2.0) -> list[Path]:
     """Remove groups once their processes have ended (at most `patience` seconds). Returns those that remain."""
     deadline = time.monotonic() + patience

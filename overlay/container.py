@@ -40,12 +40,13 @@ echo $ended >"$code.new" && mv "$code.new" "$code"
 CAPABILITIES: Final = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31})
 """What a container has that asks for nothing: container runtimes' usual set (chown, dac_override, fowner, fsetid, kill,
 setgid, setuid, setpcap, net_bind_service, net_raw, sys_chroot, mknod, audit_write, setfcap)."""
-_DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG
+_DEATH_SIGNAL, _NO_NEW_PRIVILEGES = 1, 38  # PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS
 
 
 class ContainerSpec(TypedDict):
     """`stage`: an empty folder where its root is put together; `capabilities`: None: all that we have; `user`, `group`:
-    numbers; `error`: a file for what goes wrong before the command runs."""
+    numbers; `gains`: whether a command may get more than it has (setuid programs); `read_only`: also /tmp and the like;
+    `error`: a file for what goes wrong before the command runs."""
 
     root: str
     stage: str
@@ -58,6 +59,8 @@ class ContainerSpec(TypedDict):
     user: int
     group: int
     groups: list[int]
+    gains: bool
+    read_only: bool
     error: str
 
 
@@ -72,10 +75,16 @@ def main(arguments: list[str]) -> int:
         os.setsid()
         step = "its file system"
         linux.unshare(linux.CLONE_NEWNS)
-        root_build(spec["stage"], spec["root"], spec["hidden"], spec["mounts"])
+        root_build(
+            spec["stage"],
+            spec["root"],
+            spec["hidden"],
+            spec["mounts"],
+            directory=spec["directory"],
+            read_only=spec["read_only"],
+            devices=spec["capabilities"] is None,
+        )
         linux.root_change(spec["stage"])
-        step = "its directory"
-        os.makedirs(spec["directory"], exist_ok=True)
         step = "its command"
         command_become(spec, spec["command"])
     except BaseException as problem:
@@ -99,6 +108,8 @@ def command_become(spec: ContainerSpec, command: list[str]) -> NoReturn:
         os.setresuid(spec["user"], spec["user"], spec["user"])
     elif spec["capabilities"] is not None:
         privilege.privileges_drop(spec["capabilities"])
+    if not spec["gains"]:
+        linux.process_control(_NO_NEW_PRIVILEGES, 1)
     os.execvpe(command[0], command, spec["environment"])
 
 

@@ -19,8 +19,12 @@ from overlay import linux
 
 TEMPORARY: Final = ("tmp", "run", "var/tmp")
 """A container's own, empty at first and gone with it."""
-_KERNEL: Final = ("proc", "sys", "dev")
+_KERNEL: Final = ("proc", "sys")
 """Always the pod's, also where the root is a directory."""
+_DEVICES: Final = ("null", "zero", "full", "random", "urandom", "tty")
+_LINKS: Final = {"ptmx": "pts/ptmx", "fd": "/proc/self/fd"} | {
+    name: f"/proc/self/fd/{number}" for number, name in enumerate(("stdin", "stdout", "stderr"))
+}
 _MOST_LINKS: Final = 40
 
 
@@ -32,23 +36,36 @@ class Mount(TypedDict):
     read_only: bool
 
 
-def root_build(stage: str, root: str, hidden: Iterable[str], mounts: Iterable[Mount]) -> None:
-    """Build it at `stage`, a folder that is there. `hidden`: what of the host's own root is not shown.
+def root_build(
+    stage: str,
+    root: str,
+    hidden: Iterable[str],
+    mounts: Iterable[Mount],
+    *,
+    directory: str = "/",
+    read_only: bool = False,
+    devices: bool = False,
+) -> None:
+    """Build it at `stage`, a folder that is there. `hidden`: what of the host's own root is not shown; `directory`:
+    made where it is missing; `read_only`: also what is temporary; `devices`: all of the host's, and not the few that
+    every container has.
 
     Raises OSError.
     """
     linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
     opened = [(mount, os.open(mount["source"], os.O_PATH | os.O_CLOEXEC)) for mount in mounts]
     linux.mount("palisade-root", stage, "tmpfs", 0, "mode=0755")
-    _mirror(root, stage, _KERNEL)
+    _mirror(root, stage, (*_KERNEL, "dev"))
     for name in _KERNEL:
         os.makedirs(os.path.join(stage, name), exist_ok=True)
         linux.mount(f"/{name}", os.path.join(stage, name), None, linux.MS_BIND | linux.MS_REC)
+    _devices_show(os.path.join(stage, "dev"), is_whole=devices)
+    flags = linux.MS_NOSUID | linux.MS_NODEV
     for name in (*TEMPORARY, "dev/shm"):
         place = inside(stage, name)
         if name == "tmp" or os.path.isdir(place):
             os.makedirs(place, exist_ok=True)
-            linux.mount("palisade-temporary", place, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777")
+            linux.mount("palisade-temporary", place, "tmpfs", flags, "mode=1777")
     if root == "/":
         for path in hidden:
             _hide(inside(stage, path))
@@ -59,6 +76,33 @@ def root_build(stage: str, root: str, hidden: Iterable[str], mounts: Iterable[Mo
         if mount["read_only"]:
             linux.mount_read_only(place)
         os.close(descriptor)
+    point_make(stage, directory, is_folder=True)
+    if read_only:
+        again = linux.MS_REMOUNT | linux.MS_BIND | linux.MS_RDONLY
+        linux.mount("none", stage, None, again)
+        for name in TEMPORARY:
+            place = inside(stage, name)
+            if os.path.ismount(place) and not any(inside(stage, mount["target"]) == place for mount, _ in opened):
+                linux.mount("none", place, None, again | flags)
+
+
+def _devices_show(place: str, *, is_whole: bool) -> None:
+    """/dev: container runtimes' usual devices, terminals of its own; nothing that is made there is a device."""
+    os.makedirs(place, exist_ok=True)
+    if is_whole:
+        linux.mount("/dev", place, None, linux.MS_BIND | linux.MS_REC)
+        return
+    linux.mount("palisade-devices", place, "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=0755,size=64k")
+    for name in _DEVICES:
+        point = os.path.join(place, name)
+        os.close(os.open(point, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o644))
+        linux.mount(f"/dev/{name}", point, None, linux.MS_BIND)
+    for name, target in _LINKS.items():
+        os.symlink(target, os.path.join(place, name))
+    for name in ("pts", "shm"):
+        os.mkdir(os.path.join(place, name))
+    kept = linux.MS_NOSUID | linux.MS_NOEXEC
+    linux.mount("devpts", os.path.join(place, "pts"), "devpts", kept, "newinstance,ptmxmode=0666,mode=0620,gid=5")
 
 
 def inside(stage: str, path: str) -> str:

@@ -10,6 +10,7 @@ is looked at once more by `node_admit`, when it is known.
 | Node, Host, HostStatus, Lease of its name | read; write its Node, Lease (kube-node-lease), HostStatus, Host's status |
 | pods bound to it | get; list and watch by `spec.nodeName`; delete; write the status |
 | ConfigMaps and Secrets that these pods use | get |
+| ServiceAccounts of these pods | create tokens |
 | span.palisade.internal | list and watch: it is served its own part only, whatever it asks |
 | Events | create, change, about its Node, Host and pods |
 | CertificateSigningRequests | create for itself; read those that it made |
@@ -139,6 +140,12 @@ class NodeAuthorizer:
         reference = (asked.resource, asked.namespace, asked.name)
         return None if reference in self._used.get(host, ()) else _unrelated(host)
 
+    def _account(self, host: str, asked: Attributes) -> str | None:
+        if asked.verb != "create" or asked.subresource != "token":
+            return ""
+        reference = (asked.resource, asked.namespace, asked.name)
+        return None if reference in self._used.get(host, ()) else _unrelated(host)
+
     def _event(self, _host: str, asked: Attributes) -> str | None:
         """What an Event is about only `node_admit` sees, as it was and as it is to be."""
         return None if asked.verb in _WRITE | {"create"} and not asked.subresource else ""
@@ -161,6 +168,7 @@ _RESOURCES: Final = {
     ("", "pods"): NodeAuthorizer._pod,
     ("", "configmaps"): NodeAuthorizer._used_by_pods,
     ("", "secrets"): NodeAuthorizer._used_by_pods,
+    ("", "serviceaccounts"): NodeAuthorizer._account,
     ("", "events"): NodeAuthorizer._event,
     ("certificates.k8s.io", "certificatesigningrequests"): NodeAuthorizer._request,
 }
@@ -234,8 +242,9 @@ def _unrelated(host: str) -> str:
 
 
 def pod_references(pod: Object) -> Iterator[Reference]:
-    """The ConfigMaps and Secrets that a pod's containers and volumes need."""
+    """The ConfigMaps and Secrets that a pod's containers and volumes need, and its ServiceAccount."""
     namespace, spec = pod["metadata"]["namespace"], pod.get("spec") or {}
+    yield "serviceaccounts", namespace, spec.get("serviceAccountName") or "default"
     for volume in spec.get("volumes") or ():
         projected = (volume.get("projected") or {}).get("sources") or ()
         for source in (volume, *projected):

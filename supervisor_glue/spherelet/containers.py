@@ -7,8 +7,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
 from overlay import linux
@@ -16,7 +15,7 @@ from overlay.linux import Process
 from supervisor_glue.api.status import Object
 from supervisor_glue.controllers.objects import status_of
 from supervisor_glue.spherelet.execute import command_run
-from supervisor_glue.spherelet.probes import Prober, probe_once
+from supervisor_glue.spherelet.probes import ProbeError, Prober, handler_run, probe_once
 from supervisor_glue.spherelet.records import ContainerState
 from supervisor_glue.spherelet.runtime import PodRuntime, container_signal
 from supervisor_glue.spherelet.status import Seen, is_sidecar
@@ -35,7 +34,7 @@ class Worker(Protocol):
 
     async def blocking(self, work: Callable[[], _Result]) -> _Result: ...
 
-    async def event(self, pod: Object, kind: str, reason: str, message: str) -> None: ...
+    def event(self, pod: Object, kind: str, reason: str, message: str) -> Coroutine[Any, Any, None]: ...
 
     def grace(self, pod: Object) -> float: ...
 
@@ -50,6 +49,8 @@ class Container:
         self.watcher: asyncio.Task[None] | None = None
         self.probers: list[asyncio.Task[None]] = []
         self.killing: asyncio.Task[None] | None = None
+        self.beginning: asyncio.Task[None] | None = None
+        self.telling: set[asyncio.Task[None]] = set()
 
     @property
     def name(self) -> str:
@@ -57,7 +58,9 @@ class Container:
 
     @property
     def started(self) -> bool:
-        return self.state.running and (self.holds["startupProbe"] or not self.spec.get("startupProbe"))
+        """It runs, what is done after its start is done, and its startup probe has held."""
+        has_begun = self.beginning is None or self.beginning.done()
+        return self.state.running and has_begun and (self.holds["startupProbe"] or not self.spec.get("startupProbe"))
 
     @property
     def ready(self) -> bool:
@@ -68,6 +71,36 @@ class Container:
 
     def seen(self) -> Seen:
         return Seen(self.state, self.started, self.ready, self.waiting)
+
+    def tasks(self) -> list[asyncio.Task[None]]:
+        """All that it does."""
+        found = (*self.probers, *self.telling, self.watcher, self.killing, self.beginning)
+        return [task for task in found if task is not None]
+
+    def begin(self) -> None:
+        """It was started just now: see to it, and do what is to be done after its start."""
+        hook = (self.spec.get("lifecycle") or {}).get("postStart")
+        self.beginning = asyncio.create_task(self._post_start(hook)) if hook else None
+        self.watch()
+
+    async def _post_start(self, hook: Object) -> None:
+        """A container whose postStart fails is killed."""
+        try:
+            await self._hook(hook)
+        except (ProbeError, OSError, ValueError) as error:
+            if self.state.running:
+                await self.worker.event(
+                    self.worker.last, "Warning", "FailedPostStartHook", f"PostStartHook failed: {error}"
+                )
+                self.killing = asyncio.create_task(self.stop(self.worker.grace(self.worker.last)))
+        self.worker.changed.set()
+
+    async def _hook(self, hook: Object) -> None:
+        address = str(status_of(self.worker.last).get("podIP") or "")
+        await handler_run(hook, self.spec, self.worker.runtime.netns, address, self._run)
+
+    async def _run(self, command: list[str]) -> tuple[int, bytes]:
+        return await command_run(self.worker.runtime, self.name, self.state, command)
 
     def watch(self) -> None:
         """See its end, and probe it."""
@@ -84,7 +117,7 @@ class Container:
             await process_ended(state.process)
         fifo = place.file(state.starts, "fifo")
         await self.worker.blocking(lambda: self.worker.runtime.logs.finish(fifo))
-        ended = await self.worker.blocking(lambda: place.ended_read(state, time.time()))
+        ended = await self.worker.blocking(lambda: self.worker.runtime.container_ended(self.spec, state))
         state.ended, state.process = ended, None
         await self.worker.blocking(lambda: place.state_write(state))
         self.worker.log.info("container.ended", container=self.name, code=ended.code, reason=ended.reason)
@@ -93,25 +126,31 @@ class Container:
         self.worker.changed.set()
 
     async def _probe(self, kind: str, probe: Object) -> None:
-        async def run(command: list[str]) -> tuple[int, bytes]:
-            return await command_run(self.worker.runtime, self.name, self.state, command)
+        word = kind.removesuffix("Probe").capitalize()
 
         async def ask() -> None:
             address = str(status_of(self.worker.last).get("podIP") or "")
-            await probe_once(probe, self.spec, self.worker.runtime.netns, address, run)
+            await probe_once(probe, self.spec, self.worker.runtime.netns, address, self._run)
+
+        def failed(why: str) -> None:
+            if self.state.running and not self._is_ending():
+                told = self.worker.event(self.worker.last, "Warning", "Unhealthy", f"{word} probe failed: {why}")
+                telling = asyncio.create_task(told)  # whoever is not there to be told does not hold up a probe
+                self.telling.add(telling)
+                telling.add_done_callback(self.telling.discard)
 
         def told(holds: bool, why: str) -> None:
             changes = self.holds[kind] != holds
             self.holds[kind] = holds
             if changes:
                 self.worker.changed.set()
-            if not holds and kind != "readinessProbe" and (self.killing is None or self.killing.done()):
+            if not holds and kind != "readinessProbe" and not self._is_ending():
                 self.worker.log.info("container.unhealthy", container=self.name, probe=kind, why=why)
-                self.killing = asyncio.create_task(self._unhealthy(kind, why))
+                self.killing = asyncio.create_task(self._unhealthy(word.lower(), probe))
 
         while kind != "startupProbe" and not self.started:
             await asyncio.sleep(0.1)
-        prober = Prober(probe, ask, told)
+        prober = Prober(probe, ask, told, failed)
         running = asyncio.create_task(prober.run())
         try:
             while kind == "startupProbe" and not self.holds[kind]:
@@ -121,23 +160,29 @@ class Container:
         finally:
             running.cancel()
 
-    async def _unhealthy(self, kind: str, why: str) -> None:
-        word = kind.removesuffix("Probe").capitalize()
-        await self.worker.event(self.worker.last, "Warning", "Unhealthy", f"{word} probe failed: {why}")
-        await self.stop(self.worker.grace(self.worker.last))
+    def _is_ending(self) -> bool:
+        return self.killing is not None and not self.killing.done()
+
+    async def _unhealthy(self, word: str, probe: Object) -> None:
+        told = f"Container {self.name} failed {word} probe, will be restarted"
+        await self.worker.event(self.worker.last, "Normal", "Killing", told)
+        own = probe.get("terminationGracePeriodSeconds")
+        await self.stop(self.worker.grace(self.worker.last) if own is None else float(own))
 
     async def stop(self, grace: float) -> None:
         """TERM, and KILL after a time of grace; returns when it has ended."""
         watcher, process = self.watcher, self.state.process
         if watcher is None or watcher.done() or process is None:
             return
-        lifecycle = (self.spec.get("lifecycle") or {}).get("preStop") or {}
+        hook = (self.spec.get("lifecycle") or {}).get("preStop")
         end = time.monotonic() + grace
-        if lifecycle.get("exec") and grace > 0:
-            with suppress(TimeoutError):
+        if hook and grace > 0:
+            try:
                 async with asyncio.timeout(grace):
-                    command = list(lifecycle["exec"].get("command") or ())
-                    await command_run(self.worker.runtime, self.name, self.state, command)
+                    await self._hook(hook)
+            except (ProbeError, OSError, ValueError, TimeoutError) as error:
+                told = f"PreStopHook failed: {error or 'it took longer than the time of grace'}"
+                await self.worker.event(self.worker.last, "Warning", "FailedPreStopHook", told)
         for number in (signal.SIGTERM, signal.SIGKILL):
             await self.worker.blocking(lambda number=number: container_signal(process, number))  # type: ignore[misc]
             left = max(0.0, end - time.monotonic()) if number == signal.SIGTERM else 5.0

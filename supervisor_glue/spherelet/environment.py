@@ -7,6 +7,7 @@ https://kubernetes.io/docs/concepts/workloads/pods/downward-api/.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -116,12 +117,43 @@ def resource_value(pod: Object, container: Object, reference: Object) -> str:
         known = [*(spec.get("containers") or ()), *(spec.get("initContainers") or ())]
         container = next((item for item in known if item["name"] == named), {})
     kind, _, name = reference["resource"].partition(".")
-    value = ((container.get("resources") or {}).get(kind) or {}).get(name, 0)
+    found = (container.get("resources") or {}).get(kind) or {}
+    value = found.get(name, _of_host(name) if kind == "limits" else 0)
     try:
         divisor = milli(reference.get("divisor") or 1) or 1000
         return str(-(-milli(value) // divisor))
     except ValueError as error:
         raise MissingError(str(error)) from None
+
+
+def _of_host(resource: str) -> int:
+    """What a container has that has no limit: all that its host has."""
+    if resource == "cpu":
+        return os.cpu_count() or 1
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if resource == "memory" else 0
+
+
+def supported_check(pod: Object, container: Object) -> None:
+    """What is asked of a container's host and is not done here is said, and not left out. Raises MissingError."""
+    spec = spec_of(pod)
+    fields = [name for name in ("hostPID", "hostIPC") if spec.get(name)]
+    fields += [
+        f"{name}.grpc" for name in ("livenessProbe", "readinessProbe", "startupProbe") if _is_grpc(container, name)
+    ]
+    fields += ["volumeDevices"] if container.get("volumeDevices") else []
+    if fields:
+        raise MissingError(f"{', '.join(fields)}: not supported here")
+    context = {**(spec.get("securityContext") or {}), **(container.get("securityContext") or {})}
+    if context.get("runAsNonRoot") and not context.get("runAsUser"):
+        told = "container's runAsUser breaks non-root policy" if context.get("runAsUser") == 0 else _AS_ROOT
+        raise MissingError(told)
+
+
+_AS_ROOT: Final = "container has runAsNonRoot and image will run as root"
+
+
+def _is_grpc(container: Object, probe: str) -> bool:
+    return (container.get(probe) or {}).get("grpc") is not None
 
 
 def command_of(container: Object, environment: Mapping[str, str]) -> list[str]:

@@ -6,16 +6,21 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
+from overlay import linux
 from overlay.pod import importing
 from supervisor_glue.spherelet.records import ContainerState
 from supervisor_glue.spherelet.runtime import PodRuntime, container_process
 
 MOST_TOLD: Final = 10 * 1024
 """Bytes of a probe's output that are looked at."""
+_PATIENCE: Final = 10.0
+_PAUSE: Final = 0.01
 
 
 class NotRunningError(OSError):
@@ -34,6 +39,24 @@ def join_command(
     return [*program, *(["--terminal"] if terminal else []), *command]
 
 
+async def join_wait(state: ContainerState) -> None:
+    """Until a container that was started just now has become its command: before, it has not its own files yet."""
+    end = time.monotonic() + _PATIENCE
+    while state.process is not None and linux.process_lives(state.process) and time.monotonic() < end:
+        process = container_process(state.process)
+        if process is not None and not _is_becoming(process.pid):
+            return
+        await asyncio.sleep(_PAUSE)
+
+
+def _is_becoming(pid: int) -> bool:
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return b"overlay.container" in (*words[3:4], *words[8:9])  # its own, or those of WAITER that begins it
+
+
 def join_environment() -> dict[str, str]:
     """Of the program that enters the container: the command's own is the container's."""
     return importing({"PATH": os.environ.get("PATH", os.defpath)})
@@ -44,6 +67,7 @@ async def command_run(
 ) -> tuple[int, bytes]:
     """Run it to its end: its exit code, and the beginning of what it said. Raises NotRunningError, OSError. Cancelled,
     it is killed."""
+    await join_wait(state)
     process = await asyncio.create_subprocess_exec(
         *join_command(runtime, name, state, command),
         stdin=asyncio.subprocess.DEVNULL,

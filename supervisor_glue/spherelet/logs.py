@@ -163,6 +163,25 @@ class Shown:
         return b"".join(made)
 
 
+def log_end(path: Path, lines: int = 80, most: int = 2048) -> str:
+    """The end of a log, as it is told of a container that failed and said nothing else."""
+    try:
+        files = _opened(path)
+    except OSError:
+        return ""
+    try:
+        at, place = tail_place(files, lines)
+        found = b""
+        for file in files[at:]:
+            file.seek(place if file is files[at] else 0)
+            found += file.read()[-64 * most :]
+        shown = Shown(Wanted()).text([entry for entry in found.split(b"\n") if is_entry(entry)])
+        return shown[-most:].decode("utf-8", "replace")
+    finally:
+        for file in files:
+            file.close()
+
+
 async def _entries(path: Path, wanted: Wanted, writes: Callable[[], bool] | None) -> AsyncIterator[list[bytes]]:
     """Entries without their line ends, through all files of a log, also while they get other names."""
     files = _opened(path)

@@ -25,6 +25,14 @@ class ProbeError(Exception):
     """It failed: a sentence."""
 
 
+async def handler_run(handler: Mapping[str, Any], container: Object, netns: Path, address: str, run: Run) -> None:
+    """Do what a lifecycle hook says. Raises ProbeError, OSError, ValueError."""
+    if handler.get("sleep"):
+        await asyncio.sleep(float(handler["sleep"].get("seconds") or 0))
+    elif any(handler.get(kind) for kind in ("exec", "httpGet", "tcpSocket")):
+        await _asked(handler, container, netns, address, run)
+
+
 async def probe_once(probe: Mapping[str, Any], container: Object, netns: Path, address: str, run: Run) -> None:
     """Ask once. Raises ProbeError."""
     try:
@@ -52,7 +60,7 @@ async def _asked(probe: Mapping[str, Any], container: Object, netns: Path, addre
             else:
                 sock.close()
             return
-    raise ProbeError("a probe of a kind that is not supported here")
+    raise ProbeError("grpc is not supported here")
 
 
 def port_of(container: Object, port: int | str) -> int:
@@ -103,11 +111,17 @@ async def _get(sock: socket.socket, action: Mapping[str, Any], host: str) -> Non
 
 
 class Prober:
-    """One probe of one container, until cancelled. `told`: called with whether it holds, when that changes, and with
-    why."""
+    """One probe of one container, until cancelled. `told`: called with whether it holds, as often as that is certain,
+    and with why; `failed`: called with why, each time that it fails."""
 
-    def __init__(self, probe: Mapping[str, Any], ask: Callable[[], Awaitable[None]], told: Callable[[bool, str], None]):
-        self.probe, self.ask, self.told = probe, ask, told
+    def __init__(
+        self,
+        probe: Mapping[str, Any],
+        ask: Callable[[], Awaitable[None]],
+        told: Callable[[bool, str], None],
+        failed: Callable[[str], None],
+    ):
+        self.probe, self.ask, self.told, self.failed = probe, ask, told, failed
 
     async def run(self) -> None:
         """Raises nothing but CancelledError."""
@@ -121,6 +135,7 @@ class Prober:
                 good, bad = good + 1, 0
             except ProbeError as error:
                 good, bad, why = 0, bad + 1, str(error)
+                self.failed(why)
             if good >= int(self.probe.get("successThreshold") or 1):
                 self.told(True, "")
             elif bad >= int(self.probe.get("failureThreshold") or 3):

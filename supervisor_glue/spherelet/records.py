@@ -5,7 +5,7 @@
              sandbox.json          the process that holds its namespaces
              volumes/NAME/
              containers/NAME/state.json   of the last start: number, process
-                             N.fifo  N.log  N.log.1 …  N.exit  N.error  N.json (how it was started)
+                             N.fifo  N.log  N.log.1 …  N.exit  N.error  N.message  N.json (how it was started)
 
 A record is written before what it tells of is done, so that a process without a record can only be one whose start was
 cut short; those are found by their mark.
@@ -131,6 +131,10 @@ class ContainerFolder:
         if message:
             return Ended(code, "StartError", state.started, finished, message)
         return Ended(code, "Error" if code else "Completed", state.started, finished)
+
+    def message_read(self, number: int) -> str:
+        """What a container wanted to be known of its end, as far as Kubernetes keeps it."""
+        return _text(self.file(number, "message"))
 
     def forget(self, before: int) -> None:
         """Remove the files of starts before this one."""

@@ -10,11 +10,12 @@ import signal
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from overlay import linux
-from overlay.cgroup import Limits, apply_groups, apply_groups_end, plan_groups
+from overlay.cgroup import Limits, apply_groups, apply_groups_end, killed_for_memory, plan_groups
 from overlay.container import CAPABILITIES, WAITER, ContainerSpec
 from overlay.container_root import Mount
 from overlay.launch import Launch
@@ -25,10 +26,12 @@ from supervisor_glue.api.status import Object
 from supervisor_glue.controllers.objects import name_of, namespace_of, spec_of, uid_of
 from supervisor_glue.controllers.quantity import milli, whole
 from supervisor_glue.spherelet.environment import pod_hostname
-from supervisor_glue.spherelet.logs import LogKeeper
+from supervisor_glue.spherelet.logs import LogKeeper, log_end
 from supervisor_glue.spherelet.records import (
+    UNKNOWN_CODE,
     ContainerFolder,
     ContainerState,
+    Ended,
     process_of,
     record_read,
     record_write,
@@ -37,6 +40,7 @@ from supervisor_glue.spherelet.settings import Settings
 from supervisor_glue.spherelet.volumes import apply_volumes_end
 
 HOST_IMAGE: Final = "host"
+MESSAGE_PATH: Final = "/dev/termination-log"
 _PATIENCE: Final = 10.0
 
 
@@ -151,10 +155,17 @@ class PodRuntime:
         state.starts, state.started = state.starts + 1, time.time()
         number = state.starts
         place.forget(number - 1)
+        told = place.file(number, "message")
+        told.touch()
+        os.chown(told, user_of(pod, container), -1)
+        target = str(container.get("terminationMessagePath") or MESSAGE_PATH)
+        mounts = [*mounts, Mount(source=str(told), target=target, read_only=False)]
         spec = self._spec(pod, container, place, number, command or list(SLEEP), environment, mounts)
         record_write(place.file(number, "json"), dict(spec))
         place.state_write(state)
         limits = limits_of(container)
+        groups = self._groups(name, limits)
+        apply_groups_end(groups, 0.0)  # what the start before was killed for is counted in them
         program = [sys.executable, "-S", "-m", "overlay.container", str(place.file(number, "json"))]
         key, _, value = place.mark_of(number).partition("=")
         launch = Launch(
@@ -165,7 +176,7 @@ class PodRuntime:
             command=["/bin/sh", "-c", WAITER, "sh", str(place.file(number, "exit")), *program],
             environment=self._marked(importing({"PATH": os.environ.get("PATH", os.defpath), key: value})),
             log=str(place.file(number, "fifo")),
-            cgroups=[str(group) for group in apply_groups(self._groups(name, limits), limits)],
+            cgroups=[str(group) for group in apply_groups(groups, limits)],
             join=sandbox.pid,
         )
         held = self.logs.begin(place.file(number, "fifo"), spec["user"])
@@ -197,11 +208,28 @@ class PodRuntime:
             environment=self._marked({**environment, key: value}),
             directory=str(container.get("workingDir") or "/"),
             capabilities=capabilities_of(context),
-            user=int(context.get("runAsUser") or 0),
-            group=int(context.get("runAsGroup") or context.get("fsGroup") or 0),
-            groups=[int(number) for number in context.get("supplementalGroups") or ()],
+            user=user_of(pod, container),
+            group=int(context.get("runAsGroup") or 0),
+            groups=groups_of(pod),
+            gains=context.get("allowPrivilegeEscalation") is not False,
+            read_only=bool(context.get("readOnlyRootFilesystem")),
             error=str(place.file(number, "error")),
         )
+
+    def container_ended(self, container: Object, state: ContainerState) -> Ended:
+        """How the current start ended; what it wanted to be known of that; whether it took too much memory."""
+        place = self.container(container["name"])
+        ended = place.ended_read(state, time.time())
+        if ended.code and killed_for_memory(self._groups(container["name"], limits_of(container))):
+            ended = replace(ended, code=UNKNOWN_CODE, reason="OOMKilled", message="")
+        message = ended.message or place.message_read(state.starts)
+        if not message and ended.code and container.get("terminationMessagePolicy") == "FallbackToLogsOnError":
+            message = log_end(place.log(state.starts))
+        return replace(ended, message=message)
+
+    def limits_missing(self, container: Object) -> list[str]:
+        """The limits of a container that this machine has no control group for."""
+        return plan_groups("", limits_of(container), self.settings.hierarchies)[1]
 
     def _groups(self, name: str, limits: Limits) -> list[Path]:
         return plan_groups(f"palisade-{self.uid}-{name}", limits, self.settings.hierarchies)[0]
@@ -215,6 +243,12 @@ class PodRuntime:
         if started.process is None:
             raise StartError(started.error)
         return started.process
+
+
+def user_of(pod: Object, container: Object) -> int:
+    """Whose number a container's processes have."""
+    context = {**(spec_of(pod).get("securityContext") or {}), **(container.get("securityContext") or {})}
+    return int(context.get("runAsUser") or 0)
 
 
 def container_process(waiter: Process) -> Process | None:
@@ -234,6 +268,13 @@ def container_signal(waiter: Process, number: signal.Signals) -> bool:
     """Send a signal to a container's command; False: there is none. Raises PermissionError."""
     process = container_process(waiter)
     return process is not None and linux.process_signal(process, number)
+
+
+def groups_of(pod: Object) -> list[int]:
+    """The further groups of a pod's processes; that of its volumes is one."""
+    context = spec_of(pod).get("securityContext") or {}
+    own = [context["fsGroup"]] if context.get("fsGroup") is not None else []
+    return [int(number) for number in (*own, *(context.get("supplementalGroups") or ()))]
 
 
 def limits_of(container: Object) -> Limits:

@@ -10,7 +10,8 @@ from typing import Final
 
 from supervisor_glue.api.client import Client
 from supervisor_glue.api.status import ApiError, Object
-from supervisor_glue.controllers.resources import CONFIG_MAPS, SECRETS
+from supervisor_glue.controllers.objects import name_of, namespace_of, spec_of, uid_of
+from supervisor_glue.controllers.resources import CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS
 
 REFRESH_SECONDS: Final = 5.0
 _NOT_FOUND: Final = 404
@@ -26,6 +27,7 @@ class Sources:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._tokens: dict[tuple[str, str, int], tuple[float, str]] = {}
         self._known: dict[tuple[str, str, str], tuple[float, dict[str, bytes] | None]] = {}
 
     async def data(self, kind: str, namespace: str, name: str, *, fresh: bool = False) -> dict[str, bytes] | None:
@@ -47,6 +49,37 @@ class Sources:
         if len(self._known) > 10_000:
             self._known = {key: value for key, value in self._known.items() if now - value[0] < REFRESH_SECONDS}
         return found
+
+    async def token(self, pod: Object, audience: str, seconds: int) -> str:
+        """A token of the pod's ServiceAccount, another one when four fifths of its life are over. Raises MissingError,
+        ApiError, ConnectionError."""
+        key, now = (uid_of(pod), audience, seconds), time.monotonic()
+        known = self._tokens.get(key)
+        if known is not None and now < known[0]:
+            return known[1]
+        account = str(spec_of(pod).get("serviceAccountName") or "default")
+        about = {"kind": "Pod", "apiVersion": "v1", "name": name_of(pod), "uid": uid_of(pod)}
+        asked: Object = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {
+                "audiences": [audience] if audience else [],
+                "expirationSeconds": seconds,
+                "boundObjectRef": about,
+            },
+        }
+        try:
+            made = await self._client.create(
+                SERVICE_ACCOUNTS, asked, namespace_of(pod), name=account, subresource="token"
+            )
+        except ApiError as error:
+            if error.code != _NOT_FOUND:
+                raise
+            raise MissingError(f'serviceaccount "{account}" not found') from None
+        token = str(made["status"]["token"])
+        self._tokens = {other: value for other, value in self._tokens.items() if now < value[0]}
+        self._tokens[key] = (now + 0.8 * seconds, token)
+        return token
 
     async def needed(self, kind: str, namespace: str, name: str, *, optional: bool = False) -> dict[str, bytes]:
         """As `data`. Raises MissingError where it has to be there and is not."""

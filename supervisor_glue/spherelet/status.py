@@ -89,7 +89,8 @@ def pod_status(
     ended = phase in ("Succeeded", "Failed")
     waiting = "ContainerCreating" if not init or initialized else "PodInitializing"
     statuses = [_container(item, seen, "PodInitializing" if init and not initialized else waiting) for item in main]
-    not_ready = [item["name"] for item in main if not seen.get(item["name"], NOT_SEEN).ready]
+    staying = [*(item for item in init if is_sidecar(item)), *main]
+    not_ready = [item["name"] for item in staying if not seen.get(item["name"], NOT_SEEN).ready]
     ready = initialized and not not_ready and not ended
     status: Object = {
         "phase": phase,

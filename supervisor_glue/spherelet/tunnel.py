@@ -19,7 +19,7 @@ from dfw.logs import get_logger
 from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.api.kinds import SPAN
 from supervisor_glue.api.status import ApiError, Object
-from supervisor_glue.spherelet.execute import NotRunningError, join_command, join_environment
+from supervisor_glue.spherelet.execute import NotRunningError, join_command, join_environment, join_wait
 from supervisor_glue.spherelet.logs import log_read, wanted_of
 from supervisor_glue.spherelet.pods import Pods
 from supervisor_glue.spherelet.worker import PodWorker
@@ -176,6 +176,7 @@ class TunnelEnd:
         container = worker.containers.get(asked["container"])
         if container is None:
             raise NotRunningError(f"container {asked['container']} is not running")
+        await join_wait(container.state)
         terminal = bool(asked.get("tty"))
         command = join_command(worker.runtime, asked["container"], container.state, asked["command"], terminal=terminal)
         if terminal:

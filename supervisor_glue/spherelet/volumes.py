@@ -20,11 +20,12 @@ from overlay.container_root import Mount
 from supervisor_glue.api.status import Object
 from supervisor_glue.controllers.objects import namespace_of, spec_of
 from supervisor_glue.controllers.quantity import whole
-from supervisor_glue.spherelet.environment import field_value, resource_value
+from supervisor_glue.spherelet.environment import expanded, field_value, resource_value
 from supervisor_glue.spherelet.sources import MissingError, Sources
 
 _DATA: Final = "..data"
 _MODE: Final = 0o644
+_TOKEN_SECONDS: Final = 3600
 
 
 class File(NamedTuple):
@@ -48,6 +49,11 @@ async def volume_files(pod: Object, volume: Mapping[str, Any], sources: Sources)
             for kind in ("configMap", "secret", "downwardAPI"):
                 if source.get(kind):
                     found |= await _files_of(pod, kind, source[kind], projected.get("defaultMode"), sources)
+            asked = source.get("serviceAccountToken")
+            if asked:
+                seconds = int(asked.get("expirationSeconds") or _TOKEN_SECONDS)
+                token = await sources.token(pod, asked.get("audience") or "", seconds)
+                found[asked["path"]] = File(token.encode(), int(projected.get("defaultMode") or _MODE))
         return found
     kinds = ", ".join(sorted(set(volume) - {"name"}))
     raise MissingError(f'volume "{volume["name"]}": {kinds or "no source"} is not supported')
@@ -79,8 +85,9 @@ def _downward(pod: Object, item: Mapping[str, Any]) -> bytes:
     return resource_value(pod, {}, item["resourceFieldRef"]).encode()
 
 
-def apply_files(folder: Path, files: Mapping[str, File]) -> bool:
-    """Make a folder hold these files, all at once. Whether anything changed. Raises OSError, MissingError."""
+def apply_files(folder: Path, files: Mapping[str, File], group: int | None = None) -> bool:
+    """Make a folder hold these files, all at once; `group` may read them. Whether anything changed. Raises OSError,
+    MissingError."""
     digest = _digest(files)
     link = folder / _DATA
     if link.is_symlink() and os.readlink(link) == f"..{digest}":
@@ -95,7 +102,9 @@ def apply_files(folder: Path, files: Mapping[str, File]) -> bool:
         place = state / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_bytes(file.content)
-        place.chmod(file.mode)
+        place.chmod(file.mode if group is None else file.mode | 0o440)
+        if group is not None:
+            os.chown(place, -1, group)
     state.mkdir(exist_ok=True)
     fresh = folder / f"..new-{secrets.token_hex(4)}"
     fresh.symlink_to(state.name)
@@ -121,15 +130,19 @@ def _digest(files: Mapping[str, File]) -> str:
     return digest.hexdigest()[:32]
 
 
-def apply_empty(folder: Path, volume: Mapping[str, Any]) -> None:
-    """An emptyDir: a folder, or memory. Raises OSError."""
+def apply_empty(folder: Path, volume: Mapping[str, Any], group: int | None = None) -> None:
+    """An emptyDir: a folder, or memory; what is made in it belongs to `group`. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
     source = volume.get("emptyDir") or {}
     if source.get("medium") == "Memory" and not os.path.ismount(folder):
         limit = f",size={whole(source['sizeLimit'])}" if source.get("sizeLimit") else ""
         flags = linux.MS_NOSUID | linux.MS_NODEV
         linux.mount("palisade-volume", str(folder), "tmpfs", flags, f"mode=1777{limit}")
-    folder.chmod(0o1777)
+    if group is None:
+        folder.chmod(0o1777)
+        return
+    os.chown(folder, -1, group)
+    folder.chmod(0o3777)
 
 
 def apply_volumes_end(folder: Path) -> None:
@@ -140,8 +153,8 @@ def apply_volumes_end(folder: Path) -> None:
                 linux.umount(str(volume), linux.MNT_DETACH)
 
 
-def mounts_of(pod: Object, container: Object, folder: Path) -> list[Mount]:
-    """Where a container sees which volume. Raises MissingError."""
+def mounts_of(pod: Object, container: Object, folder: Path, environment: Mapping[str, str]) -> list[Mount]:
+    """Where a container sees which volume. `environment`: its own, that a subPathExpr may name. Raises MissingError."""
     volumes = {volume["name"]: volume for volume in spec_of(pod).get("volumes") or ()}
     found = []
     for mount in container.get("volumeMounts") or ():
@@ -149,7 +162,7 @@ def mounts_of(pod: Object, container: Object, folder: Path) -> list[Mount]:
         if volume is None:
             raise MissingError(f'volume "{mount["name"]}" not found')
         source = folder / mount["name"]
-        part = mount.get("subPath") or ""
+        part = mount.get("subPath") or expanded(mount.get("subPathExpr") or "", environment)
         if ".." in part.split("/") or part.startswith("/"):
             raise MissingError(f"invalid subPath {part!r}")
         if part:

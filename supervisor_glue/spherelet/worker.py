@@ -27,7 +27,7 @@ from supervisor_glue.controllers.objects import (
 from supervisor_glue.controllers.resources import PODS
 from supervisor_glue.spherelet.attachments import Attachments
 from supervisor_glue.spherelet.containers import PROBES, Container
-from supervisor_glue.spherelet.environment import command_of, environment_of
+from supervisor_glue.spherelet.environment import command_of, environment_of, supported_check
 from supervisor_glue.spherelet.logs import LogKeeper
 from supervisor_glue.spherelet.network import CardWatch
 from supervisor_glue.spherelet.records import Ended
@@ -98,9 +98,8 @@ class PodWorker:
         finally:
             self._card_close()
             for container in self.containers.values():
-                for task in (*container.probers, container.watcher, container.killing):
-                    if task is not None:
-                        task.cancel()
+                for task in container.tasks():
+                    task.cancel()
 
     def update(self, pod: Object | None) -> None:
         """The API says so."""
@@ -127,8 +126,11 @@ class PodWorker:
         if not self.runtime.is_host_network:
             self.attachments.put(self.port, str(self.runtime.netns))
         if await self._networked(pod, pauses) and await self._volumes(pod, pauses):
-            initialized = await self._init(pod, sandbox, pauses)
-            if initialized:
+            is_done = self._is_done(pod)
+            if is_done:
+                await self._besides_stop(self.grace(pod))
+            initialized = is_done or await self._init(pod, sandbox, pauses)
+            if initialized and not is_done:
                 for container in self.containers.values():
                     if not container.is_init:
                         await self._container(pod, sandbox, container, pauses)
@@ -181,6 +183,7 @@ class PodWorker:
         if not volumes:
             return True
         is_changing = any("emptyDir" not in volume for volume in volumes)
+        group = (spec_of(pod).get("securityContext") or {}).get("fsGroup")
         left = self._refreshed + REFRESH_SECONDS - now
         if self._refreshed and left > 0:
             if is_changing:
@@ -188,12 +191,12 @@ class PodWorker:
             return True
         try:
             for volume in volumes:
-                files = await volume_files(pod, volume, self.sources)
+                files = await volume_files(self._known(pod), volume, self.sources)
                 folder = self.runtime.volumes / volume["name"]
                 if files is None:
-                    await self.blocking(lambda folder=folder, volume=volume: apply_empty(folder, volume))  # type: ignore[misc]
+                    await self.blocking(lambda folder=folder, volume=volume: apply_empty(folder, volume, group))  # type: ignore[misc]
                 else:
-                    await self.blocking(lambda folder=folder, files=files: apply_files(folder, files))  # type: ignore[misc]
+                    await self.blocking(lambda folder=folder, files=files: apply_files(folder, files, group))  # type: ignore[misc]
         except MissingError as error:
             pauses.append(RETRY_SECONDS)
             await self._tell("FailedMount", str(error))
@@ -222,6 +225,22 @@ class PodWorker:
             return False
         return True
 
+    def _is_done(self, pod: Object) -> bool:
+        """Whether all containers that are no sidecars have ended for good."""
+        main = [container for container in self.containers.values() if not container.is_init]
+        return bool(main) and all(
+            container.state.ended is not None
+            and start_in(container.state, policy_of(pod, container.spec, is_init=False), time.time()) is None
+            for container in main
+        )
+
+    async def _besides_stop(self, grace: float) -> None:
+        """Those that stay beside the others end after them, the last one first."""
+        end = time.monotonic() + grace
+        for container in reversed(self.containers.values()):
+            if is_sidecar(container.spec):
+                await container.stop(max(0.0, end - time.monotonic()))
+
     async def _container(self, pod: Object, sandbox: Process, container: Container, pauses: list[float]) -> None:
         """Start it where that is its turn."""
         policy = policy_of(pod, container.spec, is_init=container.is_init)
@@ -237,8 +256,9 @@ class PodWorker:
                 await self.event(pod, "Warning", "BackOff", f"Back-off restarting failed container {container.name}")
             return
         try:
-            environment = await environment_of(pod, container.spec, self.sources)
-            mounts = mounts_of(pod, container.spec, self.runtime.volumes)
+            supported_check(pod, container.spec)
+            environment = await environment_of(self._known(pod), container.spec, self.sources)
+            mounts = mounts_of(pod, container.spec, self.runtime.volumes, environment)
             hosts = await self.blocking(lambda: self._hosts_file(pod))
         except MissingError as error:
             container.waiting = ("CreateContainerConfigError", str(error))
@@ -262,8 +282,21 @@ class PodWorker:
             return
         container.waiting = None
         self.log.info("container.started", container=container.name, starts=state.starts)
-        container.watch()
+        container.begin()
         await self.event(pod, "Normal", "Started", f"Started container {container.name}")
+        missing = self.runtime.limits_missing(container.spec)
+        if missing:
+            what = " and ".join(missing)
+            told = f"This host has no control groups for {what}: container {container.name} is not limited"
+            await self.event(pod, "Warning", "LimitNotEnforced", told)
+
+    def _known(self, pod: Object) -> Object:
+        """The pod with what its host knows, whether or not that is told already."""
+        host = self.settings.address
+        own: Object = {"hostIP": host} if host else {}
+        if self.runtime.is_host_network and host:
+            own |= {"podIP": host, "podIPs": [{"ip": host}]}
+        return {**pod, "status": {**status_of(pod), **own}}
 
     def _hosts_file(self, pod: Object) -> Path:
         """/etc/hosts of the pod's containers."""
@@ -290,11 +323,9 @@ class PodWorker:
             await self._adopt(self.last)
         grace = FORCED_GRACE if pod is None else self.grace(pod)
         main = [container for container in self.containers.values() if not is_sidecar(container.spec)]
-        beside = [container for container in self.containers.values() if is_sidecar(container.spec)]
         end = time.monotonic() + grace
-        for group in (main, beside):  # those that stay beside the others end last
-            left = max(0.0, end - time.monotonic())
-            await asyncio.gather(*(container.stop(left) for container in group))
+        await asyncio.gather(*(container.stop(grace) for container in main))
+        await self._besides_stop(max(0.0, end - time.monotonic()))
         await self._sandbox_stop()
         if pod is not None:
             await self._goodbye(pod)

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import time
+from base64 import b64decode
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 import pytest
 
 from overlay import linux
+from overlay.cgroup import Limits, plan_groups, read_hierarchies
 from tests.support.control_plane import PATIENCE, ControlPlane, control_plane
 from tests.support.kubectl import Kubectl, kubectl_path
 from tests.support.patience import until
@@ -205,6 +207,137 @@ def test_restarts_and_probes(kubectl: Kubectl, namespace: str, put: Put) -> None
     missing = put("missing", {"containers": [{"name": "main", "image": "host", "command": ["no-such"]}]}, backs_off)
     told = missing["status"]["containerStatuses"][0]["lastState"]["terminated"]
     assert told["exitCode"] == 128 and "no-such" in told["message"]
+
+
+def events(kubectl: Kubectl, namespace: str, name: str) -> dict[str, tuple[int, str]]:
+    """By reason: how often, and the words."""
+    items = json.loads(kubectl("get", "events", "-n", namespace, "-o", "json").out)["items"]
+    own = [item for item in items if item["involvedObject"]["name"] == name]
+    return {item["reason"]: (item["count"], item["message"]) for item in own}
+
+
+def test_volumes_of_all_kinds_and_their_changes(kubectl: Kubectl, namespace: str, put: Put) -> None:
+    there = ("-n", namespace)
+    kubectl("create", "configmap", "settings", *there, "--from-literal=a=first", "--from-literal=b=other")
+    kubectl("create", "serviceaccount", "default", *there)  # no controllers are here
+    own = {"serviceAccountToken": {"path": "token", "audience": "somebody"}}
+    limit = {"path": "memory", "resourceFieldRef": {"containerName": "main", "resource": "limits.memory"}}
+    fields = {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}, limit]}}
+    mode = {"key": "a", "path": "in/a", "mode": 0o400}
+    volumes = [
+        {"name": "some", "configMap": {"name": "settings", "items": [mode]}},
+        {"name": "all", "projected": {"sources": [own, fields, {"configMap": {"name": "settings"}}]}},
+        {"name": "none", "secret": {"secretName": "nobody", "optional": True}},
+        {"name": "memory", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+        {"name": "empty", "emptyDir": {}},
+    ]
+    mounts = [{"name": volume["name"], "mountPath": f"/v/{volume['name']}"} for volume in volumes]
+    mounts.append({"name": "empty", "mountPath": "/v/part", "subPathExpr": "of-$(ME)"})
+    script = """
+        echo dir $(pwd) who $(id -u):$(id -g):$(id -G | tr ' ' ,) host $HOST
+        echo file $(cat /v/some/in/a) $(stat -Lc %a /v/some/in/a) $(ls /v/some) none $(ls /v/none | wc -l)
+        echo token $(cut -d. -f2 /v/all/token | tr _- /+)
+        echo fields $(cat /v/all/labels) $(($(cat /v/all/memory) > 1000000))
+        head -c 2000000 /dev/zero >/v/memory/much 2>/dev/null; echo much $(stat -c %s /v/memory/much)
+        touch /v/part/x && echo part $(ls /v/empty/*) $(stat -c %g /v/part/x)
+        touch /x /tmp/x 2>/dev/null || echo read-only; echo x >/dev/null && echo device
+        until [ "$(cat /v/all/a)" = second ]; do sleep 0.05; done
+        echo changed $(cat /v/some/in/a); printf bye >/dev/termination-log; exit 3
+    """
+    environment = [
+        {"name": "ME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": "HOST", "valueFrom": {"fieldRef": {"fieldPath": "status.hostIP"}}},
+    ]
+    more: dict[str, Any] = {"volumeMounts": mounts, "env": environment, "workingDir": "/srv/not/there"}
+    more["securityContext"] = {"readOnlyRootFilesystem": True, "runAsNonRoot": True}
+    pod = {
+        "restartPolicy": "Never",
+        "containers": [shell(script, **more)],
+        "volumes": volumes,
+        "securityContext": {"runAsUser": 1234, "runAsGroup": 5678, "fsGroup": 4321},
+    }
+    put("reader", pod, is_ready)
+    patch = json.dumps({"data": {"a": "second"}})
+    until(lambda: "device" in kubectl("logs", "reader", *there).out, "it does not get through")
+    kubectl("patch", "configmap", "settings", *there, "--type=merge", "-p", patch)
+    ended = reaches(kubectl, namespace, "reader", phase("Failed"))
+    lines = [line.split() for line in kubectl("logs", "reader", *there).out.splitlines()]
+    said = {words[0]: words[1:] for words in lines}
+    assert said["dir"] == ["/srv/not/there", "who", "1234:5678:5678,4321", "host", "127.0.0.1"]
+    assert said["file"] == ["first", "440", "in", "none", "0"]  # its group may read it, too
+    claims = json.loads(b64decode(said["token"][0] + "=="))
+    assert claims["sub"] == f"system:serviceaccount:{namespace}:default" and claims["aud"] == ["somebody"]
+    assert said["fields"] == ['app="reader"', "1"] and said["much"] == [str(1 << 20)]
+    assert said["part"] == ["x", "4321"] and "read-only" in said and "device" in said
+    assert said["changed"] == ["second"]  # all volumes are changed in one go: what is seen first is not the last
+    last = ended["status"]["containerStatuses"][0]["state"]["terminated"]
+    assert (last["exitCode"], last["message"]) == (3, "bye")
+
+
+def test_what_begins_and_ends_beside_a_container(
+    kubectl: Kubectl, namespace: str, put: Put, host: tuple[ControlPlane, Spherelet]
+) -> None:
+    """A sidecar is started before and ended after the others; hooks run; who fails says why."""
+    mount = {"name": "shared", "mountPath": "/shared"}
+    order = "/shared/order"
+    hooks = {
+        "postStart": {"exec": {"command": ["sh", "-c", f"until grep main {order}; do :; done; echo post >>{order}"]}},
+        "preStop": {"exec": {"command": ["sh", "-c", f"echo never >>{order}"]}},
+    }
+    beside = (
+        f"trap 'echo term >>{order}; exit 0' TERM; echo beside >>{order}; touch /tmp/up; while :; do sleep 0.05; done"
+    )
+    main = f"echo main >>{order}; until grep -q post {order}; do sleep 0.05; done; echo the end; exit 1"
+    up = {"exec": {"command": ["test", "-e", "/tmp/up"]}, "periodSeconds": 1}
+    before = {"exec": {"command": ["sh", "-c", "echo pre >>/shared/order"]}}
+    spec = {
+        "restartPolicy": "Never",
+        "initContainers": [
+            {**shell("echo first >>/shared/order", volumeMounts=[mount]), "name": "first"},
+            {
+                **shell(beside, volumeMounts=[mount], startupProbe=up, lifecycle={"preStop": before}),
+                "name": "beside",
+                "restartPolicy": "Always",
+            },
+            {**shell("echo second >>/shared/order", volumeMounts=[mount]), "name": "second"},
+        ],
+        "containers": [
+            shell(
+                main,
+                volumeMounts=[mount],
+                lifecycle=hooks,
+                terminationMessagePolicy="FallbackToLogsOnError",
+            )
+        ],
+        "volumes": [{"name": "shared", "emptyDir": {}}],
+    }
+    pod = put("beside", spec, phase("Failed"))
+    assert pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"] == "the end\n"
+    states = {item["name"]: item["state"]["terminated"] for item in pod["status"]["initContainerStatuses"]}
+    assert {name: state["exitCode"] for name, state in states.items()} == {"first": 0, "beside": 0, "second": 0}
+    found = (host[1].run / "pods" / pod["metadata"]["uid"] / "volumes/shared/order").read_text().split()
+    assert found == ["first", "beside", "second", "main", "post", "pre", "term"]
+
+
+def test_unhealthy_containers_and_what_cannot_be_done(kubectl: Kubectl, namespace: str, put: Put) -> None:
+    """Each failure of a probe counts in one Event; what takes too much memory is told from what fails."""
+    probe = {"tcpSocket": {"port": 1}, "periodSeconds": 1, "failureThreshold": 3}
+    alive = {"name": "main", "image": "host", "livenessProbe": probe}
+    watched = {"containers": [alive], "terminationGracePeriodSeconds": 0}
+    put("ill", watched, lambda pod: pod["status"].get("containerStatuses", [{}])[0].get("restartCount"))
+    told = until(lambda: "Killing" in (found := events(kubectl, namespace, "ill")) and found, "no Event")
+    assert told["Killing"][1] == "Container main failed liveness probe, will be restarted"
+    assert told["Unhealthy"][0] >= 3 and told["Unhealthy"][1].startswith("Liveness probe failed: ")
+    grpc = {"name": "main", "image": "host", "readinessProbe": {"grpc": {"port": 1}}}
+    put("asks", {"containers": [grpc]}, lambda pod: "readinessProbe.grpc" in json.dumps(pod["status"]))
+    greedy = shell("head -c 300m /dev/zero | tail", resources={"limits": {"memory": "30Mi"}})
+    if "memory" in plan_groups("", Limits(1), read_hierarchies())[1]:
+        put("greedy", {"containers": [shell("sleep 1000", resources=greedy["resources"])]}, is_ready)
+        until(lambda: "LimitNotEnforced" in events(kubectl, namespace, "greedy"), "no Event")
+        return
+    pod = put("greedy", {"containers": [greedy], "restartPolicy": "Never"}, phase("Failed"))
+    ended = pod["status"]["containerStatuses"][0]["state"]["terminated"]
+    assert (ended["reason"], ended["exitCode"]) == ("OOMKilled", 137)
 
 
 TALKER = "for i in 1 2 3; do echo line $i; done; echo oops >&2; while [ ! -e /tmp/end ]; do sleep 0.05; done; echo last"

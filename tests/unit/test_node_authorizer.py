@@ -89,6 +89,14 @@ def test_secrets_are_read_one_at_a_time_by_who_runs_their_pods(authorizer: Autho
     )
 
 
+def test_tokens_are_those_of_its_pods_accounts(authorizer: Authorizer) -> None:
+    authorizer.put(pod("api", "esx-1", serviceAccountName="robot"))
+    for account, allowed in (("robot", True), ("default", True), ("other", False)):
+        assert may(authorizer, "create", "serviceaccounts/token", account, namespace="shop") == allowed
+    assert not may(authorizer, "create", "serviceaccounts/token", "robot", namespace="other")
+    assert not any(may(authorizer, verb, "serviceaccounts", "robot", namespace="shop") for verb in VERBS)
+
+
 def test_what_a_pod_uses_goes_with_its_last_user(authorizer: Authorizer) -> None:
     def allowed() -> bool:
         return may(authorizer, "get", "secrets", "mine", namespace="shop")
@@ -248,7 +256,7 @@ def test_every_place_where_a_pod_names_a_secret_or_config_map() -> None:
         ],
         imagePullSecrets=[{"name": "s6"}],
     )
-    named = {(resource, name) for resource, _, name in pod_references(item)}
+    named = {(resource, name) for resource, _, name in pod_references(item)} - {("serviceaccounts", "default")}
     assert named == {("secrets", f"s{number}") for number in range(1, 7)} | {
         ("configmaps", f"c{number}") for number in (1, 2, 3, 5)
     }
