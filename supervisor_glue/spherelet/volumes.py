@@ -130,6 +130,15 @@ def _digest(files: Mapping[str, File]) -> str:
     return digest.hexdigest()[:32]
 
 
+def apply_empties(pod: Object, folder: Path) -> None:
+    """A pod's emptyDirs, before its sandbox is there: what is mounted later its mount namespace does not have. Raises
+    OSError."""
+    spec = spec_of(pod)
+    for volume in spec.get("volumes") or ():
+        if "emptyDir" in volume:
+            apply_empty(folder / volume["name"], volume, (spec.get("securityContext") or {}).get("fsGroup"))
+
+
 def apply_empty(folder: Path, volume: Mapping[str, Any], group: int | None = None) -> None:
     """An emptyDir: a folder, or memory; what is made in it belongs to `group`. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -168,8 +177,9 @@ def mounts_of(pod: Object, container: Object, folder: Path, environment: Mapping
         if part:
             whole_volume, source = source.resolve(), source / part
             is_within = source.resolve().is_relative_to(whole_volume)
-            if is_within and "emptyDir" in volume:
-                source.mkdir(parents=True, exist_ok=True)
+            if is_within and "emptyDir" in volume and not source.exists():
+                source.mkdir(parents=True)
+                source.chmod(whole_volume.stat().st_mode & 0o7777)  # whoever may write to the volume may write here
             if not is_within or not source.exists():
                 raise MissingError(f'subPath "{part}" of volume "{mount["name"]}" is not there')
         read_only = bool(mount.get("readOnly")) or "emptyDir" not in volume

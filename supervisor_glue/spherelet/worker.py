@@ -35,7 +35,7 @@ from supervisor_glue.spherelet.runtime import PodRuntime, StartError
 from supervisor_glue.spherelet.settings import Settings
 from supervisor_glue.spherelet.sources import REFRESH_SECONDS, MissingError, Sources
 from supervisor_glue.spherelet.status import failures_next, is_sidecar, pod_status, policy_of, start_in
-from supervisor_glue.spherelet.volumes import apply_empty, apply_files, mounts_of, volume_files
+from supervisor_glue.spherelet.volumes import apply_empties, apply_files, mounts_of, volume_files
 
 _Result = TypeVar("_Result")
 RETRY_SECONDS: Final = 2.0
@@ -122,6 +122,7 @@ class PodWorker:
         pauses: list[float] = []
         initialized = not spec_of(pod).get("initContainers")
         if sandbox is None:
+            await self.blocking(lambda: apply_empties(pod, self.runtime.volumes))
             sandbox = await self.blocking(lambda: self.runtime.sandbox_start(pod))
         if not self.runtime.is_host_network:
             self.attachments.put(self.port, str(self.runtime.netns))
@@ -193,9 +194,7 @@ class PodWorker:
             for volume in volumes:
                 files = await volume_files(self._known(pod), volume, self.sources)
                 folder = self.runtime.volumes / volume["name"]
-                if files is None:
-                    await self.blocking(lambda folder=folder, volume=volume: apply_empty(folder, volume, group))  # type: ignore[misc]
-                else:
+                if files is not None:
                     await self.blocking(lambda folder=folder, files=files: apply_files(folder, files, group))  # type: ignore[misc]
         except MissingError as error:
             pauses.append(RETRY_SECONDS)
