@@ -22,6 +22,7 @@ from overlay.namespace import (
     apply_namespace_end,
     apply_room,
     apply_room_end,
+    mounts_end,
     namespace_exists,
     namespace_ids,
 )
@@ -234,17 +235,22 @@ def apply_down(paths: LabPaths, record: LabRecord | None, steps: Steps) -> list[
     notes += _strangers(paths)
     with steps.step("namespaces", len(namespace_ids(paths.room))):
         apply_room_end(paths.room)
+        mounts_end(paths.folder)
     folder_remove(paths)
     return notes
 
 
 def _groups(paths: LabPaths, record: LabRecord | None) -> list[Path]:
-    """The lab's control groups; where its record was lost, by their names, but none that may be another lab's."""
+    """The lab's control groups; where its record was lost, by their names, but none that may be another lab's. Those of
+    a Supervisor's pods have their uids in their names."""
+    found = read_hierarchies()
+    pods = [path.name for path in paths.folder.glob("hosts/*/spherelet/pods/*")]
+    supervised = [group for uid in pods for group in groups_named(f"palisade-{uid}-", found)]
     if record is not None:
-        return [Path(group) for pod in record.pods.values() for group in pod.groups]
+        return supervised + [Path(group) for pod in record.pods.values() for group in pod.groups]
     others = tuple(group_name(other, "") for other in labs_list() if other.name.startswith(f"{paths.name}-"))
-    found = groups_named(group_name(paths, ""), read_hierarchies())
-    return [group for group in found if not (others and group.name.startswith(others))]
+    own = groups_named(group_name(paths, ""), found)
+    return supervised + [group for group in own if not (others and group.name.startswith(others))]
 
 
 def _strangers(paths: LabPaths) -> list[str]:

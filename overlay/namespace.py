@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -108,6 +109,17 @@ def apply_room_end(directory: Path) -> None:
         linux.umount(str(directory), linux.MNT_DETACH)
     if directory.is_dir():
         directory.rmdir()
+
+
+def mounts_end(folder: Path) -> None:
+    """Take away what is mounted below a folder: pods' volumes in memory. Raises OSError."""
+    points = []
+    for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+        place = Path(re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), line.split()[4]))
+        if folder in place.parents:
+            points.append(place)
+    for place in sorted(points, reverse=True):
+        linux.umount(str(place), linux.MNT_DETACH)
 
 
 def namespace_ids(directory: Path) -> dict[int, str]:

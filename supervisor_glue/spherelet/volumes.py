@@ -156,10 +156,14 @@ def apply_empty(folder: Path, volume: Mapping[str, Any], group: int | None = Non
 
 def apply_volumes_end(folder: Path) -> None:
     """Remove a pod's volumes. Raises OSError."""
-    if folder.is_dir():
-        for volume in folder.iterdir():
-            while os.path.ismount(volume):
-                linux.umount(str(volume), linux.MNT_DETACH)
+    for volume in folder.iterdir() if folder.is_dir() else ():
+        while os.path.ismount(volume):
+            for entry in volume.iterdir():  # pods that began meanwhile have the mount, too, and would keep its memory
+                if entry.is_dir() and not entry.is_symlink():
+                    shutil.rmtree(entry, ignore_errors=True)
+                else:
+                    entry.unlink(missing_ok=True)
+            linux.umount(str(volume), linux.MNT_DETACH)
 
 
 def mounts_of(pod: Object, container: Object, folder: Path, environment: Mapping[str, str]) -> list[Mount]:

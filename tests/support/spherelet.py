@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from overlay import linux
-from overlay.namespace import apply_room_end
+from overlay.cgroup import apply_groups_end, groups_named, read_hierarchies
+from overlay.namespace import apply_room_end, mounts_end
 from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.auth.kubeconfig import Kubeconfig, kubeconfig_read, kubeconfig_write
 from supervisor_glue.auth.pki import authority_open, client_issue
@@ -99,6 +100,9 @@ def spherelet(plane: ControlPlane, folder: Path, host: str, *more: str) -> Itera
         for process in linux.processes_marked(running.mark):
             linux.process_signal(process, signal.SIGKILL)
         apply_room_end(running.room)
+        mounts_end(running.run)
+        pods = [path.name for path in (running.run / "pods").glob("*")]
+        apply_groups_end([group for uid in pods for group in groups_named(f"palisade-{uid}-", read_hierarchies())])
 
 
 def bind(kubectl: Kubectl, namespace: str, pod: str, host: str) -> None:
