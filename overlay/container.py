@@ -28,14 +28,15 @@ FAILED: Final = 128
 """The exit code of a container that could not begin, as container runtimes have it."""
 
 # Runs a container's command and writes its exit code to a file; what the command left running ends with it. It is a
-# shell, because one waits beside every container, however long that lives, and a Python would take 8 MB each time.
+# shell, because one waits beside every container, however long that lives, and a Python would take 8 MB each time. It
+# never has another child: who kills the container's command looks for that among them.
 WAITER: Final = """\
 code=$1; shift
 "$@" &
 child=$!
 wait $child; ended=$?
 kill -KILL -$child 2>/dev/null
-echo $ended >"$code.new" && mv "$code.new" "$code"
+echo $ended >"$code"
 """
 CAPABILITIES: Final = frozenset({0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31})
 """What a container has that asks for nothing: container runtimes' usual set (chown, dac_override, fowner, fsetid, kill,
