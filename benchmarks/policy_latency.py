@@ -20,6 +20,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import socket
 import statistics
 import struct
@@ -66,6 +67,8 @@ class Change(NamedTuple):
 def probe(told: dict[str, Any], out: Path) -> None:
     """Send from all namespaces once a tick, note what arrives, until standard input ends."""
     from overlay.namespace import namespace_entered
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # whoever started it ends it, and wants what it has noted
 
     def opened(netns: str) -> socket.socket:
         with namespace_entered(Path(netns)):

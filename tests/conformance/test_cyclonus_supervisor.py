@@ -13,13 +13,18 @@ import copy
 import gzip
 import ipaddress
 import json
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
+from dfw import cli
 from dfw.model import PROTO_SCTP, PROTO_TCP, PROTO_UDP, Family
+from dfw.schema import schema_files
 from overlay.connect import Attempt, apply_attempts
 from supervisor_glue.controllers.resources import NETWORK_POLICIES, PODS
 from tests.conformance.test_cyclonus import VERDICTS
@@ -146,7 +151,9 @@ def rounds(cases: Sequence[dict[str, Any]]) -> Iterator[dict[str, dict[str, Any]
         yield dict(zip(WORLDS, cases[start : start + len(WORLDS)], strict=False))
 
 
-def test_live_pods_of_a_supervisor_reach_what_cyclonus_says(shared_data: Path, long_run: bool) -> None:
+def test_live_pods_of_a_supervisor_reach_what_cyclonus_says(
+    shared_data: Path, long_run: bool, capfd: pytest.CaptureFixture[str]
+) -> None:
     cases = cases_read(shared_data)
     simple = [case for case in cases if len(case["steps"]) == 1]
     wrong: list[str] = []
@@ -163,11 +170,44 @@ def test_live_pods_of_a_supervisor_reach_what_cyclonus_says(shared_data: Path, l
             wrong += judged(lab, steps, addresses)
             count += sum(row["from"] != row["to"] for step in steps.values() for row in step["expected"])
             lab.delete(made)
+        lab.apply(policies(cases[0]["steps"][0], WORLDS[0], blocks[WORLDS[0]]))
+        lab.reaches(NETWORK_POLICIES, lambda items: len(items) == 1 and holds(items[0], "Realized"))
+        commands_agree(capfd, addresses)
+        lab.kubectl("delete", "networkpolicy", "-n", f"z{WORLDS[0]}", "--all")
         for case in (case for case in cases if long_run and len(case["steps"]) > 1):
             wrong += steps_judged(lab, case, WORLDS[0], blocks[WORLDS[0]])
             count += sum(row["from"] != row["to"] for step in case["steps"] for row in step["expected"])
     assert not wrong, "\n".join(wrong[:20])
     assert count == (JUDGEMENTS if long_run else REPRESENTATIVE * 9 * 8 * 6)
+
+
+def commands_agree(capfd: pytest.CaptureFixture[str], addresses: Mapping[str, str]) -> None:
+    """`lab probe`, `lab status`, `lab exec` and `show` with the first case's policy in force: it isolates one pod."""
+
+    def told(*arguments: str) -> Any:
+        capfd.readouterr()
+        status = cli.run([*arguments, "-o", "json"])
+        said = json.loads(capfd.readouterr().out)
+        assert status == 0, (
+            said if arguments[1] == "status" else [r for r in said if r.get("expected") != r.get("observed")]
+        )
+        return said
+
+    target = f"z{WORLDS[0]}/a"
+    rows = told("lab", "probe", "-q", "--ports", "tcp/80,sctp/81")
+    assert len(rows) == 2 * len(addresses) ** 2
+    denied = [row for row in rows if row["observed"] == "denied"]
+    assert denied and {target} == {end for row in denied for end in (row["from"], row["to"]) if end == target}
+    assert all(target in (row["from"], row["to"]) for row in denied)
+    status = told("lab", "status")
+    jsonschema.validate(status, json.loads(schema_files()["lab-status"].read_text()))
+    assert {item["name"] for item in status["pods"] if item["state"] == "running"} == set(addresses)
+    assert status["supervisor"]["server"].startswith("https://") and sum(h["vnics"] for h in status["hosts"]) == 27
+    assert f"np/z{WORLDS[0]}/base/ingress/0" in {row["rule_path"] for row in told("show", "rules")}
+    assert {row["vnic"] for row in told("show", "vnics")} == set(addresses)
+    line = [sys.executable, "-m", "dfw", "lab", "exec", target, "--", "sh", "-c", "hostname; exit 3"]
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (3, "a\n"), done.stderr
 
 
 def steps_judged(lab: SupervisorLab, case: Mapping[str, Any], world: str, blocks: Sequence[str]) -> list[str]:
