@@ -46,6 +46,7 @@ class ControlPlane:
 
     folder: Path
     cidr: str
+    only_span: bool = False
     port: int = 0
     process: subprocess.Popen[bytes] | None = None
 
@@ -65,8 +66,11 @@ class ControlPlane:
                 self.port = free.getsockname()[1]
         self.kubeconfig.unlink(missing_ok=True)
         command = [sys.executable, "-m", "tests.support.simulated_control", str(self.folder / "data"), str(self.port)]
+        command += [str(self.kubeconfig), self.cidr, *["span"] * self.only_span]
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen([*command, str(self.kubeconfig), self.cidr], stderr=log)
+            self.process = subprocess.Popen(
+                [*command, str(self.kubeconfig), self.cidr, *["span"] * self.only_span], stderr=log
+            )
         await until(lambda: self.kubeconfig.exists() or (self.process and self.process.poll() is not None), 0.02)
         assert self.kubeconfig.exists(), (self.folder / "log").read_text()[-2000:]
 
@@ -97,6 +101,7 @@ class Run:
     load: Load
     control: ControlPlane
     client: HttpClient
+    uids: dict[str, str]
     hosts: list[SimulatedHost] = field(default_factory=list)
     result: dict[str, Any] = field(default_factory=dict)
     random: random.Random = field(default_factory=lambda: random.Random(1))
@@ -189,9 +194,10 @@ async def cut(run: Run) -> None:
     for number, (namespace, name) in enumerate(run.random.sample(pods, min(MOST_CHANGED, len(pods)))):
         await run.client.patch(PODS, name, {"metadata": {"labels": {"app": "web" if number % 2 else "db"}}}, namespace)
     namespace = next(iter(run.load.pods))
-    await run.client.create(PODS, run.load.pod(namespace, "late"), namespace)
-    run.load.pods[namespace].append("late")
-    await addressed(run)
+    if not run.control.only_span:
+        await run.client.create(PODS, run.load.pod(namespace, "late"), namespace)
+        run.load.pods[namespace].append("late")
+        await addressed(run)
     begun = time.monotonic()
     await each(host.start() for host in run.hosts)
     await until(lambda: all(host.connected.is_set() for host in run.hosts))
@@ -242,13 +248,26 @@ async def addressed(run: Run) -> None:
         await asyncio.sleep(0.5)
 
 
-async def simulate(load: Load, folder: Path, changes: int) -> dict[str, Any]:
-    """All parts, one after the other."""
-    control = ControlPlane(folder, load.cidr)
+async def filled(load: Load, folder: Path) -> dict[str, str]:
+    """By simulated_direct.py; the Hosts' uids."""
+    counts = map(str, (load.hosts, load.namespaces, load.count))
+    command = [sys.executable, "-m", "tests.support.simulated_direct", str(folder / "data"), *counts]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    found: dict[str, str] = json.loads(out)
+    return found
+
+
+async def simulate(load: Load, folder: Path, changes: int, direct: bool) -> dict[str, Any]:
+    """All parts, one after the other. `direct`: the store is filled without the API, and of the controllers those alone
+    run that tell hosts."""
+    control = ControlPlane(folder, load.cidr, direct)
+    uids = await filled(load, folder) if direct else {}
     await control.start()
     try:
         async with HttpClient.of_file(control.kubeconfig, "palisade-load") as client:
-            run = Run(load, control, client)
+            run = Run(load, control, client, uids)
             try:
                 await parts(run, changes)
             finally:
@@ -263,13 +282,14 @@ async def parts(run: Run, changes: int) -> None:
     load, control, client = run.load, run.control, run.client
     run.say("what", load.counts())
     begun = time.monotonic()
-    uids = await hosts_load(client, load)
-    await load_all(client, load)
-    run.say("loaded", {"seconds": round(time.monotonic() - begun, 1)})
-    await addressed(run)
-    run.say("addressed", {"seconds": round(time.monotonic() - begun, 1), "memory_mb": control.memory()})
+    if not run.uids:
+        run.uids = await hosts_load(client, load)
+        await load_all(client, load)
+        run.say("loaded", {"seconds": round(time.monotonic() - begun, 1)})
+        await addressed(run)
+        run.say("addressed", {"seconds": round(time.monotonic() - begun, 1), "memory_mb": control.memory()})
     server = kubeconfig_read(control.kubeconfig).server
-    run.hosts = hosts_make(server, control.authority, uids)
+    run.hosts = hosts_make(server, control.authority, run.uids)
     await ready(run)
     await labels(run, changes)
     run.say("memory_mb", control.memory())
@@ -285,11 +305,12 @@ def main() -> None:
     parser.add_argument("--namespaces", type=int, default=2500)
     parser.add_argument("--pods", type=int, default=10_000)
     parser.add_argument("--changes", type=int, default=100)
+    parser.add_argument("--direct", action="store_true", help="fill the store without the API")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="palisade-simulated-") as folder:
         load = Load(asked.hosts, asked.namespaces, asked.pods)
-        result = asyncio.run(simulate(load, Path(folder), asked.changes))
+        result = asyncio.run(simulate(load, Path(folder), asked.changes, asked.direct))
     text = json.dumps(result, indent=2) + "\n"
     if asked.out:
         asked.out.write_text(text)

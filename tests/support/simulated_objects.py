@@ -86,14 +86,17 @@ def host_name(number: int) -> str:
     return f"esx-{number:05}"
 
 
+def host_tep(number: int) -> str:
+    return f"172.{16 + number // 62500}.{number // 250 % 250}.{number % 250 + 1}"
+
+
 async def hosts_load(client: HttpClient, load: Load) -> dict[str, str]:
     """Hosts as they are once joined: Host, Node, Lease and HostStatus. Their Hosts' uids by name."""
     uids: dict[str, str] = {}
 
     async def one(number: int) -> None:
         name = host_name(number)
-        tep = f"172.{16 + number // 62500}.{number // 250 % 250}.{number % 250 + 1}"
-        made = await client.create(HOSTS, object_made(HOSTS, name, spec={"tep": tep}))
+        made = await client.create(HOSTS, object_made(HOSTS, name, spec={"tep": host_tep(number)}))
         uids[name] = made["metadata"]["uid"]
         there = node(name, "64", "256Gi")
         await client.create(NODES, there)
