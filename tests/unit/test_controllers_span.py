@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -15,14 +16,18 @@ from msgspec.json import encode
 from overlay.hoststate import StateError
 from overlay.span import resolve_span
 from overlay.span_parts import SetPart, part_encode, parts_assemble
+from supervisor_glue.api.http_client import HttpClient
+from supervisor_glue.auth.kubeconfig import Kubeconfig
 from supervisor_glue.controllers.informer import Views
 from supervisor_glue.controllers.objects import object_made
 from supervisor_glue.controllers.resources import HOSTS, NAMESPACES, NETWORK_POLICIES, PODS, PORTS, SEGMENTS
 from supervisor_glue.controllers.span import Span
 from supervisor_glue.controllers.telling import HostChange
-from supervisor_glue.span_reader import SpanReader
+from supervisor_glue.span_reader import SpanReader, Told
 from supervisor_glue.span_service import change_line, marks_read
 from supervisor_glue.span_wire import Known, line_read
+from supervisor_glue.spherelet.attachments import Attachments
+from supervisor_glue.spherelet.realize import Realizer
 from tests.conftest import LONG
 from tests.support.api_twin import ApiTwin
 from tests.support.api_world import NAMES, SETTINGS, World
@@ -347,5 +352,29 @@ def test_who_has_nothing_to_do_for_a_change_that_concerns_it_is_told_the_revisio
         told = await anext(watch)
         assert told.revision == world.revision == span.touched["np/x/n"] and not told.is_news
         await watch.aclose()  # type: ignore[attr-defined]
+
+    run(body)
+
+
+def test_who_refused_what_it_was_told_does_not_say_that_a_later_revision_is_in_force(tmp_path: Path) -> None:
+    async def body() -> None:
+        world = World(Random(1))
+        world.begin()
+        world.pod("x", 1)
+        await world.span.compile()
+        host = world.objects[PODS, "x/p1"]["spec"]["nodeName"]
+        config = Kubeconfig("https://127.0.0.1:1", b"", "nobody")
+        files = tmp_path / "desired", tmp_path / "socket"
+        realizer = Realizer(HttpClient(config, "test"), host, *files, Attachments())
+        realizer._reader.parts = {key: part.data for key, part in world.span.parts(host).items()}
+        realizer._take(Told(5, frozenset(realizer._reader.parts), 0))
+        assert realizer.wanted is not None and realizer.wanted.revision == 5
+        realizer._reader.parts["novelty/x"] = b"{}"
+        realizer._take(Told(6, frozenset(["novelty/x"]), 0))
+        realizer._take(Told(7, frozenset(), 0))
+        assert realizer.wanted.revision == 5 and "novelty" in realizer.report.error
+        del realizer._reader.parts["novelty/x"]
+        realizer._take(Told(8, frozenset(["novelty/x"]), 0))
+        assert realizer.wanted.revision == 8
 
     run(body)
