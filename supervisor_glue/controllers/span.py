@@ -127,8 +127,7 @@ class Span:
     async def watch(self, host: str, known: Set[bytes] = frozenset()) -> AsyncIterator[HostChange]:
         """What a host has to know, as it changes; first what differs from what it knows (marks of parts). Without a
         change it is told the revision now and then: all that concerns it up to there it has. Nothing is told before the
-        first compile: a host that comes back to a leader that has just begun is not told that all it knows is gone.
-        Ends where so much has changed that what the host has is not known: it asks again."""
+        first compile. Ends where so much has changed that what the host has is not known: it asks again."""
         await self.computed()
         wake = asyncio.Event()
         self._watching.setdefault(host, set()).add(wake)
