@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -19,16 +20,17 @@ from tests.support.patience import until
 
 
 class EtcdServer:
-    """Use: `with EtcdServer() as server: … server.endpoint`."""
+    """Use: `with EtcdServer() as server: … server.endpoint`. `addresses`: of a cluster's members, this one's first; it
+    is then at port 2379 there, and begun with `begin`, as it answers only together with others."""
 
-    def __init__(self, *options: str, scheme: str = "unix") -> None:
+    def __init__(self, *options: str, scheme: str = "unix", addresses: Sequence[str] = ()) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="palisade-etcd-"))  # short: a socket's path has 107 characters
-        self._options, self._scheme = options, scheme
+        self._options, self._scheme, self._addresses = options, scheme, addresses
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def endpoint(self) -> str:
-        return f"unix:{self._folder}/client:0"
+        return f"{self._addresses[0]}:2379" if self._addresses else f"unix:{self._folder}/client:0"
 
     @property
     def log(self) -> str:
@@ -39,19 +41,35 @@ class EtcdServer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """With all that it had."""
         self.kill()
         shutil.rmtree(self._folder)
 
     def start(self) -> None:
-        """Until it answers on its socket. A short heartbeat: leases may have one second, elections are at once."""
-        here = {"client": f"{self._scheme}://client:0", "peer": "unix://peer:0"}
-        command = ["etcd", "--name=one", "--data-dir=data", f"--listen-client-urls={here['client']}"]
-        command += [f"--advertise-client-urls={here['client']}", f"--listen-peer-urls={here['peer']}"]
-        command += [f"--initial-advertise-peer-urls={here['peer']}", f"--initial-cluster=one={here['peer']}"]
+        """Until it answers on its socket."""
+        self.begin()
+        until(self._answers, f"etcd does not listen: {self.log[-2000:]}")
+
+    def begin(self) -> None:
+        """A short heartbeat: leases may have one second, elections are at once."""
+        client, peer = f"{self._scheme}://client:0", "unix://peer:0"
+        members = {"one": peer}
+        name = "one"
+        if self._addresses:
+            name, client, peer = (
+                form.format(self._addresses[0]) for form in ("{}", "http://{}:2379", "http://{}:2380")
+            )
+            members = {address: f"http://{address}:2380" for address in self._addresses}
+        command = ["etcd", f"--name={name}", "--data-dir=data", f"--listen-client-urls={client}"]
+        command += [f"--advertise-client-urls={client}", f"--listen-peer-urls={peer}"]
+        command += [f"--initial-advertise-peer-urls={peer}"]
+        command += [f"--initial-cluster={','.join(f'{member}={url}' for member, url in members.items())}"]
         command += ["--heartbeat-interval=10", "--election-timeout=100", *self._options]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(command, cwd=self._folder, stdout=log, stderr=log)
-        until(self._answers, f"etcd does not listen: {self.log[-2000:]}")
 
     def _answers(self) -> bool:
         assert self._process is not None and self._process.poll() is None, self.log[-2000:]

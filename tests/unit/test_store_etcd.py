@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
@@ -91,52 +92,99 @@ async def collect(store: Store, prefix: str, after: int, into: list[Event]) -> N
             into += batch.events
 
 
+async def held_while(store: EtcdStore, trouble: Callable[[], Awaitable[None]]) -> None:
+    """What was acknowledged while there was trouble is there, both keys or neither, and watches have gone on without
+    gap or duplicate."""
+    first = await store.revision()
+    writers = [Writer(store, name) for name in "abc"]
+    watched: dict[str, list[Event]] = {"/": [], "/a/": [], "/last/": []}
+    tasks = [asyncio.create_task(writer.work()) for writer in writers]
+    watches = [asyncio.create_task(collect(store, prefix, first, into)) for prefix, into in watched.items()]
+    await trouble()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    end = await until_there(store)  # a write that nobody waits for any more may come later
+    whole = [event for event in await seen(store, "/", first, end) if event.revision <= end]
+    for prefix, found in watched.items():
+        expected = [event for event in whole if event.key.startswith(prefix)]
+        while len(found) < len(expected):
+            assert not any(watch.done() for watch in watches)
+            await asyncio.sleep(0.01)
+        assert [event for event in found if event.revision <= end] == expected
+    for watch in watches:
+        watch.cancel()
+    assert any(writer.lost for writer in writers)  # else nothing was cut off
+    there = {(event.key, event.revision): event for event in whole}
+    for writer in writers:
+        for number, revision in writer.acknowledged:
+            for key in (f"/{writer.name}/{number}", f"/last/{writer.name}"):
+                record = there[key, revision].record
+                assert record is not None and int(record.value) == number
+    together: dict[int, set[str]] = {}
+    for event in whole:
+        together.setdefault(event.revision, set()).add(event.key.split("/")[1])
+    assert all("last" in names and len(names) == 2 for names in together.values())
+
+
+async def written_on(store: EtcdStore, more: int) -> None:
+    """Until so much more is written."""
+    goal = await until_there(store) + more
+    while await until_there(store) < goal:
+        await asyncio.sleep(0.005)
+
+
 def test_etcd_killed_while_tasks_write(etcd: EtcdServer) -> None:
-    """What was acknowledged is there, both keys or neither, and watches go on without gap or duplicate."""
     random = Random(4)
 
     async def work(store: EtcdStore) -> None:
-        first = await store.revision()
-        writers = [Writer(store, name) for name in "abc"]
-        watched: dict[str, list[Event]] = {"/": [], "/a/": [], "/last/": []}
-        tasks = [asyncio.create_task(writer.work()) for writer in writers]
-        watches = [asyncio.create_task(collect(store, prefix, first, into)) for prefix, into in watched.items()]
-        for _ in range(20 if LONG else 2):
-            goal = await until_there(store) + random.randint(20, 120)
-            while await store.revision() < goal:
-                await asyncio.sleep(0.005)
-            await asyncio.to_thread(etcd.kill)
-            await asyncio.sleep(random.random() / 10)
-            await asyncio.to_thread(etcd.start)
-            await until_there(store)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await store.commit([], [Put("/last/end", b"")])
-        end = await until_there(store)
-        whole = await seen(store, "/", first, end)
-        for prefix, found in watched.items():
-            expected = [event for event in whole if event.key.startswith(prefix)]
-            while len(found) < len(expected):
-                assert not any(watch.done() for watch in watches)
-                await asyncio.sleep(0.01)
-            assert found == expected
-        for watch in watches:
-            watch.cancel()
-        assert any(writer.lost for writer in writers)  # else nothing was cut off
-        there = {(event.key, event.revision): event for event in whole}
-        for writer in writers:
-            for number, revision in writer.acknowledged:
-                for key in (f"/{writer.name}/{number}", f"/last/{writer.name}"):
-                    record = there[key, revision].record
-                    assert record is not None and int(record.value) == number
-        assert all(
-            {f"/last/{event.key[1]}", event.key} == {other.key for other in whole if other.revision == event.revision}
-            for event in whole[:200]
-            if not event.key.startswith("/last/")
-        )
+        async def trouble() -> None:
+            for _ in range(20 if LONG else 2):
+                await written_on(store, random.randint(20, 120))
+                await asyncio.to_thread(etcd.kill)
+                await asyncio.sleep(random.random() / 10)
+                await asyncio.to_thread(etcd.start)
+
+        await held_while(store, trouble)
 
     run(etcd, work)
+
+
+@pytest.mark.long
+def test_a_member_of_three_killed_or_halted() -> None:
+    """The others go on, and whoever asked it goes on with them."""
+    random = Random(5)
+    addresses = [f"127.93.{os.getpid() // 250 % 250}.{os.getpid() % 80 * 3 + number}" for number in (1, 2, 3)]
+    options = ("--heartbeat-interval=50", "--election-timeout=500")
+
+    async def body(members: list[EtcdServer]) -> None:
+        for member in members:
+            member.begin()
+        store = await EtcdStore.open([member.endpoint for member in members])
+
+        async def trouble() -> None:
+            for number in range(6):
+                await written_on(store, 50)
+                await asyncio.to_thread(members[number % 3].kill)
+                await written_on(store, random.randint(20, 50))
+                members[number % 3].begin()
+            await written_on(store, 50)
+            members[0].halt(going=False)  # calls that go there last until they are given up
+            await written_on(store, 10)
+            members[0].halt(going=True)
+
+        try:
+            await asyncio.wait_for(held_while(store, trouble), 3 * PATIENCE)
+        finally:
+            await store.close()
+
+    with ExitStack() as stack:
+        members = []
+        for number in range(3):
+            of = addresses[number:] + addresses[:number]
+            members.append(EtcdServer(*options, scheme="http", addresses=of))
+            stack.callback(members[-1].end)
+        asyncio.run(body(members))
 
 
 def test_etcd_that_does_not_answer(etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
