@@ -7,13 +7,16 @@ import asyncio
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from supervisor_glue.api.kinds import SPAN
 from supervisor_glue.api.process import ApiProcess
 from supervisor_glue.api.process import Settings as ApiSettings
-from supervisor_glue.controlling import Controlling, controllers_serve
 from supervisor_glue.ending import ending_signals
 from supervisor_glue.span_forward import SpanForward
+
+if TYPE_CHECKING:
+    from supervisor_glue.controlling import Controlling
 
 
 async def serve(api: ApiSettings, controlling: Controlling | None, kubeconfig: Path | None) -> None:
@@ -40,12 +43,13 @@ async def _serve(
     ended: asyncio.Event,
 ) -> None:
     waiting = asyncio.create_task(ended.wait())
+    working: asyncio.Task[Any] = waiting
     following = asyncio.create_task(process.cache.follow())
-    working = (
-        waiting
-        if controlling is None
-        else asyncio.create_task(controllers_serve(process.authority, process.url, controlling, forward.here))
-    )
+    if controlling is not None:
+        from supervisor_glue.controlling import controllers_serve  # an API alone needs none of it
+
+        controllers = controllers_serve(process.authority, process.url, controlling, forward.here)
+        working = asyncio.create_task(controllers)
     try:
         if kubeconfig is not None:
             process.kubeconfig(kubeconfig)

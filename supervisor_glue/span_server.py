@@ -15,7 +15,7 @@ from aiohttp import web
 from cryptography import x509
 
 from supervisor_glue.api.kinds import SPAN
-from supervisor_glue.api.server import Extension, refusal
+from supervisor_glue.api.server import Extension, hung_up, refusal
 from supervisor_glue.api.status import ApiError, error_no_such_path
 from supervisor_glue.auth.front_proxy import proxied_context, proxied_user
 from supervisor_glue.auth.limits import BODY_BYTES
@@ -83,6 +83,8 @@ class SpanServer:
             return await self._extension(request, asked[1], user)
         except ApiError as error:
             return refusal(error)
+        except ConnectionError:
+            return hung_up(request)
         except asyncio.CancelledError:
             if request.transport is not None:
                 request.transport.abort()

@@ -85,7 +85,6 @@ def up(
 
     from supervisor_glue.api.process import Settings as ApiSettings
     from supervisor_glue.auth.pki import PkiError
-    from supervisor_glue.controlling import Controlling
     from supervisor_glue.serve import serve
     from supervisor_glue.store import StoreError
     from supervisor_glue.store.choice import EtcdTls, choice_read
@@ -96,7 +95,11 @@ def up(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--store") from None
     host, port = _address(listen)
-    controlling = Controlling() if controllers else None
+    controlling = None
+    if controllers:
+        from supervisor_glue.controlling import Controlling
+
+        controlling = Controlling()
     try:
         asyncio.run(serve(ApiSettings(data, ((host, port),), names, store), controlling, kubeconfig))
     except (OSError, PkiError, StoreError) as error:

@@ -94,7 +94,9 @@ class ApiServer:
             return refusal(error_of_store(error))
         except TooLargeError as error:
             return refusal(ApiError(413, "RequestEntityTooLarge", f"Request entity too large: {error}"))
-        except (ConnectionError, asyncio.CancelledError):
+        except ConnectionError:
+            return hung_up(request)
+        except asyncio.CancelledError:
             raise
         except Exception as error:
             self.log.error("request.failed", path=request.path, error=f"{type(error).__name__}: {error}", exc_info=True)
@@ -266,6 +268,13 @@ class ApiServer:
         if not sending.cancelled() and isinstance(sending.exception(), ConnectionError):
             return
         await response.write_eof()
+
+
+def hung_up(request: web.Request) -> web.Response:
+    """Of a request that nobody waits for: the client has gone, or is to see that its answer was broken off."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response()
 
 
 def refusal(error: ApiError) -> web.Response:

@@ -26,7 +26,7 @@ from supervisor_glue.controllers.objects import object_made, status_of
 from supervisor_glue.controllers.resources import HOSTS, NAMESPACES, PODS
 from supervisor_glue.span_service import PATH
 from supervisor_glue.supervisor_verb import controllers
-from tests.support.control_plane import PATIENCE, ControlPlane, control_plane
+from tests.support.control_plane import ControlPlane, control_plane
 from tests.support.controllers_apart import (
     Controllers,
     Listener,
@@ -36,6 +36,7 @@ from tests.support.controllers_apart import (
     leading_address,
 )
 from tests.support.nodes import pod
+from tests.support.patience import PATIENCE
 
 
 def test_another_leads_and_hosts_go_on(tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_another_leads_and_hosts_go_on(tmp_path: Path) -> None:
 async def _another_leads(plane: ControlPlane, start: Callable[[], list[Controllers]]) -> list[Controllers]:
     async with HttpClient.of_file(plane.kubeconfig, "test") as client:
         uid = await host_make(client, "h1", "172.16.0.1")
-        config = host_config(plane, "h1", uid)
+        config = host_config(plane.data, kubeconfig_read(plane.kubeconfig), "h1", uid)
         async with HttpClient(config, "test-host") as asking:
             with pytest.raises(ApiError, match="no controllers lead"):
                 await asking.request("GET", PATH)
@@ -95,11 +96,12 @@ async def _another_leads(plane: ControlPlane, start: Callable[[], list[Controlle
 async def _only_api_servers(plane: ControlPlane, address: str) -> None:
     """Who says whose the request is has an API server's certificate; no certificate that is given away is one."""
     authority = authority_open(plane.data / "pki", datetime.now(UTC))
-    identity = host_config(plane, "h1", "0").identity
+    admin = kubeconfig_read(plane.kubeconfig)
+    identity = host_config(plane.data, admin, "h1", "0").identity
     masters = client_issue(authority, "palisade:api-server", (MASTERS, CONTROLLERS), now=datetime.now(UTC))
     claims = {"X-Remote-User": "system:node:h1", "X-Remote-Group": "system:nodes"}
     async with aiohttp.ClientSession() as session:
-        for shown in (kubeconfig_read(plane.kubeconfig).identity, identity, masters):
+        for shown in (admin.identity, identity, masters):
             context = client_context(authority.pem, shown)
             async with session.get(address + PATH, ssl=context, headers=claims) as answer:
                 assert answer.status == 401, await answer.text()

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+PALISADE = (sys.executable, "-m", "dfw")
 PATIENCE = 60.0  # seconds, on a machine that does much else
 
 
@@ -42,7 +43,7 @@ def control_plane_start(
     arguments += ["--data", str(folder / "data"), "--kubeconfig", str(kubeconfig)]
     arguments += more
     with log.open("ab") as out:
-        process = subprocess.Popen([*within, sys.executable, "-m", "dfw", *arguments], stdout=out, stderr=out)
+        process = subprocess.Popen([*within, *PALISADE, *arguments], stdout=out, stderr=out)
     end = time.monotonic() + PATIENCE
     while not kubeconfig.exists() or not kubeconfig.stat().st_size:
         if process.poll() is not None or time.monotonic() > end:

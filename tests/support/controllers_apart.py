@@ -100,11 +100,10 @@ async def host_make(client: HttpClient, name: str, tep: str) -> str:
     return str(made["metadata"]["uid"])
 
 
-def host_config(plane: ControlPlane, name: str, uid: str) -> Kubeconfig:
-    """As joining gives it."""
-    admin = kubeconfig_read(plane.kubeconfig)
+def host_config(data: Path, admin: Kubeconfig, name: str, uid: str) -> Kubeconfig:
+    """As joining gives it. `data`: the Supervisor's directory."""
     now = datetime.now(UTC)
-    authority = authority_open(plane.data / "pki", now)
+    authority = authority_open(data / "pki", now)
     identity = client_issue(authority, NODE + name, (NODES_GROUP,), now=now, uid=uid)
     return Kubeconfig(admin.server, admin.authority, NODE + name, identity)
 
