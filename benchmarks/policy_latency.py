@@ -6,8 +6,7 @@ Run as a program, as root: `python benchmarks/policy_latency.py [--hosts 10] [--
 Times are milliseconds from when the client had read the API's 2xx:
 - `last_host_ms`: to when the first datagram was sent that the last of the hosts judged by the new rule
 - `realized_ms`: to when a watch told that all HostStatuses have reported the change's revision
-- `condition_ms`: to when a watch told the object's own condition
-- `pod_ms`: from a pod's 2xx to its first datagram that arrived
+- `condition_ms`: to when a watch told the object's own condition; `pod_ms`: from a pod's 2xx to its first datagram
 - `kubectl_ms`: kubectl's time as a process; `kubectl_to_packet_ms` counts from its start
 `verified`: after each change all hosts' datagrams went its way until the next (`stray`: those that did not).
 """
