@@ -379,8 +379,6 @@ async def measure(paths: Any, given: argparse.Namespace, hosts: Sequence[str]) -
         try:
             for number in range(given.changes):
                 changes.append(await change(client, watched, ("denied", "allowed")[number % 2], given.gap, None))
-                if sys.stderr.isatty():
-                    print(f"\r{number + 1} of {given.changes} changes", end="", file=sys.stderr)
             for number in range(given.kubectl):
                 by_kubectl.append(await change(client, watched, ("denied", "allowed")[number % 2], given.gap, kubectl))
         finally:
