@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Spherelet with real processes: pods that are bound to its host run, end, are restarted, are shown, are gone.
 
-The API and the Spherelet are processes; kubectl is real. The tests bind their pods themselves, and no pod waits for a
-network, so that none is needed.
+The API and the Spherelet are processes; kubectl is real. Pods are bound by the tests, and wait for no network.
 """
 
 from __future__ import annotations
@@ -213,10 +212,8 @@ def events(kubectl: Kubectl, namespace: str, name: str) -> dict[str, tuple[int, 
     """By reason: how often, and the words of the last."""
     items = json.loads(kubectl("get", "events", "-n", namespace, "-o", "json").out)["items"]
     found: dict[str, tuple[int, str]] = {}
-    for item in items:
-        if item["involvedObject"]["name"] == name:
-            reason = item["reason"]
-            found[reason] = (found.get(reason, (0, ""))[0] + item["count"], item["message"])
+    for item in (item for item in items if item["involvedObject"]["name"] == name):
+        found[item["reason"]] = (found.get(item["reason"], (0, ""))[0] + item["count"], item["message"])
     return found
 
 
