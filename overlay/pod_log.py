@@ -99,7 +99,7 @@ class Keeper:
         self.run, self.most_bytes, self.most_files = run, most_bytes, most_files
         self._poll = select.epoll()
         self._logs: dict[int, tuple[Path, LogFile]] = {}
-        self._told, self._is_attended = b"", True
+        self._told, self._is_attended, self._has_heard = b"", True, False
         with suppress(FileExistsError):
             os.mkfifo(run / CONTROL, 0o600)
         self._control = self._control_open()
@@ -124,6 +124,8 @@ class Keeper:
         """Until there is nobody to serve."""
         while self._logs or self._is_attended:
             ready = self._poll.poll(_LOOK_SECONDS)
+            if not ready and not self._has_heard:
+                self._is_attended = False  # who began this has ended before he said a word
             for descriptor in [item for item, _ in ready if item in self._logs]:
                 self._read(descriptor)
             for descriptor in [item for item in self._logs if not os.fstat(item).st_nlink]:
@@ -135,7 +137,7 @@ class Keeper:
     def _hear(self) -> None:
         """Of new pipes, or that the Spherelet has gone."""
         data = os.read(self._control, _CHUNK)
-        self._is_attended = bool(data)
+        self._is_attended, self._has_heard = bool(data), True
         if not data:
             self._poll.unregister(self._control)  # a hang-up would be told again and again
             os.close(self._control)

@@ -126,3 +126,11 @@ def test_a_pipe_is_read_before_it_is_used(tmp_path: Path) -> None:
         assert logs._process is not None
         logs._process.kill()
         logs._process.wait()
+
+
+def test_a_keeper_that_nobody_speaks_to_ends(tmp_path: Path) -> None:
+    """Its Spherelet was killed in the moment between."""
+    thread = threading.Thread(target=Keeper(tmp_path, 1 << 20, 2).serve, daemon=True)
+    thread.start()
+    thread.join(180)
+    assert not thread.is_alive()
