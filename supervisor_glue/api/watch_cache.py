@@ -158,11 +158,17 @@ class WatchCache:
         if self.revision < revision:
             future = asyncio.get_running_loop().create_future()
             self._waiters.append((revision, future))
+            seen = -1
             try:
-                async with asyncio.timeout(MOST_SECONDS):
-                    await future
-            except TimeoutError:
-                raise UnavailableError(f"it has reached revision {revision}, and does not tell of it") from None
+                while seen < self.revision:  # a large store takes its time; one that says nothing more has failed
+                    seen = self.revision
+                    await asyncio.wait((future,), timeout=MOST_SECONDS)
+                    if future.done():
+                        future.result()
+                        return
+            finally:
+                future.cancel()
+            raise UnavailableError(f"it has reached revision {revision}, and does not tell of it")
 
     async def wait_bounded(self, revision: int, seconds: float = 3.0) -> None:
         """Until the cache has seen a revision that a client names. Raises ApiError 504 where that does not come."""

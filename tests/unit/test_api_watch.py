@@ -16,6 +16,7 @@ from supervisor_glue.api.request import Options
 from supervisor_glue.api.selectors import EVERYTHING, Selector, selector_parse
 from supervisor_glue.api.status import ApiError, Object
 from supervisor_glue.api.watch_cache import WatchCache, WatchEvent
+from supervisor_glue.store.records import UnavailableError
 from tests.support.api_objects import CONFIG_MAPS, config_map, run, unchanged
 
 State = dict[str, str]
@@ -189,3 +190,24 @@ def test_a_slow_watch_is_ended_not_kept(tmp_path: Path, monkeypatch: pytest.Monk
         assert caught.value.code == 429
 
     run(tmp_path, work)
+
+
+def test_a_cache_that_is_behind_is_waited_for_while_it_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def body(objects: Objects) -> None:
+        cache, steps = objects.cache, [3, 1, 4, 0]
+
+        async def a_little_more(_: object, timeout: float) -> None:
+            assert timeout == watch_cache.MOST_SECONDS
+            cache.revision += steps.pop(0)
+            cache._wake()
+
+        monkeypatch.setattr(asyncio, "wait", a_little_more)
+        await cache.wait(cache.revision + 8)
+        with pytest.raises(UnavailableError, match=f"it has reached revision {cache.revision + 1}, and does not tell"):
+            await cache.wait(cache.revision + 1)
+        assert not steps
+        cache._wake()
+        assert not cache._waiters  # who gave up is forgotten
+        monkeypatch.undo()
+
+    run(tmp_path, body)
