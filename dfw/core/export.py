@@ -14,7 +14,7 @@ from dfw.core.binding import ERROR_BYTES, CoreError, ffi, lib, text
 from dfw.core.live import Live
 
 PART: Final = 1024
-"""Connections in a part: 128 KiB."""
+"""Connections in a part: 168 KiB."""
 
 
 class Export:

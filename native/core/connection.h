@@ -3,7 +3,8 @@
  * connection.h - the shape of a connection in memory.
  *
  * A connection is a 64-byte hot line that an established IPv4 packet reads and writes and nothing else, a 48-byte cold
- * part for what happens seldom, and for IPv6 32 bytes of addresses. All references are 32-bit numbers, so that the table
+ * part for what happens seldom, and for IPv6 32 bytes of addresses; where connections are translated, the same again for their
+ * second tuple (nat.h). All references are 32-bit numbers, so that the table
  * can be mapped from a file at any address. Numbers below cap4 are IPv4 connections, from cap4 on IPv6.
  * Letters: [K] key, never changes while the connection lives; [W] written by the worker that owns the table.
  */
@@ -91,6 +92,17 @@ _Static_assert(sizeof(ct_cold) == 48, "IPv4: 64 + 48 + index within 128 bytes a 
 typedef struct ct_addr6 {
     uint8_t addr[2][16]; /* [K] lower, higher end */
 } ct_addr6;
+
+/* Only in tables for translated connections; IPv6 addresses of the tuple in a ct_addr6 of their own. */
+enum { NAT_USED = 1, NAT_REPLY_HIGH = 2 }; /* ct_nat.marks; HIGH: who replies is the higher end of its tuple */
+typedef struct ct_nat {
+    uint32_t addr[2];     /* [W] IPv4: the reply tuple's addresses, as in ct_hot; IPv6: 0 */
+    uint16_t port[2];     /* [W] */
+    uint8_t marks;        /* [W] 0: the connection has one tuple */
+    uint8_t pad[3];
+} ct_nat;
+
+_Static_assert(sizeof(ct_nat) == 16, "four to a line");
 
 /* Only where flow records are asked for: what nobody needs for a verdict. */
 typedef struct ct_flow {

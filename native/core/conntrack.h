@@ -19,6 +19,7 @@
 #define TICK_NS 10000000u /* every timer counts in these */
 #define CT_SLOTS 12
 #define CT_PROBES 16
+#define CT_REPLY_TUPLE 0x80000000u /* in an index entry: the key is the connection's second (nat.h). References end at 2^31 - 2 */
 #define CT_EXPIRE_FULL 4096 /* steps that a packet may spend on finding room in a full table */
 #define CT_EXPIRE_STEPS 2   /* steps that every packet spends on expiry; what stays behind costs nothing but room */
 #define CT_LAG_MAX (1u << 26)  /* ticks (8 days) that expiry may lag behind the clock */
@@ -33,6 +34,13 @@ typedef struct ct_bucket {
 } ct_bucket;
 
 _Static_assert(sizeof(ct_bucket) == 64, "one line a look-up");
+
+/* Bytes a connection: its entry, and its part of the index, a bucket for every CT_A_BUCKET of its tuples (table.c). */
+#define CT_A_BUCKET 8
+#define CT_BYTES4 (sizeof(ct_hot) + sizeof(ct_cold) + sizeof(ct_bucket) / CT_A_BUCKET)
+#define CT_BYTES_NAT (sizeof(ct_nat) + sizeof(ct_bucket) / CT_A_BUCKET)
+_Static_assert(CT_BYTES4 <= 128 && CT_BYTES4 + sizeof(ct_addr6) <= 160, "IPv4, IPv6");
+_Static_assert(CT_BYTES4 + CT_BYTES_NAT <= 192 && CT_BYTES4 + CT_BYTES_NAT + 2 * sizeof(ct_addr6) <= 256, "with two tuples");
 
 #define WHEEL_LEVELS 4
 #define WHEEL_SLOTS 256
@@ -65,6 +73,8 @@ typedef struct ct_table {
     ct_addr6 *addr6;     /* indexed by reference - cap4 */
     ct_bucket *bucket;
     ct_flow *flow;       /* NULL unless flow records are wanted */
+    ct_nat *nat;         /* NULL unless connections may be translated (nat.h) */
+    ct_addr6 *nat6;      /* then: indexed as addr6 */
     half_open_table *half_open; /* NULL: unanswered connections have no budgets */
     flood_count *flood;         /* by incarnation of the filter (flood.h) */
     ct_state_block *s;
@@ -114,8 +124,10 @@ PAL_INLINE bool ct_is(const ct_table *t, uint32_t ref, const ct_key *k, uint64_t
     return PAL_LIKELY(v4) || memcmp(t->addr6[ref - t->cap4].addr, k->addr, 32) == 0;
 }
 
-/* The reference of the connection with this key, deadline not looked at, or PAL_NONE. */
-PAL_OUTLINE uint32_t ct_find(const ct_table *t, const ct_key *k, uint64_t hash)
+static inline bool nat_is(const ct_table *t, uint32_t ref, const ct_key *k);
+
+/* The index entry of the connection with this key, or PAL_NONE. */
+PAL_OUTLINE uint32_t index_find(const ct_table *t, const ct_key *k, uint64_t hash)
 {
     uint8_t tag = hash_tag(hash);
     uint64_t addr_word = key_addr_word(k, hash);
@@ -123,14 +135,21 @@ PAL_OUTLINE uint32_t ct_find(const ct_table *t, const ct_key *k, uint64_t hash)
     for (uint32_t probe = 0; probe < CT_PROBES; probe++, i = bucket_next(t, i)) {
         const ct_bucket *b = &t->bucket[i];
         for (uint32_t m = bucket_match(b, tag); m; m &= m - 1) {
-            uint32_t ref = b->ref[__builtin_ctz(m)];
-            if (ct_is(t, ref, k, addr_word))
-                return ref;
+            uint32_t entry = b->ref[__builtin_ctz(m)];
+            if (PAL_UNLIKELY(entry & CT_REPLY_TUPLE) ? nat_is(t, entry & ~CT_REPLY_TUPLE, k) : ct_is(t, entry, k, addr_word))
+                return entry;
         }
         if (PAL_LIKELY(b->overflow == 0))
             break;
     }
     return PAL_NONE;
+}
+
+/* The reference of the connection with this key, by either of its tuples, deadline not looked at, or PAL_NONE. */
+PAL_INLINE uint32_t ct_find(const ct_table *t, const ct_key *k, uint64_t hash)
+{
+    uint32_t entry = index_find(t, k, hash);
+    return PAL_UNLIKELY(entry == PAL_NONE) ? PAL_NONE : entry & ~CT_REPLY_TUPLE;
 }
 
 static inline bool index_insert(ct_table *t, uint64_t hash, uint32_t ref)
@@ -181,6 +200,19 @@ static inline void ct_key_of(const ct_table *t, uint32_t ref, ct_key *k)
         memcpy(k->addr, t->addr6[ref - t->cap4].addr, 32);
     k->ports_zone = load_u64(h->port);
     k->tail = bytes_u64(ct_kind_of(h), v4 ? PAL_FAMILY_V4 : PAL_FAMILY_V6, (h->marks & CT_ORIG_HIGH) != 0, 0);
+}
+
+#include "nat.h"
+
+/* As ct_find; *dir: whether a packet with this key runs in the original direction, 0, or the other, if there is a connection. */
+PAL_INLINE uint32_t ct_find_direction(const ct_table *t, const ct_key *k, uint64_t hash, uint32_t *dir)
+{
+    uint32_t entry = index_find(t, k, hash);
+    if (entry == PAL_NONE)
+        return PAL_NONE;
+    uint32_t ref = entry & ~CT_REPLY_TUPLE;
+    *dir = PAL_UNLIKELY(entry != ref) ? nat_direction(t, ref, k) : ct_direction(&t->hot[ref], k);
+    return ref;
 }
 
 /* ---- unanswered connections, oldest first ---------------------------------------------------------------- */
@@ -237,6 +269,8 @@ PAL_OUTLINE void ct_end(ct_table *t, uint32_t ref, enum ct_end why)
     flood_leave(t, ref);
     wheel_remove(t, ref);
     index_remove(t, key_hash(&k, t->s->seed), ref);
+    if (PAL_UNLIKELY(t->nat != NULL))
+        nat_end(t, ref);
     h->state = CT_FREE;
     h->zone = 0;
     uint32_t w = ct_way(t, ref);
@@ -340,6 +374,8 @@ static inline uint32_t ct_create(ct_table *t, const ct_key *k, uint64_t hash, bo
     h->marks = (uint8_t)(k->kind | (k->high ? CT_ORIG_HIGH : 0) | (child ? CT_CHILD : 0));
     if (way)
         memcpy(t->addr6[ref - t->cap4].addr, k->addr, 32);
+    if (PAL_UNLIKELY(t->nat != NULL)) /* a damaged file may have left something there */
+        t->nat[ref].marks = 0;
     uint32_t generation = c->generation + 1;
     memset(c, 0, sizeof *c);
     c->generation = generation;

@@ -93,6 +93,8 @@ PAL_INLINE void icmp_error_prefetch(const ct_table *t, pal_burst *b, uint32_t v)
     if (m == 0)
         return;
     uint32_t ref = bucket->ref[__builtin_ctz(m)];
+    if (PAL_UNLIKELY(ref & CT_REPLY_TUPLE))
+        return;
     b->ref[v] = ref;
     prefetch_read(&t->hot[ref]);
     prefetch_read(&t->cold[ref]);
@@ -118,14 +120,13 @@ PAL_OUTLINE void judge_icmp_error(judge_case *c)
         }
         hash = key_hash(&q.key, t->s->seed);
     }
-    uint32_t ref = ct_find(t, &q.key, hash);
+    uint32_t quoted = 0, ref = ct_find_direction(t, &q.key, hash, &quoted);
     if (ref != PAL_NONE && wheel_is_past(t, t->hot[ref].deadline)) {
         ct_end(t, ref, CT_END_TIMEOUT);
         ref = PAL_NONE;
     }
     if (ref != PAL_NONE) {
         ct_hot *h = &t->hot[ref];
-        uint32_t quoted = ct_direction(h, &q.key);
         if (h->epoch != c->f->epoch && rejudge_connection(c, ref, !quoted) != REJUDGE_KEPT)
             ref = PAL_NONE;
         else if ((h->marks & CT_CHILD) && child_parent(t, ref) == PAL_NONE) {

@@ -123,6 +123,8 @@ PAL_OUTLINE bool pipeline_further(const pal_worker *w, pal_burst *b, uint32_t v)
         if (m == 0)
             continue;
         uint32_t ref = t->bucket[at].ref[__builtin_ctz(m)];
+        if (PAL_UNLIKELY(ref & CT_REPLY_TUPLE))
+            return false;
         b->ref[v] = ref;
         prefetch_write(&t->hot[ref]);
         if (ref >= cap4)
@@ -138,6 +140,8 @@ PAL_OUTLINE void pipeline_settle(const pal_worker *w, pal_burst *b, uint32_t v)
     const ct_bucket *bucket = &w->table.bucket[b->bucket[v]];
     for (uint32_t m = bucket_match(bucket, hash_tag(b->hash[v])); m; m &= m - 1) {
         uint32_t ref = bucket->ref[__builtin_ctz(m)];
+        if (PAL_UNLIKELY(ref & CT_REPLY_TUPLE))
+            continue;
         const ct_hot *h = &w->table.hot[ref];
         if (load_u64(h->addr) == b->line[v][0] && load_u64(h->port) == b->line[v][1])
             b->ref[v] = ref;
@@ -152,9 +156,22 @@ PAL_INLINE bool pipeline_prefetch_any(const pal_worker *w, pal_burst *b, uint32_
     return b->entry[v] == HINT_OPEN;
 }
 
+/* It seems to be known by its second tuple (nat.h): it takes the long way, which asks the index again. */
+PAL_OUTLINE void pipeline_reply_tuple(const pal_worker *w, pal_burst *b, uint32_t v, uint32_t ref)
+{
+    const ct_table *t = &w->table;
+    pipeline_open(b, v);
+    prefetch_write(&t->hot[ref]);
+    prefetch_write(&t->cold[ref]);
+    prefetch_read(&t->nat[ref]);
+    if (ref >= t->cap4)
+        prefetch_read(&t->nat6[ref - t->cap4]);
+}
+
 /* The connections that they may be; their lines are on their way. True: some seem to have none. `mixed` and `v6` as in the
- * burst, `observed` as in the worker: what is known of all visits need not be asked of each. */
-PAL_INLINE bool pipeline_prefetch_kind(const pal_worker *w, pal_burst *b, const bool mixed, const bool v6, const bool observed)
+ * burst, `observed` as in the worker, `nat` as in the table: what is known of all visits need not be asked of each. */
+PAL_INLINE bool pipeline_prefetch_kind(const pal_worker *w, pal_burst *b, const bool mixed, const bool v6, const bool observed,
+                                        const bool nat)
 {
     const ct_bucket *index = w->table.bucket;
     ct_hot *hot = w->table.hot;
@@ -177,6 +194,10 @@ PAL_INLINE bool pipeline_prefetch_kind(const pal_worker *w, pal_burst *b, const 
             continue;
         }
         uint32_t ref = bucket->ref[__builtin_ctz(m)];
+        if (nat && PAL_UNLIKELY(ref & CT_REPLY_TUPLE)) {
+            pipeline_reply_tuple(w, b, v, ref & ~CT_REPLY_TUPLE);
+            continue;
+        }
         b->ref[v] = ref;
         prefetch_write(&hot[ref]);
         if (mixed && (b->packet[v]->tcp_flags & (TCP_SYN | TCP_FIN | TCP_RST))) /* may change what stands there */
@@ -191,7 +212,7 @@ PAL_INLINE bool pipeline_prefetch_kind(const pal_worker *w, pal_burst *b, const 
         if (PAL_UNLIKELY(m & (m - 1)) && (!mixed || b->entry[v] == HINT_ACK)) {
             doubt[doubts++] = (uint8_t)v;
             while (m &= m - 1)
-                prefetch_write(&hot[bucket->ref[__builtin_ctz(m)]]);
+                prefetch_write(&hot[bucket->ref[__builtin_ctz(m)] & (nat ? ~CT_REPLY_TUPLE : ~0u)]);
         }
     }
     for (uint32_t i = 0; i < others; i++)
@@ -204,11 +225,18 @@ PAL_INLINE bool pipeline_prefetch_kind(const pal_worker *w, pal_burst *b, const 
     return misses;
 }
 
+PAL_OUTLINE bool pipeline_prefetch_nat(const pal_worker *w, pal_burst *b)
+{
+    return pipeline_prefetch_kind(w, b, true, b->v6, w->observed, true);
+}
+
 PAL_INLINE bool pipeline_prefetch(const pal_worker *w, pal_burst *b)
 {
+    if (PAL_UNLIKELY(w->table.nat != NULL))
+        return pipeline_prefetch_nat(w, b);
     if (PAL_UNLIKELY(b->mixed) || PAL_UNLIKELY(w->observed))
-        return pipeline_prefetch_kind(w, b, true, b->v6, w->observed);
-    return b->v6 ? pipeline_prefetch_kind(w, b, false, true, false) : pipeline_prefetch_kind(w, b, false, false, false);
+        return pipeline_prefetch_kind(w, b, true, b->v6, w->observed, false);
+    return b->v6 ? pipeline_prefetch_kind(w, b, false, true, false, false) : pipeline_prefetch_kind(w, b, false, false, false, false);
 }
 
 #endif

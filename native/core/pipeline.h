@@ -86,12 +86,14 @@ PAL_OUTLINE void pipeline_judge_whole(pal_worker *w, const pal_filter *f, uint8_
     ct_key own;
     const ct_key *key = &own;
     uint64_t hash;
-    uint32_t ref = PAL_NONE;
+    uint32_t ref = PAL_NONE, direction = 0;
     if (PAL_LIKELY(hint && hint->entry != HINT_UNKEYED)) {
         key = hint->key;
         hash = hint->hash;
-        if (PAL_LIKELY(hint->ref != PAL_NONE) && PAL_LIKELY(ct_is(t, hint->ref, key, key_addr_word(key, hash))))
+        if (PAL_LIKELY(hint->ref != PAL_NONE) && PAL_LIKELY(ct_is(t, hint->ref, key, key_addr_word(key, hash)))) {
             ref = hint->ref;
+            direction = ct_direction(&t->hot[ref], key);
+        }
     } else {
         judge_key(&c, &own, &hash);
     }
@@ -100,11 +102,11 @@ PAL_OUTLINE void pipeline_judge_whole(pal_worker *w, const pal_filter *f, uint8_
         return;
     }
     if (PAL_UNLIKELY(ref == PAL_NONE))
-        ref = ct_find(t, key, hash);
+        ref = ct_find_direction(t, key, hash, &direction);
     if (PAL_LIKELY(ref != PAL_NONE)) {
         if (PAL_UNLIKELY(wheel_is_past(t, t->hot[ref].deadline)))
             ct_end(t, ref, CT_END_TIMEOUT);
-        else if (PAL_LIKELY(judge_hit(&c, ref, ct_direction(&t->hot[ref], key))))
+        else if (PAL_LIKELY(judge_hit(&c, ref, direction)))
             return;
         j->reply = 0;
         j->ref = PAL_NONE;

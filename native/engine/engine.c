@@ -134,7 +134,7 @@ static int worker_open(pal_engine *e, uint32_t number, const char *path, char *e
     engine_worker *ew = &e->worker[number];
     const pal_engine_options *o = &e->options;
     char name[4096];
-    table_config c = {.cap4 = o->capacity4, .cap6 = o->capacity6, .huge = o->huge_pages};
+    table_config c = {.cap4 = o->capacity4, .cap6 = o->capacity6, .huge = o->huge_pages, .nat = o->nat};
     memcpy(c.seed, o->seed, sizeof c.seed);
     if (path) {
         int n = number ? snprintf(name, sizeof name, "%s.%u", path, number) : snprintf(name, sizeof name, "%s", path);

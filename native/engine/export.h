@@ -17,7 +17,7 @@
 #include "engine.h"
 
 #define EXPORT_MAGIC 0x31584c4150ull /* "PALX1" */
-#define EXPORT_VERSION 1u
+#define EXPORT_VERSION 2u
 
 typedef struct export_header {
     uint64_t magic;
@@ -46,9 +46,15 @@ typedef struct export_entry {
     uint32_t memo_end;
     uint16_t memo_window;
     uint8_t memo, parent; /* parent: enum export_parent */
+    uint8_t onward_src[16], onward_dst[16]; /* translated (nat.h): the ends that the original sender's packets then have; else 0 */
+    uint16_t onward_sport, onward_dport;
+    uint8_t translated, spare[3];
 } export_entry;
 
-_Static_assert(sizeof(export_entry) == 128, "two lines");
+_Static_assert(sizeof(export_entry) == 168, "no padding: entries are compared as bytes");
+
+/* A number of what the entries look like, as compiled. */
+uint32_t export_layout(void);
 
 typedef struct export_list {
     export_entry *entry;

@@ -16,20 +16,20 @@
 #include <unistd.h>
 
 #define TABLE_MAGIC 0x31544c4150ull /* "PALT1" */
-#define TABLE_VERSION 3u
+#define TABLE_VERSION 4u
 
 typedef struct table_header {
     uint64_t magic;
     uint32_t version;
     uint32_t layout; /* of the structs, as compiled */
-    uint32_t cap4, cap6, buckets, reserved;
-    uint64_t state_at, hot_at, cold_at, addr6_at, bucket_at, end;
+    uint32_t cap4, cap6, buckets, nat;
+    uint64_t state_at, hot_at, cold_at, addr6_at, nat_at, nat6_at, bucket_at, end;
 } table_header;
 
 static uint32_t layout_hash(void)
 {
     const uint32_t parts[] = {sizeof(table_header), sizeof(ct_state_block), sizeof(ct_hot), sizeof(ct_cold), sizeof(ct_addr6),
-                              sizeof(ct_bucket), CT_SLOTS, WHEEL_LEVELS, WHEEL_SLOTS, offsetof(ct_hot, half),
+                              sizeof(ct_nat), sizeof(ct_bucket), CT_SLOTS, WHEEL_LEVELS, WHEEL_SLOTS, offsetof(ct_hot, half),
                               offsetof(ct_hot, deadline), offsetof(ct_cold, spill_packets), __BYTE_ORDER__};
     uint32_t h = 2166136261u;
     for (size_t i = 0; i < sizeof parts / sizeof parts[0]; i++)
@@ -39,15 +39,18 @@ static uint32_t layout_hash(void)
 
 static uint64_t page_up(uint64_t n) { return (n + 4095) & ~4095ull; }
 
-static table_header header_make(uint32_t cap4, uint32_t cap6)
+static table_header header_make(uint32_t cap4, uint32_t cap6, bool nat)
 {
-    table_header h = {.magic = TABLE_MAGIC, .version = TABLE_VERSION, .layout = layout_hash(), .cap4 = cap4, .cap6 = cap6};
-    h.buckets = (cap4 + cap6) / 8 + 1; /* 12 slots for 8 connections */
+    table_header h = {.magic = TABLE_MAGIC, .version = TABLE_VERSION, .layout = layout_hash(), .cap4 = cap4, .cap6 = cap6, .nat = nat};
+    uint64_t tuples = ((uint64_t)cap4 + cap6) * (nat ? 2 : 1);
+    h.buckets = (uint32_t)(tuples / CT_A_BUCKET + 1); /* of 12 slots */
     h.state_at = 4096;
     h.hot_at = h.state_at + page_up(sizeof(ct_state_block));
     h.cold_at = h.hot_at + page_up((uint64_t)(cap4 + cap6) * sizeof(ct_hot));
     h.addr6_at = h.cold_at + page_up((uint64_t)(cap4 + cap6) * sizeof(ct_cold));
-    h.bucket_at = h.addr6_at + page_up((uint64_t)cap6 * sizeof(ct_addr6));
+    h.nat_at = h.addr6_at + page_up((uint64_t)cap6 * sizeof(ct_addr6));
+    h.nat6_at = h.nat_at + (nat ? page_up((uint64_t)(cap4 + cap6) * sizeof(ct_nat)) : 0);
+    h.bucket_at = h.nat6_at + (nat ? page_up((uint64_t)cap6 * sizeof(ct_addr6)) : 0);
     h.end = h.bucket_at + page_up((uint64_t)h.buckets * sizeof(ct_bucket));
     return h;
 }
@@ -58,6 +61,8 @@ static void table_view(ct_table *t, uint8_t *base, const table_header *h)
     t->hot = (ct_hot *)(void *)(base + h->hot_at);
     t->cold = (ct_cold *)(void *)(base + h->cold_at);
     t->addr6 = (ct_addr6 *)(void *)(base + h->addr6_at);
+    t->nat = h->nat ? (ct_nat *)(void *)(base + h->nat_at) : NULL;
+    t->nat6 = h->nat ? (ct_addr6 *)(void *)(base + h->nat6_at) : NULL;
     t->bucket = (ct_bucket *)(void *)(base + h->bucket_at);
     t->buckets = h->buckets;
     t->cap4 = h->cap4;
@@ -103,6 +108,25 @@ static void entry_free(ct_table *t, uint32_t ref)
 {
     t->hot[ref].state = CT_FREE;
     t->cold[ref].generation++;
+}
+
+/* Into the index by its tuples. False: it can't be, and is in none of them. */
+static bool entry_index(ct_table *t, uint32_t ref)
+{
+    ct_key k;
+    ct_key_of(t, ref, &k);
+    const uint64_t hash = key_hash(&k, t->s->seed);
+    if (!index_insert(t, hash, ref))
+        return false;
+    if (!nat_is_translated(t, ref))
+        return true;
+    ct_key reply;
+    nat_key_of(t, ref, &reply);
+    t->nat[ref].marks = 0;
+    if (nat_begin(t, ref, &reply))
+        return true;
+    index_remove(t, hash, ref); /* half of a translation is worse than none */
+    return false;
 }
 
 static bool child_is_sound(const ct_table *t, uint32_t ref, const uint32_t used[CT_WAYS])
@@ -154,14 +178,10 @@ static void table_rebuild(ct_table *t)
         for (uint32_t i = count; i-- > 0;) {
             ref = first + i;
             ct_hot *h = &t->hot[ref];
-            ct_key k;
-            if (h->state) {
-                ct_key_of(t, ref, &k);
-                if (!index_insert(t, key_hash(&k, s->seed), ref)) {
-                    if (h->state & CT_RESYNC)
-                        unanswered_remove(t, ref);
-                    entry_free(t, ref);
-                }
+            if (h->state && !entry_index(t, ref)) {
+                if (h->state & CT_RESYNC)
+                    unanswered_remove(t, ref);
+                entry_free(t, ref);
             }
             if (!h->state) {
                 t->cold[ref].wheel_next = s->free_head[w];
@@ -216,7 +236,7 @@ int table_open(ct_table *t, pal_region *r, const table_config *c, char *err, siz
     *r = (pal_region){.fd = -1};
     if ((uint64_t)c->cap4 + c->cap6 == 0 || (uint64_t)c->cap4 + c->cap6 >= WHEEL_HEAD)
         return say(err, errlen, "capacity must be between 1 and 2^31 - 1 connections", c->path);
-    table_header h = header_make(c->cap4, c->cap6);
+    table_header h = header_make(c->cap4, c->cap6, c->nat);
     if (c->path && file_open(r, c, &h, err, errlen) < 0) {
         table_close(r);
         return -1;

@@ -18,6 +18,7 @@ typedef struct pal_region {
 typedef struct table_config {
     uint32_t cap4, cap6;
     bool huge;           /* ask for huge pages */
+    bool nat;            /* connections may be translated: room for a second tuple each */
     const char *path;    /* NULL: anonymous memory */
     uint64_t seed[HASH_KEY_WORDS];
 } table_config;

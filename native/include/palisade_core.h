@@ -189,7 +189,7 @@ typedef struct pal_engine_options {
     uint8_t flows;                 /* PAL_FLOWS_* */
     uint8_t name_rules;            /* judgements of connections name their rule */
     uint8_t huge_pages;
-    uint8_t reserved[6];
+    uint8_t nat, reserved[5];      /* nat: connections may have a second tuple, in a table with room for it */
     uint64_t seed[6];              /* secret; all zero: drawn from the kernel */
     pal_limits limits;
 } pal_engine_options;

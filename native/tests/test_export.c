@@ -6,6 +6,7 @@
 #include "support/rig.h"
 
 #include "../engine/export.c"
+#include "../engine/import.c"
 
 #include "check.h"
 #include "support/invariants.h"
@@ -30,6 +31,7 @@ static void open_both(void)
     pal_engine_options o = rig_options(64, 32);
     char err[256];
     o.flows = PAL_FLOWS_NONE;
+    o.nat = 1;
     o.limits.half_open[0] = o.limits.half_open[1] = 1000;
     o.limits.half_open_prefixes = 64;
     CHECK(rig_open_at(&here, &o, NULL, err, sizeof err));
@@ -74,6 +76,17 @@ static void establish(uint32_t family, uint16_t port)
     CHECK_U64(tcp(&here, HERE, family, true, port, 5001, 1006, TCP_ACK, "hi").verdict, PAL_ALLOW);
 }
 
+/* The connection of a UDP packet from port `port` is answered from 10.0.0.3, which sees it come from host 4, port + 100. */
+static void translate(rig *r, uint32_t ref, uint32_t family, uint16_t port)
+{
+    pal_packet p;
+    ct_key k;
+    frame_udp(&f, family, 3, 4, 5353, (uint16_t)(port + 100), "y", 1);
+    rig_parse(r, &p, f.b, f.len, f.len, LINKTYPE_ETHERNET);
+    key_from_packet(&k, &p, r->w->table.hot[ref].zone);
+    CHECK(nat_begin(&r->w->table, ref, &k));
+}
+
 static void fill(void)
 {
     establish(PAL_FAMILY_V4, 80);
@@ -81,7 +94,10 @@ static void fill(void)
     establish(PAL_FAMILY_V4, 21);
     for (uint32_t i = 0; i < 6; i++) {
         frame_udp(&f, i & 1 ? PAL_FAMILY_V6 : PAL_FAMILY_V4, 1, 2, (uint16_t)(1000 + i), 53, "x", 1);
-        CHECK_U64(judge(&here, HERE).ct, PAL_CT_NEW);
+        const pal_judgement j = judge(&here, HERE);
+        CHECK_U64(j.ct, PAL_CT_NEW);
+        if (i >= 4)
+            translate(&here, j.ref, i & 1 ? PAL_FAMILY_V6 : PAL_FAMILY_V4, (uint16_t)(1000 + i));
         here.now += 20 * RIG_MS;
     }
     frame_udp(&f, PAL_FAMILY_V4, 2, 1, 53, 1000, "y", 1);
@@ -181,6 +197,11 @@ static void go_on(void)
     CHECK_U64(tcp(&there, THERE, PAL_FAMILY_V4, false, 80, 900000000, 5003, TCP_ACK, "far").reason, PAL_REASON_TCP_WINDOW);
     frame_udp(&f, PAL_FAMILY_V6, 2, 1, 53, 1001, "y", 1);
     CHECK_U64(judge(&there, THERE).ct, PAL_CT_ESTABLISHED);
+    for (uint32_t family = PAL_FAMILY_V4; family <= PAL_FAMILY_V6; family++) { /* by the tuple of the side that answers */
+        frame_udp(&f, family, 3, 4, 5353, family == PAL_FAMILY_V4 ? 1104 : 1105, "y", 1);
+        const pal_judgement j = judge(&there, THERE);
+        CHECK(j.ct == PAL_CT_ESTABLISHED && j.reply);
+    }
     frame_ping(&f, PAL_FAMILY_V4, 2, 1, true, 7);
     CHECK_U64(judge(&there, THERE).ct, PAL_CT_ESTABLISHED);
     /* FTP's data: a packet of the connection that is there, and the one that was announced and not begun. */
@@ -209,7 +230,7 @@ static void test_they_go_on(void)
         CHECK(counted[i].packets == 0 && counted[i].bytes == 0); /* they were counted where they were */
     go_on();
     pal_engine_rules_read(there.e, counted, 64);
-    CHECK_U64(counted[11].packets, 4 + 2 + 2); /* and from here on here: TCP, UDP and ICMP, and the two that it refused */
+    CHECK_U64(counted[11].packets, 4 + 2 + 2 + 2); /* and from here on here: TCP, UDP and ICMP, and the two that it refused */
     free(l.entry);
     /* All of it runs out like any other. */
     there.now += 60 * 86400 * RIG_S;
@@ -225,7 +246,8 @@ static void test_difference(void)
     open_both();
     fill();
     export_list before = out_of(&here, HERE, false);
-    CHECK_U64(bring(&before), before.count);
+    for (uint32_t again = 0; again < 2; again++)
+        CHECK_U64(bring(&before), before.count);
     /* One ends, one goes on, some begin, UDP that nobody answered runs out. */
     CHECK_U64(tcp(&here, HERE, PAL_FAMILY_V6, false, 80, 1006, 5003, TCP_ACK, "and more").verdict, PAL_ALLOW);
     CHECK_U64(tcp(&here, HERE, PAL_FAMILY_V4, true, 80, 5003, 1006, TCP_ACK | TCP_FIN, "").verdict, PAL_ALLOW);
@@ -235,7 +257,10 @@ static void test_difference(void)
     there.now += 62 * RIG_S;
     for (uint16_t port = 2000; port < 2010; port++) {
         frame_udp(&f, PAL_FAMILY_V4, 1, 2, port, 53, "x", 1);
-        CHECK_U64(judge(&here, HERE).ct, PAL_CT_NEW);
+        const pal_judgement j = judge(&here, HERE);
+        CHECK_U64(j.ct, PAL_CT_NEW);
+        if (port & 1)
+            translate(&here, j.ref, PAL_FAMILY_V4, port);
     }
     CHECK_U64(tcp(&here, HERE, PAL_FAMILY_V4, false, 21, 1044, 5003, TCP_ACK, "PORT 10,0,0,1,9,9\r\n").verdict, PAL_ALLOW);
     export_list now = out_of(&here, HERE, true), difference;
@@ -250,6 +275,29 @@ static void test_difference(void)
     free(now.entry);
     free(difference.entry);
     free(none.entry);
+    close_both();
+}
+
+/* A host whose tables have no room for second tuples takes none that needs one, and takes the others. */
+static void test_no_nat(void)
+{
+    check_where = "no room for second tuples";
+    open_both();
+    fill();
+    export_list l = out_of(&here, HERE, false);
+    uint64_t translated = 0, refused = 0, n = export_write(&l, 0, l.count, bytes);
+    for (uint64_t i = 0; i < l.count; i++)
+        translated += l.entry[i].translated;
+    CHECK_U64(translated, 2);
+    rig_close(&there);
+    pal_engine_options o = rig_options(64, 32);
+    char err[256];
+    CHECK(rig_open_at(&there, &o, NULL, err, sizeof err));
+    commit(&there, THERE, 10);
+    CHECK_U64(into(&there, THERE, bytes, n, &refused), l.count - 2);
+    CHECK_U64(refused, 2);
+    CHECK(invariant_broken(there.w) == NULL);
+    free(l.entry);
     close_both();
 }
 
@@ -325,6 +373,7 @@ int main(void)
 {
     test_they_go_on();
     test_difference();
+    test_no_nat();
     test_full();
     test_hostile();
     return check_end("test_export");

@@ -160,7 +160,7 @@ static void test_damaged(void)
         CHECK_U64(rig_judge(&r, &f).verdict, PAL_ALLOW);
         frame_tcp(&f, PAL_FAMILY_V4, 2, 1, 20, 9 * 256 + 9, (tcp_say){.seq = 1, .flags = TCP_SYN});
         CHECK_U64(rig_judge(&r, &f).ct, PAL_CT_RELATED);
-        table_header h = header_make(24, 12);
+        table_header h = header_make(24, 12, false);
         rig_close(&r);
         int fd = open(path, O_RDWR);
         for (uint32_t i = 0; i <= round; i++) {

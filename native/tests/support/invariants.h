@@ -26,6 +26,19 @@ INVARIANT bool invariant_is_live(const ct_table *t, uint32_t ref)
     return t->hot[ref].state != CT_FREE && ref - (way ? t->cap4 : 0) < t->s->fresh[way];
 }
 
+/* Does `entry` stand in a bucket where a look-up of `hash` comes? Buckets before that are passed. */
+INVARIANT bool invariant_stands(const ct_table *t, uint64_t hash, uint32_t entry, uint32_t *passed)
+{
+    uint32_t at = hash_bucket(t, hash);
+    for (uint32_t probe = 0; probe < CT_PROBES; probe++, at = bucket_next(t, at)) {
+        for (uint32_t i = 0; i < CT_SLOTS; i++)
+            if (t->bucket[at].tag[i] && t->bucket[at].ref[i] == entry)
+                return true;
+        passed[at]++;
+    }
+    return false;
+}
+
 INVARIANT const char *invariant_index_counted(const ct_table *t, uint32_t *passed)
 {
     uint32_t live = t->s->used[0] + t->s->used[1], stands = 0;
@@ -34,24 +47,20 @@ INVARIANT const char *invariant_index_counted(const ct_table *t, uint32_t *passe
             continue;
         ct_key k;
         ct_key_of(t, ref, &k);
-        uint32_t at = hash_bucket(t, key_hash(&k, t->s->seed));
-        bool here = false;
-        for (uint32_t probe = 0; probe < CT_PROBES && !here; probe++) {
-            for (uint32_t i = 0; i < CT_SLOTS; i++)
-                here |= t->bucket[at].tag[i] && t->bucket[at].ref[i] == ref;
-            if (!here) {
-                passed[at]++;
-                at = bucket_next(t, at);
-            }
-        }
-        HOLDS(here);
+        HOLDS(invariant_stands(t, key_hash(&k, t->s->seed), ref, passed));
+        if (!nat_is_translated(t, ref))
+            continue;
+        live++;
+        nat_key_of(t, ref, &k);
+        HOLDS(invariant_stands(t, key_hash(&k, t->s->seed), ref | CT_REPLY_TUPLE, passed));
     }
     for (uint32_t b = 0; b < t->buckets; b++) {
         for (uint32_t i = 0; i < CT_SLOTS; i++) {
             if (!t->bucket[b].tag[i])
                 continue;
+            uint32_t entry = t->bucket[b].ref[i], ref = entry & ~CT_REPLY_TUPLE;
             stands++;
-            HOLDS(t->bucket[b].ref[i] < t->cap4 + t->cap6 && t->hot[t->bucket[b].ref[i]].state != CT_FREE);
+            HOLDS(ref < t->cap4 + t->cap6 && t->hot[ref].state != CT_FREE && (entry == ref || nat_is_translated(t, ref)));
         }
         HOLDS(t->bucket[b].overflow == passed[b]); /* connections that belong here or before and stand after this bucket */
     }
