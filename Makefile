@@ -117,4 +117,4 @@ uninstall: ## undo the set-up: .venv, build/, and the Debian packages that only 
 clean: ## remove build/
 	@rm -rf build
 
--include $(wildcard build/native/*.d build/fuzz/*.d build/native/*/*.d build/fuzz/*/*.d build/sanitize/*.d)
+-include $(wildcard $(foreach in,native fuzz,$(patsubst %,build/$(in)/%.d,* */* */*/*)) build/sanitize/*.d)
