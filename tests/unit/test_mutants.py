@@ -54,7 +54,7 @@ def _run(report: Path, *arguments: str) -> None:
 
 def test_c_tests_notice_some(tmp_path: Path) -> None:
     """Few, so that one that changes nothing may be among them: half must be noticed by the C tests alone."""
-    _run(tmp_path / "report.jsonl", "--count", "4", "--no-trial", "--floor", "0.5")
+    _run(tmp_path / "report.jsonl", "--count", "3", "--no-trial", "--floor", "0.5")
 
 
 @pytest.mark.long
