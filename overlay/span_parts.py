@@ -41,7 +41,7 @@ from overlay.hoststate import (
 )
 from overlay.span import UNDERLAY_MTU, Fabric, ForwardingSpan, vnic_network
 
-VERSION: Final = 1
+VERSION: Final = 2
 HASH_CHARACTERS: Final = 32
 MARK_BYTES: Final = 12
 _FAMILY: Final = slice(32, 36)  # of a row of pal_range
@@ -52,12 +52,16 @@ class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class HostPart(_Part, frozen=True):
-    """The host itself."""
+    """The host itself. `version`: of all parts that it is told; always sent, so that who reads another one notices."""
 
     tep: str
+    version: int
     bfd: BfdState = BfdState()
     enforcer: str = "native"
-    version: int = VERSION
+
+
+class _Version(msgspec.Struct):
+    version: int
 
 
 class TepPart(_Part, frozen=True):
@@ -141,6 +145,7 @@ TYPES: Final[Mapping[str, type[msgspec.Struct]]] = {
     "set": SetPart,
 }
 _encoder: Final = msgspec.json.Encoder()
+_version: Final = msgspec.json.Decoder(_Version)
 _decoders: Final = {kind: msgspec.json.Decoder(made) for kind, made in TYPES.items()}
 
 
@@ -155,6 +160,11 @@ def part_decode(key: str, data: bytes) -> msgspec.Struct:
     decoder = _decoders.get(kind)
     if decoder is None:
         raise StateError(f"this agent knows no {kind!r} ({key})")
+    part: msgspec.Struct = _decode(decoder, key, data)
+    return part
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], key: str, data: bytes) -> Any:
     try:
         return decoder.decode(data)
     except msgspec.DecodeError as error:
@@ -215,12 +225,14 @@ def parts_assemble(
 
 class _Assembly:
     def __init__(self, host: str, parts: Mapping[str, bytes]) -> None:
+        own = f"host/{host}"
+        version = _decode(_version, own, parts[own]).version
+        if version != VERSION:  # looked at first: what another version sends need not fit at all
+            raise StateError(f"parts of version {version}; this agent reads version {VERSION}")
         self.parts: dict[str, Any] = {key: part_decode(key, data) for key, data in parts.items()}
         self.rules: dict[RuleState, int] = {}
         self.sets: dict[str, int] = {}
-        self.own: HostPart = self.parts[f"host/{host}"]
-        if self.own.version != VERSION:
-            raise StateError(f"parts of version {self.own.version}; this agent reads version {VERSION}")
+        self.own: HostPart = self.parts[own]
         hosts = {
             name: Host(name, address_parse(part.ip), enforcer=part.enforcer)
             for name, part in self._of("tep")

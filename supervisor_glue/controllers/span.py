@@ -18,6 +18,7 @@ from dfw.logs import get_logger
 from dfw.model import Port, Segment
 from overlay.hoststate import BfdState
 from overlay.span_parts import (
+    VERSION,
     GatewayPart,
     HostPart,
     MemberPart,
@@ -400,7 +401,7 @@ class Span:
 
         if known is not None:
             bfd = BfdState(known.bfd_interval, known.bfd_multiple)
-            add(f"host/{host}", part_encode(HostPart(str(known.tep), bfd, known.enforcer)))
+            add(f"host/{host}", part_encode(HostPart(str(known.tep), VERSION, bfd, known.enforcer)))
         for name, port in self.ports_on.get(host, {}).items() if known is not None else ():
             if port.segment not in self.intent.segments:
                 continue  # until there is a segment, nothing can be at it

@@ -10,12 +10,13 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.json import encode
 
 from overlay.hoststate import StateError
 from overlay.span import resolve_span
-from overlay.span_parts import SetPart, part_encode, parts_assemble
+from overlay.span_parts import TYPES, VERSION, MemberPart, SetPart, part_encode, parts_assemble
 from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.auth.kubeconfig import Kubeconfig
 from supervisor_glue.controllers.informer import Views
@@ -276,12 +277,39 @@ def test_a_part_that_this_version_does_not_know_is_refused() -> None:
             {**parts, "novelty/x": b"{}"},
             {**parts, key: parts[key][:-1] + b',"novelty":1}'},
             {name: data for name, data in parts.items() if not name.startswith("table/")},
-            {**parts, f"host/{host}": b'{"tep":"172.16.0.1","version":2}'},
         ):
             with pytest.raises(StateError):
                 parts_assemble(host, spoiled, 1)
 
+        sent = msgspec.json.decode(parts[f"host/{host}"])
+        for version in (VERSION - 1, VERSION + 1):
+            other = {**parts, f"host/{host}": msgspec.json.encode({**sent, "version": version}), key: b'{"novelty":1}'}
+            with pytest.raises(StateError, match=f"parts of version {version}; this agent reads version {VERSION}"):
+                parts_assemble(host, other, 1)
+        del sent["version"]
+        with pytest.raises(StateError, match="version"):
+            parts_assemble(host, {**parts, f"host/{host}": msgspec.json.encode(sent)}, 1)
+
     run(body)
+
+
+def test_another_wire_has_another_version() -> None:
+    """What hosts are told by this version: whoever changes a field here makes it another version."""
+    told = {kind: " ".join(field.name for field in msgspec.structs.fields(made)) for kind, made in TYPES.items()}
+    assert (VERSION, told) == (
+        2,
+        {
+            "host": "tep version bfd enforcer",
+            "tep": "ip enforcer",
+            "gateway": "tier uplink",
+            "segment": "vni subnets gateway ports",
+            "vnic": "segment mac ips table timers ether flood",
+            "table": "entries rules refs",
+            "ether": "entries macs rules",
+            "set": "name ranges",
+        },
+    )
+    assert [field.name for field in msgspec.structs.fields(MemberPart)] == ["host", "mac", "ips"]
 
 
 def test_a_member_more_is_told_as_such_and_what_does_not_fit_is_asked_for_again() -> None:
