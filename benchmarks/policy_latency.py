@@ -21,7 +21,6 @@ import select
 import shutil
 import signal
 import socket
-import statistics
 import struct
 import subprocess
 import sys
@@ -32,32 +31,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+
+from latency_summary import TICK, Change, given_read, shares, summary  # beside this file
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 PORT, POD_PORT = 9000, 9001
-TICK = 0.001
-RUN = 5  # datagrams in a row that do not arrive: denied, not lost
 MESSAGE = struct.Struct("!II")
 PATIENCE = 300.0
+KUBECTL = Path(sys.prefix) / "bin" / "kubectl"
 LACKING = 3
 POD_SAYS = (
     "import socket,time\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\n"
     "while 1:\n s.sendto(b'%s',('%s',%d));time.sleep(.002)\n"
 )
 DENY = {"podSelector": {"matchLabels": {"role": "visitor"}}, "policyTypes": ["Egress"]}
-
-
-class Change(NamedTuple):
-    """`at`: when the 2xx was read; `asked`: when it was asked for."""
-
-    way: str
-    at: float
-    asked: float
-    realized: float | None
-    condition: float | None
 
 
 # ---- the probe: a process of its own ---------------------------------------------------------------------------
@@ -283,54 +273,7 @@ async def pod_created(client: Any, server: socket.socket, number: int, host: str
     return 1000 * found
 
 
-# ---- what came of them -----------------------------------------------------------------------------------------
-
-
-def turn(times: array[float], arrived: bytes, way: str, begun: float, end: float) -> tuple[float | None, int]:
-    """When the first datagram was sent that went this way, and how many of those after it did not."""
-    from bisect import bisect_left
-
-    first, last = bisect_left(times, begun - 2 * TICK), bisect_left(times, end)
-    window = arrived[first : last - 20]  # the last ones may have been under way at the next change
-    at = window.find(b"\0" * RUN) if way == "denied" else window.find(b"\1")
-    if at < 0:
-        return None, 0
-    return max(times[first + at], begun), window[at:].count(1 if way == "denied" else 0)
-
-
-def shares(values: Sequence[float]) -> dict[str, float]:
-    """p50, p99 and the extremes, in milliseconds."""
-    found = sorted(values)
-    p99 = found[min(len(found) - 1, int(0.99 * len(found)))]
-    return {
-        "p50": round(statistics.median(found), 1),
-        "p99": round(p99, 1),
-        "min": round(found[0], 1),
-        "max": round(found[-1], 1),
-    }
-
-
-def summary(changes: Sequence[Change], times: array[float], arrived: Sequence[bytes], end: float) -> dict[str, Any]:
-    """From the first 2xx on; the change after each bounds it."""
-    rows: dict[str, list[float]] = {"denied": [], "allowed": []}
-    stray, unseen = 0, 0
-    ends = [*(item.asked for item in changes[1:]), end]
-    for item, until in zip(changes, ends, strict=True):
-        found = [turn(times, flags, item.way, item.at, until) for flags in arrived]
-        stray += sum(more for _, more in found)
-        moments = [moment for moment, _ in found if moment is not None]
-        unseen += len(found) - len(moments)
-        if len(moments) == len(found):
-            rows[item.way].append(1000 * (max(moments) - item.at))
-    return {
-        "last_host_ms": shares(rows["denied"] + rows["allowed"]),
-        "denied_ms": shares(rows["denied"]),
-        "allowed_ms": shares(rows["allowed"]),
-        "realized_ms": shares([1000 * (item.realized - item.at) for item in changes if item.realized]),
-        "condition_ms": shares([1000 * (item.condition - item.at) for item in changes if item.condition]),
-        "stray": stray,
-        "unseen": unseen,
-    }
+# ---- all of it -------------------------------------------------------------------------------------------------------
 
 
 async def measure(paths: Any, given: argparse.Namespace, hosts: Sequence[str]) -> dict[str, Any]:
@@ -374,7 +317,7 @@ async def measure(paths: Any, given: argparse.Namespace, hosts: Sequence[str]) -
         watched = Watched(client)
         await asyncio.gather(watched.hosts.synced.wait(), watched.policies.synced.wait())
         await asyncio.sleep(2)
-        kubectl = [str(Path(sys.prefix) / "bin" / "kubectl"), "--kubeconfig", str(kubeconfig)]
+        kubectl = [str(KUBECTL), "--kubeconfig", str(kubeconfig)]
         changes, by_kubectl = [], []
         try:
             for number in range(given.changes):
@@ -398,7 +341,7 @@ async def measure(paths: Any, given: argparse.Namespace, hosts: Sequence[str]) -
     result = {
         "case": f"policy-latency/{len(hosts)} hosts/{len(pods)} pods/{given.changes} changes",
         **found,
-        "pod_ms": shares(created) if created else None,
+        "pod_ms": shares(created),
         "pods_ready_seconds": round(pods_seconds, 1),
         "datagrams": len(times) * len(arrived),
         "late_ticks": late,
@@ -408,7 +351,9 @@ async def measure(paths: Any, given: argparse.Namespace, hosts: Sequence[str]) -
     if by_kubectl:
         moved = [item._replace(at=item.asked) for item in by_kubectl]
         result["kubectl_ms"] = shares([1000 * (item.at - item.asked) for item in by_kubectl])
-        result["kubectl_to_packet_ms"] = summary(moved, times, arrived, end)["last_host_ms"]
+        theirs = summary(moved, times, arrived, end)
+        result["kubectl_to_packet_ms"] = theirs["last_host_ms"]
+        result["verified"] = result["verified"] and not theirs["stray"] and not theirs["unseen"]
     return result
 
 
@@ -420,22 +365,15 @@ def render(result: dict[str, Any]) -> str:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description="From a change at the API to the packets of all hosts.")
-    parser.add_argument("--hosts", type=int, default=10)
-    parser.add_argument("--pods", type=int, default=200)
-    parser.add_argument("--changes", type=int, default=200, help="half of them deny")
-    parser.add_argument("--gap", type=float, default=2.0, help="seconds between two changes, at least")
-    parser.add_argument("--kubectl", type=int, default=10, help="further changes, by kubectl")
-    parser.add_argument("--new", type=int, default=20, help="pods that are created one after the other")
-    parser.add_argument("-o", dest="output", choices=["table", "json"], default="table")
-    parser.add_argument("--probe", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    given = given_read()
     if given.probe:
         probe(json.loads(given.probe), given.out)
         return 0
     if os.geteuid() != 0 or not os.path.exists("/dev/net/tun"):
         print("this needs root and /dev/net/tun", file=sys.stderr)
+        return LACKING
+    if given.kubectl and not KUBECTL.exists():
+        print(f"this needs {KUBECTL} (or --kubectl 0)", file=sys.stderr)
         return LACKING
     hosts = [f"esx-{number}" for number in range(1, given.hosts + 1)]
     with lab(hosts) as paths:

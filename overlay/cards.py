@@ -31,7 +31,7 @@ from overlay.uplink import (
     read_mtu,
     remove_uplink,
 )
-from overlay.vnic import apply_vnic
+from overlay.vnic import VnicSetup, apply_vnic, vnic_setup
 
 UPLINK = "uplink"
 VNIC = "vnic/"
@@ -45,7 +45,7 @@ class Card:
     about: dict[str, Any]
     number: int | None = None  # of the filter, once the packet core has it
     since: float = 0.0  # when packets began to run (time.monotonic)
-    settled: VnicState | None = None  # what its interface was made to be
+    settled: VnicSetup | None = None  # what its interface was made to be
 
 
 class Cards:
@@ -108,12 +108,12 @@ class Cards:
         that are being looked into just now."""
         for vnic in vnics:
             card = self.cards.get(VNIC + vnic.name)
-            is_new = self.problems.get(vnic.name) is not before.get(vnic.name)
-            if vnic.netns is None or is_new or card is None or card.settled == vnic or card.about.get("tap"):
+            setup, is_new = vnic_setup(vnic), self.problems.get(vnic.name) is not before.get(vnic.name)
+            if vnic.netns is None or is_new or card is None or card.settled == setup or card.about.get("tap"):
                 continue
             try:
                 apply_vnic(vnic.netns, vnic)
-                card.settled = vnic
+                card.settled = setup
             except OSError as error:
                 self._problem(vnic, error)
 

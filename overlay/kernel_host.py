@@ -27,7 +27,7 @@ from overlay.kernel_fabric import FabricStep, apply_fabric, plan_fabric, segment
 from overlay.kernel_tables import host_tables
 from overlay.sysctl_keep import keep_sysctls
 from overlay.uplink import UplinkStep, apply_uplink, plan_uplink, remove_uplink
-from overlay.vnic import apply_vnic
+from overlay.vnic import VnicSetup, apply_vnic, vnic_setup
 
 UPLINK = "uplink"
 BRIDGED = tuple(Path(f"/proc/sys/net/bridge/bridge-nf-call-{tool}") for tool in ("iptables", "ip6tables"))
@@ -61,7 +61,7 @@ class KernelHost:
         self.attached: dict[str, str] = {}
         self.generation = -1
         self._fresh = True
-        self._settled: dict[str, tuple[VnicState, str]] = {}
+        self._settled: dict[str, tuple[VnicSetup, str]] = {}
         self._wires: tuple[UplinkStep, ...] = ()
 
     def apply(self, state: HostState) -> None:
@@ -173,11 +173,11 @@ class KernelHost:
         """The pods' ends of the cards."""
         for vnic in state.vnics:
             pod = self.attached.get(vnic.name)
-            if pod is None or self._settled.get(vnic.name) == (vnic, pod):
+            if pod is None or self._settled.get(vnic.name) == (vnic_setup(vnic), pod):
                 continue
             try:
                 apply_vnic(vnic.netns, vnic)
-                self._settled[vnic.name] = (vnic, pod)
+                self._settled[vnic.name] = (vnic_setup(vnic), pod)
             except OSError as error:
                 self.problems[vnic.name] = f"{vnic.interface} in {vnic.netns}: {error}"
 

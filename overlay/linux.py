@@ -31,7 +31,7 @@ MS_SHARED: Final = 1 << 20
 MNT_DETACH: Final = 2
 _SYS_MOUNT_SETATTR: Final = 442  # the same on every architecture but alpha
 _MOUNT_ATTR_RDONLY, _AT_RECURSIVE, _AT_FDCWD = 1, 0x8000, -100
-_SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 1
+_SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCGIFMTU, _IFF_UP = 0x8913, 0x8914, 0x8921, 1
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -88,6 +88,13 @@ def interface_up(name: str) -> None:
         request = struct.pack("16sh14x", name.encode(), 0)
         (flags,) = struct.unpack_from("h", fcntl.ioctl(sock, _SIOCGIFFLAGS, request), 16)
         fcntl.ioctl(sock, _SIOCSIFFLAGS, struct.pack("16sh14x", name.encode(), flags | _IFF_UP))
+
+
+def interface_mtu(name: str) -> int:
+    """Bytes of an IP packet that a link of this thread's network namespace carries. Raises OSError."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        found = fcntl.ioctl(sock, _SIOCGIFMTU, struct.pack("16si12x", name.encode(), 0))
+    return int(struct.unpack_from("i", found, 16)[0])
 
 
 def process_control(option: int, value: int) -> None:

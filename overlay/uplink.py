@@ -19,6 +19,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, Final
 
+from overlay.linux import interface_mtu
 from overlay.vnic import FAMILY_OF_VERSION
 
 TEP_INTERFACE: Final = "tep0"
@@ -88,13 +89,10 @@ def plan_uplink(tier: str, underlay: str, tep: str, peers: Iterable[str], mtu: i
 
 def read_mtu(interface: str) -> int | None:
     """Bytes of an IP packet that this interface carries; None where there is none. Its peer may carry less."""
-    from pyroute2 import IPRoute
-
-    with IPRoute() as netlink:
-        for link in netlink.link("dump"):
-            if link.get_attr("IFLA_IFNAME") == interface:
-                return int(link.get_attr("IFLA_MTU"))
-    return None
+    try:
+        return interface_mtu(interface)
+    except OSError:
+        return None
 
 
 def apply_uplink(steps: Iterable[UplinkStep]) -> None:

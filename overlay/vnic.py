@@ -11,7 +11,7 @@ import errno
 from dataclasses import dataclass
 from ipaddress import ip_interface
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from overlay.enter import run_in
 from overlay.hoststate import VnicState
@@ -34,6 +34,23 @@ class VnicSeen:
     has_ipv6: bool = True
     routes: frozenset[str] = frozenset()
     forwards: bool = False
+
+
+class VnicSetup(NamedTuple):
+    """All of a vNIC's state that its interface is made by (`plan_vnic`). The rest, such as which table its rules are,
+    changes with what other vNICs have."""
+
+    netns: str | None
+    interface: str
+    mtu: int
+    ips: tuple[str, ...]
+    gateways: tuple[str, ...]
+    routes: tuple[str, ...]
+
+
+def vnic_setup(vnic: VnicState) -> VnicSetup:
+    """Two that are equal need the same interface."""
+    return VnicSetup(vnic.netns, vnic.interface, vnic.mtu, vnic.ips, vnic.gateways, vnic.routes)
 
 
 @dataclass(frozen=True, slots=True)

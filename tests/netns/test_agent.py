@@ -293,6 +293,21 @@ def test_a_vnic_that_cannot_be_made_is_tried_again(hosts: TwoHosts) -> None:
     assert "eth0" in links and "eth9" in links
 
 
+def test_an_interface_is_set_up_anew_when_its_own_vnic_changes_and_not_for_others(hosts: TwoHosts) -> None:
+    hosts.start()
+    enter = ["nsenter", f"--net={hosts.netns('a')}", "ip"]
+    subprocess.run([*enter, "link", "set", "eth0", "mtu", "1400"], check=True)
+    segment = "  - {name: zero, vni: 5000, subnets: [10.0.0.0/24], gateway: t1}\n"
+    hosts.inventory = INVENTORY.replace("segments:\n", f"segments:\n{segment}")  # all other segments' numbers move
+    hosts.tell(POLICY)
+    shown = subprocess.run([*enter, "addr", "show", "eth0"], capture_output=True, text=True, check=True).stdout
+    assert "mtu 1400" in shown and "10.0.1.10/24" in shown
+    hosts.inventory = hosts.inventory.replace("[10.0.1.10, ", "[10.0.1.20, ")
+    hosts.tell(POLICY)
+    shown = subprocess.run([*enter, "addr", "show", "eth0"], capture_output=True, text=True, check=True).stdout
+    assert "mtu 1500" in shown and "10.0.1.20/24" in shown and "10.0.1.10/24" not in shown
+
+
 def test_one_agent_a_host(hosts: TwoHosts) -> None:
     hosts.start()
     command = [sys.executable, "-m", "dfw", "agent", "run", "--host", "h1", "--underlay", "ul0"]
