@@ -20,7 +20,7 @@ from dfw.nftables import Names, Rendered, Ruleset, plan_update, render_ruleset, 
 from dfw.nftables.conntrack import ConntrackSocket
 from dfw.nftables.load import LoadError, RulesetLink
 from dfw.nftables.render import TABLE
-from overlay.hoststate import HostState, VnicState, file_replace
+from overlay.hoststate import HostState, file_replace
 from overlay.kernel_connections import connections_refused, vnic_owners
 from overlay.kernel_ends import render_ends
 from overlay.kernel_fabric import FabricStep, apply_fabric, plan_fabric, segment_zones

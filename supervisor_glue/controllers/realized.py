@@ -22,10 +22,13 @@ from supervisor_glue.controllers.objects import (
 )
 from supervisor_glue.controllers.resources import HOST_STATUSES, NAMESPACES, PODS
 from supervisor_glue.controllers.span import Span
+from supervisor_glue.pace import Pace
 
 REALIZED: Final = "Realized"
 NAMES: Final = 10
-WRITE_SECONDS: Final = 1.0
+WRITES: Final = Pace(seconds=1.0, burst=2)
+"""Of one object's status. What is realized, or refused, may follow "not yet" at once; how many are still missing is
+told once a second."""
 PATIENCE: Final = 0.15
 """Seconds until "not yet" is written: most hosts report sooner, and then one write is enough."""
 _RESOURCES: Final[dict[str, Resource]] = {
@@ -44,7 +47,7 @@ class RealizedController(Controller):
         super().__init__(client, views, now)
         self.span = span
         self._waiting: dict[str, set[str]] = {}  # by host: keys that it has not realized
-        self._written: dict[str, float] = {}
+        self._due: dict[str, float] = {}  # of WRITES
         self._held: dict[str, tuple[int, float]] = {}  # of what revision "not yet" is held back, and since when
         self._without_status: set[Resource] = set()
         self._first = 0
@@ -68,9 +71,6 @@ class RealizedController(Controller):
         if item is None or wanted is None or resource in self._without_status:
             self._forget(key)
             return None
-        early = self._written.get(key, 0.0) + WRITE_SECONDS - self.now()
-        if 0 < early <= WRITE_SECONDS:
-            return early
         refused = self.span.intent.refused.get((resource, item_key))
         hosts = self.span.hosts_of(key)
         missing = sorted(host for host in hosts if self._revision(host) < wanted)
@@ -78,7 +78,8 @@ class RealizedController(Controller):
             self._waiting.setdefault(host, set()).discard(key)
         for host in missing:
             self._waiting[host].add(key)
-        held = self._held_back(key, wanted) if missing and refused is None else 0.0
+        is_behind = bool(missing) and refused is None
+        held = self._held_back(key, wanted) if is_behind else 0.0
         if held > 0:
             return held
         if wanted <= self._first and not missing and not refused and _stands(item):
@@ -86,6 +87,9 @@ class RealizedController(Controller):
         changed = self._status(item, wanted, hosts, missing, refused)
         if changed is None:
             return None
+        early = WRITES.left(self._due.get(key, 0.0), self.now(), burst=1 if is_behind else None)
+        if early > 0:
+            return early
         try:
             await self.client.patch(resource, name, {"status": changed}, namespace, "status")
         except ApiError as error:
@@ -95,7 +99,7 @@ class RealizedController(Controller):
                 self.log.info("no-status", resource=resource.plural)
                 return None
             raise
-        self._written[key] = self.now()
+        self._due[key] = WRITES.after(self._due.get(key, 0.0), self.now())
         return None
 
     def _held_back(self, key: str, wanted: int) -> float:
@@ -103,8 +107,8 @@ class RealizedController(Controller):
         known, now = self._held.get(key), self.now()
         if known is None or known[0] != wanted:
             known = self._held[key] = wanted, now
-        left = known[1] + PATIENCE - now
-        return left if left <= PATIENCE else 0.0  # not where the clock was set back
+        # Not where the clock was set back. (Seconds since 1970 are rounded: what is left may be a bit more than all.)
+        return known[1] + PATIENCE - now if known[1] <= now else 0.0
 
     def _status(
         self, item: Object, wanted: int, hosts: set[str], missing: list[str], refused: str | None
@@ -134,7 +138,7 @@ class RealizedController(Controller):
         return 0 if found is None else int(status_of(found).get("realizedRevision") or 0)
 
     def _forget(self, key: str) -> None:
-        self._written.pop(key, None)
+        self._due.pop(key, None)
         self._held.pop(key, None)
         for waiting in self._waiting.values():
             waiting.discard(key)

@@ -2,7 +2,7 @@
 """From what the Supervisor computes for this host to the packet agent, and back what is in force.
 
 The agent is told as ever, by its file and its socket: it may end, begin and be upgraded by itself, and what is in force
-stays. HostStatus is written at once when the last write is over a second old, else at the end of that second.
+stays. HostStatus is written at once, but for a stream of changes: then once a second.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.api.kinds import OURS
 from supervisor_glue.api.metadata import time_text
 from supervisor_glue.api.status import ApiError
+from supervisor_glue.pace import Pace
 from supervisor_glue.span_reader import SpanReader, Told
 from supervisor_glue.spherelet.attachments import Attachments
 
 HOST_STATUSES: Final = Resource(OURS, "v1alpha1", "hoststatuses")
-REPORT_SECONDS: Final = 1.0
+REPORTS: Final = Pace(seconds=1.0, burst=2)
 ASK_SECONDS: Final = 30.0
 LOOK_SECONDS: Final = 2.0  # how often an agent that has not realized what it was told is asked again
 _PAUSES: Final = (0.05, 0.2, 1.0, 3.0)
@@ -57,7 +58,7 @@ class Realizer:
         self._refused = ""  # why what the Supervisor told last is not wanted
         self._told: HostState | None = None
         self._due = asyncio.Event()
-        self._written = 0.0
+        self._next = 0.0  # of REPORTS
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -137,7 +138,7 @@ class Realizer:
         while True:
             await self._due.wait()
             self._due.clear()
-            left = self._written + REPORT_SECONDS - time.monotonic()
+            left = REPORTS.left(self._next, time.monotonic())
             if left > 0:
                 await asyncio.sleep(left)
                 self._due.clear()
@@ -146,10 +147,10 @@ class Realizer:
             except (ApiError, ConnectionError) as error:
                 self.log.warning("status.failed", error=str(error))
                 self._due.set()
-                await asyncio.sleep(REPORT_SECONDS)
+                await asyncio.sleep(REPORTS.seconds)
 
     async def _write(self) -> None:
-        self._written = time.monotonic()
+        self._next = REPORTS.after(self._next, time.monotonic())
         status: dict[str, Any] = {
             "realizedRevision": self.report.revision,
             "error": self.report.error,

@@ -17,7 +17,7 @@ from supervisor_glue.auth.kubeconfig import Kubeconfig
 from supervisor_glue.auth.pki import Authority, client_issue
 from supervisor_glue.controllers.resources import HOST_STATUSES
 from supervisor_glue.span_reader import SpanReader, Told
-from supervisor_glue.spherelet.realize import REPORT_SECONDS
+from supervisor_glue.spherelet.realize import REPORTS
 
 PAUSE = 0.2  # seconds, between two tries to reach the control plane
 OPENING = 50  # connections that are being opened at a time, in all hosts of a process
@@ -93,7 +93,7 @@ class SimulatedHost:
             status = {"realizedRevision": self.revision, "error": "", "problems": {}}
             with suppress(ApiError, ConnectionError):
                 await self.client.patch(HOST_STATUSES, self.name, {"status": status}, subresource="status")
-            await asyncio.sleep(REPORT_SECONDS)
+            await asyncio.sleep(REPORTS.seconds)
 
 
 def hosts_make(server: str, authority: Authority, uids: dict[str, str]) -> list[SimulatedHost]:
