@@ -73,6 +73,7 @@ class KernelHost:
             [vnic.name for vnic in state.vnics],
             zones=segment_zones(state),
             names=self.memory.names,
+            before=self.rendered,
         )
         numbers = rendered.names.vnics
         attached = {vnic.name: _pod(vnic.netns) for vnic in state.vnics if vnic.netns is not None}

@@ -17,7 +17,7 @@ from dfw.logs import get_logger
 from dfw.model import PROTO_ICMP, PROTO_ICMPV6, Action, Address, Family
 from dfw.nftables import Rendered
 from dfw.nftables.nflog import LogListener, LogRecord
-from dfw.nftables.render import LOG_GROUP
+from dfw.nftables.tables import LOG_GROUP
 from dfw.oracle import parse
 from overlay.host_log import FILES, MISSED_SECONDS
 from overlay.log_file import LogFile

@@ -10,15 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from dfw.model import PROTO_ICMP, PROTO_ICMPV6, Address, Family
-from dfw.nftables.netlink import (
-    ACKNOWLEDGE,
-    DONE,
-    DUMP,
-    ERROR,
-    NetfilterSocket,
-    attribute_make,
-    attributes_read,
-)
+from dfw.nftables.attributes import attribute_make, attributes_read
+from dfw.nftables.netlink import ACKNOWLEDGE, DONE, DUMP, ERROR, NetfilterSocket
 
 EXPECTED: Final = 1
 """Bit of `status`: an ALG had announced it."""

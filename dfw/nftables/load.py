@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from dfw.errors import EnvironmentLacksError
+from dfw.nftables.batch import update_messages
 from dfw.nftables.namespace import namespace_entered
 from dfw.nftables.netlink import RuleSocket
 from dfw.nftables.ruleset import FAMILY, Ruleset, ruleset_parse, ruleset_text
@@ -50,13 +51,17 @@ class RulesetLink:
     def update(self, update: Update) -> None:
         """Put an update in force, whole or not at all. Raises LoadError, also where the table is not what it was
         planned from."""
-        if update and update.elements_only:
-            try:
-                self._netlink.elements_apply(update)
-            except OSError as error:
-                raise LoadError(str(error)) from error
-        elif update:
+        if not update:
+            return
+        try:
+            messages = update_messages(update)
+        except ValueError:  # there is something in it that libnftables knows how to say
             self._run(update_text(update))
+            return
+        try:
+            self._netlink.batch_apply(messages)
+        except OSError as error:
+            raise LoadError(str(error)) from error
 
     def read(self) -> Ruleset:
         """The table as the kernel has it. Raises LoadError (not there); ValueError where somebody put into it what we

@@ -78,8 +78,10 @@ def tables_numbered(users: Mapping[int, Iterable[str]], before: Numbers) -> tupl
     return found, Numbers({name: found[table] for table, names in users.items() for name in names}, following)
 
 
-def occurrences(keys: Iterable[Hashable]) -> list[int]:
+def occurrences(keys: Sequence[Hashable]) -> list[int]:
     """Of each key, how often it stood there before."""
+    if len(set(keys)) == len(keys):
+        return [0] * len(keys)
     seen: Counter[Hashable] = Counter()
     found = []
     for key in keys:

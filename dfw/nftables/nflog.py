@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, NamedTuple
 
-from dfw.nftables.netlink import attributes_read
+from dfw.nftables.attributes import attributes_read
 
 _NETLINK_NETFILTER: Final = 12
 _SUBSYSTEM: Final = 4 << 8  # NFNL_SUBSYS_ULOG

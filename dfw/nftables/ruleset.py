@@ -197,7 +197,7 @@ def _items_parse(items: Sequence[Mapping[str, Any]], table: str) -> Ruleset:
             continue
         match kind:
             case "set":
-                sets.append(_set_parse(value))
+                sets.append(set_parse(value))
             case "map":
                 chains = tuple(sorted((mark, verdict["goto"]["target"]) for mark, verdict in value.get("elem", ())))
                 maps.append(VerdictMap(value["name"], chains))
@@ -229,7 +229,8 @@ def ruleset_sorted(ruleset: Ruleset) -> Ruleset:
     )
 
 
-def _set_parse(value: Mapping[str, Any]) -> ElementSet:
+def set_parse(value: Mapping[str, Any]) -> ElementSet:
+    """A set in libnftables' JSON. Raises ValueError for one that holds anything else than we put there."""
     if value["type"] not in _FAMILIES:
         raise ValueError(f"the set {value['name']} holds {value['type']}, which is neither addresses nor ports")
     ranges = sorted(map(_element_parse, value.get("elem", ())))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -29,6 +29,7 @@ from dfw.nftables.ruleset import (
 )
 
 Ranges = tuple[tuple[int, int], ...]
+_STRIDE: Final = 1000
 _Named = TypeVar("_Named", Chain, ElementSet, VerdictMap)
 
 
@@ -51,11 +52,6 @@ class Update:
     before: tuple[dict[str, Any], ...] = ()
     sets: tuple[SetChange, ...] = ()
     after: tuple[dict[str, Any], ...] = ()
-
-    @property
-    def elements_only(self) -> bool:
-        """Does nothing but sets' elements change?"""
-        return not self.before and not self.after
 
     def __bool__(self) -> bool:
         return bool(self.before or self.sets or self.after)
@@ -138,9 +134,19 @@ def _map_changed(table: str, old: VerdictMap | None, new: VerdictMap) -> Iterato
 def _set_change(old: ElementSet, new: ElementSet) -> SetChange:
     if (old.family, old.is_interval) != (new.family, new.is_interval):
         raise ValueError(f"the set {new.name} as another kind of set")
-    before, wanted = set(old.ranges), set(new.ranges)
+    same = _alike(old.ranges, new.ranges)
+    after = _alike(old.ranges[:same:-1], new.ranges[:same:-1])
+    before, wanted = (set(item.ranges[same : len(item.ranges) - after]) for item in (old, new))
     removed, added = tuple(sorted(before - wanted)), tuple(sorted(wanted - before))
     return SetChange(new.name, new.family, new.is_interval, removed, added)
+
+
+def _alike(one: Ranges, other: Ranges) -> int:
+    """How many of the first ones are the same, in whole thousands: tuples are compared faster than put into sets."""
+    at = 0
+    while at < min(len(one), len(other)) and one[at : at + _STRIDE] == other[at : at + _STRIDE]:
+        at += _STRIDE
+    return min(at, len(one), len(other))
 
 
 def _by_name(items: Iterable[_Named]) -> Mapping[str, _Named]:

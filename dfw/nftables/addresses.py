@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Address sets of a compiled policy as sets of a ruleset. Pure.
+
+A set of a hundred thousand is not made anew for one member: what stands before and behind the change stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from dfw.compile import PAL_RANGE, AddressSet, RangeArray, RuleTable
+from dfw.model import Family
+from dfw.nftables.names import Numbering, occurrences
+from dfw.nftables.ruleset import ElementSet
+
+_RANGES: Final = "-ranges"
+_Rows = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class AddressElements:
+    """An address set as sets of a ruleset: one for each family of which it has addresses. `key`: what it is known by;
+    `code`: a number that is another one where a name of `sets` is; `rows`, by family: what `sets` was made from."""
+
+    key: str
+    code: int
+    rows: Mapping[Family, _Rows]
+    sets: tuple[ElementSet, ...]
+
+
+SIDES: Final = ("src", "dst")
+
+
+def table_refs(table: RuleTable, side: str) -> npt.NDArray[np.uint32]:
+    """The address sets of one side, entry by entry."""
+    counts = table.entries[f"{side}_n"].astype(np.int64)
+    first = np.cumsum(counts) - counts
+    places = np.repeat(table.entries[f"{side}_off"].astype(np.int64) - first, counts)
+    places += np.arange(len(places))
+    found: npt.NDArray[np.uint32] = table.set_refs[places]
+    return found
+
+
+def address_sets(
+    sets: Sequence[AddressSet],
+    used_tables: Iterable[RuleTable],
+    numbers: Numbering,
+    before: Mapping[str, AddressElements],
+) -> dict[int, AddressElements]:
+    """Those that rules refer to, by number.
+
+    A group is known by its name, raw addresses by what they are. A set that is no hash any more is another set.
+    """
+    used = np.zeros(len(sets), dtype=np.bool_)
+    for table in used_tables:
+        for side in SIDES:
+            used[table_refs(table, side)] = True
+    keys = [item.name or sha256(item.ranges.tobytes()).hexdigest() for item in sets]
+    times = occurrences(keys)
+    found = {}
+    for at in np.flatnonzero(used).tolist():
+        key = f"{keys[at]}#{times[at]}" if times[at] else keys[at]
+        found[at] = _elements(key, numbers.number(key), sets[at].ranges, before.get(key))
+    return found
+
+
+def set_codes(count: int, sets: Mapping[int, AddressElements]) -> npt.NDArray[np.int64]:
+    """By number of an address set, its code; -1 for those that nobody uses."""
+    found = np.full(count, -1, dtype=np.int64)
+    for at, item in sets.items():
+        found[at] = item.code
+    return found
+
+
+def _elements(key: str, number: int, ranges: RangeArray, before: AddressElements | None) -> AddressElements:
+    known = {} if before is None else {item.family: item for item in before.sets}
+    rows = {family: _octets(ranges[ranges["family"] == int(family)]) for family in Family}
+    made: list[ElementSet] = []
+    for family, own in rows.items():
+        old = known.get(family)
+        if before is not None and old is not None and len(own):
+            made.append(_changed(old, family, before.rows[family], own))
+        elif len(own):
+            name = f"set{number}-v{4 if family is Family.IPV4 else 6}"
+            made.append(_named(ElementSet(name, family, tuple(_pairs(own, family)))))
+    if before is not None and [id(item) for item in made] == [id(item) for item in before.sets]:
+        return before
+    kinds = sum((2 if item.is_interval else 1) * (3 if item.family is Family.IPV6 else 1) for item in made)
+    return AddressElements(key, number * 9 + kinds, rows, tuple(made))
+
+
+def _octets(ranges: RangeArray) -> _Rows:
+    """Rows as octets: they compare faster."""
+    return np.ascontiguousarray(ranges).view(np.uint8).reshape(len(ranges), PAL_RANGE.itemsize)
+
+
+def _named(item: ElementSet) -> ElementSet:
+    return replace(item, name=f"{item.name}{_RANGES}") if item.is_interval else item
+
+
+def _changed(old: ElementSet, family: Family, before: _Rows, rows: _Rows) -> ElementSet:
+    """The set with these rows: only those between the first and the last that differ are read."""
+    if np.array_equal(before, rows):
+        return old
+    shorter = min(len(before), len(rows))
+    first = _alike(before[:shorter], rows[:shorter])
+    last = min(_alike(before[::-1][:shorter], rows[::-1][:shorter]), shorter - first)
+    between = _pairs(rows[first : len(rows) - last], family)
+    ranges = (*old.ranges[:first], *between, *old.ranges[len(old.ranges) - last :])
+    return _named(ElementSet(old.name.removesuffix(_RANGES), family, ranges))
+
+
+def _alike(one: _Rows, other: _Rows) -> int:
+    """How many rows at the beginning are the same."""
+    differ = np.flatnonzero((one != other).any(axis=1))
+    return int(differ[0]) if len(differ) else len(one)
+
+
+def _pairs(rows: _Rows, family: Family) -> Iterator[tuple[int, int]]:
+    size = family.bits // 8
+    for row in map(bytes, rows):
+        yield int.from_bytes(row[:size], "big"), int.from_bytes(row[16 : 16 + size], "big")
