@@ -173,6 +173,24 @@ static void test_lines(void)
     }
 }
 
+/* An address ends at its delimiter, and a NUL byte in it is no delimiter: RFC 2428, section 2. */
+static void test_nul(void)
+{
+    static const struct {
+        uint32_t family;
+        const char *text;
+        uint32_t len;
+    } cases[] = {{1, "EPRT |1|10.0.0.1\0|40000|\r\n", 26}, {1, "EPRT |1|10.0.0.1\0.9|40000|\r\n", 28}, {2, "EPRT |2|fd00::1\0:9|40000|\r\n", 27}};
+    check_where = "NUL";
+    for (uint32_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        begin();
+        control(cases[i].family, 1000);
+        CHECK_U64(said(cases[i].family, C, 1000, cases[i].text, cases[i].len).reason, PAL_REASON_STATE);
+        CHECK(!expected(data_syn(cases[i].family, S, 20, 40000)));
+        rig_close(&r);
+    }
+}
+
 /* A line in a segment out of order, passed over, with SYN or RST, cut by the capture, or beyond 128 bytes: not read. */
 static void test_segments(void)
 {
@@ -347,6 +365,7 @@ static void test_child(void)
 int main(void)
 {
     test_lines();
+    test_nul();
     test_segments();
     test_tftp();
     test_limits();

@@ -77,6 +77,31 @@ static void test_fields(void)
     rig_close(&r);
 }
 
+/* A rule of one direction is asked for frames of that direction; a tap, which has no side, asks it for all. */
+static void test_directions(void)
+{
+    static rig r;
+    check_where = "directions";
+    rig_open(&r, 100, 100);
+    pal_rule all = rig_rule(1, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+    for (uint32_t tap = 0; tap < 2; tap++) {
+        rig_commit(&r, 0, &all, 1, tap);
+        for (uint8_t dir = PAL_DIR_IN; dir <= (PAL_DIR_IN | PAL_DIR_OUT); dir++) {
+            pal_ether_rule rule = {.rule = 7, .action = PAL_ACTION_DROP, .dir = dir};
+            stage(&r, &rule, 1, NULL, 0);
+            for (uint32_t out = 0; out < 2; out++) {
+                pal_packet p;
+                frame_udp(&f, PAL_FAMILY_V4, 1, 2, 1000, 80, "abc", 3);
+                rig_parse(&r, &p, f.b, f.len, f.len, LINKTYPE_ETHERNET);
+                rig_burst(&r, &p, 1, out ? 0 : 4, out ? 4 : 0);
+                const bool drops = tap || (dir & (out ? PAL_DIR_OUT : PAL_DIR_IN));
+                CHECK_U64(r.out[r.outs - 1].verdict, drops ? PAL_DROP : PAL_ALLOW);
+            }
+        }
+    }
+    rig_close(&r);
+}
+
 /* First match decides, and a fragment is dropped before it is held. */
 static void test_order_and_fragments(void)
 {
@@ -133,6 +158,7 @@ int main(void)
 {
     test_search();
     test_fields();
+    test_directions();
     test_order_and_fragments();
     test_ownership();
     return check_end("test_ether");

@@ -336,6 +336,31 @@ static void test_counts(void)
     rig_close(&r);
 }
 
+/* A packet gives its letters, and an A only when it has no other (packet-path.md, section 13). */
+static void test_histories(void)
+{
+    static const struct {
+        uint8_t flags;
+        uint32_t len;
+        const char *history;
+    } third[] = {{TCP_ACK, 0, "ShA"}, {TCP_ACK, 3, "ShD"}, {TCP_ACK | TCP_FIN, 0, "ShF"}, {TCP_ACK | TCP_RST, 0, "ShR"}, {TCP_ACK | TCP_FIN, 3, "ShDF"}};
+    check_where = "histories";
+    for (uint32_t i = 0; i < sizeof third / sizeof third[0]; i++) {
+        begin();
+        frame_tcp(&f, 1, 1, 2, 1000, 80, (tcp_say){.seq = 9, .flags = TCP_SYN, .window = 5000});
+        const uint32_t ref = rig_judge(&r, &f).ref;
+        frame_tcp(&f, 1, 2, 1, 80, 1000, (tcp_say){.seq = 99, .ack = 10, .flags = TCP_SYN | TCP_ACK, .window = 5000});
+        rig_judge(&r, &f);
+        frame_tcp(&f, 1, 1, 2, 1000, 80, (tcp_say){.seq = 10, .ack = 100, .flags = third[i].flags, .window = 5000, .payload = "abc", .len = third[i].len});
+        CHECK_U64(rig_judge(&r, &f).reason, PAL_REASON_STATE);
+        const ct_flow *flow = &r.w->table.flow[ref];
+        char history[sizeof flow->history + 1] = "";
+        memcpy(history, flow->history, flow->history_len);
+        CHECK_TEXT(history, third[i].history);
+        rig_close(&r);
+    }
+}
+
 /* Wrong sums and odd addresses are counted, once a packet, whatever becomes of it. */
 static void test_sums(void)
 {
@@ -409,5 +434,6 @@ int main(void)
     test_groups();
     test_room();
     test_counts();
+    test_histories();
     return check_end("test_judge");
 }

@@ -272,6 +272,38 @@ static void test_budget(void)
     rig_close(&r);
 }
 
+/* Who needs room in a full table gets the first that has run out, however many renewed ones the wheel shows before; what else
+ * has run out is left to those that follow. */
+static void test_room(void)
+{
+    check_where = "room";
+    rig_open(&r, 40, 10);
+    pal_rule all = rig_rule(1, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+    rig_commit(&r, 0, &all, 1, false);
+    const uint64_t start = r.now;
+    for (uint32_t i = 0; i < 40; i++) {
+        r.now = start + (i < 20 ? 0 : 10 * RIG_S); /* the first twenty stand in an earlier slot */
+        for (uint32_t reply = 0; reply < 2; reply++) {
+            frame_udp(&f, 1, 1 + (uint8_t)reply, 2 - (uint8_t)reply, (uint16_t)(reply ? 53 : 1000 + i), (uint16_t)(reply ? 1000 + i : 53), "x", 1);
+            CHECK_U64(rig_judge(&r, &f).verdict, PAL_ALLOW);
+        }
+    }
+    r.now = start + 30 * RIG_S;
+    for (uint32_t i = 0; i < 20; i++) {
+        frame_udp(&f, 1, 1, 2, (uint16_t)(1000 + i), 53, "x", 1);
+        CHECK_U64(rig_judge(&r, &f).reason, PAL_REASON_STATE);
+    }
+    r.now = start + 72 * RIG_S;
+    frame_udp(&f, 1, 3, 4, 1, 53, "x", 1);
+    CHECK_U64(rig_judge(&r, &f).ct, PAL_CT_NEW);
+    CHECK_U64(r.w->table.s->used[0], 40);
+    for (uint32_t i = 0; i < 20; i++) { /* none that lives had to go for it */
+        frame_udp(&f, 1, 1, 2, (uint16_t)(1000 + i), 53, "x", 1);
+        CHECK_U64(rig_judge(&r, &f).reason, PAL_REASON_STATE);
+    }
+    rig_close(&r);
+}
+
 int main(void)
 {
     test_hash();
@@ -282,5 +314,6 @@ int main(void)
     test_wheel(0xfffffff0u);
     test_wheel(0xfffffull);
     test_budget();
+    test_room();
     return check_end("test_table");
 }

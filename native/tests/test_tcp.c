@@ -191,6 +191,22 @@ static void test_take_over(void)
     rig_close(&r);
 }
 
+/* The new SYN's window scale holds from then on (RFC 7323, section 2.3). */
+static void test_take_over_scaled(void)
+{
+    check_where = "take-over, scaled";
+    reach(CT_ESTABLISHED);
+    segment(C, TCP_SYN, 70000, 0, 2000, 1 + 7, 0);
+    CHECK_U64(segment(S, TCP_SYN | TCP_ACK, 90000, 70001, 2000, 1 + 3, 0).reason, PAL_REASON_STATE);
+    CHECK_U64(segment(C, TCP_ACK, 70001, 90001, 2000, 0, 0).reason, PAL_REASON_STATE);
+    CHECK_U64(state(), CT_ESTABLISHED);
+    CHECK_U64(segment(S, TCP_ACK, 90001 + (2000 << 7) + 1, 70001, 2000, 0, 10).reason, PAL_REASON_TCP_WINDOW);
+    CHECK_U64(segment(S, TCP_ACK, 90001 + (2000 << 7), 70001, 2000, 0, 10).reason, PAL_REASON_STATE);
+    CHECK_U64(segment(C, TCP_ACK, 70001 + (2000 << 3) + 1, 90001, 2000, 0, 10).reason, PAL_REASON_TCP_WINDOW);
+    CHECK_U64(segment(C, TCP_ACK, 70001 + (2000 << 3), 90001, 2000, 0, 10).reason, PAL_REASON_STATE);
+    rig_close(&r);
+}
+
 /* Nothing of a simultaneous open outlives a take-over: the server's ACK alone does not establish what began anew. */
 static void test_take_over_simultaneous(void)
 {
@@ -231,6 +247,7 @@ int main(void)
         test_windows();
         test_rst();
         test_take_over();
+        test_take_over_scaled();
         test_take_over_simultaneous();
     }
     test_timers();
