@@ -18,13 +18,16 @@ from dfw.bench.machine import read_machine
 from dfw.cli import DONE, NO
 from dfw.errors import EnvironmentLacksError
 from dfw.output import emit, output_option, render_table
-from overlay.bench_fabric import PEERS, POD_MTU, RULES, UNDERLAY_MTU, Fabric, MissingError, Palisade, Pods
+from overlay.bench_fabric import POD_MTU, RULES, UNDERLAY_MTU, Fabric, MissingError, Palisade, Pods, Veth
+from overlay.bench_kernel import KernelIptables, KernelNft, KernelNftSets
 from overlay.bench_meter import METERS, Meter, rules_are_in_force
+from overlay.bench_ovs import OvsAfpacket, OvsAfxdp
 from overlay.lab_apply import read_lacks
 from overlay.lab_signals import interruptible, uninterrupted
 from overlay.namespace import apply_room, apply_room_end
 from overlay.progress import Steps
 
+PEERS: Final[tuple[type[Fabric], ...]] = (KernelNft, KernelNftSets, KernelIptables, OvsAfxdp, OvsAfpacket, Veth)
 HIGHER_IS_BETTER: Final = ("tcp_gbps", "pps_60", "pps_60_1000flows", "connections_per_s")
 # Student's t, 95th percentile, by degrees of freedom: both tails together leave 10 %.
 _T95: Final = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812, 1.796, 1.782, 1.771, 1.761, 1.753)
@@ -34,7 +37,10 @@ Samples = dict[str, dict[str, list[float | None]]]  # figure -> fabric -> one a 
 
 
 @click.command("lab")
-@click.option("--peers", is_flag=True, help="Kernel VXLAN with nftables, Open vSwitch AF_XDP, veth.")
+@click.option("--peers", is_flag=True, help="All of --peer's beside it.")
+@click.option(
+    "--peer", type=click.Choice([kind.name for kind in PEERS]), multiple=True, help="This peer; may be repeated."
+)
 @click.option("--rounds", type=click.IntRange(1, 100), default=7, show_default=True)
 @click.option(
     "--seconds", type=click.FloatRange(0.5, 600), default=10.0, show_default=True, help="Of each measurement."
@@ -44,7 +50,14 @@ Samples = dict[str, dict[str, list[float | None]]]  # figure -> fabric -> one a 
 @output_option
 @click.pass_context
 def lab(
-    ctx: click.Context, peers: bool, rounds: int, seconds: float, only: tuple[str, ...], quiet: bool, output: str
+    ctx: click.Context,
+    peers: bool,
+    peer: tuple[str, ...],
+    rounds: int,
+    seconds: float,
+    only: tuple[str, ...],
+    quiet: bool,
+    output: str,
 ) -> None:
     """Live pods over two hosts: TCP, small packets, round trips, connections a second; with --peers others beside them.
 
@@ -62,12 +75,15 @@ def lab(
     meters = [METERS[name] for name in only or METERS]
     for meter in meters:
         meter.require()
-    result = bench_lab(peers, rounds, seconds, meters, Steps(quiet))
+    beside = [kind for kind in PEERS if peers or kind.name in peer]
+    result = bench_lab(beside, rounds, seconds, meters, Steps(quiet))
     emit(result, output, render_result)
     ctx.exit(DONE if result["verified"] else NO)
 
 
-def bench_lab(peers: bool, rounds: int, seconds: float, meters: Sequence[Meter], steps: Steps) -> dict[str, Any]:
+def bench_lab(
+    peers: Sequence[type[Fabric]], rounds: int, seconds: float, meters: Sequence[Meter], steps: Steps
+) -> dict[str, Any]:
     """Set everything up, measure, take it down. Raises EnvironmentLacksError: Palisade itself cannot be set up."""
     machine = read_machine()
     samples: Samples = {}
@@ -103,7 +119,9 @@ def bench_lab(peers: bool, rounds: int, seconds: float, meters: Sequence[Meter],
 
 
 @contextlib.contextmanager
-def _fabrics(peers: bool, steps: Steps) -> Iterator[tuple[dict[str, Pods], dict[str, Fabric], dict[str, str]]]:
+def _fabrics(
+    peers: Sequence[type[Fabric]], steps: Steps
+) -> Iterator[tuple[dict[str, Pods], dict[str, Fabric], dict[str, str]]]:
     """Everything up, by name; and why what is not there is not."""
     made: dict[str, Fabric] = {}
     pods: dict[str, Pods] = {}
@@ -112,7 +130,7 @@ def _fabrics(peers: bool, steps: Steps) -> Iterator[tuple[dict[str, Pods], dict[
         folder = Path(name)
         try:
             apply_room(folder / "ns", "pal-bench")
-            kinds: tuple[type[Fabric], ...] = (Palisade, *(PEERS if peers else ()))
+            kinds: list[type[Fabric]] = [Palisade, *peers]
             for kind in kinds:
                 fabric = kind(folder / "ns", folder)
                 made[kind.name] = fabric

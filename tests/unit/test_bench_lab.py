@@ -19,22 +19,12 @@ from dfw.load import load_documents
 from dfw.oracle.checksum import internet_checksum
 from dfw.schema import schema_files
 from overlay import bench_lab
-from overlay.bench_fabric import (
-    RULES,
-    KernelVxlan,
-    MissingError,
-    OvsAfxdp,
-    Pods,
-    Veth,
-    end_by_file,
-    render_flows,
-    render_nft,
-    render_policy,
-    run,
-)
+from overlay.bench_fabric import RULES, MissingError, Pods, Veth, plan_denied, render_policy, run
+from overlay.bench_kernel import KernelNft, render_iptables, render_linear, render_nft, render_set
 from overlay.bench_lab import ratios, render_result
 from overlay.bench_load import FRAME_BYTES, frame
 from overlay.bench_meter import METERS
+from overlay.bench_ovs import OvsAfxdp, end_by_file, render_flows
 from overlay.progress import Steps
 
 
@@ -55,7 +45,11 @@ def test_all_have_a_thousand_rules() -> None:
     world = load_documents(documents_parse(render_policy().encode(), "x")).world
     (policy,) = world.policies
     assert len(policy.rules) == RULES and len(world.inventory.ports) == 2
-    assert render_nft().count(" drop") == RULES
+    assert render_nft(render_linear()).count(" drop") == RULES
+    assert render_iptables().count("-j DROP") == RULES
+    assert (
+        all(f"{source} . {port}" in render_set() for source, port in plan_denied()) and len(plan_denied()) == RULES - 1
+    )
     assert render_flows().count("actions=drop") == RULES
 
 
@@ -95,15 +89,14 @@ def hold(result: dict[str, Any], figures: set[str], measured: set[str]) -> None:
 @pytest.mark.needs_netns
 @pytest.mark.needs_mount
 @pytest.mark.needs_tun
-def test_a_short_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_run() -> None:
     class Broken(Veth):
         name = "broken"
 
         def up(self) -> Pods:
             raise MissingError("it is not there")
 
-    monkeypatch.setattr(bench_lab, "PEERS", (KernelVxlan, Broken))
-    result = bench_lab.bench_lab(True, 1, 0.5, [METERS["rtt"], METERS["connections"]], Steps(quiet=True))
+    result = bench_lab.bench_lab((KernelNft, Broken), 1, 0.5, [METERS["rtt"], METERS["connections"]], Steps(quiet=True))
     assert result["skipped"].pop("broken") == "it is not there"
     measured = {"palisade", "kernel-vxlan-nft"} - set(result["skipped"])
     hold(result, {"rtt_us", "connections_per_s"}, measured)
@@ -119,6 +112,6 @@ def test_the_whole_of_it(palisade: Callable[..., subprocess.CompletedProcess[str
     done = palisade("bench", "lab", "--peers", "--rounds", "2", "--seconds", "1", "-q", "-o", "json", timeout=600)
     assert done.returncode in (0, 1), done.stderr
     result: dict[str, Any] = json.loads(done.stdout)
-    measured = {"palisade", "veth", "kernel-vxlan-nft", "ovs-afxdp"} - set(result["skipped"])
+    measured = {"palisade", *(kind.name for kind in bench_lab.PEERS)} - set(result["skipped"])
     figures = {"tcp_gbps", "cpu_s_per_gb", "pps_60", "pps_60_1000flows", "rtt_us", "connections_per_s"}
     hold(result, figures, measured)
