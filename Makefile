@@ -102,10 +102,11 @@ build/fuzz/%: native/fuzz/%.c Makefile
 	@echo "  $(FUZZ_CC) $<"
 	@$(FUZZ_CC) $(TEST_CFLAGS) $(FUZZ_CFLAGS) $(RIG_FLAGS) -MMD -MP -MF $@.d $< -o $@ $(RIG_LIBS) $(TEST_LIBS)
 
-bench: setup-bench ## every benchmark, as JSON in benchmarks/results/
+bench: setup-bench ## every benchmark, as JSON in benchmarks/results/, and a page about them in report/ there
 	@$(PY) native/build.py
 	@test -e benchmarks/run.py || { echo "make bench: benchmarks/run.py is missing from this checkout" >&2; exit 1; }
-	@$(PY) benchmarks/run.py --out benchmarks/results
+	@status=0; $(PY) benchmarks/run.py --out benchmarks/results || status=$$?; \
+	$(PY) benchmarks/report.py benchmarks/results --out benchmarks/results/report && exit $$status
 
 conformance: setup-test ## agreement with others' records: Linux conntrack, Zeek, ClassBench, NetworkPolicy tables
 	@$(PY) native/build.py

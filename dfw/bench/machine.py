@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dfw import __version__
+
 
 def read_machine() -> dict[str, Any]:
-    """Processor, cores, kernel, load, compiler and commit: what a figure is worth nothing without."""
+    """Processor, cores, kernel, load, compiler, version and commit: what a figure is worth nothing without."""
     from dfw.core import build_info
 
     model = next(
@@ -26,6 +28,7 @@ def read_machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "load": round(os.getloadavg()[0], 2),
         "compiler": build_info()["compiler"],
+        "version": __version__,
         "commit": _commit(),
     }
 
