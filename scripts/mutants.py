@@ -128,7 +128,7 @@ def equivalents_read() -> dict[tuple[str, str, int, str, str], str]:
     for line in EQUIVALENT.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             header, text, column, change, reason = (part.strip() for part in line.split(" ¦ "))
-            old, new = change.split(" → ")
+            old, _, new = (part.strip() for part in change.partition("→"))  # nothing behind it: left out
             found[header, text, int(column), old, new] = reason
     return found
 

@@ -278,40 +278,6 @@ static void test_spoofed_pieces(void)
     }
 }
 
-/* Who has no address yet: duplicate address detection (RFC 4862), router solicitation (RFC 4861, section 4.1) and multicast
- * listener reports of both versions (RFC 3590, RFC 3810 section 5.2.13) come from "::"; nothing else may. */
-static void test_nameless(void)
-{
-    static const struct {
-        uint8_t type, rest;
-        bool passes;
-    } says[] = {{131, 20, true}, {143, 24, true}, {133, 4, true}, {128, 4, false}, {130, 20, false}, {132, 20, false}, {144, 4, false}};
-    pal_rule rule = rig_rule(0, PAL_ACTION_ALLOW, 0);
-    static const uint8_t group[16] = {0xff, 2, [15] = 0x16}, bytes[24] = {0};
-    frame f;
-    host_rig_open(&x, PAL_GUARD_SPOOF);
-    for (uint32_t i = 0; i < 4; i++)
-        rig_commit(&x.r, i, &rule, 1, false);
-    uint64_t refused = 0;
-    for (uint32_t i = 0; i < sizeof says / sizeof says[0]; i++) {
-        check_where = "from no address";
-        frame_icmp(&f, PAL_FAMILY_V6, 1, 2, says[i].type, 0, bytes, says[i].rest);
-        memset(f.b, 0x33, 2);
-        memcpy(f.b + 2, group + 12, 4);
-        memset(f.b + f.l3 + 8, 0, 16);
-        memcpy(f.b + f.l3 + 24, group, 16);
-        f.b[f.l3 + 7] = says[i].type == 133 ? 255 : 1;
-        frame_l4_sum(&f, PAL_FAMILY_V6, PROTO_ICMP6, 2);
-        host_rig_send(&x, 0, &f);
-        refused += !says[i].passes;
-        CHECK_U64(x.lefts, says[i].passes ? 3 : 0); /* to the other vNIC of the segment, and to both TEPs */
-        CHECK_U64(x.w->stats.dropped[PAL_REASON_SPOOF_IP], refused);
-        host_rig_forget(&x);
-    }
-    CHECK(host_rig_balanced(&x));
-    host_rig_close(&x);
-}
-
 /* A TEP that speaks VXLAN is sent VXLAN, our option left out, and heard by VXLAN alone; others by Geneve alone. */
 static void test_vxlan(void)
 {
@@ -371,7 +337,6 @@ int main(void)
     test_eui64();
     test_commit();
     test_spoofed_pieces();
-    test_nameless();
     test_vxlan();
     return check_end("test_forward");
 }

@@ -181,6 +181,34 @@ static void test_limits(void)
     rig_close(&r);
 }
 
+/* A worker has room for 1,024 datagrams, whoever they are of, and what is whole makes room for others. */
+static void test_room(void)
+{
+    check_where = "room";
+    pal_engine_options o = rig_options(2000, 2000);
+    char err[256];
+    o.limits.fragments[0] = o.limits.fragments_source = FRAG_DATAGRAMS;
+    CHECK(rig_open_at(&r, &o, NULL, err, sizeof err));
+    pal_rule all = rig_rule(1, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+    for (uint32_t i = 0; i < 2; i++)
+        rig_commit(&r, i, &all, 1, false);
+    datagram(16, 54);
+    for (uint32_t round = 0; round < 2; round++) {
+        pal_packet p;
+        for (uint32_t i = 0; i < FRAG_DATAGRAMS; i++)
+            CHECK_U64(part(1, 1, i, 0, 8, true).reason, PAL_REASON_HELD);
+        frame_fragment(&f, 1, 3, 2, PROTO_UDP, 9, 0, true, body, 8);
+        rig_parse(&r, &p, f.b, f.len, f.len, LINKTYPE_ETHERNET);
+        rig_burst(&r, &p, 1, 1, 4); /* another filter, which holds none */
+        CHECK_U64(r.out[r.outs - 1].filter, 1);
+        CHECK_U64(r.out[r.outs - 1].reason, PAL_REASON_FRAG_LIMIT);
+        for (uint32_t i = 0; i < FRAG_DATAGRAMS; i++)
+            CHECK_U64(part(1, 1, i, 8, 8, false).verdict, PAL_ALLOW);
+        sound();
+    }
+    rig_close(&r);
+}
+
 /* A fragment inside fragments hides its ports: it is refused. */
 static void test_prefixes(void)
 {
@@ -226,6 +254,7 @@ int main(void)
     test_orders();
     test_refusals();
     test_limits();
+    test_room();
     test_prefixes();
     test_hidden();
     return check_end("test_fragment");

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.mutants import mutants_of
+from scripts.mutants import equivalents_read, mutants_of, reason_of
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.needs_tool("gcc")
@@ -44,6 +44,20 @@ def test_dead_text_is_let_be(tmp_path: Path) -> None:
         (10, "3", "4"),
     }
     assert found == expected | {(12, "+", "-")}
+
+
+def test_what_changes_no_result_is_still_there() -> None:
+    """A line that names a mutant of text that is gone would excuse nothing, and look as if it did."""
+    named = set()
+    for path in sorted((ROOT / "native" / "core").glob("*.h")):
+        lines = path.read_text().splitlines()
+        for mutant in mutants_of(path):
+            line = lines[mutant.line - 1]
+            if reason_of(mutant, line):
+                named.add(
+                    (mutant.file, line.strip(), mutant.column - len(line) + len(line.lstrip()), mutant.old, mutant.new)
+                )
+    assert set(equivalents_read()) - named == set()
 
 
 def _run(report: Path, *arguments: str) -> None:

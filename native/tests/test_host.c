@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * test_host.c - docs/packet-path.md, section 15, packet by packet: who may have no address yet, what a sender is told of, and what of
+ * a routed packet is asked each time.
+ */
+#include "support/host_rig.h"
+
+#include "check.h"
+
+static host_rig x;
+
+/* Who has no address yet: duplicate address detection (RFC 4862), router solicitation (RFC 4861, section 4.1) and multicast
+ * listener reports of both versions (RFC 3590, RFC 3810 section 5.2.13) come from "::"; nothing else may. */
+static void test_nameless(void)
+{
+    static const struct {
+        uint8_t type, rest;
+        bool passes;
+    } says[] = {{131, 20, true}, {143, 24, true}, {133, 4, true}, {128, 4, false}, {130, 20, false}, {132, 20, false}, {144, 4, false}};
+    pal_rule rule = rig_rule(0, PAL_ACTION_ALLOW, 0);
+    static const uint8_t group[16] = {0xff, 2, [15] = 0x16}, bytes[24] = {0};
+    frame f;
+    host_rig_open(&x, PAL_GUARD_SPOOF);
+    for (uint32_t i = 0; i < 4; i++)
+        rig_commit(&x.r, i, &rule, 1, false);
+    uint64_t refused = 0;
+    for (uint32_t i = 0; i < sizeof says / sizeof says[0]; i++) {
+        check_where = "from no address";
+        frame_icmp(&f, PAL_FAMILY_V6, 1, 2, says[i].type, 0, bytes, says[i].rest);
+        memset(f.b, 0x33, 2);
+        memcpy(f.b + 2, group + 12, 4);
+        memset(f.b + f.l3 + 8, 0, 16);
+        memcpy(f.b + f.l3 + 24, group, 16);
+        f.b[f.l3 + 7] = says[i].type == 133 ? 255 : 1;
+        frame_l4_sum(&f, PAL_FAMILY_V6, PROTO_ICMP6, 2);
+        host_rig_send(&x, 0, &f);
+        refused += !says[i].passes;
+        CHECK_U64(x.lefts, says[i].passes ? 3 : 0); /* to the other vNIC of the segment, and to both TEPs */
+        CHECK_U64(x.w->stats.dropped[PAL_REASON_SPOOF_IP], refused);
+        host_rig_forget(&x);
+    }
+    CHECK(host_rig_balanced(&x));
+    host_rig_close(&x);
+}
+
+/* Pieces to where there is no route: the sender is told about the one that makes its datagram whole, if it is the first of the
+ * datagram, and never about a later one (RFC 1122, section 3.2.2). */
+static void test_unreachable(void)
+{
+    pal_rule rule = rig_rule(0, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+    static const uint8_t bytes[32] = {8};
+    frame f;
+    host_rig_open(&x, 0);
+    for (uint32_t i = 0; i < 4; i++)
+        rig_commit(&x.r, i, &rule, 1, false);
+    for (uint32_t first = 0; first < 2; first++) { /* which comes last */
+        check_where = "pieces to nowhere";
+        for (uint32_t i = 0; i < 2; i++) {
+            const uint32_t later = i ^ first;
+            frame_fragment(&f, PAL_FAMILY_V4, 1, 77, PROTO_ICMP, first, later * 16, !later, bytes + later * 16, 16);
+            memcpy(f.b, gateway_mac, 6);
+            mac_of(f.b + 6, 1);
+            host_rig_send(&x, 0, &f);
+        }
+        CHECK_U64(x.w->stats.dropped[PAL_REASON_NO_ROUTE], 2 * (first + 1));
+        CHECK_U64(x.lefts, first);
+        CHECK(!first || (x.left[0].out.vnic == 0 && left_bytes(&x, 0)[34] == 3 && left_bytes(&x, 0)[35] == 0));
+        host_rig_forget(&x);
+    }
+    CHECK(host_rig_balanced(&x));
+    host_rig_close(&x);
+}
+
+/* What was found out for one packet holds for the next to the same address, but for what that one has itself: hops left, a length, a
+ * source that no router forwards. */
+static void test_routed_again(void)
+{
+    pal_rule rule = rig_rule(0, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+    static const uint8_t zeros[1600] = {0};
+    static const struct {
+        uint8_t hops;
+        uint32_t bytes;
+        bool link_local;
+        uint8_t reason;
+    } next[] = {{64, 8, false, 0}, {1, 8, false, PAL_REASON_HOP_LIMIT}, {2, 8, false, 0}, {64, 1500, false, PAL_REASON_MTU}, {64, 8, true, PAL_REASON_NO_ROUTE}, {64, 8, false, 0}};
+    frame f;
+    for (uint32_t family = PAL_FAMILY_V4; family <= PAL_FAMILY_V6; family++) {
+        check_where = family == PAL_FAMILY_V4 ? "routed again, IPv4" : "routed again, IPv6";
+        host_rig_open(&x, 0);
+        for (uint32_t i = 0; i < 4; i++)
+            rig_commit(&x.r, i, &rule, 1, false);
+        for (uint32_t i = 0; i < sizeof next / sizeof next[0]; i++) {
+            frame_udp(&f, family, 1, 3, 7, 8, zeros, next[i].bytes);
+            memcpy(f.b, gateway_mac, 6);
+            mac_of(f.b + 6, 1);
+            uint8_t *ip = f.b + f.l3, *src = ip + (family == PAL_FAMILY_V4 ? 12 : 8);
+            ip[family == PAL_FAMILY_V4 ? 8 : 7] = next[i].hops;
+            if (next[i].link_local)
+                memcpy(src, family == PAL_FAMILY_V4 ? (const uint8_t[]){169, 254} : (const uint8_t[]){0xfe, 0x80}, 2);
+            frame_l4_sum(&f, family, PROTO_UDP, 6);
+            frame_ip_sum(&f);
+            const uint64_t before = x.w->stats.dropped[next[i].reason];
+            host_rig_forget(&x);
+            host_rig_send(&x, 0, &f);
+            CHECK_U64(x.lefts > 0 && x.left[0].out.vnic == 2, next[i].reason == 0);
+            CHECK(next[i].reason == 0 || x.w->stats.dropped[next[i].reason] == before + 1);
+        }
+        CHECK(host_rig_balanced(&x));
+        host_rig_close(&x);
+    }
+}
+
+int main(void)
+{
+    test_nameless();
+    test_unreachable();
+    test_routed_again();
+    return check_end("test_host");
+}
