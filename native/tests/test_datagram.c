@@ -235,6 +235,31 @@ static void test_too_long(void)
     }
 }
 
+/* Each VNI in a capture's tunnels is a routing domain of its own, 65,535 of them; those already met are not forgotten. */
+static void test_many_domains(void)
+{
+    check_where = "domains";
+    begin_with(1);
+    pal_rule all = rig_rule(1, PAL_ACTION_ALLOW, 0); /* without connections: it is not the table that gets full */
+    rig_commit(&r, 0, &all, 1, false);
+    frame_udp(&f, PAL_FAMILY_V4, 1, 2, 7, 8, "x", 1);
+    uint8_t tunnelled[VXLAN_HEADER + 64];
+    memcpy(tunnelled + VXLAN_HEADER, f.b, f.len);
+    frame_udp(&f, PAL_FAMILY_V4, 8, 9, 50000, VXLAN_PORT, tunnelled, VXLAN_HEADER + f.len);
+    store_be16(f.b + f.l4 + 6, 0);
+    uint32_t passed = 0;
+    for (uint32_t vni = 1; vni <= 65535; vni++) {
+        vxlan_write(f.b + f.l4 + 8, vni);
+        passed += rig_judge(&r, &f).verdict == PAL_ALLOW;
+    }
+    CHECK_U64(passed, 65535);
+    vxlan_write(f.b + f.l4 + 8, 65536);
+    CHECK_U64(rig_judge(&r, &f).reason, PAL_REASON_CT_FULL);
+    vxlan_write(f.b + f.l4 + 8, 65535);
+    CHECK_U64(rig_judge(&r, &f).verdict, PAL_ALLOW);
+    rig_close(&r);
+}
+
 int main(void)
 {
     test_keys();
@@ -243,5 +268,6 @@ int main(void)
     test_two_filters();
     test_sums();
     test_too_long();
+    test_many_domains();
     return check_end("test_datagram");
 }

@@ -110,10 +110,36 @@ static void test_routed_again(void)
     }
 }
 
+/* Of a packet that asks nothing of the card, what its sender wrote into the virtio header's other fields reaches nobody. */
+static void test_plain_offload(void)
+{
+    check_where = "what a header says that asks for nothing";
+    pal_rule rule = rig_rule(0, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+    static const host_offload nothing = {0};
+    frame f;
+    host_rig_open(&x, 0);
+    for (uint32_t i = 0; i < 4; i++)
+        rig_commit(&x.r, i, &rule, 1, false);
+    for (uint8_t to = 2; to <= 5; to += 3) { /* a vNIC here, and a host behind a TEP */
+        frame_udp(&f, PAL_FAMILY_V4, 1, to, 7, 8, "x", 1);
+        mac_of(f.b, to);
+        mac_of(f.b + 6, 1);
+        const host_frame h = {.data = f.b, .len = f.len, .from = 0,
+                              .offload = {.hdr_len = 9, .gso_size = 99, .csum_start = 14, .csum_offset = 3, .flags = OFFLOAD_DATA_VALID, .reserved = 0x1234}};
+        host_rig_burst(&x, &h, 1);
+        CHECK_U64(x.lefts, 1);
+        CHECK(memcmp(&x.left[0].out.offload, &nothing, sizeof nothing) == 0);
+        host_rig_forget(&x);
+    }
+    CHECK(host_rig_balanced(&x));
+    host_rig_close(&x);
+}
+
 int main(void)
 {
     test_nameless();
     test_unreachable();
     test_routed_again();
+    test_plain_offload();
     return check_end("test_host");
 }

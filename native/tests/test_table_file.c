@@ -241,6 +241,17 @@ static void test_resync(void)
     CHECK_U64(segment(2, 5021 + reach, 1102 + reach, TCP_ACK, 10).reason, PAL_REASON_TCP_ACK);
     broken_is("resync");
     rig_close(&r);
+    /* Two of each end, however many the other has sent before. */
+    ref = established_then_taken_over();
+    for (uint32_t i = 0; i < 5; i++) {
+        CHECK_U64(segment(1, 1101, 5201, TCP_ACK, 0).reason, PAL_REASON_STATE);
+        CHECK(r.w->table.hot[ref].state & CT_RESYNC);
+    }
+    (void)segment(2, 5201, 1101, TCP_ACK, 0);
+    CHECK(r.w->table.hot[ref].state & CT_RESYNC);
+    (void)segment(2, 5201, 1101, TCP_ACK, 0);
+    CHECK_U64(segment(2, 5201 + reach, 1101, TCP_ACK, 0).reason, PAL_REASON_TCP_WINDOW);
+    rig_close(&r);
     /* Ten seconds from the first packet that meets one, to the tick. */
     for (uint32_t late = 0; late < 2; late++) {
         ref = established_then_taken_over();
