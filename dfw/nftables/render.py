@@ -27,6 +27,7 @@ from dfw.nftables.names import Names, Numbering, occurrences, tables_numbered, v
 from dfw.nftables.ruleset import ElementSet, Ruleset, VerdictMap
 from dfw.nftables.shared import (
     IN,
+    METERS,
     OUT,
     OWN_COUNTERS,
     SIDES,
@@ -170,7 +171,7 @@ def _render(
     base = (*verdict_chains(sides), *chains, *base_chains(sides, zones))
     elements = (*(item for some in sets.values() for item in some.sets), *(item for _, item in port_sets.values()))
     helpers = tuple(dict.fromkeys(helper for part in parts.values() for helper in part.helpers))
-    ruleset = Ruleset(TABLE, elements, tuple(maps), (*OWN_COUNTERS, *rule_of), base, helpers)
+    ruleset = Ruleset(TABLE, elements, tuple(maps), (*OWN_COUNTERS, *rule_of), base, helpers, METERS)
     names = Names(numbers, kept_tables, rule_numbers.kept(), set_numbers.kept(), port_numbers.kept())
     return Rendered(ruleset, rule_of, names, Memo(parts, {some.key: some for some in sets.values()}, port_sets))
 

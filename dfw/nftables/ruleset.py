@@ -18,6 +18,7 @@ import msgspec
 from dfw.model import Family
 
 FAMILY: Final = "inet"
+METER_SECONDS: Final = 10
 ELEMENT_TYPES: Final = {Family.IPV4: "ipv4_addr", Family.IPV6: "ipv6_addr", None: "inet_service"}
 _FAMILIES: Final = {name: family for family, name in ELEMENT_TYPES.items()}
 
@@ -41,6 +42,16 @@ class ElementSet:
     def is_interval(self) -> bool:
         """Does it hold more than single addresses?"""
         return any(first != last for first, last in self.ranges)
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """A named set that rules fill themselves, with a rate for each element. `kinds`: what a key consists of; `size`:
+    keys at most. A key that nobody asks for is forgotten after METER_SECONDS."""
+
+    name: str
+    kinds: tuple[str, ...]
+    size: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +107,7 @@ class Ruleset:
     counters: tuple[str, ...] = ()
     chains: tuple[Chain, ...] = ()
     helpers: tuple[Helper, ...] = ()
+    meters: tuple[Meter, ...] = ()
 
 
 def ruleset_text(ruleset: Ruleset) -> str:
@@ -117,6 +129,7 @@ def ruleset_commands(ruleset: Ruleset) -> Iterator[dict[str, Any]]:
     for chain in ruleset.chains:
         yield {"add": {"chain": chain_json(ruleset.table, chain)}}
     yield from ({"add": {"set": set_json(ruleset.table, item)}} for item in ruleset.sets)
+    yield from ({"add": {"set": meter_json(ruleset.table, item)}} for item in ruleset.meters)
     for verdicts in ruleset.maps:
         elements = {"elem": pairs_json(verdicts.chains)} if verdicts.chains else {}
         yield {"add": {"map": {**where, "name": verdicts.name, "type": "mark", "map": "verdict", **elements}}}
@@ -134,6 +147,13 @@ def rule_json(table: str, chain: str, rule: ChainRule) -> dict[str, Any]:
 def helper_json(table: str, item: Helper) -> dict[str, Any]:
     """A conntrack helper."""
     return {"family": FAMILY, "table": table, "name": item.name, "type": item.kind, "protocol": item.protocol}
+
+
+def meter_json(table: str, item: Meter) -> dict[str, Any]:
+    """A meter, empty."""
+    kind = item.kinds[0] if len(item.kinds) == 1 else list(item.kinds)
+    rest = {"flags": ["timeout"], "timeout": METER_SECONDS, "size": item.size}
+    return {"family": FAMILY, "table": table, "name": item.name, "type": kind, **rest}
 
 
 def set_json(table: str, item: ElementSet) -> dict[str, Any]:
@@ -191,11 +211,15 @@ def _items_parse(items: Sequence[Mapping[str, Any]], table: str) -> Ruleset:
     hooks: dict[str, Hook | None] = {}
     rules: dict[str, list[ChainRule]] = {}
     helpers: list[Helper] = []
+    meters: list[Meter] = []
     for item in items:
         ((kind, value),) = item.items()
         if value.get("table") != table or value["family"] != FAMILY:
             continue
         match kind:
+            case "set" if "timeout" in value.get("flags", ()):
+                kind = value["type"]
+                meters.append(Meter(value["name"], (kind,) if isinstance(kind, str) else tuple(kind), value["size"]))
             case "set":
                 sets.append(set_parse(value))
             case "map":
@@ -214,7 +238,7 @@ def _items_parse(items: Sequence[Mapping[str, Any]], table: str) -> Ruleset:
             case _:
                 raise ValueError(f"the table {table} has a {kind}, which we never make")
     found = tuple(Chain(name, tuple(rules.get(name, ())), hook) for name, hook in hooks.items())
-    return Ruleset(table, tuple(sets), tuple(maps), tuple(counters), found, tuple(helpers))
+    return Ruleset(table, tuple(sets), tuple(maps), tuple(counters), found, tuple(helpers), tuple(meters))
 
 
 def ruleset_sorted(ruleset: Ruleset) -> Ruleset:
@@ -226,6 +250,7 @@ def ruleset_sorted(ruleset: Ruleset) -> Ruleset:
         tuple(sorted(ruleset.counters)),
         tuple(sorted(ruleset.chains, key=lambda item: item.name)),
         tuple(sorted(ruleset.helpers, key=lambda item: item.name)),
+        tuple(sorted(ruleset.meters, key=lambda item: item.name)),
     )
 
 
@@ -268,9 +293,21 @@ def _expression_parse(expression: Any) -> Expression:
         match["left"], key = _left_parse(match["left"])
         match["right"] = _right_parse(match["right"], key)
         found["match"] = match
+    elif "set" in found:
+        found["set"] = {**found["set"], "elem": _key_parse(found["set"]["elem"])}
     elif found.get("reject", {}).get("type") == "icmpx":
         found["reject"] = {"type": "icmpx", "expr": "admin-prohibited"} if found["reject"]["expr"] == 3 else {}
     return found
+
+
+def _key_parse(key: Any) -> Any:
+    """A meter's key: bits of a mark are one number, a prefix's stay an address."""
+    if "concat" in key:
+        return {"concat": list(map(_key_parse, key["concat"]))}
+    if "&" in key:
+        value, bits = key["&"]
+        return {"&": [value, bits if isinstance(bits, str) else _bits(bits)]}
+    return key
 
 
 def _left_parse(left: Any) -> tuple[Any, str]:

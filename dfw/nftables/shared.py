@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from dfw.model import PROTO_SCTP, Direction
-from dfw.nftables.ruleset import Chain, ChainRule, Expression, Hook
+from dfw.nftables.ruleset import Chain, ChainRule, Expression, Hook, Meter
 
 SENDER_MASK: Final = 0xFFFF0000
 RECEIVER_MASK: Final = 0x0000FFFF
-REJECTS_A_SECOND: Final = 100
 OWN_COUNTERS: Final = ("source-route", "invalid", "tcp-strict", "related", "reject-rate", "no-rule", "no-ruleset")
 """Counters of what is refused without a rule of the policy."""
 ACCEPT: Final[Expression] = {"accept": None}
@@ -56,7 +55,7 @@ def base_chains(sides: Sequence[Side], zones: Mapping[str, int]) -> Iterator[Cha
 
 def verdict_chains(sides: Sequence[Side]) -> Iterator[Chain]:
     """Those to which tables refer."""
-    yield from _reject_chain()
+    yield from _reject_chains(sides)
     yield from _keep_chains(sides)
     yield _NOBODY
 
@@ -132,20 +131,68 @@ def _keep_chains(sides: Sequence[Side]) -> Iterator[Chain]:
         yield Chain(f"{name}-strict", (strict, goto(name)))
 
 
-def _reject_chain() -> Iterator[Chain]:
-    """REJECT: an RST for TCP, else ICMP 3/13 or ICMPv6 1/1; DROP beyond the rate.
+# REJECT's answers a second: to one side of a vNIC (its own workload, or others), of these to others' /24 or /56, and to
+# one source address of a side (docs/packet-path.md section 11).
+_ANSWERS_OF_SIDE, _ANSWERS_OF_PREFIX, _ANSWERS_OF_SOURCE = 50, 25, 10
+_METER_SIZE: Final = 0xFFFF
+METERS: Final = (
+    Meter("rejects", ("mark",), _METER_SIZE),
+    *(
+        Meter(f"rejects-{part}-v{version}", ("mark", kind), _METER_SIZE)
+        for part in ("source", "prefix")
+        for version, kind in ((4, "ipv4_addr"), (6, "ipv6_addr"))
+    ),
+)
+"""What REJECT has answered, by the vNIC that judges and by the answered packet's source."""
+_PREFIX_MASKS: Final = {4: "255.255.255.0", 6: "ffff:ffff:ffff:ff00::"}
+
+
+def _reject_chains(sides: Sequence[Side]) -> Iterator[Chain]:
+    """REJECT: an RST for TCP, else ICMP 3/13 or ICMPv6 1/1; DROP beyond the budgets, also where they have no more room.
 
     What conntrack calls invalid may belong to a connection that is allowed: an RST in its name would end that.
     """
-    limit = {"rate": REJECTS_A_SECOND, "burst": REJECTS_A_SECOND, "per": "second", "inv": True}
+    yield Chain(
+        "reject-send",
+        (
+            ChainRule((_equal({"meta": {"key": "l4proto"}}, 6), {"reject": {"type": "tcp reset"}})),
+            ChainRule(({"reject": {"type": "icmpx", "expr": "admin-prohibited"}},)),
+        ),
+    )
+    for side in sides:
+        vnic: Expression = {"&": [{"meta": {"key": "mark"}}, side.mask]}
+        both = sides is WIRE_SIDES
+        answered = _metered("rejects", vnic, _ANSWERS_OF_SIDE * (2 if both else 1), "reject-send")
+        yield Chain(f"reject-{side.name}-side", (answered, counted_drop("reject-rate")))
+        following = f"reject-{side.name}-side"
+        for part, rate in (("prefix", _ANSWERS_OF_PREFIX), ("source", _ANSWERS_OF_SOURCE)):
+            if part == "prefix" and side.name == OUT.name:
+                continue
+            name = f"reject-{side.name}-{part}"
+            rules = []
+            for version, protocol in ((4, "ip"), (6, "ip6")):
+                source: Expression = {"payload": {"protocol": protocol, "field": "saddr"}}
+                if part == "prefix":
+                    source = {"&": [source, _PREFIX_MASKS[version]]}
+                key = {"concat": [vnic, source]}
+                rules.append(_metered(f"rejects-{part}-v{version}", key, rate, following))
+            yield Chain(name, (*rules, counted_drop("reject-rate")))
+            following = name
     yield Chain(
         "reject",
         (
             ChainRule((_is("state", "invalid"), *counted_drop("invalid").expressions)),
-            ChainRule(({"limit": limit}, *counted_drop("reject-rate").expressions)),
-            ChainRule((_equal({"meta": {"key": "l4proto"}}, 6), {"reject": {"type": "tcp reset"}})),
-            ChainRule(({"reject": {"type": "icmpx", "expr": "admin-prohibited"}},)),
+            ChainRule((judged_at(OUT), {"goto": {"target": "reject-out-source"}})),
+            goto("reject-in-source"),
         ),
+    )
+
+
+def _metered(meter: str, key: Expression, rate: int, chain: str) -> ChainRule:
+    """Goes to a chain as long as this key has had fewer packets a second; else on with the next rule."""
+    limit = {"limit": {"rate": rate, "burst": rate, "per": "second"}}
+    return ChainRule(
+        ({"set": {"op": "update", "elem": key, "set": f"@{meter}", "stmt": [limit]}}, *goto(chain).expressions)
     )
 
 

@@ -23,6 +23,7 @@ from dfw.nftables.ruleset import (
     chain_json,
     elements_json,
     helper_json,
+    meter_json,
     pairs_json,
     rule_json,
     set_json,
@@ -67,6 +68,7 @@ def plan_update(old: Ruleset, new: Ruleset) -> Update:
     new_chains, new_sets, new_maps = _by_name(new.chains), _by_name(new.sets), _by_name(new.maps)
     counters = set(old.counters)
     before = [_command("add", "counter", table, name) for name in new.counters if name not in counters]
+    before += [{"add": {"set": meter_json(table, item)}} for item in new.meters if item not in old.meters]
     before += [{"add": {"ct helper": helper_json(table, item)}} for item in new.helpers if item not in old.helpers]
     after: list[dict[str, Any]] = []
     changes: list[SetChange] = []
@@ -91,6 +93,7 @@ def plan_update(old: Ruleset, new: Ruleset) -> Update:
     after += [_command("delete", "chain", table, name) for name in gone]
     after += [_command("delete", "map", table, name) for name in maps if name not in new_maps]
     after += [_command("delete", "set", table, name) for name in sets if name not in new_sets]
+    after += [_command("delete", "set", table, item.name) for item in old.meters if item not in new.meters]
     after += [_command("delete", "ct helper", table, item.name) for item in old.helpers if item not in new.helpers]
     kept = set(new.counters)
     after += [_command("delete", "counter", table, name) for name in old.counters if name not in kept]
