@@ -145,7 +145,7 @@ class Assignment:
             if tep is not None:
                 teps[tep] = name
                 place = drafts[name].cursor.place if name in drafts else None
-                keys = ("tags", "bfd_interval", "bfd_multiple", "enforcer")
+                keys = ("tags", "bfd_interval", "bfd_multiple", "enforcer", "encapsulation")
                 rest = {key: values[key] for key in keys if key in values}
                 hosts[name] = Host(name, tep, place=place, **rest)
         return {name: hosts[name] for name in drafts if name in hosts} or hosts

@@ -16,7 +16,19 @@ from dfw.documents import Document, document_of
 from dfw.errors import PolicyError, Problem
 from dfw.fields import Cursor, Field, choice, identifier, integer, listed, mapping, parsed, reference, text
 from dfw.findings import Finding
-from dfw.model import Address, Family, Inventory, Namespace, Tag, address_parse, mac_parse, prefix_parse
+from dfw.model import (
+    ENCAPSULATIONS,
+    ENFORCERS,
+    NATIVE,
+    Address,
+    Family,
+    Inventory,
+    Namespace,
+    Tag,
+    address_parse,
+    mac_parse,
+    prefix_parse,
+)
 
 API_VERSION = "palisade.internal/v1alpha1"
 _UNUSABLE = tuple(
@@ -83,7 +95,8 @@ _HOST = {
     "tags": Field(tags, default=()),
     "bfd_interval": Field(integer(0, 60_000, "a BFD interval in milliseconds"), default=1000),
     "bfd_multiple": Field(integer(1, 255, "a BFD multiple"), default=3),
-    "enforcer": Field(choice({name: name for name in ("native", "nftables")}), default="native"),
+    "enforcer": Field(choice({name: name for name in ENFORCERS}), default=NATIVE),
+    "encapsulation": Field(choice({name: name for name in ENCAPSULATIONS}), default=None),
 }
 _GATEWAY = {
     "name": Field(identifier, required=True),

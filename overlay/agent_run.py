@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+from dfw.model import NFTABLES
 from overlay.agent_base import AgentOptions
 from overlay.enter import namespace_enter
 
@@ -21,7 +22,7 @@ async def _run(options: AgentOptions) -> None:
     from overlay.agent import Agent
     from overlay.kernel_agent import KernelAgent
 
-    agent = KernelAgent(options) if options.enforcer == "nftables" else Agent(options)
+    agent = KernelAgent(options) if options.enforcer == NFTABLES else Agent(options)
     try:
         await asyncio.to_thread(agent.start)
         await agent.serve()

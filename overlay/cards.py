@@ -18,6 +18,7 @@ from typing import Any
 
 from dfw.core import CoreError
 from dfw.core.live import Live, tap_open
+from dfw.model import VXLAN
 from overlay.holder import HolderClient, HolderError, close_all
 from overlay.hoststate import HostState, VnicState
 from overlay.sysctl_keep import keep_sysctls
@@ -126,7 +127,7 @@ class Cards:
         Once it is up it stays, and only new TEPs are wired. What is wrong stands in `problems` under `uplink`.
         """
         wanted = (state.tep, state.underlay_mtu)
-        vxlan = any(tep.encap == "vxlan" for tep in state.teps)
+        vxlan = any(tep.encap == VXLAN for tep in state.teps)
         try:
             if self.uplink != wanted or (vxlan and not self.vxlan):
                 remove_uplink(self.wires)

@@ -31,11 +31,11 @@ from dfw.layout_live import ROUTE_BLACKHOLE as BLACKHOLE
 from dfw.layout_live import ROUTE_CONNECTED as CONNECTED
 from dfw.layout_live import ROUTE_GATEWAY as GATEWAY
 from dfw.layout_live import ROUTE_VIA as VIA
-from dfw.model import mac_packed
+from dfw.model import GENEVE, VXLAN, mac_packed
 from overlay.hoststate import ROUTE_BLACKHOLE, ROUTE_CONNECTED, ROUTE_GATEWAY, ROUTE_VIA, HostState
 
 GUARDS: Final = {"spoof": GUARD_SPOOF, "dhcp": GUARD_DHCP, "ra": GUARD_RA}
-ENCAPS: Final = {"geneve": ENCAP_GENEVE, "vxlan": ENCAP_VXLAN}
+ENCAPS: Final = {GENEVE: ENCAP_GENEVE, VXLAN: ENCAP_VXLAN}
 ROUTE_KINDS: Final = {
     ROUTE_CONNECTED: CONNECTED,
     ROUTE_VIA: VIA,

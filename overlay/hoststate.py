@@ -16,6 +16,8 @@ from typing import Final
 
 import msgspec
 
+from dfw.model import ENCAPSULATIONS, ENFORCERS, GENEVE, NATIVE
+
 VERSION: Final = 1
 GATEWAY_MAC: Final = "02:50:56:56:44:52"  # of every distributed router interface, the same on every host
 
@@ -100,11 +102,13 @@ class RouteState(_Struct, frozen=True):
 
 
 class TepState(_Struct, frozen=True):
-    """Another host's tunnel endpoint. `encap`: what is spoken with it, `geneve` or `vxlan`."""
+    """Another host's tunnel endpoint. `encap`: what is spoken with it, of ENCAPSULATIONS; `bfd`: is BFD, too? It is not
+    where VXLAN is, and not with what forwards by its kernel."""
 
     host: str
     ip: str
-    encap: str = "geneve"
+    encap: str = GENEVE
+    bfd: bool = True
 
 
 class BfdState(_Struct, frozen=True):
@@ -149,7 +153,7 @@ class EtherState(_Struct, frozen=True):
 
 
 class HostState(_Struct, frozen=True):
-    """All that a host is told, as of one revision. `enforcer`: what is to judge its packets, `native` or `nftables`."""
+    """All that a host is told, as of one revision. `enforcer`: what is to judge its packets, of ENFORCERS."""
 
     host: str
     revision: int
@@ -159,7 +163,7 @@ class HostState(_Struct, frozen=True):
     byte_order: str = sys.byteorder
     gateway_mac: str = GATEWAY_MAC
     bfd: BfdState = BfdState()
-    enforcer: str = "native"
+    enforcer: str = NATIVE
     vnics: tuple[VnicState, ...] = ()
     segments: tuple[SegmentState, ...] = ()
     gateways: tuple[str, ...] = ()
@@ -240,8 +244,13 @@ def state_check(state: HostState) -> None:
 
     if not 0 <= state.bfd.interval <= 60_000 or not 1 <= state.bfd.multiplier <= 255:
         raise StateError(f"BFD every {state.bfd.interval} ms, {state.bfd.multiplier} times")
+    _check_word("enforcer", state.enforcer, ENFORCERS)
+    for number, end in enumerate(state.teps):
+        _check_word(f"teps[{number}].encap", end.encap, ENCAPSULATIONS)
     names: set[str] = set()
-    for vnic in state.vnics:
+    for number, vnic in enumerate(state.vnics):
+        for guard in vnic.guards:
+            _check_word(f"vnics[{number}].guards", guard, GUARDS)
         if vnic.name in names:
             raise StateError(f"vNIC {vnic.name} stands there twice")
         names.add(vnic.name)
@@ -272,3 +281,8 @@ def state_check(state: HostState) -> None:
         if route.kind != ROUTE_BLACKHOLE:
             count = len(state.gateways if route.kind == ROUTE_GATEWAY else state.segments)
             inside(f"the target of {route.prefix}", route.target, count)
+
+
+def _check_word(path: str, word: str, known: tuple[str, ...]) -> None:
+    if word not in known:
+        raise StateError(f"{path} is {word!r}, which is none of {', '.join(known)}")

@@ -18,7 +18,8 @@ from dfw.model import PROTO_ICMP, PROTO_ICMPV6, Direction, address_parse
 from dfw.nftables.conntrack import EXPECTED, Connection
 from overlay.flow_filter import FlowFilter
 from overlay.hoststate import HostState
-from overlay.kernel_fabric import bridge_name, segment_zones
+from overlay.kernel_fabric import segment_zones
+from overlay.kernel_tunnels import bridge_name
 
 _SYN: Final = 0x02
 _ICMP: Final = (PROTO_ICMP, PROTO_ICMPV6)

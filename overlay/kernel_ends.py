@@ -13,9 +13,11 @@ from ipaddress import IPv6Address, ip_address, ip_interface
 from typing import Final
 
 from overlay.hoststate import HostState, VnicState
-from overlay.kernel_fabric import BRIDGE, TUNNEL, VXLAN_PORT, bridge_name, card_name
+from overlay.kernel_fabric import card_name
+from overlay.kernel_tunnels import BRIDGE, GENEVE_PORT, TUNNEL, VXLAN_PORT, bridge_name
 
 TABLE: Final = "palisade-ends"
+_PORTS: Final = f"{{ {VXLAN_PORT}, {GENEVE_PORT} }}"  # of tunnels
 _UNSPECIFIED_ND: Final = "133, 135, 131, 132, 143"  # may come from ::
 
 
@@ -72,16 +74,16 @@ def _inet_table(state: HostState, numbers: Mapping[str, int]) -> Iterator[str]:
     yield f" set teps {{ type {'ipv4_addr' if version == 4 else 'ipv6_addr'}; {_elements(teps)} }}"
     yield " chain untracked-in {"
     yield "  type filter hook prerouting priority -350; policy accept;"
-    yield f'  iifname != "{BRIDGE}*" udp dport {VXLAN_PORT} notrack'
+    yield f'  iifname != "{BRIDGE}*" udp dport {_PORTS} notrack'
     yield " }"
     yield " chain untracked-out {"
     yield "  type filter hook output priority -350; policy accept;"
-    yield f"  udp dport {VXLAN_PORT} notrack"
+    yield f"  udp dport {_PORTS} notrack"
     yield " }"
     yield " chain input {"
     yield "  type filter hook input priority -10; policy accept;"
     source = "ip saddr" if version == 4 else "ip6 saddr"
-    yield f'  iifname != "{BRIDGE}*" udp dport {VXLAN_PORT} {source} != @teps drop'
+    yield f'  iifname != "{BRIDGE}*" udp dport {_PORTS} {source} != @teps drop'
     yield " }"
     yield " chain forward {"
     yield "  type filter hook forward priority -10; policy accept;"

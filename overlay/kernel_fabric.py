@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a host forwards by where its kernel does it: a bridge for each segment with the vNICs and a VXLAN port (RFC
-7348), and the distributed router as policy routing between the bridges. `plan_fabric` is pure; `apply_fabric` does it.
+"""What a host forwards by where its kernel does it: a bridge for each segment with the vNICs and its tunnels
+(overlay/kernel_tunnels.py), and the distributed router as policy routing between the bridges. `plan_fabric` is pure;
+`apply_fabric` does it.
 
 Nothing is learned and nobody is asked: MAC addresses, neighbours and TEPs are those of the host's state.
 """
@@ -9,17 +10,15 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from itertools import groupby
 from pathlib import Path
 from typing import Final
 
+from dfw.model import GENEVE
 from overlay.hoststate import ROUTE_BLACKHOLE, ROUTE_CONNECTED, ROUTE_GATEWAY, HostState, StateError
+from overlay.kernel_tunnels import FabricStep, bridge_name, plan_tunnels, tunnel_name
 
-VXLAN_PORT: Final = 4789
-BRIDGE: Final = "pb"
-TUNNEL: Final = "px"
 CARD: Final = "pv"
 _FIRST_TABLE: Final = 6100  # of routes, one for each routing domain
 _NO_ROUTE_METRIC: Final = 0xFFFFFFF
@@ -41,25 +40,9 @@ _SETTINGS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class FabricStep:
-    """A line for `tool` (ip, bridge, sysctl) that makes something, and one that takes it away, if it does not go with
-    something else. `of`: what it is for, where that can become another thing under the same name."""
-
-    tool: str
-    add: str
-    remove: str = ""
-    of: str = ""
-
-
 def card_name(number: int) -> str:
     """The host's end of a vNIC's card."""
     return f"{CARD}{number}"
-
-
-def bridge_name(vni: int) -> str:
-    """A segment's bridge."""
-    return f"{BRIDGE}{vni}"
 
 
 def routing_domains(state: HostState) -> list[int]:
@@ -120,24 +103,16 @@ def _refuse_shared(state: HostState) -> None:
 
 
 def _bridges(state: HostState) -> Iterator[FabricStep]:
-    room = state.underlay_mtu - (50 if ip_address(state.tep).version == 4 else 70)
-    for segment in state.segments:
-        bridge, tunnel = bridge_name(segment.vni), f"{TUNNEL}{segment.vni}"
+    for number, segment in enumerate(state.segments):
+        bridge = bridge_name(segment.vni)
         # Its MAC address stands in the same line: a bridge takes another one from its first port.
         made = f"link add {bridge} address {state.gateway_mac} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
         yield FabricStep("ip", made, f"link del {bridge}")
         for family in ("ipv4", "ipv6"):
             for kind in ("mcast", "ucast", "app"):  # neighbours are known, and nobody is asked
                 yield FabricStep("sysctl", f"{family}/neigh/{bridge}/{kind}_solicit 0")
-        vxlan = f"type vxlan id {segment.vni} local {state.tep} dstport {VXLAN_PORT} nolearning"
-        yield FabricStep("ip", f"link add {tunnel} mtu {room} {vxlan}", f"link del {tunnel}")
-        yield FabricStep("ip", f"link set {tunnel} master {bridge} up")
-        learn = "on" if segment.learn else "off"
-        yield FabricStep("bridge", f"link set dev {tunnel} learning {learn} flood {learn} neigh_suppress on")
+        yield from plan_tunnels(state, number)
         yield FabricStep("ip", f"link set {bridge} up")
-        for tep in segment.replicas:
-            every = f"00:00:00:00:00:00 dev {tunnel} dst {state.teps[tep].ip} self"
-            yield FabricStep("bridge", f"fdb append {every} permanent", f"fdb del {every}")
 
 
 def _cards(state: HostState, numbers: Mapping[str, int], attached: Mapping[str, str]) -> Iterator[FabricStep]:
@@ -159,17 +134,16 @@ def _cards(state: HostState, numbers: Mapping[str, int], attached: Mapping[str, 
 def _neighbours(state: HostState, numbers: Mapping[str, int], attached: Mapping[str, str]) -> Iterator[FabricStep]:
     for item in state.neighbours:
         segment = state.segments[item.segment]
-        bridge, tunnel = bridge_name(segment.vni), f"{TUNNEL}{segment.vni}"
+        bridge = bridge_name(segment.vni)
         pod = "" if item.vnic is None else attached.get(item.vnic, "")
         if item.vnic is None:
             assert item.tep is not None
-            yield FabricStep(
-                "bridge",
-                f"fdb replace {item.mac} dev {tunnel} master static",
-                f"fdb del {item.mac} dev {tunnel} master",
-            )
-            far = f"{item.mac} dev {tunnel} dst {state.teps[item.tep].ip} self"
-            yield FabricStep("bridge", f"fdb replace {far} permanent", f"fdb del {far}")
+            tunnel = tunnel_name(state, segment, item.tep)
+            at = f"{item.mac} dev {tunnel} master"
+            yield FabricStep("bridge", f"fdb replace {at} static", f"fdb del {at}")
+            if state.teps[item.tep].encap != GENEVE:
+                far = f"{item.mac} dev {tunnel} dst {state.teps[item.tep].ip} self"
+                yield FabricStep("bridge", f"fdb replace {far} permanent", f"fdb del {far}")
         elif pod:
             card = card_name(numbers[item.vnic])
             at = f"{item.mac} dev {card} master"

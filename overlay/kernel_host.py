@@ -23,8 +23,9 @@ from dfw.nftables.render import TABLE
 from overlay.hoststate import HostState, file_replace
 from overlay.kernel_connections import connections_refused, vnic_owners
 from overlay.kernel_ends import render_ends
-from overlay.kernel_fabric import FabricStep, apply_fabric, plan_fabric, segment_zones
+from overlay.kernel_fabric import apply_fabric, plan_fabric, segment_zones
 from overlay.kernel_tables import host_tables
+from overlay.kernel_tunnels import FabricStep, geneve_lack, speaks_geneve
 from overlay.sysctl_keep import keep_sysctls
 from overlay.uplink import UplinkStep, apply_uplink, plan_uplink, remove_uplink
 from overlay.vnic import VnicSetup, apply_vnic, vnic_setup
@@ -91,7 +92,13 @@ class KernelHost:
         }
         said = apply_fabric(self.memory.steps, steps, anew=self._fresh)
         self.memory.steps = list(steps)
-        if said:
+        lack = geneve_lack() if speaks_geneve(state) else None
+        if lack:
+            told = (
+                f"this kernel has no Geneve ({lack}), which is to be spoken with {', '.join(speaks_geneve(state)[:3])}"
+            )
+            self.problems["fabric"] = f"{told}: give its Host encapsulation: vxlan"
+        elif said:
             self.problems["fabric"] = "; ".join(said[:3])
         self.attached = attached
         file_replace(self._file, msgspec.json.encode(self.memory), durable=False)

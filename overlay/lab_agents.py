@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
-from dfw.model import PolicySet
+from dfw.model import GENEVE, NFTABLES, VXLAN, PolicySet
 from overlay.ask import AskError, agent_ask
 from overlay.hoststate import HostState, StateError, state_read, state_write
-from overlay.lab_plan import LabPlan
+from overlay.kernel_tunnels import geneve_lack
+from overlay.lab_plan import LabPlan, world_encapsulated
 from overlay.lab_record import LabPaths, LabRecord
 from overlay.launch import Launch
 from overlay.linux import Process, process_lives
@@ -72,14 +73,21 @@ def desired_states(paths: LabPaths, record: LabRecord, world: PolicySet) -> dict
     """What every host needs as of the record's revision. Raises UnsupportedError."""
     attachments = {name: str(paths.room / pod.netns) for name, pod in record.pods.items()}
     attachments |= service_attachments(paths.room, world.inventory)
-    return resolve_span(world, record.revision, attachments, underlay_mtu=record.mtu)
+    return resolve_span(_encapsulated(world), record.revision, attachments, underlay_mtu=record.mtu)
 
 
 def plan_states(paths: LabPaths, plan: LabPlan, world: PolicySet, revision: int) -> dict[str, HostState]:
     """What every host of a lab will need once it is as planned. Raises UnsupportedError."""
     attachments = {pod.name: str(paths.room / pod.netns) for pod in plan.pods}
     attachments |= service_attachments(paths.room, world.inventory)
-    return resolve_span(world, revision, attachments, underlay_mtu=plan.underlay.mtu)
+    return resolve_span(_encapsulated(world), revision, attachments, underlay_mtu=plan.underlay.mtu)
+
+
+def _encapsulated(world: PolicySet) -> PolicySet:
+    """Kernels that forward speak Geneve with each other and with the core, where this one has it."""
+    if all(host.enforcer != NFTABLES for host in world.inventory.hosts.values()):
+        return world
+    return world_encapsulated(world, VXLAN if geneve_lack() else GENEVE)
 
 
 def desired_read(paths: LabPaths, host: str) -> HostState | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from dfw.errors import PolicyError, Problem
-from dfw.model import PolicySet
+from dfw.model import NATIVE, NFTABLES, PolicySet
 from dfw.model.place import Place
 from overlay.lab_record import LabRecord, MoveRecord
 from overlay.pod import PodSpec, pod_hash
@@ -40,7 +40,7 @@ class LabPlan:
 
     def enforcer(self, host: str) -> str:
         """What judges packets there."""
-        return "nftables" if host in self.kernel_hosts else "native"
+        return NFTABLES if host in self.kernel_hosts else NATIVE
 
     @property
     def namespaces(self) -> tuple[str, ...]:
@@ -93,6 +93,15 @@ def lab_world(world: PolicySet) -> PolicySet:
     return replace(world, inventory=replace(world.inventory, ports=ports))
 
 
+def world_encapsulated(world: PolicySet, speaks: str) -> PolicySet:
+    """The policy with what the tunnels of those hosts speak whose kernels forward, and whose Host does not say it."""
+    hosts = {
+        name: replace(host, encapsulation=speaks) if host.enforcer == NFTABLES and host.encapsulation is None else host
+        for name, host in world.inventory.hosts.items()
+    }
+    return replace(world, inventory=replace(world.inventory, hosts=hosts))
+
+
 def world_moved(world: PolicySet, moved: Mapping[str, MoveRecord]) -> PolicySet:
     """The policy with migrated pods where they are, as long as the files have them where they were."""
     ports = dict(world.inventory.ports)
@@ -120,7 +129,7 @@ def plan_lab(
     )
     underlay = plan_underlay(inventory, mtu=mtu, ipv6=ipv6)
     routers = tuple(item.namespace for item in service_routers(inventory))
-    kernel_hosts = frozenset(host.name for host in inventory.hosts.values() if host.enforcer == "nftables")
+    kernel_hosts = frozenset(host.name for host in inventory.hosts.values() if host.enforcer == NFTABLES)
     return LabPlan(name, intent, underlay, tuple(inventory.hosts), pods, routers, kernel_hosts)
 
 

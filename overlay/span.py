@@ -17,7 +17,20 @@ import numpy as np
 from dfw.compile import Compiled, RuleTable, compile_policy
 from dfw.compile_ether import EtherTable
 from dfw.enforcer import timer_seconds
-from dfw.model import Address, AddressRange, Family, Gateway, Host, Inventory, PolicySet, Port, Segment
+from dfw.model import (
+    GENEVE,
+    NFTABLES,
+    VXLAN,
+    Address,
+    AddressRange,
+    Family,
+    Gateway,
+    Host,
+    Inventory,
+    PolicySet,
+    Port,
+    Segment,
+)
 from dfw.nftables import refuse_unsupported
 from overlay.hoststate import (
     GUARDS,
@@ -79,13 +92,24 @@ def resolve_span(
 
 def _refuse_unsupported(world: PolicySet) -> None:
     """Raises UnsupportedError: a host's kernel is to judge what it can't (decision 0020)."""
-    if any(host.enforcer == "nftables" for host in world.inventory.hosts.values()):
+    if any(host.enforcer == NFTABLES for host in world.inventory.hosts.values()):
         refuse_unsupported(world)
 
 
 def encapsulation(one: Host, other: Host) -> str:
-    """What two hosts speak with each other: Geneve (RFC 8926); VXLAN (RFC 7348) where the kernel of one forwards."""
-    return "vxlan" if "nftables" in (one.enforcer, other.enforcer) else "geneve"
+    """What two hosts speak with each other: Geneve (RFC 8926); VXLAN (RFC 7348) where one of them speaks that only."""
+    return GENEVE if {_speaks(one), _speaks(other)} == {GENEVE} else VXLAN
+
+
+def _speaks(host: Host) -> str:
+    return host.encapsulation or (VXLAN if host.enforcer == NFTABLES else GENEVE)
+
+
+def tep_state(host: Host, other: Host) -> TepState:
+    """Another host's TEP as a host sees it."""
+    spoken = encapsulation(host, other)
+    bfd = spoken == GENEVE and NFTABLES not in (host.enforcer, other.enforcer)
+    return TepState(other.name, str(other.tep), spoken, bfd)
 
 
 class Fabric:
@@ -168,9 +192,7 @@ class ForwardingSpan:
             neighbours=tuple(self._neighbours()),
             interfaces=tuple(self._interfaces()),
             routes=tuple(self._routes()),
-            teps=tuple(
-                TepState(name, str(hosts[name].tep), encapsulation(self.host, hosts[name])) for name in self.teps
-            ),
+            teps=tuple(tep_state(self.host, hosts[name]) for name in self.teps),
         )
 
     def _routers(self) -> Iterable[str]:

@@ -20,6 +20,7 @@ import numpy as np
 from dfw.compile import PAL_RANGE, PAL_RULE
 from dfw.layout import ETHER_DTYPE
 from dfw.model import (
+    NATIVE,
     Gateway,
     Host,
     Inventory,
@@ -41,7 +42,7 @@ from overlay.hoststate import (
 )
 from overlay.span import UNDERLAY_MTU, Fabric, ForwardingSpan, vnic_network
 
-VERSION: Final = 2
+VERSION: Final = 3
 HASH_CHARACTERS: Final = 32
 MARK_BYTES: Final = 12
 _FAMILY: Final = slice(32, 36)  # of a row of pal_range
@@ -57,7 +58,8 @@ class HostPart(_Part, frozen=True):
     tep: str
     version: int
     bfd: BfdState = BfdState()
-    enforcer: str = "native"
+    enforcer: str = NATIVE
+    encapsulation: str | None = None
 
 
 class _Version(msgspec.Struct):
@@ -68,7 +70,8 @@ class TepPart(_Part, frozen=True):
     """Another host's tunnel endpoint, and what enforces there: it decides what the tunnel is."""
 
     ip: str
-    enforcer: str = "native"
+    enforcer: str = NATIVE
+    encapsulation: str | None = None
 
 
 class GatewayPart(_Part, frozen=True):
@@ -234,13 +237,18 @@ class _Assembly:
         self.sets: dict[str, int] = {}
         self.own: HostPart = self.parts[own]
         hosts = {
-            name: Host(name, address_parse(part.ip), enforcer=part.enforcer)
+            name: Host(name, address_parse(part.ip), enforcer=part.enforcer, encapsulation=part.encapsulation)
             for name, part in self._of("tep")
             if name != host
         }
         bfd, tep = self.own.bfd, address_parse(self.own.tep)
         self.host = hosts[host] = Host(
-            host, tep, bfd_interval=bfd.interval, bfd_multiple=bfd.multiplier, enforcer=self.own.enforcer
+            host,
+            tep,
+            bfd_interval=bfd.interval,
+            bfd_multiple=bfd.multiplier,
+            enforcer=self.own.enforcer,
+            encapsulation=self.own.encapsulation,
         )
         segments, ports = {}, {}
         for name, part in self._of("segment"):

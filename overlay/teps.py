@@ -22,6 +22,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from dfw import model
 from dfw.core import CoreError
 from dfw.core.live import ControlPacket
 from dfw.logs import get_logger
@@ -123,9 +124,13 @@ class TepWatch:
         self._save()
 
     def follow(self, state: HostState) -> None:
-        """Sessions with the TEPs of this state that speak Geneve, with its timers, and with no others."""
+        """Sessions with the TEPs of this state that speak BFD, with its timers, and with no others."""
         own = self._own = ip_address(state.tep)
-        wanted = [tep.ip for tep in state.teps if ip_address(tep.ip).version == own.version and tep.encap == "geneve"]
+        wanted = [
+            tep.ip
+            for tep in state.teps
+            if ip_address(tep.ip).version == own.version and tep.encap == model.GENEVE and tep.bfd
+        ]
         lowest = min((item.vni for item in state.segments), default=0)
         self._vni = {
             tep.ip: min((item.vni for item in state.segments if number in item.replicas), default=lowest)

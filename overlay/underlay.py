@@ -19,7 +19,7 @@ from socket import AF_INET, AF_INET6
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from dfw.errors import EnvironmentLacksError, PolicyError, Problem
-from dfw.model import Address, AddressRange, Family, Host, Inventory, address_parse
+from dfw.model import NATIVE, NFTABLES, Address, AddressRange, Family, Host, Inventory, address_parse
 from dfw.model.place import Place
 from overlay.namespace import namespace_entered
 from overlay.service_router import ServiceRouter, host_is_edge, service_routers
@@ -157,7 +157,7 @@ def plan_underlay(inventory: Inventory, *, mtu: int = DEFAULT_MTU, ipv6: bool = 
             gateways = _gateways(routers[name], host.tep.family)
             network = next(item for item in networks[name] if ipaddress.ip_address(str(host.tep)) in item)
             # A kernel's VXLAN leaves sums and cuts to a card. Nobody makes up for that where a socket is the other TEP.
-            is_card = host.enforcer == "nftables" and any(other.enforcer == "native" for other in hosts)
+            is_card = host.enforcer == NFTABLES and any(other.enforcer == NATIVE for other in hosts)
             links = (str(network),)
             interfaces.append(Interface(host_namespace(host.name), TEP_WIRE, name, (), links, gateways, is_card))
     outside = tuple(_address(network, 10) for network in networks[OUTSIDE])

@@ -20,7 +20,13 @@ from dfw.model.address import (
 from dfw.model.columns import rows_of_columns
 from dfw.model.flood import FLOOD_MAXIMUM, FloodLimits
 from dfw.model.inventory import (
+    ENCAPSULATIONS,
+    ENFORCERS,
+    GENEVE,
     NAMESPACE_NAME_LABEL,
+    NATIVE,
+    NFTABLES,
+    VXLAN,
     Gateway,
     Host,
     Inventory,
@@ -189,4 +195,10 @@ __all__ = [
     "rules_for",
     "rules_for_tap",
     "timer_bounds",
+    "ENCAPSULATIONS",
+    "ENFORCERS",
+    "GENEVE",
+    "NATIVE",
+    "NFTABLES",
+    "VXLAN",
 ]

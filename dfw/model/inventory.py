@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from dfw.model.address import Address, AddressRange
 from dfw.model.place import Place
@@ -22,17 +22,28 @@ class Tag(NamedTuple):
     tag: str
 
 
+GENEVE: Final = "geneve"
+VXLAN: Final = "vxlan"
+ENCAPSULATIONS: Final = (GENEVE, VXLAN)
+NATIVE: Final = "native"
+NFTABLES: Final = "nftables"
+ENFORCERS: Final = (NATIVE, NFTABLES)
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """A transport node. `tep`: its tunnel endpoint on the underlay. `bfd_interval` (milliseconds), `bfd_multiple`: as
-    in NSX's BFD profiles; interval 0: no BFD. `enforcer`: what judges its vNICs' packets, `native` or `nftables`."""
+    in NSX's BFD profiles; interval 0: no BFD. `enforcer`: what judges its vNICs' packets, of ENFORCERS.
+    `encapsulation`: of ENCAPSULATIONS, what its tunnels speak; None: Geneve, or where its kernel enforces VXLAN, which
+    every kernel has."""
 
     name: str
     tep: Address
     tags: tuple[Tag, ...] = ()
     bfd_interval: int = 1000
     bfd_multiple: int = 3
-    enforcer: str = "native"
+    enforcer: str = NATIVE
+    encapsulation: str | None = None
     place: Place | None = field(default=None, compare=False, repr=False)
 
 

@@ -297,13 +297,8 @@ class Intent:
         values = self._values(HOSTS, item, key)
         if values is None or self._missing(HOSTS, key, values, "tep"):
             return None
-        enforcer = values["enforcer"]
-        others = [name for name, host in self.hosts.items() if name != key and host.enforcer != enforcer]
-        if others:  # as a lab refuses it: their tunnels are not the same
-            self.refused[HOSTS, key] = f"its enforcer is {enforcer}, that of host {others[0]} is not"
-            return None
-        interval, multiple = values["bfd_interval"], values["bfd_multiple"]
-        return Host(key, values["tep"], values["tags"], interval, multiple, enforcer=enforcer)
+        own = (values[name] for name in ("tep", "tags", "bfd_interval", "bfd_multiple", "enforcer", "encapsulation"))
+        return Host(key, *own)
 
     def _gateway(self, item: Object | None, key: str) -> Gateway | None:
         values = self._values(GATEWAYS, item, key)

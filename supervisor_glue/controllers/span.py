@@ -356,7 +356,9 @@ class Span:
     def _tep(self, domain: str, host: str) -> None:
         known = self.intent.hosts.get(host)
         if known is not None:
-            self.domains[domain].put(f"tep/{host}", part_encode(TepPart(str(known.tep), known.enforcer)))
+            self.domains[domain].put(
+                f"tep/{host}", part_encode(TepPart(str(known.tep), known.enforcer, known.encapsulation))
+            )
 
     def _segment(self, segment: Segment) -> bytes:
         ports = sorted(self._ports_of.get(segment.name, {}).values(), key=lambda port: port.name)
@@ -401,7 +403,9 @@ class Span:
 
         if known is not None:
             bfd = BfdState(known.bfd_interval, known.bfd_multiple)
-            add(f"host/{host}", part_encode(HostPart(str(known.tep), VERSION, bfd, known.enforcer)))
+            add(
+                f"host/{host}", part_encode(HostPart(str(known.tep), VERSION, bfd, known.enforcer, known.encapsulation))
+            )
         for name, port in self.ports_on.get(host, {}).items() if known is not None else ():
             if port.segment not in self.intent.segments:
                 continue  # until there is a segment, nothing can be at it

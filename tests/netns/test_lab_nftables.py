@@ -15,8 +15,9 @@ import pytest
 from msgspec.structs import replace
 
 from dfw import cli
-from overlay.hoststate import HostState, RouteState, SegmentState, StateError
+from overlay.hoststate import HostState, RouteState, SegmentState, StateError, state_read
 from overlay.kernel_fabric import plan_fabric
+from overlay.kernel_tunnels import geneve_lack
 from overlay.lab_record import LabPaths, labs_folder, record_read
 from overlay.namespace import namespace_entered
 from tests.netns.test_lab_probe import probe, run  # noqa: F401 (a fixture)
@@ -187,12 +188,31 @@ def test_one_subnet_of_two_domains_is_refused() -> None:
 
 
 @lab_test
-def test_a_kernel_and_the_core_in_one_lab(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:  # noqa: F811
-    """One host's kernel enforces, the other's packets the core judges: between them VXLAN, and the same is allowed."""
+@pytest.mark.parametrize(
+    ("speaks", "teps"),
+    [
+        ("vxlan", "172.16.0.1{}"),
+        ("geneve", "172.16.0.1{}"),
+        pytest.param("vxlan", "fd00:16::1{}", marks=pytest.mark.long),
+    ],
+)
+def test_a_kernel_and_the_core_in_one_lab(
+    run: Path,  # noqa: F811
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    speaks: str,
+    teps: str,
+) -> None:
+    """One host's kernel enforces, the other's packets the core judges: whatever they speak, the same is allowed."""
+    if speaks == "geneve" and (lack := geneve_lack()):
+        pytest.skip(f"needs geneve: {lack}")
     inventory = tmp_path / "inventory.yaml"
     text = (EXAMPLE / "inventory.yaml").read_text()
-    inventory.write_text(text.replace("{name: esx-1", "{enforcer: nftables, name: esx-1"))
-    assert inventory.read_text().count("nftables") == 1
+    text = text.replace("{name: esx-1", f"{{enforcer: nftables, encapsulation: {speaks}, name: esx-1")
+    for number in (1, 2):
+        text = text.replace(f"tep: 172.16.0.1{number}", f'tep: "{teps.format(number)}"')
+    inventory.write_text(text)
+    assert text.count("nftables") == 1 and text.count(teps[:6]) == 2
     assert (
         cli.run(["lab", "up", "-q", str(inventory), str(EXAMPLE / "neighbours.yaml"), str(SHOP / "policy.yaml")]) == 0
     )
@@ -209,6 +229,8 @@ def test_a_kernel_and_the_core_in_one_lab(run: Path, tmp_path: Path, capfd: pyte
                     got += some
                 done.result()
             assert got == sent
-    assert {row["tep"] for row in shown(capfd, "tep-table")} == {"172.16.0.11", "172.16.0.12"}
+    desired = [state_read(LabPaths(labs_folder() / "lab").host(host) / "desired.json") for host in ("esx-1", "esx-2")]
+    assert [(tep.encap, tep.bfd) for state in desired for tep in state.teps] == [(speaks, False)] * 2
+    assert {row["tep"] for row in shown(capfd, "tep-table")} == {teps.format(number) for number in (1, 2)}
     rows = shown(capfd, "health")
     assert all(row["ok"] for row in rows if row["check"] != "log"), rows

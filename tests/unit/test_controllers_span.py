@@ -247,18 +247,31 @@ def test_one_object_that_is_wrong_keeps_what_it_said_and_stops_nobody_else() -> 
     run(body)
 
 
-def test_a_host_is_told_what_judges_its_packets_and_two_ways_are_not_mixed() -> None:
+def test_hosts_are_told_what_judges_and_what_their_tunnels_speak() -> None:
     async def body() -> None:
-        span = Span(SETTINGS)
-        hosts = [("h1", "nftables"), ("h2", "nftables"), ("h3", "native")]
-        for number, (name, enforcer) in enumerate(hosts, 1):
-            made = object_made(HOSTS, name, spec={"tep": f"172.16.0.{number}", "enforcer": enforcer})
-            span.intent.change(HOSTS, None, made)
-        await span.compile()
-        parts = {key: part.data for key, part in span.parts("h2").items()}
-        assert parts_assemble("h2", parts, 1).enforcer == "nftables"
-        assert span.parts("h3") == {} and "nftables" not in span.intent.refused[HOSTS, "h3"].partition(",")[0]
-        assert "host h1" in span.intent.refused[HOSTS, "h3"]
+        world = World(Random(1))
+        world.begin()
+        specs = {
+            "h1": {"enforcer": "nftables"},
+            "h2": {},
+            "h3": {"enforcer": "nftables", "encapsulation": "geneve"},
+        }
+        for host, spec in specs.items():
+            known = world.objects[HOSTS, host]
+            world.put(HOSTS, {**known, "spec": {**known["spec"], **spec}})
+        for number in range(1, 30):
+            world.pod("x", number)
+        await world.span.compile()
+        assert not world.span.intent.refused
+        found = {}
+        for host in specs:
+            state = parts_assemble(host, {key: part.data for key, part in world.span.parts(host).items()}, 1)
+            found[host] = (state.enforcer, {tep.host: (tep.encap, tep.bfd) for tep in state.teps if tep.host in specs})
+        assert found == {
+            "h1": ("nftables", {"h2": ("vxlan", False), "h3": ("vxlan", False)}),
+            "h2": ("native", {"h1": ("vxlan", False), "h3": ("geneve", False)}),
+            "h3": ("nftables", {"h1": ("vxlan", False), "h2": ("geneve", False)}),
+        }
 
     run(body)
 
@@ -297,10 +310,10 @@ def test_another_wire_has_another_version() -> None:
     """What hosts are told by this version: whoever changes a field here makes it another version."""
     told = {kind: " ".join(field.name for field in msgspec.structs.fields(made)) for kind, made in TYPES.items()}
     assert (VERSION, told) == (
-        2,
+        3,
         {
-            "host": "tep version bfd enforcer",
-            "tep": "ip enforcer",
+            "host": "tep version bfd enforcer encapsulation",
+            "tep": "ip enforcer encapsulation",
             "gateway": "tier uplink",
             "segment": "vni subnets gateway ports",
             "vnic": "segment mac ips table timers ether flood",
