@@ -12,8 +12,11 @@ from dfw.documents import document_of
 from dfw.errors import PolicyError
 from dfw.logs import get_logger
 from supervisor_glue.api.client import Client, Resource
+from supervisor_glue.api.leg import LEG
 from supervisor_glue.api.status import Object
 from supervisor_glue.controllers.informer import Informer
+from supervisor_glue.controllers.leg import settings_with_leg
+from supervisor_glue.controllers.resources import PORTS
 from supervisor_glue.controllers.settings import Settings
 from supervisor_glue.prechecks.spec import SupervisorSpec, spec_read
 
@@ -46,21 +49,29 @@ def settings_by(spec: SupervisorSpec, base: Settings) -> Settings:
 
 
 async def enabled_work(client: Client, base: Settings, work: Callable[[Settings], Awaitable[None]]) -> None:
-    """Do the work with the settings of the Supervisor that is enabled, and begin anew with others when they change,
-    until cancelled or the work ends."""
-    view, changed = Informer(client, SUPERVISORS), asyncio.Event()
-    view.handle(lambda old, new: changed.set())
-    following = asyncio.create_task(view.run())
+    """Do the work with the settings of the Supervisor that is enabled, and of where pods reach the API, and begin anew
+    with others when they change, until cancelled or the work ends."""
+    changed = asyncio.Event()
+    view, legs = Informer(client, SUPERVISORS), Informer(client, PORTS, fields=f"metadata.name={LEG}")
+    for informer in (view, legs):
+        informer.handle(lambda old, new: changed.set())
+    following = [asyncio.create_task(informer.run()) for informer in (view, legs)]
+
+    def current() -> Settings:
+        return settings_with_leg(settings_of(view, base), legs)
+
     try:
-        await view.synced.wait()
+        for informer in (view, legs):
+            await informer.synced.wait()
         while True:
-            settings = settings_of(view, base)
+            settings = current()
             get_logger("supervisor").info("supervisor.settings", pod_cidrs=[str(cidr) for cidr in settings.pod_cidrs])
-            if await _worked(work, settings, lambda: settings_of(view, base), changed):
+            if await _worked(work, settings, current, changed):
                 return
     finally:
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+        for task in following:
+            task.cancel()
+        await asyncio.gather(*following, return_exceptions=True)
 
 
 async def _worked(

@@ -27,11 +27,13 @@ from overlay.lab_inputs import contents_read, inputs_read
 from overlay.lab_record import LabPaths
 from overlay.launch import Launch
 from overlay.linux import Process, process_lives
+from overlay.namespace import apply_namespace, namespace_exists
 from overlay.pod import apply_launches, importing
 from overlay.progress import Steps
 from supervisor_glue.api.client import Resource
 from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.api.kinds import NAMESPACES, NODES, OURS, Kind
+from supervisor_glue.api.leg import LEG
 from supervisor_glue.api.status import ApiError, Object
 from supervisor_glue.auth.joining import KUBECONFIG, host_join
 from supervisor_glue.auth.pki import certificate_hash
@@ -91,7 +93,7 @@ def up(paths: LabPaths, names: Sequence[str], *, mtu: int, steps: Steps) -> Up:
     where = supervisor_paths(paths)
     with steps.shown(), steps.step("control plane", len(hosts) + 1) as step:
         if not _answers(where):
-            _start_control_plane(paths, where)
+            _start_control_plane(paths, where, hosts[0].name)
         step.advance()
         asyncio.run(_join(paths, where, hosts))
     seconds["control plane"] = time.monotonic() - begun
@@ -154,10 +156,19 @@ def _start(paths: LabPaths, launch: Launch) -> Process:
     return started.process
 
 
-def _start_control_plane(paths: LabPaths, where: SupervisorPaths) -> None:
+def leg_netns(paths: LabPaths) -> Path:
+    """The control plane's own namespace, in which pods reach the API."""
+    return paths.room / "control-plane"
+
+
+def _start_control_plane(paths: LabPaths, where: SupervisorPaths, host: str) -> None:
+    """`host`: at which it has its leg."""
     where.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     where.kubeconfig.unlink(missing_ok=True)
+    if not namespace_exists(leg_netns(paths)):
+        apply_namespace(leg_netns(paths))
     command = ["supervisor", "up", "--listen", "127.0.0.1:0", "--data", str(where.data)]
+    command += ["--leg", f"{host}={leg_netns(paths)}"]
     command += ["--kubeconfig", str(where.kubeconfig)]
     process = _start(paths, _launch(paths, "the control plane", command, where.log))
     end = time.monotonic() + READY_SECONDS
@@ -200,11 +211,12 @@ async def _join(paths: LabPaths, where: SupervisorPaths, hosts: Sequence[Host]) 
                 await client.create(_SECRETS, join_secret(token, datetime.now(UTC) + _TOKEN_LIFE), JOIN_NAMESPACE)
                 pin = certificate_hash(client.config.authority)
                 await host_join(client.config.server, token, pin, host.name, folder)
-            _start_spherelet(paths, host, kubeconfig, folder)
+            more = ["--attach", f"{LEG}={leg_netns(paths)}"] if host is hosts[0] else []
+            _start_spherelet(paths, host, kubeconfig, folder, more)
         await _wait_nodes(client, [host.name for host in hosts])
 
 
-def _start_spherelet(paths: LabPaths, host: Host, kubeconfig: Path, folder: Path) -> None:
+def _start_spherelet(paths: LabPaths, host: Host, kubeconfig: Path, folder: Path, more: Sequence[str]) -> None:
     """Its pods see nothing of the lab: the Supervisor's keys lie there."""
     command = ["spherelet", "run", "--host", host.name, "--kubeconfig", str(kubeconfig), "--run", str(folder)]
     command += [
@@ -218,6 +230,7 @@ def _start_spherelet(paths: LabPaths, host: Host, kubeconfig: Path, folder: Path
         str(host.tep),
     ]
     told = paths.host(host.name)
+    command += more
     command += ["--agent", str(told / "run"), "--desired", str(told / "desired.json")]
     _start(paths, _launch(paths, f"the Spherelet of {host.name}", command, folder / "spherelet.log"))
 

@@ -22,8 +22,10 @@ from overlay.lab_record import LabPaths, LabRecord
 from overlay.lab_view import LabView, PodPlace
 from supervisor_glue.api.client import Resource
 from supervisor_glue.api.http_client import HttpClient
+from supervisor_glue.api.leg import LEG
 from supervisor_glue.api.status import ApiError, Object
 from supervisor_glue.controllers.intent import LOOKED_AT
+from supervisor_glue.controllers.leg import settings_with_leg
 from supervisor_glue.controllers.namespace_plan import is_isolated, needs_address
 from supervisor_glue.controllers.objects import annotations_of, name_of, object_key, spec_of, status_of
 from supervisor_glue.controllers.postures import posture_policy, system_policies
@@ -68,7 +70,7 @@ async def _read(kubeconfig: Any) -> tuple[str, Objects]:
 
 def world_of(objects: Objects) -> PolicySet:
     """The policy and inventory that objects say, with postures and the Supervisor's isolation. Raises PolicyError."""
-    settings = settings_of(objects[SUPERVISORS], Settings())
+    settings = settings_with_leg(settings_of(objects[SUPERVISORS], Settings()), objects[PORTS])
     world = lab_world(load_documents(list(_documents(objects))).world)
     postures = [posture_policy(name_of(item), settings) for item in objects[NAMESPACES] if is_isolated(item, settings)]
     return replace(world, policies=(*world.policies, *system_policies(settings), *postures))
@@ -83,11 +85,11 @@ def _documents(objects: Objects) -> Iterator[Document]:
 
 
 def _counting(resource: Resource, items: Iterable[Object]) -> Iterator[Object]:
-    """Those that the data path knows: pods with a vNIC, and Ports that are no pod's."""
+    """Those that the data path knows: pods with a vNIC, and Ports that are no pod's, nor the control plane's."""
     for item in items:
         if resource == PODS and not (needs_address(item) and status_of(item).get("podIP")):
             continue
-        if resource == PORTS and annotations_of(item).get(POD_LABEL):
+        if resource == PORTS and (annotations_of(item).get(POD_LABEL) or name_of(item) == LEG):
             continue
         yield item
 

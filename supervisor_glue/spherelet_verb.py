@@ -47,6 +47,13 @@ def spherelet() -> None:
     "--hide", type=click.Path(path_type=Path), multiple=True, help="File or directory that no container sees."
 )
 @click.option("--network/--no-network", default=True, help="Whether pods wait for their vNIC before they start.")
+@click.option(
+    "--attach",
+    "attach",
+    multiple=True,
+    metavar="PORT=NETNS",
+    help="The network namespace of a vNIC that is no pod's, by its Port: supervisor-api, the control plane's own.",
+)
 @click.option("--agent", type=click.Path(path_type=Path), help="Run directory of the host's packet agent.")
 @click.option("--desired", type=click.Path(path_type=Path), help="File by which the packet agent is told.")
 def run(
@@ -59,6 +66,7 @@ def run(
     mark: str,
     hide: tuple[Path, ...],
     network: bool,
+    attach: tuple[str, ...],
     agent: Path | None,
     desired: Path | None,
 ) -> None:
@@ -73,9 +81,25 @@ def run(
     from supervisor_glue.spherelet.run import spherelet_serve
     from supervisor_glue.spherelet.settings import Settings
 
+    attached = []
+    for text in attach:
+        port, _, place = text.partition("=")
+        if not port or not place:
+            raise click.BadParameter(f"{text!r} is no PORT=NETNS", param_hint="--attach")
+        attached.append((port, place))
     hidden = tuple(path.absolute() for path in (*hide, kubeconfig))
     settings = Settings(
-        host, directory.absolute(), room.absolute(), netns, mark, hidden, network, address, agent, desired
+        host,
+        directory.absolute(),
+        room.absolute(),
+        netns,
+        mark,
+        hidden,
+        network,
+        address,
+        agent,
+        desired,
+        attached=tuple(attached),
     )
     try:
         asyncio.run(spherelet_serve(settings, kubeconfig))

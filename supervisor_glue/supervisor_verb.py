@@ -61,6 +61,13 @@ supervisor.add_command(status)
 @click.option("--store-cert", type=_FILE, help="This server's certificate for etcd, PEM.")
 @click.option("--store-key", type=_FILE, help="Its key, PEM.")
 @click.option(
+    "--leg",
+    "leg_text",
+    metavar="HOST=NETNS",
+    help="Where pods reach the API: a network namespace (its path) that HOST's Spherelet is told to attach"
+    " (--attach supervisor-api=NETNS); port 6443.",
+)
+@click.option(
     "--controllers/--no-controllers", default=True, help="Whether they run in this process too, or apart (controllers)."
 )
 def up(
@@ -72,6 +79,7 @@ def up(
     store_ca: Path | None,
     store_cert: Path | None,
     store_key: Path | None,
+    leg_text: str | None,
     controllers: bool,
 ) -> None:
     """Serve the API in the foreground until TERM.
@@ -83,6 +91,7 @@ def up(
     """
     import asyncio
 
+    from supervisor_glue.api.leg import Leg
     from supervisor_glue.api.process import Settings as ApiSettings
     from supervisor_glue.auth.pki import PkiError
     from supervisor_glue.serve import serve
@@ -95,13 +104,19 @@ def up(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--store") from None
     host, port = _address(listen)
+    leg = None
+    if leg_text is not None:
+        name, _, netns = leg_text.partition("=")
+        if not name or not netns:
+            raise click.BadParameter(f"{leg_text!r} is no HOST=NETNS", param_hint="--leg")
+        leg = Leg(name, netns)
     controlling = None
     if controllers:
         from supervisor_glue.controlling import Controlling
 
         controlling = Controlling()
     try:
-        asyncio.run(serve(ApiSettings(data, ((host, port),), names, store), controlling, kubeconfig))
+        asyncio.run(serve(ApiSettings(data, ((host, port),), names, store, leg), controlling, kubeconfig))
     except (OSError, PkiError, StoreError) as error:
         raise EnvironmentLacksError(
             f"the API cannot be served: {error}",

@@ -9,6 +9,7 @@ import ssl
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,8 @@ from aiohttp import web
 
 from dfw.logs import get_logger
 from supervisor_glue.api.idle import idle_close
-from supervisor_glue.api.kinds import BY_KIND, BY_NAME, NAMESPACES, Kind
+from supervisor_glue.api.kinds import BY_KIND, BY_NAME, NAMESPACES, OURS, Kind
+from supervisor_glue.api.leg import LEG, Leg, leg_listen
 from supervisor_glue.api.metadata import time_text
 from supervisor_glue.api.objects import Objects
 from supervisor_glue.api.resource import Request, ResourceHandler, Review
@@ -55,18 +57,21 @@ SYSTEM_NAMESPACES: Final = ("default", "kube-node-lease", "kube-public", "kube-s
 ADMINISTRATOR: Final = "palisade-admin"
 _SECRETS: Final = BY_NAME["", "v1", "secrets"]
 _ACCOUNTS: Final = BY_NAME["", "v1", "serviceaccounts"]
+_PORTS: Final = BY_NAME[OURS, "v1alpha1", "ports"]
 _TOKEN_SECONDS: Final = 3600
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """`listen`: addresses and ports; port 0: one that is free. `names`: further ones of the server's certificate.
-    `store`: where the objects are; several servers may share one in etcd, and have the same keys in `data`."""
+    `store`: where the objects are; several servers may share one in etcd, and have the same keys in `data`. `leg`:
+    None: pods do not reach this server."""
 
     data: Path
     listen: tuple[tuple[str, int], ...]
     names: tuple[str, ...] = ()
     store: StoreChoice = IN_A_FILE
+    leg: Leg | None = None
 
 
 @dataclass(slots=True)
@@ -82,6 +87,8 @@ class ApiProcess:
     objects: Objects
     addresses: list[tuple[str, int]] = field(default_factory=list)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    renewing: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod
     async def start(cls, settings: Settings, streams: Mapping[tuple[str, str], Handler] | None = None) -> ApiProcess:
@@ -115,14 +122,17 @@ class ApiProcess:
         process = cls(settings, store, cache, server, authority, runner, objects)
         await process._defaults()
         hosts = [host for host, _ in settings.listen if host not in ("0.0.0.0", "::", "")]
-        chain = server_open(authority, keys, [*hosts, *settings.names], now)
+        process.names = [*hosts, *settings.names]
+        chain = server_open(authority, keys, process._names(), now)
         context = server_context(chain, authority.pem)
         for host, port in settings.listen:
             await process._listen(host, port, context)
+        if settings.leg is not None:
+            await process._stand(settings.leg, context)
         host, port = process.addresses[0]
         server.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         process.tasks.append(asyncio.create_task(process._compact()))
-        process.tasks.append(asyncio.create_task(process._renew(context, hosts)))
+        process.tasks.append(asyncio.create_task(process._renew(context)))
         process.tasks.append(asyncio.create_task(process._recheck()))
         if (held := runner.server) is not None:
             process.tasks.append(asyncio.create_task(idle_close(server.idle, lambda: held.connections)))
@@ -135,6 +145,25 @@ class ApiProcess:
         await site.start()
         assert site._server is not None
         self.addresses.append(site._server.sockets[0].getsockname()[:2])  # type: ignore[attr-defined]
+
+    async def _stand(self, leg: Leg, context: ssl.SSLContext) -> None:
+        """Listen where the leg is, and say where that is: controllers give it a network. Raises OSError."""
+        listening = await asyncio.to_thread(leg_listen, leg)
+        await web.SockSite(self.runner, listening, ssl_context=context).start()
+        wanted = {"host": leg.host}
+        found = self.cache.get(_PORTS, "", LEG)
+        if found is None:
+            head = {"apiVersion": f"{OURS}/v1alpha1", "kind": "Port", "metadata": {"name": LEG}}
+            await self._made(_PORTS, {**head, "spec": wanted})
+        elif (found.item.get("spec") or {}).get("host") != leg.host:
+            moved = {**found.item, "spec": {**(found.item.get("spec") or {}), **wanted}}
+            await self.objects.change(_PORTS, "", LEG, lambda old: copy.deepcopy(moved), _unfinished)
+        self.cache.listen(lambda change: self.renewing.set() if _is_leg(change) else None)
+
+    def _names(self) -> list[str]:
+        """Of the server's certificate: those that it was told, and where pods reach it."""
+        leg = self.cache.get(_PORTS, "", LEG) if self.settings.leg else None
+        return [*self.names, *((leg.item.get("spec") or {}).get("ips") or () if leg else ())]
 
     @property
     def url(self) -> str:
@@ -207,13 +236,15 @@ class ApiProcess:
                 return False
         return True
 
-    async def _renew(self, context: ssl.SSLContext, hosts: list[str]) -> None:
-        """The server's own certificate, at two thirds of its life: connections that are open stay."""
-        names = [*hosts, *self.settings.names]
+    async def _renew(self, context: ssl.SSLContext) -> None:
+        """The server's own certificate, at two thirds of its life, and when it is reached elsewhere: connections that
+        are open stay."""
         while True:
-            await asyncio.sleep(RENEW_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.renewing.wait(), RENEW_SECONDS)
+            self.renewing.clear()
             try:
-                chain = server_open(self.authority, self.settings.data / "pki", names, datetime.now(UTC))
+                chain = server_open(self.authority, self.settings.data / "pki", self._names(), datetime.now(UTC))
                 context_renew(context, chain)
             except OSError as error:
                 get_logger("api").error("api.renew", error=str(error))
@@ -234,6 +265,11 @@ class ApiProcess:
             except StoreError as error:
                 get_logger("api").error("api.compact", error=str(error))
                 await asyncio.sleep(RECHECK_SECONDS)
+
+
+def _is_leg(change: Change) -> bool:
+    known = change.after or change.before
+    return known is not None and known.kind is _PORTS and known.name == LEG
 
 
 def _unfinished(old: Object | None, new: Object) -> Object:

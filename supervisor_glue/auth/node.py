@@ -10,7 +10,8 @@ is looked at once more by `node_admit`, when it is known.
 | Node, Host, HostStatus, Lease of its name | read; write its Node, Lease (kube-node-lease), HostStatus, Host's status |
 | pods bound to it | get; list and watch by `spec.nodeName`; delete; write the status |
 | ConfigMaps and Secrets that these pods use | get |
-| ServiceAccounts of these pods | create tokens |
+| ServiceAccounts of these pods | get, create tokens |
+| ConfigMap kube-public/cluster-info | get: where pods reach the API |
 | span.palisade.internal | list and watch: it is served its own part only, whatever it asks |
 | Events | create, change, about its Node, Host and pods |
 | CertificateSigningRequests | create for itself; read those that it made |
@@ -30,6 +31,11 @@ from supervisor_glue.auth.signing import SIGNER_HOST, SigningError, request_read
 from supervisor_glue.auth.user import NODE, User
 
 LEASES: Final = "kube-node-lease"
+PUBLIC: Final = "kube-public"
+CLUSTER_INFO: Final = "cluster-info"
+"""The ConfigMap that says where pods reach the API."""
+ROOT_CA: Final = "kube-root-ca.crt"
+"""The ConfigMap of each Namespace by which its pods know the API."""
 _READ: Final = frozenset({"get", "list", "watch"})
 _WRITE: Final = frozenset({"update", "patch"})
 
@@ -138,10 +144,11 @@ class NodeAuthorizer:
         if asked.verb != "get" or asked.subresource or not asked.name:
             return "can only read resources of this type with get"
         reference = (asked.resource, asked.namespace, asked.name)
-        return None if reference in self._used.get(host, ()) else _unrelated(host)
+        is_used = reference in self._used.get(host, ()) or reference == ("configmaps", PUBLIC, CLUSTER_INFO)
+        return None if is_used else _unrelated(host)
 
     def _account(self, host: str, asked: Attributes) -> str | None:
-        if asked.verb != "create" or asked.subresource != "token":
+        if (asked.verb, asked.subresource) not in {("create", "token"), ("get", "")} or not asked.name:
             return ""
         reference = (asked.resource, asked.namespace, asked.name)
         return None if reference in self._used.get(host, ()) else _unrelated(host)
@@ -245,6 +252,8 @@ def pod_references(pod: Object) -> Iterator[Reference]:
     """The ConfigMaps and Secrets that a pod's containers and volumes need, and its ServiceAccount."""
     namespace, spec = pod["metadata"]["namespace"], pod.get("spec") or {}
     yield "serviceaccounts", namespace, spec.get("serviceAccountName") or "default"
+    if spec.get("automountServiceAccountToken") is not False:
+        yield "configmaps", namespace, ROOT_CA
     for volume in spec.get("volumes") or ():
         projected = (volume.get("projected") or {}).get("sources") or ()
         for source in (volume, *projected):

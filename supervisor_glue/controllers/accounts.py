@@ -8,13 +8,13 @@ from typing import ClassVar, Final
 
 from supervisor_glue.api.client import Client
 from supervisor_glue.api.status import Object
+from supervisor_glue.auth.node import ROOT_CA
 from supervisor_glue.controllers.controller import Controller, Triggers
 from supervisor_glue.controllers.informer import Views
 from supervisor_glue.controllers.objects import is_deleted, name_of, namespace_of, object_made
 from supervisor_glue.controllers.resources import CONFIG_MAPS, NAMESPACES, SERVICE_ACCOUNTS
 
 DEFAULT: Final = "default"
-ROOT_CA: Final = "kube-root-ca.crt"
 
 
 class AccountController(Controller):

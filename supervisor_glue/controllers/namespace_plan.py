@@ -67,16 +67,27 @@ def needs_address(pod: Object) -> bool:
 
 def block_allocation(namespace: Object, number: int, index: int, settings: Settings) -> Object:
     """What takes a block: nobody else can make an Allocation of this name."""
+    name, spec = _block(name_of(namespace), number, index, settings)
+    return _allocation(namespace, name, spec)
+
+
+def leg_allocation(owner: Object, index: int, settings: Settings) -> Object:
+    """The same, of a block that is no Namespace's: the control plane's leg is in it (`owner`: its Port)."""
+    name, spec = _block("", 0, index, settings)
+    return object_made(ALLOCATIONS, name, spec=spec, owner=owner)
+
+
+def _block(namespace: str, number: int, index: int, settings: Settings) -> tuple[str, dict[str, Any]]:
     subnet = block_at(settings.pod_cidrs, settings.namespace_prefix, index)
     spec = {
         "pool": PODS_POOL,
         "block": str(subnet),
-        "namespace": name_of(namespace),
+        "namespace": namespace,
         "number": number,
         "vni": settings.first_vni + index,
         "addresses": {},
     }
-    return _allocation(namespace, f"{PODS_POOL}-{_as_name(str(subnet))}", spec)
+    return f"{PODS_POOL}-{_as_name(str(subnet))}", spec
 
 
 def egress_allocation(namespace: Object, address: str) -> Object:

@@ -18,6 +18,7 @@ from dfw.model import (
     Peers,
     Policy,
     PolicyKind,
+    PortMember,
     PortRange,
     Rule,
     Service,
@@ -28,9 +29,11 @@ from dfw.model import (
     label_selector,
 )
 from dfw.model.address import range_of_address
+from supervisor_glue.api.leg import LEG
 from supervisor_glue.controllers.settings import Settings
 
 SYSTEM_PATH: Final = "system/supervisor"
+LEG_PATH: Final = "system/leg"
 
 
 def posture_path(namespace: str) -> str:
@@ -62,7 +65,10 @@ def posture_policy(namespace: str, settings: Settings) -> Policy:
 
 
 def system_policies(settings: Settings) -> Iterable[Policy]:
-    """Pods reach the control plane's networks at the API's addresses only; whether they reach these, others decide."""
+    """Pods reach the control plane's networks at the API's addresses only; whether they reach these, others decide. Who
+    has come there finds the API's port and no other, and nothing begins from there."""
+    if settings.api:
+        yield _leg_policy(settings)
     if not settings.protected:
         return
     everyone = Peers((WorkloadMember(label_selector(())),))
@@ -72,6 +78,18 @@ def system_policies(settings: Settings) -> Iterable[Policy]:
     control_plane = Peers((Addresses(settings.protected),))
     rules.append(_rule("system/control-plane", Action.DROP, Direction.OUT, control_plane))
     yield Policy(SYSTEM_PATH, Tier.INFRASTRUCTURE, 0, PolicyKind.SYSTEM, rules=tuple(rules), applied_to=everyone)
+
+
+def _leg_policy(settings: Settings) -> Policy:
+    """Of the control plane's own vNIC, whoever is on the other side."""
+    rules = [rule_moved(rule, LEG_PATH) for rule in default_policy().rules if rule.direction is Direction.IN_OUT]
+    rules += [
+        _rule(f"{LEG_PATH}/api", Action.ALLOW, Direction.IN, services=(_api_service(settings),)),
+        _rule(f"{LEG_PATH}/ingress", Action.DROP, Direction.IN),
+        _rule(f"{LEG_PATH}/egress", Action.DROP, Direction.OUT),
+    ]
+    applied_to = Peers((PortMember(LEG),))
+    return Policy(LEG_PATH, Tier.INFRASTRUCTURE, 0, PolicyKind.SYSTEM, rules=tuple(rules), applied_to=applied_to)
 
 
 def rule_moved(rule: Rule, path: str) -> Rule:

@@ -15,6 +15,7 @@ from supervisor_glue.controllers.certificates import CertificateController, Join
 from supervisor_glue.controllers.collector import CollectorController
 from supervisor_glue.controllers.controller import Controller, controllers_run
 from supervisor_glue.controllers.informer import Views
+from supervisor_glue.controllers.leg import LegController
 from supervisor_glue.controllers.namespaces import NamespaceController
 from supervisor_glue.controllers.nodes import NodeController, ReplacementController
 from supervisor_glue.controllers.realized import RealizedController
@@ -32,9 +33,11 @@ async def controllers_work(client: Client, settings: Settings, authority: Author
     views = Views(client)
     span = Span(settings)
     span.connect(views)
+    known = b"" if authority is None else authority.pem
     controllers: list[Controller] = [
         NamespaceController(client, views, settings),
-        AccountController(client, views, b"" if authority is None else authority.pem),
+        AccountController(client, views, known),
+        LegController(client, views, settings, known),
         SchedulerController(client, views),
         VnicController(client, views),
         JoinTokenController(client, views),

@@ -8,6 +8,7 @@ from typing import Final
 
 from dfw.assign import VNI_POOL
 from dfw.model import Address, AddressRange, prefix_parse
+from supervisor_glue.api.leg import LEG_PORT
 
 NAMESPACE_PREFIX: Final = 28
 ISOLATION: Final = "palisade.internal/isolation"
@@ -28,6 +29,6 @@ class Settings:
     tier0: str = "t0-supervisor"
     isolated: bool = False
     api: tuple[Address, ...] = ()
-    api_port: int = 6443
+    api_port: int = LEG_PORT
     protected: tuple[AddressRange, ...] = ()
     silence: float = 40.0

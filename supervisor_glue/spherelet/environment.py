@@ -16,6 +16,7 @@ from supervisor_glue.api.status import Object
 from supervisor_glue.controllers.objects import annotations_of, labels_of, name_of, namespace_of, spec_of, status_of
 from supervisor_glue.controllers.objects import uid_of as pod_uid
 from supervisor_glue.controllers.quantity import milli
+from supervisor_glue.spherelet.access import api_environment
 from supervisor_glue.spherelet.sources import MissingError, Sources
 
 _REFERENCE: Final = re.compile(r"\$(\$|\(([^()]*)\))")
@@ -39,7 +40,7 @@ async def environment_of(pod: Object, container: Object, sources: Sources) -> di
 
     Raises MissingError, ApiError, ConnectionError.
     """
-    found = {"PATH": _PATH, "HOME": "/", "HOSTNAME": pod_hostname(pod)}
+    found = {"PATH": _PATH, "HOME": "/", "HOSTNAME": pod_hostname(pod), **await api_environment(sources)}
     namespace = namespace_of(pod)
     for source in container.get("envFrom") or ():
         for kind, field in (("configMap", "configMapRef"), ("secret", "secretRef")):

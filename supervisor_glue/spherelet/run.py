@@ -35,6 +35,8 @@ async def spherelet_serve(settings: Settings, kubeconfig: Path) -> None:
     log.info("spherelet.starting", address=settings.address, run=str(settings.run))
     async with HttpClient(config, "palisade-spherelet") as client:
         attachments = Attachments()
+        for port, netns in settings.attached:
+            attachments.put(port, netns)
         pods = Pods(client, settings, attachments)
         tasks = [
             asyncio.create_task(NodeTask(client, settings).run(), name="node"),

@@ -16,7 +16,7 @@ class Settings:
     on the host's own root do not see; `network`: whether pods wait for their vNIC; `address`: the host's own; `agent`:
     the packet agent's run directory, and `desired` the file that it is told by (None: it is told by somebody else);
     `log_bytes`, `log_files`: how large a container's log may be, and how many of that size are kept (kubelet's
-    defaults)."""
+    defaults); `attached`: network namespaces of vNICs that are no pod's, by their Ports."""
 
     host: str
     run: Path
@@ -30,6 +30,7 @@ class Settings:
     desired: Path | None = None
     log_bytes: int = 10 << 20
     log_files: int = 5
+    attached: tuple[tuple[str, str], ...] = ()
     hierarchies: Hierarchies = field(default_factory=Hierarchies)
 
     def folder(self, uid: str) -> Path:

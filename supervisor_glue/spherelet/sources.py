@@ -29,6 +29,7 @@ class Sources:
         self._client = client
         self._tokens: dict[tuple[str, str, int], tuple[float, str]] = {}
         self._known: dict[tuple[str, str, str], tuple[float, dict[str, bytes] | None]] = {}
+        self._automount: dict[tuple[str, str], tuple[float, bool]] = {}
 
     async def data(self, kind: str, namespace: str, name: str, *, fresh: bool = False) -> dict[str, bytes] | None:
         """What an object holds; None: there is no such object, or no pod here uses it. Raises ApiError,
@@ -80,6 +81,22 @@ class Sources:
         self._tokens = {other: value for other, value in self._tokens.items() if now < value[0]}
         self._tokens[key] = (now + 0.8 * seconds, token)
         return token
+
+    async def automount(self, namespace: str, account: str) -> bool:
+        """Whether a ServiceAccount's pods get its token where they do not say. Raises ApiError, ConnectionError."""
+        key, now = (namespace, account), time.monotonic()
+        known = self._automount.get(key)
+        if known is not None and now - known[0] < REFRESH_SECONDS:
+            return known[1]
+        try:
+            found = await self._client.get(SERVICE_ACCOUNTS, account, namespace)
+        except ApiError as error:
+            if error.code != _NOT_FOUND:
+                raise
+            return True  # its token says that it is not there
+        self._automount = {other: value for other, value in self._automount.items() if now - value[0] < REFRESH_SECONDS}
+        self._automount[key] = (now, found.get("automountServiceAccountToken") is not False)
+        return self._automount[key][1]
 
     async def needed(self, kind: str, namespace: str, name: str, *, optional: bool = False) -> dict[str, bytes]:
         """As `data`. Raises MissingError where it has to be there and is not."""

@@ -25,6 +25,7 @@ from supervisor_glue.controllers.objects import (
     uid_of,
 )
 from supervisor_glue.controllers.resources import PODS
+from supervisor_glue.spherelet.access import access_given, access_mounted, access_volume
 from supervisor_glue.spherelet.attachments import Attachments
 from supervisor_glue.spherelet.containers import PROBES, Container
 from supervisor_glue.spherelet.environment import command_of, environment_of, supported_check
@@ -72,6 +73,7 @@ class PodWorker:
         self._card: CardWatch | None = None
         self._is_networked = self.runtime.is_host_network or not settings.network
         self._refreshed = 0.0
+        self._has_access = False
         self._told: tuple[str, str] = ("", "")
 
     # ---- life ---------------------------------------------------------------------------------------------------
@@ -179,8 +181,9 @@ class PodWorker:
 
     async def _volumes(self, pod: Object, pauses: list[float]) -> bool:
         """Whether all volumes are there, as the objects behind them are now."""
-        volumes = spec_of(pod).get("volumes") or ()
         now = time.monotonic()
+        self._has_access = self._has_access or await access_given(pod, self.sources)
+        volumes = [*(spec_of(pod).get("volumes") or ()), *([access_volume()] if self._has_access else ())]
         if not volumes:
             return True
         is_changing = any("emptyDir" not in volume for volume in volumes)
@@ -257,7 +260,7 @@ class PodWorker:
         try:
             supported_check(pod, container.spec)
             environment = await environment_of(self._known(pod), container.spec, self.sources)
-            mounts = mounts_of(pod, container.spec, self.runtime.volumes, environment)
+            mounts = mounts_of(*self._accessing(pod, container.spec), self.runtime.volumes, environment)
             hosts = await self.blocking(lambda: self._hosts_file(pod))
         except MissingError as error:
             container.waiting = ("CreateContainerConfigError", str(error))
@@ -288,6 +291,13 @@ class PodWorker:
             what = " and ".join(missing)
             told = f"This host has no control groups for {what}: container {container.name} is not limited"
             await self.event(pod, "Warning", "LimitNotEnforced", told)
+
+    def _accessing(self, pod: Object, container: Object) -> tuple[Object, Object]:
+        """Both with what containers reach the API by, where they do."""
+        if not self._has_access:
+            return pod, container
+        volumes = [*(spec_of(pod).get("volumes") or ()), access_volume()]
+        return {**pod, "spec": {**spec_of(pod), "volumes": volumes}}, access_mounted(container)
 
     def _known(self, pod: Object) -> Object:
         """The pod with what its host knows, whether or not that is told already."""

@@ -94,7 +94,20 @@ def test_tokens_are_those_of_its_pods_accounts(authorizer: Authorizer) -> None:
     for account, allowed in (("robot", True), ("default", True), ("other", False)):
         assert may(authorizer, "create", "serviceaccounts/token", account, namespace="shop") == allowed
     assert not may(authorizer, "create", "serviceaccounts/token", "robot", namespace="other")
-    assert not any(may(authorizer, verb, "serviceaccounts", "robot", namespace="shop") for verb in VERBS)
+    assert [verb for verb in VERBS if may(authorizer, verb, "serviceaccounts", "robot", namespace="shop")] == ["get"]
+    assert not any(may(authorizer, verb, "serviceaccounts", "other", namespace="shop") for verb in VERBS)
+
+
+def test_where_pods_reach_the_api_is_known_to_hosts(authorizer: Authorizer) -> None:
+    for name, namespace, allowed in (("cluster-info", "kube-public", True), ("cluster-info", "shop", False)):
+        assert may(authorizer, "get", "configmaps", name, namespace=namespace) == allowed
+    assert not may(authorizer, "get", "secrets", "cluster-info", namespace="kube-public")
+    assert [verb for verb in VERBS if may(authorizer, verb, "configmaps", "cluster-info", namespace="kube-public")] == [
+        "get"
+    ]
+    assert may(authorizer, "get", "configmaps", "kube-root-ca.crt", namespace="shop")
+    authorizer.put(pod("web", "esx-1", automountServiceAccountToken=False))
+    assert not may(authorizer, "get", "configmaps", "kube-root-ca.crt", namespace="shop")
 
 
 def test_what_a_pod_uses_goes_with_its_last_user(authorizer: Authorizer) -> None:
@@ -259,4 +272,4 @@ def test_every_place_where_a_pod_names_a_secret_or_config_map() -> None:
     named = {(resource, name) for resource, _, name in pod_references(item)} - {("serviceaccounts", "default")}
     assert named == {("secrets", f"s{number}") for number in range(1, 7)} | {
         ("configmaps", f"c{number}") for number in (1, 2, 3, 5)
-    }
+    } | {("configmaps", "kube-root-ca.crt")}

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pods and the control plane, live: they reach the API as whom they are, and nothing else of it.
+
+Real packets: a lab of two hosts under a Supervisor, the control plane's leg on one of them, pods on both.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from overlay.enter import run_in
+from supervisor_glue.controllers.resources import PODS, PORTS
+from supervisor_glue.lab_supervisor import leg_netns
+from tests.support.kube import namespace
+from tests.support.supervisor_lab import SupervisorLab, holds, supervisor_lab
+
+pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns, pytest.mark.needs_mount, pytest.mark.needs_tun]
+OTHER_PORT = 7443
+LISTS = """\
+from kubernetes import client, config
+config.load_incluster_config()
+pods = client.CoreV1Api()
+print(sorted(item.metadata.name for item in pods.list_namespaced_pod("mine").items))
+try:
+    pods.list_namespaced_pod("other")
+except client.ApiException as error:
+    print(error.status, error.reason)
+"""
+CONNECTS = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), float(sys.argv[3]))"
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[SupervisorLab]:
+    """Two Namespaces of which one is isolated, pods on both hosts."""
+    with supervisor_lab() as running:
+        isolated = namespace("mine")
+        isolated["metadata"]["annotations"] = {"palisade.internal/isolation": "isolated"}
+        role = {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "Role",
+            "metadata": {"name": "r", "namespace": "mine"},
+        }
+        role["rules"] = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]}]
+        binding = {**role, "kind": "RoleBinding"}
+        del binding["rules"]
+        binding["roleRef"] = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"}
+        binding["subjects"] = [{"kind": "ServiceAccount", "name": "default", "namespace": "mine"}]
+        running.apply([isolated, namespace("other"), role, binding])
+        running.apply(
+            [
+                _pod("mine", "near", "esx-1"),
+                _pod("mine", "far", "esx-2"),
+                _pod("other", "lone", "esx-2", automountServiceAccountToken=False),
+            ]
+        )
+        running.reaches(PODS, lambda items: len(items) == 3 and all(holds(item, "Ready") for item in items))
+        yield running
+
+
+def _pod(where: str, name: str, host: str, **spec: Any) -> dict[str, Any]:
+    spec = {"nodeName": host, "containers": [{"name": "main", "image": "host"}], **spec}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": where}, "spec": spec}
+
+
+def _api(lab: SupervisorLab) -> str:
+    (port,) = (item for item in lab.reaches(PORTS, len) if item["metadata"]["name"] == "supervisor-api")
+    return str(port["spec"]["ips"][0])
+
+
+def _python(lab: SupervisorLab, where: str, name: str, code: str, *words: str, status: int | None = 0) -> str:
+    if sys.prefix.startswith(("/tmp", "/run", "/var/tmp")):
+        pytest.skip("a pod has these folders of its own: it does not see this Python")
+    done = lab.kubectl("-n", where, "exec", name, "--", sys.executable, "-c", code, *words, code=status)
+    return done.out if status == 0 else done.err
+
+
+@pytest.mark.parametrize("name", ["near", "far"])
+def test_a_client_in_a_pod_works_by_its_own_account(lab: SupervisorLab, name: str) -> None:
+    """Kubernetes' own in-cluster configuration; also under the posture `isolated`, from both hosts."""
+    assert _python(lab, "mine", name, LISTS).splitlines() == ["['far', 'near']", "403 Forbidden"]
+
+
+def test_what_kubelet_says_of_the_api_is_said(lab: SupervisorLab) -> None:
+    address = _api(lab)
+    told = _python(lab, "mine", "far", "import json, os; print(json.dumps(dict(os.environ)))")
+    found = {key: value for key, value in json.loads(told).items() if key.startswith("KUBERNETES_")}
+    assert found == {
+        "KUBERNETES_SERVICE_HOST": address,
+        "KUBERNETES_SERVICE_PORT": "6443",
+        "KUBERNETES_SERVICE_PORT_HTTPS": "6443",
+        "KUBERNETES_PORT": f"tcp://{address}:6443",
+        "KUBERNETES_PORT_6443_TCP": f"tcp://{address}:6443",
+        "KUBERNETES_PORT_6443_TCP_PROTO": "tcp",
+        "KUBERNETES_PORT_6443_TCP_PORT": "6443",
+        "KUBERNETES_PORT_6443_TCP_ADDR": address,
+    }
+
+
+def test_no_token_where_none_is_wanted(lab: SupervisorLab) -> None:
+    place = "/var/run/secrets"
+    assert "No such file" in lab.kubectl("-n", "other", "exec", "lone", "--", "ls", place, code=2).err
+
+
+def test_nothing_else_of_the_control_plane_is_reached(lab: SupervisorLab) -> None:
+    """Somebody listens there, and no pod gets to it; nor does anybody there get to a pod."""
+    address, place = _api(lab), str(leg_netns(lab.paths))
+    with run_in(place, lambda: socket.create_server(("", OTHER_PORT))):
+        assert run_in(place, lambda: socket.create_connection((address, OTHER_PORT), 5)).close() is None
+        for where, name in (("mine", "near"), ("other", "lone")):
+            _python(lab, where, name, CONNECTS, address, "6443", "20")
+            assert "timed out" in _python(lab, where, name, CONNECTS, address, str(OTHER_PORT), "0.5", status=1)
+    pods = lab.reaches(PODS, len)
+    (target,) = (item["status"]["podIP"] for item in pods if item["metadata"]["name"] == "lone")
+    with run_in(str(lab.view().pods["other/lone"].netns), lambda: socket.create_server(("", OTHER_PORT))):
+        with pytest.raises(TimeoutError):
+            run_in(place, lambda: socket.create_connection((target, OTHER_PORT), 0.5))
+        assert "timed out" in _python(lab, "mine", "near", CONNECTS, target, str(OTHER_PORT), "0.5", status=1)
