@@ -128,8 +128,8 @@ def _identity(authority: Authority) -> Identity:
 async def _renewing(authority: Authority, client: HttpClient, server: SpanServer) -> None:
     """Its certificates, at two thirds of their lives."""
     while True:
-        await asyncio.sleep(_RENEW_SECONDS)
         now, held = datetime.now(UTC), client.config.identity
         server.renew(now)
         if held is None or is_renewal_due(x509.load_pem_x509_certificate(held.certificate), now):
             await client.renew(replace(client.config, identity=_identity(authority)))
+        await asyncio.sleep(_RENEW_SECONDS)

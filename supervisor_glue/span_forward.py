@@ -23,7 +23,7 @@ from supervisor_glue.api.status import ApiError
 from supervisor_glue.api.watch_cache import Change, WatchCache
 from supervisor_glue.auth.front_proxy import proxied_headers, proxy_issue
 from supervisor_glue.auth.pki import Authority, is_renewal_due
-from supervisor_glue.auth.tls import client_context, identity_load
+from supervisor_glue.auth.tls import client_context, identity_load, kept_alive
 from supervisor_glue.auth.user import User
 from supervisor_glue.controllers.leader import LEASE_NAME, SYSTEM_NAMESPACE, span_address
 
@@ -45,7 +45,7 @@ class SpanForward:
         cache.listen(self._heard)
 
     async def __aenter__(self) -> SpanForward:
-        connector = aiohttp.TCPConnector(ssl=self._context, limit=0)
+        connector = aiohttp.TCPConnector(ssl=self._context, limit=0, socket_factory=kept_alive)
         self._session = aiohttp.ClientSession(connector=connector, timeout=_TIMEOUT, trust_env=False)
         return self
 

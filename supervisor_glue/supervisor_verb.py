@@ -4,17 +4,27 @@
 from __future__ import annotations
 
 import ipaddress
+from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 import click
 
 from dfw.errors import EnvironmentLacksError
-from supervisor_glue.access_verb import kubeconfig, token
+from supervisor_glue.access_verb import duration, kubeconfig, token
 from supervisor_glue.enable_verb import enable
 from supervisor_glue.status_verb import status
 
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+_certificate_life: Final = click.option(
+    "--certificate-life",
+    callback=duration,
+    default="365d",
+    show_default=True,
+    help="How long a certificate that is signed for a host or a user is valid at most; hosts ask for 90d.",
+)
 
 
 @click.group()
@@ -70,6 +80,7 @@ supervisor.add_command(status)
 @click.option(
     "--controllers/--no-controllers", default=True, help="Whether they run in this process too, or apart (controllers)."
 )
+@_certificate_life
 def up(
     listen: str,
     data: Path,
@@ -81,6 +92,7 @@ def up(
     store_key: Path | None,
     leg_text: str | None,
     controllers: bool,
+    certificate_life: timedelta,
 ) -> None:
     """Serve the API in the foreground until TERM.
 
@@ -112,9 +124,10 @@ def up(
         leg = Leg(name, netns)
     controlling = None
     if controllers:
+        from supervisor_glue.controllers.settings import Settings
         from supervisor_glue.controlling import Controlling
 
-        controlling = Controlling()
+        controlling = Controlling(settings=Settings(certificates=certificate_life))
     try:
         asyncio.run(serve(ApiSettings(data, ((host, port),), names, store, leg), controlling, kubeconfig))
     except (OSError, PkiError, StoreError) as error:
@@ -146,7 +159,8 @@ def up(
     show_default=True,
     help="Seconds after which others take over from one that is silent.",
 )
-def controllers(server: str, data: Path, listen: str, lease: float) -> None:
+@_certificate_life
+def controllers(server: str, data: Path, listen: str, lease: float, certificate_life: timedelta) -> None:
     """Run controllers apart from the API, in the foreground until TERM; of several processes one leads.
 
     \b
@@ -156,6 +170,7 @@ def controllers(server: str, data: Path, listen: str, lease: float) -> None:
     import asyncio
 
     from supervisor_glue.auth.pki import PkiError
+    from supervisor_glue.controllers.settings import Settings
     from supervisor_glue.controlling import Controlling, controllers_apart
 
     if not server.startswith("https://"):
@@ -163,8 +178,9 @@ def controllers(server: str, data: Path, listen: str, lease: float) -> None:
     host, port = _address(listen)
     if ipaddress.ip_address(host).is_unspecified:
         raise click.BadParameter(f"{host} is no address that API servers could ask", param_hint="--listen")
+    options = Controlling((host, port), lease, Settings(certificates=certificate_life))
     try:
-        asyncio.run(controllers_apart(Controlling((host, port), lease), data, server))
+        asyncio.run(controllers_apart(options, data, server))
     except (OSError, PkiError) as error:
         raise EnvironmentLacksError(
             f"the controllers cannot run: {error}", "the --data directory of the API, another --listen"

@@ -18,7 +18,7 @@ from supervisor_glue.api.media import JSON, encode
 from supervisor_glue.api.resource import APPLY
 from supervisor_glue.api.status import ApiError, Object
 from supervisor_glue.auth.kubeconfig import Kubeconfig, kubeconfig_read
-from supervisor_glue.auth.tls import client_context, identity_load
+from supervisor_glue.auth.tls import client_context, identity_load, kept_alive
 
 MERGE: Final = "application/merge-patch+json"
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
@@ -45,7 +45,7 @@ class HttpClient:
         if self.config.token:
             headers["Authorization"] = f"Bearer {self.config.token}"
         self._context = client_context(self.config.authority, self.config.identity)
-        connector = aiohttp.TCPConnector(ssl=self._context, limit=0)
+        connector = aiohttp.TCPConnector(ssl=self._context, limit=0, socket_factory=kept_alive)
         self._session = aiohttp.ClientSession(
             self.config.server, connector=connector, headers=headers, timeout=_TIMEOUT, read_bufsize=1 << 20
         )

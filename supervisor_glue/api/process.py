@@ -89,6 +89,7 @@ class ApiProcess:
     tasks: list[asyncio.Task[None]] = field(default_factory=list)
     names: list[str] = field(default_factory=list)
     renewing: asyncio.Event = field(default_factory=asyncio.Event)
+    refused: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod
     async def start(cls, settings: Settings, streams: Mapping[tuple[str, str], Handler] | None = None) -> ApiProcess:
@@ -120,6 +121,7 @@ class ApiProcess:
         runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=ENDING_SECONDS)
         await runner.setup()
         process = cls(settings, store, cache, server, authority, runner, objects)
+        cache.listen(lambda change: process.refused.set() if _is_host_gone(change) else None)
         await process._defaults()
         hosts = [host for host, _ in settings.listen if host not in ("0.0.0.0", "::", "")]
         process.names = [*hosts, *settings.names]
@@ -250,9 +252,11 @@ class ApiProcess:
                 get_logger("api").error("api.renew", error=str(error))
 
     async def _recheck(self) -> None:
-        """Watches end whose users may no longer."""
+        """Watches end whose users may no longer; a deleted Host's at once."""
         while True:
-            await asyncio.sleep(RECHECK_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.refused.wait(), RECHECK_SECONDS)
+            self.refused.clear()
             self.server.recheck()
 
     async def _compact(self) -> None:
@@ -270,6 +274,10 @@ class ApiProcess:
 def _is_leg(change: Change) -> bool:
     known = change.after or change.before
     return known is not None and known.kind is _PORTS and known.name == LEG
+
+
+def _is_host_gone(change: Change) -> bool:
+    return change.after is None and change.before is not None and change.before.kind.kind == "Host"
 
 
 def _unfinished(old: Object | None, new: Object) -> Object:

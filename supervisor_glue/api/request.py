@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from supervisor_glue.api.kinds import BY_NAME, Kind
+from supervisor_glue.api.kinds import BY_NAME, PODS, Kind
 from supervisor_glue.api.status import Cause, error_bad_request, error_invalid, error_method, error_no_such_path
 
 _VERBS = {"GET": "get", "HEAD": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
@@ -78,6 +78,8 @@ def target_of(method: str, path: str, watch: bool) -> Target | None:
     allowed: tuple[str, ...] = kind.verbs
     if subresource:
         part = kind.subresource(subresource)
+        if part is None and (kind is PODS and subresource == "portforward"):
+            raise error_bad_request("port-forward is not served here: pods are reached by their own addresses")
         if part is None:
             raise error_no_such_path()
         allowed = part.verbs

@@ -15,6 +15,7 @@ from aiohttp import web
 
 from dfw.logs import get_logger
 from supervisor_glue.api.documents import document_of
+from supervisor_glue.api.health import Health
 from supervisor_glue.api.idle import IdleWatch
 from supervisor_glue.api.kinds import SPAN
 from supervisor_glue.api.media import JSON, Form, form_of, media_type, written
@@ -67,6 +68,7 @@ class ApiServer:
         self._open: dict[asyncio.Task[object], tuple[web.Request, Attributes]] = {}
         self.address = ""
         self.closing = asyncio.Event()
+        self.health = Health(cache, self.closing.is_set)
         self.limits = Limits()
         self.idle = IdleWatch()
         self.log = get_logger("api")
@@ -105,7 +107,7 @@ class ApiServer:
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         path = request.path
         if is_open(request.method, path):
-            return self._health(path)
+            return await self.health.answer(request)
         user = self._user(request)
         self.limits.request(user, time.monotonic())
         options = options_of(request.query, changes=request.method in _CHANGES)
@@ -208,16 +210,6 @@ class ApiServer:
         for task, (_, asked) in self._open.items():
             if asked.group in self.extensions:  # other watches see that the server closes
                 task.cancel()
-
-    def _health(self, path: str) -> web.Response:
-        if path == "/version":
-            return web.Response(
-                body=written(document_of("/version", "", self.address) or {}, Form()), content_type=JSON
-            )
-        failed = self.cache.failed
-        if failed is not None or self.closing.is_set():
-            return web.Response(status=500, text=f"not ready: {failed or 'the server ends'}")
-        return web.Response(text="ok")
 
     def _document(self, request: web.Request, path: str) -> web.Response:
         accept = request.headers.get("Accept", "")

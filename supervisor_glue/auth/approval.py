@@ -15,6 +15,7 @@ from supervisor_glue.api.client import Resource
 from supervisor_glue.api.status import Object
 from supervisor_glue.auth.pki import Authority
 from supervisor_glue.auth.signing import (
+    LONGEST,
     SIGNER_CLIENT,
     SIGNER_HOST,
     SIGNERS,
@@ -133,10 +134,13 @@ def is_renewal(item: Object, host: str) -> bool:
     return bool(item["spec"].get("username", "") == NODE + host)
 
 
-def request_certificate(authority: Authority, item: Object, now: datetime, uid: str = "") -> bytes:
-    """The certificate (PEM) that an approved request gets. `uid`: of its Host. Raises SigningError."""
+def request_certificate(
+    authority: Authority, item: Object, now: datetime, uid: str = "", longest: timedelta = LONGEST
+) -> bytes:
+    """The certificate (PEM) that an approved request gets. `uid`: of its Host; `longest`: how long it is valid at most.
+    Raises SigningError."""
     seconds = item["spec"].get("expirationSeconds")
-    return request_sign(authority, _checked(item), now=now, seconds=seconds, uid=uid)
+    return request_sign(authority, _checked(item), now=now, seconds=seconds, uid=uid, longest=longest)
 
 
 def _checked(item: Object) -> Request:

@@ -6,8 +6,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +19,7 @@ from supervisor_glue.api.status import ApiError
 from supervisor_glue.auth.approval import REQUESTS, request_object, request_outcome
 from supervisor_glue.auth.caller import Caller, Requests, authority_find
 from supervisor_glue.auth.kubeconfig import Kubeconfig, kubeconfig_read, kubeconfig_write
-from supervisor_glue.auth.pki import Identity, is_renewal_due, key_pem, utc_now
+from supervisor_glue.auth.pki import Identity, is_renewal_due, key_pem, renewal_seconds, utc_now
 from supervisor_glue.auth.signing import SIGNER_HOST, SigningError, request_make
 from supervisor_glue.auth.tokens import JoinToken
 from supervisor_glue.auth.user import NODE, NODES
@@ -28,8 +29,9 @@ KUBECONFIG: Final = "agent.kubeconfig"
 HOST_DAYS: Final = 90
 ANSWER_SECONDS: Final = 120.0
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 2.0
-_LOOK_SECONDS: Final = 3600.0
+_LOOK_SECONDS: Final = 3600.0  # the clock may be set to another time
 _RETRY_SECONDS: Final = 60.0
+_SHORTEST_RETRY: Final = 0.2
 
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -75,8 +77,11 @@ async def host_join(server: str, token: JoinToken, pin: str, host: str, folder: 
 
 def is_due(config: Kubeconfig, now: datetime) -> bool:
     """Whether a kubeconfig's certificate is to be renewed. Raises ValueError: it has none that can be read."""
-    certificate = config.identity.certificate if config.identity else b""
-    return is_renewal_due(x509.load_pem_x509_certificate(certificate), now)
+    return is_renewal_due(_certificate(config), now)
+
+
+def _certificate(config: Kubeconfig) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(config.identity.certificate if config.identity else b"")
 
 
 async def host_renew(client: Requests, path: Path, now: datetime) -> Kubeconfig | None:
@@ -99,15 +104,20 @@ async def host_renewals(
     now: Callable[[], datetime] = utc_now,
     sleep: Sleep = asyncio.sleep,
 ) -> None:
-    """Look now and then, until cancelled. What fails is tried again: a third of a certificate's life is left for
-    that."""
+    """Renew it when that is due, until cancelled. What fails is tried again: a third of a certificate's life is left
+    for that."""
     while True:
+        seconds = _RETRY_SECONDS
         try:
             renewed = await host_renew(client, path, now())
             if renewed is not None:
                 await changed(renewed)
-            seconds = _LOOK_SECONDS
+            held = _certificate(await asyncio.to_thread(kubeconfig_read, path))
+            seconds = min(_LOOK_SECONDS, max(_SHORTEST_RETRY, renewal_seconds(held, now())))
         except (ApiError, OSError, SigningError, TimeoutError, ValueError) as error:
             failed(error)
-            seconds = _RETRY_SECONDS
-        await sleep(seconds * random.uniform(0.8, 1.2))
+            with suppress(OSError, ValueError):
+                left = _certificate(await asyncio.to_thread(kubeconfig_read, path)).not_valid_after_utc - now()
+                if left > timedelta():
+                    seconds = min(_RETRY_SECONDS, max(_SHORTEST_RETRY, left.total_seconds() / 5))
+        await sleep(seconds * random.uniform(1.0, 1.05))

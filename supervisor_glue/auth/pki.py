@@ -200,8 +200,13 @@ def subject(user: str, groups: Iterable[str] = (), uid: str = "") -> x509.Name:
 
 def is_renewal_due(certificate: x509.Certificate, now: datetime) -> bool:
     """Two thirds of its life are over, or it is not valid yet."""
+    return renewal_seconds(certificate, now) <= 0
+
+
+def renewal_seconds(certificate: x509.Certificate, now: datetime) -> float:
+    """Seconds until it is to be renewed; not above 0: that is due."""
     start, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    return now >= start + (end - start) * 2 / 3 or now < start
+    return (start + (end - start) * 2 / 3 - now).total_seconds() if now >= start else 0.0
 
 
 def certificate_hash(pem: bytes) -> str:
@@ -302,7 +307,7 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - BACKDATED)
+        .not_valid_before(now - min(BACKDATED, life / 10))
         .not_valid_after(now + life)
     )
 

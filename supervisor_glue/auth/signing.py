@@ -95,9 +95,15 @@ def usages_check(usages: Iterable[str]) -> None:
 
 
 def request_sign(
-    authority: Authority, request: Request, *, now: datetime, seconds: int | None = None, uid: str = ""
+    authority: Authority,
+    request: Request,
+    *,
+    now: datetime,
+    seconds: int | None = None,
+    uid: str = "",
+    longest: timedelta = LONGEST,
 ) -> bytes:
-    """The certificate (PEM), valid as long as asked for within what is allowed; with the user's uid where there is
-    one."""
-    life = LONGEST if seconds is None else max(SHORTEST, min(LONGEST, timedelta(seconds=seconds)))
+    """The certificate (PEM), valid as long as asked for within what is allowed, and no longer than `longest`; with the
+    user's uid where there is one."""
+    life = longest if seconds is None else min(longest, max(SHORTEST, timedelta(seconds=seconds)))
     return client_sign(authority, request.key, request.user, request.groups, now=now, life=life, uid=uid)

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 from pathlib import Path
+from typing import Any
 
 from supervisor_glue.auth.pki import Identity
 
@@ -38,6 +40,17 @@ def client_context(authority_pem: bytes, identity: Identity | None = None) -> ss
     if identity is not None:
         identity_load(context, identity)
     return context
+
+
+def kept_alive(found: tuple[Any, ...]) -> socket.socket:
+    """A client's socket (aiohttp's `socket_factory`): a server that is gone without a word is noticed in a minute, also
+    while nothing is said."""
+    family, kind, protocol, *_ = found
+    made = socket.socket(family, kind, protocol)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, seconds in ((socket.TCP_KEEPIDLE, 30), (socket.TCP_KEEPINTVL, 10), (socket.TCP_KEEPCNT, 3)):
+        made.setsockopt(socket.IPPROTO_TCP, option, seconds)
+    return made
 
 
 def identity_load(context: ssl.SSLContext, identity: Identity) -> None:

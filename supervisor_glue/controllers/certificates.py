@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import ClassVar
 
 from supervisor_glue.api.client import Client
@@ -31,6 +31,7 @@ from supervisor_glue.auth.approval import (
     with_condition,
 )
 from supervisor_glue.auth.pki import Authority
+from supervisor_glue.auth.signing import LONGEST
 from supervisor_glue.auth.tokens import JOIN_NAMESPACE, JOIN_TYPE, join_expiry
 from supervisor_glue.controllers.controller import Controller, NotThereError, Now, Triggers, there
 from supervisor_glue.controllers.informer import Views
@@ -43,9 +44,16 @@ class CertificateController(Controller):
 
     name: ClassVar[str] = "certificates"
 
-    def __init__(self, client: Client, views: Views, authority: Authority, now: Now = time.time) -> None:
+    def __init__(
+        self,
+        client: Client,
+        views: Views,
+        authority: Authority,
+        now: Now = time.time,
+        longest: timedelta = LONGEST,
+    ) -> None:
         super().__init__(client, views, now)
-        self.authority = authority
+        self.authority, self.longest = authority, longest
 
     def triggers(self) -> Triggers:
         return {REQUESTS: lambda item: (name_of(item),)}
@@ -82,7 +90,7 @@ class CertificateController(Controller):
                 # Before the certificate is given away: nobody else can join as this host from here on.
                 annotations = {**annotations_of(host), JOINED: name_of(item)}
                 await self.client.update(HOSTS, {**host, "metadata": {**host["metadata"], "annotations": annotations}})
-        signed = request_certificate(self.authority, item, now, uid)
+        signed = request_certificate(self.authority, item, now, uid, self.longest)
         await self.client.update(REQUESTS, with_certificate(item, signed), "status")
         self.log.info("signed", request=name_of(item), host=step.host or None)
 

@@ -47,7 +47,7 @@ async def controllers_work(client: Client, settings: Settings, authority: Author
         RealizedController(client, views, span),
     ]
     if authority is not None:
-        controllers.append(CertificateController(client, views, authority))
+        controllers.append(CertificateController(client, views, authority, longest=settings.certificates))
     with serve(span):
         async with asyncio.TaskGroup() as group:
             group.create_task(controllers_run(views, controllers))

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Final
 
 from dfw.assign import VNI_POOL
 from dfw.model import Address, AddressRange, prefix_parse
 from supervisor_glue.api.leg import LEG_PORT
+from supervisor_glue.auth.signing import LONGEST
 
 NAMESPACE_PREFIX: Final = 28
 ISOLATION: Final = "palisade.internal/isolation"
@@ -20,7 +22,8 @@ class Settings:
     """`pod_cidrs`: where Namespaces' subnets come from. `egress_cidrs`: one address of them a Namespace. `tier0`: the
     gateway that all Tier-1s are connected to. `isolated`: the posture of a Namespace that does not say. `api`: the
     addresses at which pods reach the API, and the port. `protected`: the control plane's networks, which no pod reaches
-    but at those. `silence`: seconds after which a host that says nothing is not ready."""
+    but at those. `silence`: seconds after which a host that says nothing is not ready. `certificates`: how long those
+    that are signed are valid at most."""
 
     pod_cidrs: tuple[AddressRange, ...] = field(default_factory=lambda: (prefix_parse("10.244.0.0/20"),))
     egress_cidrs: tuple[AddressRange, ...] = ()
@@ -32,3 +35,4 @@ class Settings:
     api_port: int = LEG_PORT
     protected: tuple[AddressRange, ...] = ()
     silence: float = 40.0
+    certificates: timedelta = LONGEST

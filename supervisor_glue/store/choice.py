@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -50,7 +51,27 @@ def choice_read(text: str, tls: EtcdTls | None = None) -> StoreChoice:
         raise ValueError("certificates are for https")
     if tls is not None and (tls.certificate is None) is not (tls.key is None):
         raise ValueError("a client's certificate and its key go together")
+    target_of(plain)
     return StoreChoice(plain, tls or (EtcdTls() if secured else None))
+
+
+def target_of(endpoints: Sequence[str]) -> str:
+    """As gRPC names servers (https://github.com/grpc/grpc/blob/master/doc/naming.md). Raises ValueError."""
+    if not endpoints:
+        raise ValueError("no endpoint of etcd")
+    if len(endpoints) == 1 and endpoints[0].startswith("unix:"):
+        return endpoints[0]
+    kinds = set()
+    for endpoint in endpoints:
+        host, _, port = endpoint.rpartition(":")
+        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+            raise ValueError(f"{endpoint!r} is no ADDRESS:PORT")
+        is_v4 = all(part.isdecimal() for part in host.split("."))
+        kinds.add("ipv4" if is_v4 else "ipv6" if host.startswith("[") else "dns")
+    if len(kinds) > 1 or ("dns" in kinds and len(endpoints) > 1):
+        raise ValueError("several endpoints of etcd are addresses of one family, or one name that has them all")
+    (kind,) = kinds
+    return f"dns:///{endpoints[0]}" if kind == "dns" else f"{kind}:{','.join(endpoints)}"
 
 
 async def store_open(choice: StoreChoice, file: Path) -> Store:

@@ -17,7 +17,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # it would write to standard er
 import grpc
 from aetcd import rpc
 
-from supervisor_glue.store.choice import EtcdTls
+from supervisor_glue.store.choice import EtcdTls, target_of
 from supervisor_glue.store.records import CompactedError, FullError, StoreError, UnavailableError
 
 SECONDS = 10.0
@@ -128,25 +128,6 @@ class EtcdClient:
         for stream in tuple(self._watches):
             stream.cancel()
         await self._channel.close()
-
-
-def target_of(endpoints: Sequence[str]) -> str:
-    """As gRPC names servers (https://github.com/grpc/grpc/blob/master/doc/naming.md). Raises ValueError."""
-    if not endpoints:
-        raise ValueError("no endpoint of etcd")
-    if len(endpoints) == 1 and endpoints[0].startswith("unix:"):
-        return endpoints[0]
-    kinds = set()
-    for endpoint in endpoints:
-        host, _, port = endpoint.rpartition(":")
-        if not host or not port.isdecimal() or not 0 < int(port) < 65536:
-            raise ValueError(f"{endpoint!r} is no ADDRESS:PORT")
-        is_v4 = all(part.isdecimal() for part in host.split("."))
-        kinds.add("ipv4" if is_v4 else "ipv6" if host.startswith("[") else "dns")
-    if len(kinds) > 1 or ("dns" in kinds and len(endpoints) > 1):
-        raise ValueError("several endpoints of etcd are addresses of one family, or one name that has them all")
-    (kind,) = kinds
-    return f"dns:///{endpoints[0]}" if kind == "dns" else f"{kind}:{','.join(endpoints)}"
 
 
 def credentials_of(tls: EtcdTls) -> Any:

@@ -216,3 +216,14 @@ def test_wait(kubectl: Kubectl, namespace: str) -> None:
     kubectl("wait", *there, "--for=jsonpath={.status.phase}=Pending", "pod/web", "--timeout=60s")
     kubectl("delete", "pod", "web", *there)
     assert "NotFound" in kubectl("get", "pod", "web", *there, code=1).err
+
+
+@pytest.mark.every_version
+def test_port_forward_is_refused_in_a_sentence(kubectl: Kubectl, namespace: str) -> None:
+    """Also by versions that try WebSocket first and SPDY then."""
+    there = ("-n", namespace)
+    kubectl("create", *there, "-f", "-", given=POD)
+    status = '{"status": {"phase": "Running"}}'
+    kubectl("patch", "pod", "web", *there, "--subresource=status", "--type=merge", "-p", status)
+    told = kubectl("port-forward", *there, "pod/web", ":80", code=1).err
+    assert "port-forward is not served here: pods are reached by their own addresses" in told

@@ -49,6 +49,8 @@ def kubectl(host: tuple[ControlPlane, Spherelet], tmp_path: Path) -> Kubectl:
 def namespace(kubectl: Kubectl) -> str:
     name = f"test-{secrets.token_hex(4)}"
     kubectl("create", "namespace", name)
+    kubectl("create", "serviceaccount", "default", "-n", name)  # as the controllers do, without which a pod waits
+    kubectl("create", "configmap", "kube-root-ca.crt", "-n", name, "--from-literal=ca.crt=a CA")
     return name
 
 
@@ -220,7 +222,6 @@ def events(kubectl: Kubectl, namespace: str, name: str) -> dict[str, tuple[int, 
 def test_volumes_of_all_kinds_and_their_changes(kubectl: Kubectl, namespace: str, put: Put) -> None:
     there = ("-n", namespace)
     kubectl("create", "configmap", "settings", *there, "--from-literal=a=first", "--from-literal=b=other")
-    kubectl("create", "serviceaccount", "default", *there)  # no controllers are here
     own = {"serviceAccountToken": {"path": "token", "audience": "somebody"}}
     limit = {"path": "memory", "resourceFieldRef": {"containerName": "main", "resource": "limits.memory"}}
     fields = {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}, limit]}}

@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import pytest
 
+from supervisor_glue.auth.kubeconfig import kubeconfig_read
+from supervisor_glue.auth.tls import client_context
 from tests.support.control_plane import PATIENCE, ControlPlane, control_plane
 from tests.support.etcd_server import EtcdServer
 from tests.support.kubectl import Kubectl, kubectl_path
@@ -51,6 +55,10 @@ def test_on_etcd(tmp_path: Path) -> None:
             assert kubectl("get", "configmaps", "-o", "name").out.split() == ["configmap/kept"]
             assert not (plane.data / "store.db").exists()
             etcd.kill()
+            config = kubeconfig_read(plane.kubeconfig)
+            with pytest.raises(urllib.error.HTTPError) as caught:
+                urllib.request.urlopen(config.server + "/readyz", context=client_context(config.authority))
+            assert caught.value.code == 500 and b"[-]store failed" in caught.value.read()
             etcd.forget()
             etcd.start()
             assert plane.process.wait(PATIENCE) == 3

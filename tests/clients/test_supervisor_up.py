@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dfw import cli
 from supervisor_glue.auth.kubeconfig import kubeconfig_read
 from supervisor_glue.auth.tls import client_context
 from tests.support.control_plane import PATIENCE, control_plane, control_plane_start
@@ -71,6 +72,29 @@ def test_wrong_addresses_are_told(tmp_path: Path, listen: str, wrong: str) -> No
     command = [sys.executable, "-m", "dfw", "supervisor", "up", "--listen", listen, "--data", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 2 and wrong in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "wrong"),
+    [
+        ("--store", "etcd=nowhere", "'nowhere' is no ADDRESS:PORT"),
+        ("--store", "etcd=1.2.3.4:0", "'1.2.3.4:0' is no ADDRESS:PORT"),
+        ("--leg", "esx-1", "'esx-1' is no HOST=NETNS"),
+        ("--certificate-life", "soon", "'soon' is no duration"),
+    ],
+)
+def test_wrong_options_are_told_by_name(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], option: str, value: str, wrong: str
+) -> None:
+    assert cli.run(["supervisor", "up", "--data", str(tmp_path / "data"), option, value]) == 2
+    told = capfd.readouterr().err
+    assert option in told and wrong in told and not (tmp_path / "data").exists()
+
+
+def test_a_leg_that_is_not_there_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["supervisor", "up", "--listen", "127.0.0.1:0", "--data", str(tmp_path), "--leg", "h=/nowhere/ns"]
+    assert cli.run(command) == 3
+    assert "/nowhere/ns" in capfd.readouterr().err
 
 
 def test_a_second_one_on_the_same_data_is_refused(tmp_path: Path) -> None:

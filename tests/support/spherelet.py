@@ -82,11 +82,15 @@ async def _host_make(admin: Kubeconfig, host: str) -> dict[str, Any]:
 
 
 @contextmanager
-def spherelet(plane: ControlPlane, folder: Path, host: str, *more: str) -> Iterator[Spherelet]:
-    """One for a `with`: its pods and names have gone afterwards."""
+def spherelet(
+    plane: ControlPlane, folder: Path, host: str, *more: str, joined: Path | None = None
+) -> Iterator[Spherelet]:
+    """One for a `with`: its pods and names have gone afterwards. `joined`: the kubeconfig by which it has joined; None:
+    one is made."""
     folder.mkdir(parents=True, exist_ok=True)
-    kubeconfig = folder / "kubeconfig"
-    host_kubeconfig(plane, host, kubeconfig)
+    kubeconfig = joined or folder / "kubeconfig"
+    if joined is None:
+        host_kubeconfig(plane, host, kubeconfig)
     command = [sys.executable, "-m", "dfw", "-v", "spherelet", "run", "--host", host, "--kubeconfig", str(kubeconfig)]
     command += ["--run", str(folder / "run"), "--room", str(folder / "room"), "--mark", f"PALISADE_TEST={folder}"]
     command += ["--address", "127.0.0.1", *more]

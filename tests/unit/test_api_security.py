@@ -204,6 +204,33 @@ def test_a_watch_ends_for_who_may_no_longer(tmp_path: Path) -> None:
     with_world(tmp_path, work)
 
 
+def test_a_deleted_hosts_watches_end_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without waiting for the next look at all that is open."""
+    monkeypatch.setattr("supervisor_glue.api.process.RECHECK_SECONDS", 1e6)
+
+    async def work(world: World) -> None:
+        listed = await world.admin.list(PODS, fields="spec.nodeName=esx-1")
+
+        async def watched(client: HttpClient, seen: asyncio.Event) -> None:
+            async for _ in client.watch(PODS, listed.revision, fields="spec.nodeName=esx-1"):
+                seen.set()
+
+        async with world.host("esx-1") as host:
+            seen = asyncio.Event()
+            watching = asyncio.create_task(watched(host, seen))
+            await world.admin.patch(PODS, "on-esx-1", {"metadata": {"labels": {"a": "b"}}}, "shop")
+            async with asyncio.timeout(PATIENCE):
+                await seen.wait()
+                await world.admin.delete(HOSTS, "esx-1")
+                await asyncio.wait({watching})
+            with pytest.raises(ApiError) as refused:
+                await host.get(HOSTS, "esx-1")
+            assert refused.value.code == 401
+            await asyncio.gather(watching, return_exceptions=True)
+
+    with_world(tmp_path, work)
+
+
 def test_nobody_is_answered_without_saying_who_he_is(tmp_path: Path) -> None:
     async def work(world: World) -> None:
         context = ssl.create_default_context(cadata=world.process.authority.pem.decode())

@@ -40,7 +40,7 @@ from supervisor_glue.auth.attributes import Attributes
 from supervisor_glue.auth.authorize import Authorizer
 from supervisor_glue.auth.caller import Caller, ServerError, authority_find
 from supervisor_glue.auth.defaults import default_roles
-from supervisor_glue.auth.joining import KUBECONFIG, host_join, host_renew, is_due
+from supervisor_glue.auth.joining import KUBECONFIG, host_join, host_renew, host_renewals, is_due
 from supervisor_glue.auth.kubeconfig import Kubeconfig, kubeconfig_read, kubeconfig_write
 from supervisor_glue.auth.signing import SIGNER_CLIENT, SIGNER_HOST, SigningError, request_make
 from supervisor_glue.auth.user import User, user_of_account
@@ -282,6 +282,71 @@ def test_a_host_joins_and_renews_over_tls(tmp_path: Path) -> None:
             assert unauthorized.value.code == 401
 
     asyncio.run(run())
+
+
+def test_a_certificate_of_a_short_life_is_renewed_by_its_own_times(tmp_path: Path) -> None:
+    """The signer says how long; whoever renews looks again when that is due, and more often where it fails."""
+    api, life = Api(tmp_path), timedelta(seconds=30)
+
+    def controllers(client: Any, views: Any) -> list[Any]:
+        return [CertificateController(client, views, api.authority, longest=life)]
+
+    async def run() -> None:
+        async with running(api.twin, controllers), api.serving() as server:
+            await _token_made(api)
+            path = await host_join(server, TOKEN, api.pin, "esx-1", tmp_path / "etc")
+            config = kubeconfig_read(path)
+            assert config.identity is not None
+            held = x509.load_pem_x509_certificate(config.identity.certificate)
+            end = held.not_valid_after_utc
+            assert (end - held.not_valid_before_utc) == life * 1.1  # dated back by a tenth: clocks differ
+            renewals: list[Kubeconfig] = []
+            now, slept = held.not_valid_before_utc + life * 0.1, list[float]()
+
+            async def sleep(seconds: float) -> None:
+                nonlocal now
+                slept.append(seconds)
+                now += timedelta(seconds=seconds)
+                if len(slept) == 4:
+                    raise asyncio.CancelledError
+
+            async def changed(renewed: Kubeconfig) -> None:
+                renewals.append(renewed)
+
+            async with Caller(config) as client:
+                with pytest.raises(asyncio.CancelledError):
+                    await host_renewals(client, path, changed, failed=pytest.fail, now=lambda: now, sleep=sleep)
+            assert 19 <= slept[0] <= 22 and now < end + timedelta(hours=1)
+            assert renewals and kubeconfig_read(path) == renewals[-1] != config
+
+    asyncio.run(run())
+
+
+def test_what_cannot_be_renewed_is_tried_again_before_it_ends(tmp_path: Path) -> None:
+    authority, now = pki.authority_open(tmp_path, pki.utc_now()), pki.utc_now()
+    user, life = "system:node:esx-1", timedelta(seconds=30)
+    pem = pki.client_sign(authority, KEY.public_key(), user, ["system:nodes"], now=now, life=life)
+    path, slept, failures = tmp_path / "config", list[float](), list[Exception]()
+    identity = pki.Identity(pem, pki.key_pem(KEY))
+    kubeconfig_write(path, Kubeconfig("https://127.0.0.1:1", authority.pem, user, identity))
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        slept.append(seconds)
+        now += timedelta(seconds=seconds)
+        if len(slept) == 6:
+            raise asyncio.CancelledError
+
+    async def changed(renewed: Kubeconfig) -> None:
+        pytest.fail("there is nobody to ask")
+
+    async def run() -> None:
+        async with Caller(kubeconfig_read(path)) as client:
+            await host_renewals(client, path, changed, failed=failures.append, now=lambda: now, sleep=sleep)
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(run())
+    assert len(failures) == 5 and sum(slept[:5]) < 30 and max(slept[1:]) < 3
 
 
 def test_another_servers_ca_gets_no_token(tmp_path: Path) -> None:
