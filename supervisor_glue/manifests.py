@@ -16,6 +16,11 @@ _OURS: Final = "palisade.internal/v1alpha1"
 _FIRST: Final = ("Host", "Namespace", "Gateway", "Segment", "Machine", "Port")
 _LAST: Final = ("Pod",)
 
+_INSTEAD: Final = (
+    ": NSX Policy's documents are for labs without one; it takes NetworkPolicy, ClusterNetworkPolicy, and"
+    " SecurityPolicy of crd.nsx.vmware.com"
+)
+
 
 def manifest_objects(documents: Iterable[Document]) -> list[tuple[Kind, Object]]:
     """Objects to apply. Raises PolicyError with everything that the API has no kind for."""
@@ -26,7 +31,8 @@ def manifest_objects(documents: Iterable[Document]) -> list[tuple[Kind, Object]]
             kind = _kind(item)
             if kind is None:
                 told = item.get("resource_type") or f"{item.get('apiVersion')} {item.get('kind')}"
-                problems.append(Problem(document.place(node), f"{told} is no kind of the Supervisor's API"))
+                instead = _INSTEAD if "resource_type" in item else ""
+                problems.append(Problem(document.place(node), f"{told} is no kind of the Supervisor's API{instead}"))
             else:
                 found.append((kind, item))
     if problems:

@@ -79,13 +79,20 @@ def is_sidecar(container: Object) -> bool:
 
 
 def pod_status(
-    pod: Object, seen: Mapping[str, Seen], initialized: bool, sandboxed: bool, started: float, now: float, host: str
+    pod: Object,
+    seen: Mapping[str, Seen],
+    initialized: bool,
+    sandboxed: bool,
+    started: float,
+    now: float,
+    host: str,
+    evicted: str = "",
 ) -> Object:
     """The part of a pod's status that is its host's. `seen`: by container; `sandboxed`: its namespaces and its vNIC are
-    there; `host`: the host's address."""
+    there; `host`: the host's address; `evicted`: why the host has ended it."""
     spec, old = spec_of(pod), status_of(pod)
     init, main = spec.get("initContainers") or [], spec.get("containers") or []
-    phase = _phase(pod, seen, initialized)
+    phase = "Failed" if evicted else _phase(pod, seen, initialized)
     ended = phase in ("Succeeded", "Failed")
     waiting = "ContainerCreating" if not init or initialized else "PodInitializing"
     statuses = [_container(item, seen, "PodInitializing" if init and not initialized else waiting) for item in main]
@@ -98,6 +105,8 @@ def pod_status(
         "containerStatuses": statuses,
         "observedGeneration": pod["metadata"].get("generation"),
     }
+    if evicted:
+        status |= {"reason": "Evicted", "message": evicted}
     if host:
         status |= {"hostIP": host, "hostIPs": [{"ip": host}]}
         if spec.get("hostNetwork"):
@@ -134,6 +143,10 @@ def pod_status(
         ("PodScheduled", True, ("", "")),
     ]
     status["conditions"] = _conditions(pod, wanted, now)
+    if evicted:
+        disrupted = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
+        others = [item for item in status["conditions"] if item["type"] != "DisruptionTarget"]
+        status["conditions"] = [*others, {**disrupted, "message": evicted, "lastTransitionTime": time_text(now)}]
     return status
 
 

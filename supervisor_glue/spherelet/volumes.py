@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -152,6 +153,42 @@ def apply_empty(folder: Path, volume: Mapping[str, Any], group: int | None = Non
         return
     os.chown(folder, -1, group)
     folder.chmod(0o3777)
+
+
+def limited_empties(pod: Object) -> dict[str, str]:
+    """The limits of a pod's emptyDirs that nothing holds but looking: by volume, as written."""
+    found = {}
+    for volume in spec_of(pod).get("volumes") or ():
+        source = volume.get("emptyDir") or {}
+        if source.get("sizeLimit") and source.get("medium") != "Memory":
+            found[str(volume["name"])] = str(source["sizeLimit"])
+    return found
+
+
+def read_exceeded(limits: Mapping[str, str], folder: Path) -> str:
+    """Which emptyDir holds more than it may, in kubelet's words (pkg/kubelet/eviction); empty: none."""
+    for name, limit in limits.items():
+        if usage(folder / name) > whole(limit):
+            return f'Usage of EmptyDir volume "{name}" exceeds the limit "{limit}". '
+    return ""
+
+
+def usage(folder: Path) -> int:
+    """Bytes on disk of what is in a folder, a file with several names once. What goes meanwhile is not counted."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    waiting = [str(folder)]
+    while waiting:
+        with suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                with suppress(OSError):
+                    found = entry.stat(follow_symlinks=False)
+                    if (found.st_dev, found.st_ino) not in seen:
+                        seen.add((found.st_dev, found.st_ino))
+                        total += found.st_blocks * 512
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+    return total
 
 
 def apply_volumes_end(folder: Path) -> None:

@@ -36,10 +36,19 @@ from supervisor_glue.spherelet.runtime import PodRuntime, StartError
 from supervisor_glue.spherelet.settings import Settings
 from supervisor_glue.spherelet.sources import REFRESH_SECONDS, MissingError, Sources
 from supervisor_glue.spherelet.status import failures_next, is_sidecar, pod_status, policy_of, start_in
-from supervisor_glue.spherelet.volumes import apply_empties, apply_files, mounts_of, volume_files
+from supervisor_glue.spherelet.volumes import (
+    apply_empties,
+    apply_files,
+    limited_empties,
+    mounts_of,
+    read_exceeded,
+    volume_files,
+)
 
 _Result = TypeVar("_Result")
 RETRY_SECONDS: Final = 2.0
+MEASURE_SECONDS: Final = 10.0
+"""So often what emptyDirs hold is looked at, as kubelet does; at first more often."""
 FORCED_GRACE: Final = 1.0
 """Seconds that the containers of a pod get whose object is not there any more."""
 _CARD_PAUSES: Final = (0.005, 0.25)
@@ -74,6 +83,7 @@ class PodWorker:
         self._is_networked = self.runtime.is_host_network or not settings.network
         self._refreshed = 0.0
         self._has_access = False
+        self._eviction, self._measure_at, self._measure_pause = "", 0.0, 0.5
         self._told: tuple[str, str] = ("", "")
 
     # ---- life ---------------------------------------------------------------------------------------------------
@@ -128,6 +138,8 @@ class PodWorker:
             sandbox = await self.blocking(lambda: self.runtime.sandbox_start(pod))
         if not self.runtime.is_host_network:
             self.attachments.put(self.port, str(self.runtime.netns))
+        if await self._evicted(pod, pauses):
+            return None
         if await self._networked(pod, pauses) and await self._volumes(pod, pauses):
             is_done = self._is_done(pod)
             if is_done:
@@ -206,6 +218,28 @@ class PodWorker:
         self._refreshed = now
         if is_changing:
             pauses.append(REFRESH_SECONDS)
+        return True
+
+    async def _evicted(self, pod: Object, pauses: list[float]) -> bool:
+        """Whether an emptyDir holds more than it may: the pod ends then, as kubelet ends it, and stays so."""
+        limits = limited_empties(pod)
+        if not limits:
+            return False
+        left = self._measure_at - time.monotonic()
+        if left > 0 and not self._eviction:
+            pauses.append(left)
+            return False
+        if not self._eviction:
+            self._eviction = await self.blocking(lambda: read_exceeded(limits, self.runtime.volumes))
+            self._measure_pause = min(2 * self._measure_pause, MEASURE_SECONDS)
+            self._measure_at = time.monotonic() + self._measure_pause
+            pauses.append(self._measure_pause)
+            if not self._eviction:
+                return False
+            self.log.info("pod.evicted", why=self._eviction)
+            await self.event(pod, "Warning", "Evicted", self._eviction)
+        await asyncio.gather(*(container.stop(FORCED_GRACE) for container in self.containers.values()))
+        await self._report(self.pod or pod, True, self._eviction)
         return True
 
     async def _init(self, pod: Object, sandbox: Process, pauses: list[float]) -> bool:
@@ -368,11 +402,11 @@ class PodWorker:
 
     # ---- telling ------------------------------------------------------------------------------------------------
 
-    async def _report(self, pod: Object, initialized: bool) -> None:
+    async def _report(self, pod: Object, initialized: bool, evicted: str = "") -> None:
         """Write the pod's status where it is another than the API has."""
         seen = {name: container.seen() for name, container in self.containers.items()}
         started, now = self.runtime.started(), time.time()
-        status = pod_status(pod, seen, initialized, self._is_networked, started, now, self.settings.address)
+        status = pod_status(pod, seen, initialized, self._is_networked, started, now, self.settings.address, evicted)
         old = status_of(pod)
         if all(old.get(key) == value for key, value in status.items() if value is not None):
             return

@@ -227,3 +227,20 @@ def test_port_forward_is_refused_in_a_sentence(kubectl: Kubectl, namespace: str)
     kubectl("patch", "pod", "web", *there, "--subresource=status", "--type=merge", "-p", status)
     told = kubectl("port-forward", *there, "pod/web", ":80", code=1).err
     assert "port-forward is not served here: pods are reached by their own addresses" in told
+
+
+@pytest.mark.every_version
+def test_apply_prunes_what_is_on_its_list(kubectl: Kubectl, namespace: str) -> None:
+    """kubectl's own list has kinds that are not served, which it says."""
+    there = ("-n", namespace)
+    maps = [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"a": "b"}}} for name in "xy"
+    ]
+    both = json.dumps({"apiVersion": "v1", "kind": "List", "items": maps})
+    kubectl("apply", *there, "-f", "-", given=both)
+    allowed = ("--prune", "-l", "a=b", "--prune-allowlist=core/v1/ConfigMap")
+    told = kubectl("apply", *there, *allowed, "-f", "-", given=json.dumps(maps[0])).out
+    assert "configmap/x unchanged" in told and "configmap/y pruned" in told
+    assert kubectl("get", "configmaps", *there, "-l", "a=b", "-o", "name").out.split() == ["configmap/x"]
+    refused = kubectl("apply", *there, "--prune", "-l", "a=b", "-f", "-", given=json.dumps(maps[0]), code=1).err
+    assert "no matches for kind" in refused

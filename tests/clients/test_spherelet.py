@@ -277,6 +277,38 @@ def test_volumes_of_all_kinds_and_their_changes(kubectl: Kubectl, namespace: str
     assert (last["exitCode"], last["message"]) == (3, "bye")
 
 
+def test_a_pod_that_holds_more_than_it_may_is_evicted(kubectl: Kubectl, namespace: str, put: Put) -> None:
+    volumes = [{"name": "small", "emptyDir": {"sizeLimit": "1Mi"}}, {"name": "large", "emptyDir": {"sizeLimit": "1Gi"}}]
+    mounts = [{"name": volume["name"], "mountPath": f"/v/{volume['name']}"} for volume in volumes]
+    fills = "head -c 3000000 /dev/zero >/v/large/x; head -c 3000000 /dev/zero >/v/small/x; exec sleep 1000"
+    spec = {"containers": [shell(fills, volumeMounts=mounts)], "volumes": volumes, "terminationGracePeriodSeconds": 600}
+    status = put("greedy", spec, phase("Failed"))["status"]
+    told = 'Usage of EmptyDir volume "small" exceeds the limit "1Mi". '
+    assert (status["reason"], status["message"]) == ("Evicted", told)
+    assert status["containerStatuses"][0]["state"]["terminated"]["exitCode"] in (137, 143)
+    conditions = {item["type"]: item for item in status["conditions"]}
+    assert conditions["DisruptionTarget"]["reason"] == "TerminationByKubelet"
+    assert conditions["Ready"]["status"] == "False"
+    assert events(kubectl, namespace, "greedy")["Evicted"] == (1, told)
+
+
+def test_a_pod_in_its_hosts_network(kubectl: Kubectl, namespace: str, put: Put) -> None:
+    """It sees the host's own namespace, and has the host's address; only where the Namespace allows it."""
+    seen = "echo $(readlink /proc/self/ns/net) $ADDRESS; exec sleep 1000"
+    own = [{"name": "ADDRESS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]
+    spec = {"hostNetwork": True, "containers": [shell(seen, env=own)]}
+    refused = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "host"}, "spec": spec}
+    told = kubectl("create", "-n", namespace, "-f", "-", given=json.dumps(refused), code=1).err
+    assert "hostNetwork" in told and "Forbidden" in told
+    kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=privileged")
+    pod = put("host", spec, is_ready)
+    assert pod["status"]["podIP"] == pod["status"]["hostIP"] == "127.0.0.1"
+    told = until(lambda: kubectl("logs", "host", "-n", namespace).out, "it says nothing")
+    assert told.split() == [os.readlink("/proc/self/ns/net"), "127.0.0.1"]
+    kubectl("delete", "pod", "host", "-n", namespace, "--grace-period=1")
+    assert os.path.exists("/proc/self/ns/net") and not kubectl("get", "pods", "-n", namespace, "-o", "name").out
+
+
 def test_what_begins_and_ends_beside_a_container(
     kubectl: Kubectl, namespace: str, put: Put, host: tuple[ControlPlane, Spherelet]
 ) -> None:

@@ -26,6 +26,7 @@ from dfw import cli
 from dfw.model import PROTO_SCTP, PROTO_TCP, PROTO_UDP, Family
 from dfw.schema import schema_files
 from overlay.connect import Attempt, apply_attempts
+from supervisor_glue.api.leg import LEG
 from supervisor_glue.controllers.resources import NETWORK_POLICIES, PODS
 from tests.conformance.test_cyclonus import VERDICTS
 from tests.support.kube import namespace, pod
@@ -202,9 +203,11 @@ def commands_agree(capfd: pytest.CaptureFixture[str], addresses: Mapping[str, st
     status = told("lab", "status")
     jsonschema.validate(status, json.loads(schema_files()["lab-status"].read_text()))
     assert {item["name"] for item in status["pods"] if item["state"] == "running"} == set(addresses)
-    assert status["supervisor"]["server"].startswith("https://") and sum(h["vnics"] for h in status["hosts"]) == 27
+    known = {*addresses, LEG}  # the control plane's own vNIC is one, too, and no pod's
+    assert status["supervisor"]["server"].startswith("https://")
+    assert sum(host["vnics"] for host in status["hosts"]) == len(known) == 28
     assert f"np/z{WORLDS[0]}/base/ingress/0" in {row["rule_path"] for row in told("show", "rules")}
-    assert {row["vnic"] for row in told("show", "vnics")} == set(addresses)
+    assert {row["vnic"] for row in told("show", "vnics")} == known
     line = [sys.executable, "-m", "dfw", "lab", "exec", target, "--", "sh", "-c", "hostname; exit 3"]
     done = subprocess.run(line, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (3, "a\n"), done.stderr
