@@ -135,11 +135,69 @@ static void test_plain_offload(void)
     host_rig_close(&x);
 }
 
+/* Who asks for the gateway's address gets RFC 826's answer, byte by byte. */
+static void test_arp(void)
+{
+    static const uint8_t asks[42] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, 1, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1,
+                                     2, 0, 0, 0, 0, 1, 10, 0, 0, 1, 0, 0, 0, 0, 0, 0, 10, 0, 0, 254};
+    static const uint8_t answer[42] = {2, 0, 0, 0, 0, 1, 2, 0x50, 0x6c, 0, 0, 1, 8, 6, 0, 1, 8, 0, 6, 4, 0, 2,
+                                       2, 0x50, 0x6c, 0, 0, 1, 10, 0, 0, 254, 2, 0, 0, 0, 0, 1, 10, 0, 0, 1};
+    check_where = "ARP";
+    pal_rule rule = rig_rule(0, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+    frame f = {.len = sizeof asks};
+    memcpy(f.b, asks, sizeof asks);
+    host_rig_open(&x, PAL_GUARD_SPOOF);
+    for (uint32_t i = 0; i < 4; i++)
+        rig_commit(&x.r, i, &rule, 1, false);
+    host_rig_send(&x, 0, &f);
+    CHECK_U64(x.lefts, 1);
+    CHECK_U64(x.left[0].out.vnic, 0);
+    CHECK(x.left[0].out.len >= sizeof answer && memcmp(left_bytes(&x, 0), answer, sizeof answer) == 0);
+    CHECK(host_rig_balanced(&x));
+    host_rig_close(&x);
+}
+
+/* What only a DHCP server or a router says passes a vNIC whose guard against it is off, and no other. */
+static void test_guards(void)
+{
+    static const struct {
+        uint8_t family, proto;
+        uint16_t sport, dport; /* of ICMP: type, code */
+        uint32_t guard;
+        uint8_t reason;
+    } says[] = {{PAL_FAMILY_V4, PROTO_UDP, 67, 68, PAL_GUARD_DHCP, PAL_REASON_DHCP_GUARD}, {PAL_FAMILY_V6, PROTO_UDP, 547, 546, PAL_GUARD_DHCP, PAL_REASON_DHCP_GUARD},
+                {PAL_FAMILY_V4, PROTO_ICMP, 5, 1, PAL_GUARD_RA, PAL_REASON_RA_GUARD}, {PAL_FAMILY_V6, PROTO_ICMP6, 134, 0, PAL_GUARD_RA, PAL_REASON_RA_GUARD},
+                {PAL_FAMILY_V4, PROTO_UDP, 67, 69, 0, 0}, {PAL_FAMILY_V4, PROTO_ICMP, 8, 0, 0, 0}};
+    static const uint8_t bytes[40] = {0};
+    pal_rule rule = rig_rule(0, PAL_ACTION_ALLOW, 0);
+    frame f;
+    for (uint32_t guards = 0; guards < 8; guards++)
+        for (uint32_t i = 0; i < sizeof says / sizeof says[0]; i++) {
+            check_where = "guards";
+            host_rig_open(&x, guards);
+            for (uint32_t k = 0; k < 4; k++)
+                rig_commit(&x.r, k, &rule, 1, false);
+            if (says[i].proto == PROTO_UDP)
+                frame_udp(&f, says[i].family, 1, 2, says[i].sport, says[i].dport, bytes, 20);
+            else
+                frame_icmp(&f, says[i].family, 1, 2, (uint8_t)says[i].sport, (uint8_t)says[i].dport, bytes, sizeof bytes);
+            if (says[i].proto == PROTO_ICMP6)
+                f.b[f.l3 + 7] = 255;
+            host_rig_send(&x, 0, &f);
+            const bool refused = guards & says[i].guard;
+            CHECK_U64(x.w->stats.dropped[says[i].reason], refused);
+            CHECK_U64(x.w->stats.dropped[PAL_REASON_DHCP_GUARD] + x.w->stats.dropped[PAL_REASON_RA_GUARD], refused);
+            host_rig_close(&x);
+        }
+}
+
 int main(void)
 {
     test_nameless();
     test_unreachable();
     test_routed_again();
     test_plain_offload();
+    test_arp();
+    test_guards();
     return check_end("test_host");
 }
