@@ -82,7 +82,9 @@ static void test_routed_again(void)
         uint32_t bytes;
         bool link_local;
         uint8_t reason;
-    } next[] = {{64, 8, false, 0}, {1, 8, false, PAL_REASON_HOP_LIMIT}, {2, 8, false, 0}, {64, 1500, false, PAL_REASON_MTU}, {64, 8, true, PAL_REASON_NO_ROUTE}, {64, 8, false, 0}};
+        uint8_t told[2][2]; /* the error's type and code, by family; 0: none */
+    } next[] = {{64, 8, false, 0, {{0}}}, {1, 8, false, PAL_REASON_HOP_LIMIT, {{11, 0}, {3, 0}}}, {2, 8, false, 0, {{0}}},
+                {64, 1500, false, PAL_REASON_MTU, {{3, 4}, {2, 0}}}, {64, 8, true, PAL_REASON_NO_ROUTE, {{0}}}, {64, 8, false, 0, {{0}}}};
     frame f;
     for (uint32_t family = PAL_FAMILY_V4; family <= PAL_FAMILY_V6; family++) {
         check_where = family == PAL_FAMILY_V4 ? "routed again, IPv4" : "routed again, IPv6";
@@ -104,6 +106,11 @@ static void test_routed_again(void)
             host_rig_send(&x, 0, &f);
             CHECK_U64(x.lefts > 0 && x.left[0].out.vnic == 2, next[i].reason == 0);
             CHECK(next[i].reason == 0 || x.w->stats.dropped[next[i].reason] == before + 1);
+            const uint8_t *told = next[i].told[family - 1], *icmp = left_bytes(&x, 0) + f.l4;
+            if (next[i].reason)
+                CHECK_U64(x.lefts, told[0] != 0);
+            if (told[0])
+                CHECK(x.lefts && x.left[0].out.vnic == 0 && icmp[0] == told[0] && icmp[1] == told[1]);
         }
         CHECK(host_rig_balanced(&x));
         host_rig_close(&x);
@@ -133,6 +140,37 @@ static void test_plain_offload(void)
     }
     CHECK(host_rig_balanced(&x));
     host_rig_close(&x);
+}
+
+/* A super-packet goes on as one, and counts as the packets that it becomes on a wire. */
+static void test_super(void)
+{
+    pal_rule rule = rig_rule(0, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+    static const uint8_t zeros[1500] = {0};
+    frame f;
+    for (uint32_t family = PAL_FAMILY_V4; family <= PAL_FAMILY_V6; family++)
+        for (uint32_t udp = 0; udp < 2; udp++) {
+            check_where = "a super-packet";
+            host_rig_open(&x, PAL_GUARD_SPOOF);
+            for (uint32_t i = 0; i < 4; i++)
+                rig_commit(&x.r, i, &rule, 1, false);
+            if (udp)
+                frame_udp(&f, family, 1, 2, 7, 8, zeros, sizeof zeros);
+            else
+                frame_tcp(&f, family, 1, 2, 7, 8, (tcp_say){.seq = 1, .flags = TCP_ACK, .window = 9, .payload = zeros, .len = sizeof zeros});
+            mac_of(f.b, 2);
+            mac_of(f.b + 6, 1);
+            const host_offload o = {.hdr_len = (uint16_t)(f.l4 + (udp ? 8 : 20)), .gso_size = 400, .csum_start = (uint16_t)f.l4, .csum_offset = udp ? 6 : 16,
+                                    .gso_type = udp ? OFFLOAD_GSO_UDP_L4 : family == PAL_FAMILY_V4 ? OFFLOAD_GSO_TCPV4 : OFFLOAD_GSO_TCPV6, .flags = OFFLOAD_NEEDS_CSUM};
+            const host_frame h = {.data = f.b, .len = f.len, .from = 0, .offload = o};
+            host_rig_burst(&x, &h, 1);
+            CHECK_U64(x.lefts, 1);
+            CHECK(x.left[0].out.vnic == 1 && memcmp(&x.left[0].out.offload, &o, sizeof o) == 0);
+            pal_rule_count count[1];
+            pal_engine_rules_read(x.r.e, count, 1);
+            CHECK_U64(count[0].packets, 2 * 4); /* at two filters */
+            host_rig_close(&x);
+        }
 }
 
 /* Who asks for the gateway's address gets RFC 826's answer, byte by byte. */
@@ -197,6 +235,7 @@ int main(void)
     test_unreachable();
     test_routed_again();
     test_plain_offload();
+    test_super();
     test_arp();
     test_guards();
     return check_end("test_host");

@@ -258,8 +258,10 @@ static void test_budget(void)
         rig_judge(&r, &f);
     }
     r.now += 61 * RIG_S;
-    frame_udp(&f, 1, 1, 2, 1099, 53, "x", 1);
+    frame_udp(&f, 1, 1, 2, 1050, 53, "x", 1); /* the wheel begins at the other end */
     CHECK_U64(rig_judge(&r, &f).reason, PAL_REASON_MATCH); /* gone, whether or not the wheel has come there */
+    CHECK_U64(rig_judge(&r, &f).reason, PAL_REASON_STATE); /* and the one that took its place is there */
+    CHECK(invariant_broken(r.w) == NULL);
     uint32_t before = r.w->table.s->used[0];
     CHECK(before > 80);
     frame_udp(&f, 1, 3, 4, 1, 53, "x", 1);

@@ -56,6 +56,13 @@ static void test_transport(void)
         if (!p.reason)
             CHECK_U64(p.payload_len, 40 - doff * 4);
     }
+    { /* RFC 9293, section 3.1 */
+        static const uint8_t h[20] = {0x12, 0x34, 0x56, 0x78, 0xa1, 0xa2, 0xa3, 0xa4, 0xb1, 0xb2, 0xb3, 0xb4, 0x50, TCP_ACK, 0xc1, 0xc2};
+        check_where = "TCP's fields";
+        CHECK_U64(transport(PROTO_TCP, h, sizeof h, &p), PAL_REASON_MATCH);
+        CHECK(p.sport == 0x1234 && p.dport == 0x5678 && p.window == 0xc1c2);
+        CHECK(p.seq == 0xa1a2a3a4 && p.ack == 0xb1b2b3b4 && p.tcp_flags == TCP_ACK && p.payload_len == 0);
+    }
     for (uint32_t length = 0; length < 20; length++) {
         uint8_t h[16] = {[5] = (uint8_t)length};
         check_where = "UDP length";
