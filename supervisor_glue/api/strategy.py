@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from supervisor_glue.api.conditions import condition_made, conditions_with
 from supervisor_glue.api.defaults import object_default, pod_admit
 from supervisor_glue.api.kinds import STORED, Kind
-from supervisor_glue.api.metadata import time_text
 from supervisor_glue.api.status import Cause, Object
 from supervisor_glue.api.validate import validate_change, validate_new
 
@@ -149,15 +149,9 @@ def pod_quality(spec: dict[str, Any]) -> str:
 
 def condition_set(item: Object, kind: str, status: str, now: float, reason: str = "", message: str = "") -> None:
     """Set a condition of an object's status, in place; its transition time only where it changes."""
-    conditions = item.setdefault("status", {}).setdefault("conditions", [])
-    wanted = {"type": kind, "status": status}
-    wanted |= {name: value for name, value in (("reason", reason), ("message", message)) if value}
-    for place, known in enumerate(conditions):
-        if known.get("type") == kind:
-            since = known.get("lastTransitionTime") if known.get("status") == status else None
-            conditions[place] = {**wanted, "lastTransitionTime": since or time_text(now)}
-            return
-    conditions.append({**wanted, "lastTransitionTime": time_text(now)})
+    held = item.setdefault("status", {}).get("conditions") or ()
+    made = condition_made(held, kind, status, now, reason or None, message or None)
+    item["status"]["conditions"] = conditions_with(held, made)
 
 
 def _keep(source: Object, target: Object, field: str) -> None:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, TypeAlias
 
 from supervisor_glue.api.client import Resource
+from supervisor_glue.api.conditions import condition_made
 from supervisor_glue.api.status import Object
 from supervisor_glue.auth.pki import Authority
 from supervisor_glue.auth.signing import (
@@ -198,15 +199,8 @@ def request_outcome(item: Object) -> bytes | None:
 
 def with_condition(item: Object, kind: str, reason: str, message: str, now: datetime) -> Object:
     """The request with one more condition, for `approval` (Approved, Denied) or `status` (Failed)."""
-    stamp = now.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    condition = {
-        "type": kind,
-        "status": "True",
-        "reason": reason,
-        "message": message,
-        "lastUpdateTime": stamp,
-        "lastTransitionTime": stamp,
-    }
+    made = condition_made((), kind, "True", now.timestamp(), reason, message)
+    condition = {**made, "lastUpdateTime": made["lastTransitionTime"]}
     status = item.get("status") or {}
     return {**item, "status": {**status, "conditions": [*(status.get("conditions") or ()), condition]}}
 

@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from supervisor_glue.api import conditions
 from supervisor_glue.api.client import Resource
+from supervisor_glue.api.conditions import condition_in, condition_made
 from supervisor_glue.api.status import Object
 from supervisor_glue.controllers.resources import KIND_OF, api_version
 
@@ -135,24 +137,11 @@ def time_parse(text: str) -> float:
 
 def condition_of(item: Object, kind: str) -> Mapping[str, Any] | None:
     """The condition of a type, if there is one."""
-    found: Iterable[Mapping[str, Any]] = status_of(item).get("conditions") or ()
-    return next((condition for condition in found if condition.get("type") == kind), None)
+    return condition_in(status_of(item).get("conditions") or (), kind)
 
 
 def conditions_with(item: Object, kind: str, status: str, reason: str, message: str, now: float) -> list[Object]:
     """The object's conditions with this one; its time of transition changes with its status only."""
-    old = condition_of(item, kind)
-    since = old.get("lastTransitionTime") if old and old.get("status") == status else None
-    made: Object = {
-        "type": kind,
-        "status": status,
-        "reason": reason,
-        "message": message,
-        "lastTransitionTime": since or time_text(now),
-    }
-    if old is not None:
-        made = {**old, **made}
-    conditions = [dict(condition) for condition in status_of(item).get("conditions") or ()]
-    if old is None:
-        return [*conditions, made]
-    return [made if condition.get("type") == kind else condition for condition in conditions]
+    held = status_of(item).get("conditions") or ()
+    made = condition_made(held, kind, status, now, reason, message)
+    return conditions.conditions_with(held, {**(condition_in(held, kind) or {}), **made})

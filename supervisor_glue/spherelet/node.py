@@ -11,17 +11,17 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from dfw import __version__
 from dfw.logs import get_logger
 from overlay.enter import run_in
 from supervisor_glue.api.client import Client
+from supervisor_glue.api.conditions import condition_made
 from supervisor_glue.api.status import ApiError, Object
-from supervisor_glue.controllers.objects import condition_of, labels_of, micro_time_text, status_of, time_text
+from supervisor_glue.controllers.objects import labels_of, micro_time_text, status_of, time_text
 from supervisor_glue.controllers.resources import LEASES, NODES
 from supervisor_glue.controllers.schedule import MAXIMUM_PODS
 from supervisor_glue.spherelet.settings import Settings
@@ -116,17 +116,9 @@ def node_status(node: Object, settings: Settings, now: float) -> Object:
 
 
 def _condition(node: Object, kind: str, holds: bool, reason: str, message: str, now: float) -> Object:
-    status = "True" if holds else "False"
-    old: Mapping[str, Any] = condition_of(node, kind) or {}
-    since = old.get("lastTransitionTime") if old.get("status") == status else None
-    return {
-        "type": kind,
-        "status": status,
-        "reason": reason,
-        "message": message,
-        "lastHeartbeatTime": time_text(now),
-        "lastTransitionTime": since or time_text(now),
-    }
+    held = status_of(node).get("conditions") or ()
+    made = condition_made(held, kind, "True" if holds else "False", now, reason, message)
+    return {**made, "lastHeartbeatTime": time_text(now)}
 
 
 def _info() -> Object:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
+from supervisor_glue.api.conditions import condition_made, conditions_with
 from supervisor_glue.api.status import Object
 from supervisor_glue.controllers.objects import condition_of, spec_of, status_of, time_text
 from supervisor_glue.spherelet.records import ContainerState, Ended
@@ -144,9 +145,9 @@ def pod_status(
     ]
     status["conditions"] = _conditions(pod, wanted, now)
     if evicted:
-        disrupted = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
-        others = [item for item in status["conditions"] if item["type"] != "DisruptionTarget"]
-        status["conditions"] = [*others, {**disrupted, "message": evicted, "lastTransitionTime": time_text(now)}]
+        held = status["conditions"]
+        made = condition_made(held, "DisruptionTarget", "True", now, "TerminationByKubelet", evicted)
+        status["conditions"] = conditions_with(held, made)
     return status
 
 
@@ -223,15 +224,10 @@ def _told(reason: str, message: str) -> Object:
 def _conditions(pod: Object, wanted: Sequence[tuple[str, bool, tuple[str, str]]], now: float) -> list[Object]:
     """Ours as they are now, the others' as they are; times of transition change with the status only."""
     made: list[Object] = []
+    held = status_of(pod).get("conditions") or ()
     for kind, is_true, (reason, message) in wanted:
-        old = condition_of(pod, kind) or {}
-        status = "True" if is_true else "False"
-        since: Any = old.get("lastTransitionTime") if old.get("status") == status else None
-        condition: Object = {"type": kind, "status": status, "lastTransitionTime": since or time_text(now)}
-        if reason and (not is_true or kind == "Initialized"):
-            condition["reason"] = reason
-        if message and not is_true:
-            condition["message"] = message
-        made.append(condition)
-    others = [dict(item) for item in status_of(pod).get("conditions") or () if item.get("type") not in OURS]
+        why = reason if reason and (not is_true or kind == "Initialized") else None
+        told = message if message and not is_true else None
+        made.append(condition_made(held, kind, "True" if is_true else "False", now, why, told))
+    others = [dict(item) for item in held if item.get("type") not in OURS]
     return made + others

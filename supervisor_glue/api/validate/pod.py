@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import copy
+from decimal import Decimal
 from typing import Any, Final
 
 from supervisor_glue.api.kinds import Kind
+from supervisor_glue.api.quantity import quantity_value
 from supervisor_glue.api.status import Cause, Object
-from supervisor_glue.api.validate.quantity import quantity_of
 from supervisor_glue.api.validate.words import (
     duplicate,
     environment_wrong,
@@ -164,16 +165,18 @@ def _port_check(port: dict[str, Any], at: str, names: set[str], found: list[Caus
 
 def _resources_check(resources: dict[str, Any], at: str, found: list[Cause]) -> None:
     limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
+    read: dict[tuple[str, str], Decimal] = {}
     for field, amounts in (("limits", limits), ("requests", requests)):
         for name, text in amounts.items():
-            amount = quantity_of(text)
-            if amount is None:
-                told = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-                found.append(invalid(f"{at}.{field}[{name}]", text, told))
-            elif amount < 0:
+            try:
+                amount = read[field, name] = quantity_value(str(text))
+            except ValueError as error:
+                found.append(invalid(f"{at}.{field}[{name}]", text, str(error)))
+                continue
+            if amount < 0:
                 found.append(invalid(f"{at}.{field}[{name}]", text, "must be greater than or equal to 0"))
     for name, text in requests.items():
-        wanted, most = quantity_of(text), quantity_of(limits.get(name, text))
+        wanted, most = read.get(("requests", name)), read.get(("limits", name))
         if wanted is not None and most is not None and wanted > most:
             told = f"must be less than or equal to {name} limit of {limits[name]}"
             found.append(invalid(f"{at}.requests", text, told))
