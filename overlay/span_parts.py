@@ -10,7 +10,7 @@ A field that this version does not know makes it refuse (StateError): the old st
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
@@ -45,6 +45,8 @@ from overlay.span import UNDERLAY_MTU, Fabric, ForwardingSpan, vnic_network
 VERSION: Final = 3
 HASH_CHARACTERS: Final = 32
 MARK_BYTES: Final = 12
+_SUMS: Final = 1 << 8 * MARK_BYTES
+_SHARED: Final = ("segment/", "gateway/", "tep/")
 _FAMILY: Final = slice(32, 36)  # of a row of pal_range
 
 
@@ -182,6 +184,28 @@ def part_hash(data: bytes) -> str:
 def part_mark(key: str, content_hash: str) -> bytes:
     """By which a host says that it knows this part with this content: MARK_BYTES."""
     return sha256(f"{key}\0{content_hash}".encode()).digest()[:MARK_BYTES]
+
+
+def part_is_shared(key: str) -> bool:
+    """A part that is the same for all hosts of a routing domain."""
+    return key.startswith(_SHARED)
+
+
+def marks_split(marks: bytes) -> frozenset[bytes]:
+    """Marks that stand one after the other."""
+    return frozenset(marks[at : at + MARK_BYTES] for at in range(0, len(marks), MARK_BYTES))
+
+
+def marks_sum(marks: Iterable[bytes]) -> int:
+    """The sum of marks (big-endian numbers, modulo 2 ** (8 * MARK_BYTES)): it says in a few bytes which parts are
+    known, whatever the order in which they came. It guards against loss, not against who wants to be told too little:
+    that is a host's own affair."""
+    return sum(int.from_bytes(mark, "big") for mark in marks) % _SUMS
+
+
+def sum_with(known: int, gone: bytes | None, new: bytes | None) -> int:
+    """The sum when one mark goes and another comes."""
+    return (known + int.from_bytes(new or b"", "big") - int.from_bytes(gone or b"", "big")) % _SUMS
 
 
 def set_compare(before: bytes, after: bytes) -> SetChange:

@@ -29,6 +29,7 @@ from supervisor_glue.auth.pki import (
     client_issue,
     is_renewal_due,
 )
+from supervisor_glue.auth.tls import buffers_limit
 from supervisor_glue.auth.user import CONTROLLERS
 from supervisor_glue.controllers.leader import Leader, LeaderOptions
 from supervisor_glue.controllers.run import controllers_work
@@ -62,6 +63,7 @@ async def controllers_apart(options: Controlling, data: Path, server: str) -> No
     if not (data / "pki" / CA_FILE).exists():
         raise PkiError(f"{data} is no Supervisor's data directory: there is no pki/{CA_FILE}")
     authority = authority_open(data / "pki", datetime.now(UTC))
+    buffers_limit()
     ended = ending_signals()
     controlling = asyncio.create_task(controllers_serve(authority, server, options))
     waiting = asyncio.create_task(ended.wait())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from supervisor_glue.api.kinds import SPAN
 from supervisor_glue.api.process import ApiProcess
 from supervisor_glue.api.process import Settings as ApiSettings
+from supervisor_glue.auth.tls import buffers_limit
 from supervisor_glue.ending import ending_signals
 from supervisor_glue.span_forward import SpanForward
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 async def serve(api: ApiSettings, controlling: Controlling | None, kubeconfig: Path | None) -> None:
     """Serve until TERM or INT. `controlling`: the controllers'; None: they run elsewhere. The kubeconfig is written
     when the API answers. Raises as ApiProcess.start."""
+    buffers_limit()
     ended = ending_signals()
     process = await ApiProcess.start(api)
     try:

@@ -4,21 +4,22 @@
 from __future__ import annotations
 
 import zlib
-from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, MutableMapping
 from contextlib import aclosing
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from overlay.hoststate import StateError
-from overlay.span_parts import MARK_BYTES, part_hash, part_mark, set_change
+from overlay.span_parts import MARK_BYTES, marks_sum, part_hash, part_is_shared, part_mark, set_change
 from supervisor_glue.api.kinds import SPAN
-from supervisor_glue.span_wire import Line, line_read
+from supervisor_glue.api.status import ApiError
+from supervisor_glue.span_wire import Known, Line, line_read
 
 PATH: Final = f"/apis/{SPAN}/v1alpha1/parts"
 MOST_PACKED: Final = 256 * 1024 * 1024
 """Bytes of parts that came packed: more is refused."""
+_EXPIRED: Final = 410
 
 
 class Told(NamedTuple):
@@ -34,33 +35,63 @@ class SpanReader:
     """Of one host: `parts` by name."""
 
     def __init__(self) -> None:
-        self.parts: dict[str, bytes] = {}
+        self.parts: MutableMapping[str, bytes] = {}
 
     def marks(self) -> dict[bytes, str]:
         """The names of the parts by their marks."""
-        return {part_mark(key, part_hash(data)): key for key, data in self.parts.items()}
+        return {self.mark(key, data): key for key, data in self.parts.items()}
+
+    def mark(self, key: str, data: bytes) -> bytes:
+        """A part's mark."""
+        return part_mark(key, part_hash(data))
+
+    def known(self) -> Known:
+        """What is known; of what hosts share, by its sum."""
+        own, shared = self._split()
+        return Known(b"".join(own), marks_sum(shared).to_bytes(MARK_BYTES, "big") if shared else b"")
+
+    def known_marks(self) -> Known:
+        """What is known, all by its marks: in an order, so that hosts that know the same say the same."""
+        own, shared = self._split()
+        return Known(b"".join(own), shared=b"".join(sorted(shared)))
+
+    def _split(self) -> tuple[list[bytes], list[bytes]]:
+        """The marks of a host's own parts, and of those that it shares."""
+        found: tuple[list[bytes], list[bytes]] = [], []
+        for mark, key in self.marks().items():
+            found[part_is_shared(key)].append(mark)
+        return found
 
     async def watch(self, client: Any) -> AsyncIterator[Told]:
         """Changes as the Supervisor tells them, taken in; ends when the connection does. Raises ApiError;
         ConnectionError, also where what is told does not follow from what was: the next watch is told it whole."""
-        marks = self.marks()
-        body = {"marks": b64encode(b"".join(marks)).decode()}
-        size = len(body["marks"])
-        async with aclosing(client.lines("POST", PATH, body, query={"watch": "true"})) as lines:
-            async for data in lines:
-                try:
-                    line = line_read(data)
-                    changed = self.take(line, marks)
-                except (msgspec.DecodeError, StateError, ValueError, zlib.error) as error:
-                    raise ConnectionError(f"what the Supervisor tells is not understood: {error}") from error
-                yield Told(line.revision, changed, size + len(data))
-                marks, size = {}, 0
+        known, size = self.known(), 0
+        while True:
+            body = msgspec.to_builtins(known)
+            size += sum(map(len, body.values()))
+            try:
+                async with aclosing(client.lines("POST", PATH, body, query={"watch": "true"})) as lines:
+                    async for data in lines:
+                        yield self._told(data, size)
+                        size = 0
+                return
+            except ApiError as error:
+                if error.code != _EXPIRED or not known.sum:
+                    raise
+            known = self.known_marks()
 
-    def take(self, line: Line, marks: dict[bytes, str]) -> frozenset[str]:
-        """Take a change in; the names of the parts that it changes. `marks`: of the parts that the Supervisor was told
-        of. What was told counts whether or not an agent can read it: it is not told again. Raises StateError,
-        ValueError, zlib.error, msgspec.DecodeError: it does not follow from what is known; a set that does not is
-        forgotten."""
+    def _told(self, data: bytes, size: int) -> Told:
+        try:
+            line = line_read(data)
+            return Told(line.revision, self.take(line), size + len(data))
+        except (msgspec.DecodeError, StateError, ValueError, zlib.error) as error:
+            raise ConnectionError(f"what the Supervisor tells is not understood: {error}") from error
+
+    def take(self, line: Line) -> frozenset[str]:
+        """Take a change in; the names of the parts that it changes. What was told counts whether or not an agent can
+        read it: it is not told again. Raises StateError, ValueError, zlib.error, msgspec.DecodeError: it does not
+        follow from what is known; a set that does not is forgotten."""
+        marks = self.marks() if line.unknown else {}
         unknown = {marks.get(line.unknown[at : at + MARK_BYTES], "") for at in range(0, len(line.unknown), MARK_BYTES)}
         changed = (unknown - {""}).union(line.gone, line.parts, line.sets)
         for key in (*unknown, *line.gone):
@@ -68,16 +99,20 @@ class SpanReader:
         for key, raw in line.parts.items():
             self.parts[key] = bytes(raw)
         for data in line.packed:
-            unpacking = zlib.decompressobj()
-            unpacked = unpacking.decompress(data, MOST_PACKED)
-            if not unpacking.eof:
-                raise ValueError(f"packed parts are cut off, or more than {MOST_PACKED} bytes")
-            found = msgspec.json.decode(unpacked, type=dict[str, msgspec.Raw])
+            found = self.unpacked(data)
             changed.update(found)
-            self.parts.update((key, bytes(raw)) for key, raw in found.items())
+            self.parts.update(found)
         for key, changes in line.sets.items():
             part = self.parts.pop(key, b"")
             for change in changes:
                 part = set_change(part, change)
             self.parts[key] = part
         return frozenset(changed)
+
+    def unpacked(self, data: bytes) -> dict[str, bytes]:
+        """Parts that came packed. Raises ValueError, zlib.error, msgspec.DecodeError."""
+        unpacking = zlib.decompressobj()
+        unpacked = unpacking.decompress(data, MOST_PACKED)
+        if not unpacking.eof:
+            raise ValueError(f"packed parts are cut off, or more than {MOST_PACKED} bytes")
+        return {key: bytes(raw) for key, raw in msgspec.json.decode(unpacked, type=dict[str, msgspec.Raw]).items()}

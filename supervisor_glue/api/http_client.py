@@ -24,6 +24,7 @@ MERGE: Final = "application/merge-patch+json"
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
 _WATCH_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=None)
 _WATCH_SECONDS: Final = 1800
+_KEPT_SECONDS: Final = 75.0  # a connection without a request: longer than the pauses between a host's reports
 _MOST_LINE: Final = 64 * 1024 * 1024
 
 
@@ -45,7 +46,9 @@ class HttpClient:
         if self.config.token:
             headers["Authorization"] = f"Bearer {self.config.token}"
         self._context = client_context(self.config.authority, self.config.identity)
-        connector = aiohttp.TCPConnector(ssl=self._context, limit=0, socket_factory=kept_alive)
+        connector = aiohttp.TCPConnector(
+            ssl=self._context, limit=0, keepalive_timeout=_KEPT_SECONDS, socket_factory=kept_alive
+        )
         self._session = aiohttp.ClientSession(
             self.config.server, connector=connector, headers=headers, timeout=_TIMEOUT, read_bufsize=1 << 20
         )
@@ -129,7 +132,7 @@ class HttpClient:
             ) as response:
                 if response.status >= 400:
                     raise error_of(response.status, await response.read())
-                async for line in _lines(response.content):
+                async for line in lines_read(response.content):
                     yield line
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ConnectionError(f"{self.config.server}: {error or type(error).__name__}") from None
@@ -193,18 +196,20 @@ def status_error(status: Mapping[str, Any], code: int = 500) -> ApiError:
     )
 
 
-async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+async def lines_read(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
     """Lines of any length up to a bound: an object may be larger than the reader's buffer."""
-    rest = bytearray()
+    rest: list[bytes] = []
+    size = 0
     async for chunk in stream.iter_any():
-        rest += chunk
-        if len(rest) > _MOST_LINE:
+        size += len(chunk)
+        if size > _MOST_LINE:
             raise ConnectionError("an event of the watch is too long")
-        *lines, last = rest.split(b"\n")
+        head, *lines = chunk.split(b"\n")
+        rest.append(head)
         for line in lines:
-            if line.strip():
-                yield bytes(line)
-        rest = bytearray(last)
+            if whole := b"".join(rest).strip():
+                yield whole
+            rest, size = [line], len(line)
 
 
 def _query(**fields: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ changed last, so that a watcher that knows where it was finds what is new withou
 from __future__ import annotations
 
 import zlib
+from base64 import b64encode
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,10 +13,11 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from overlay.span_parts import SetChange, part_hash, part_mark
+from overlay.span_parts import SetChange, marks_split, part_hash, part_mark, sum_with
 
 LOG_ENTRIES: Final = 4096  # at least
 _COMPRESSION: Final = 6  # made once for all hosts that ask for the whole
+_COMPARED: Final = 4  # different things that hosts say they know, for which the answer is kept
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -34,8 +36,9 @@ def part_made(key: str, data: bytes) -> Part:
 
 
 def parts_pack(parts: Mapping[str, Part]) -> bytes:
-    """Parts' contents by key, compressed (zlib)."""
-    return zlib.compress(_encode({key: msgspec.Raw(part.data) for key, part in parts.items()}), _COMPRESSION)
+    """Parts' contents by key, compressed (zlib), as a string of JSON (base64 in quotes): it is many hosts' line."""
+    raw = _encode({key: msgspec.Raw(part.data) for key, part in parts.items()})
+    return b'"%b"' % b64encode(zlib.compress(raw, _COMPRESSION))
 
 
 class GroupChange(NamedTuple):
@@ -47,6 +50,15 @@ class GroupChange(NamedTuple):
     changes: tuple[SetChange, ...] = ()
 
 
+class Compared(NamedTuple):
+    """What a host lacks of a group, by what it says that it knows: parts (or all of them, packed, where it lacks most),
+    and the marks that nothing here has."""
+
+    parts: Mapping[str, Part]
+    packed: tuple[bytes, ...]
+    unknown: frozenset[bytes]
+
+
 class _Entry(NamedTuple):
     key: str
     change: SetChange | None
@@ -54,13 +66,17 @@ class _Entry(NamedTuple):
 
 @dataclass(slots=True)
 class Group:
-    """Parts by key. `step` counts changes; `first` is the step before the oldest that is remembered."""
+    """Parts by key. `step` counts changes; `first` is the step before the oldest that is remembered; `sum` is that of
+    the parts' marks (sum_with): a host that knows this group at a step that was told says so by it."""
 
     parts: dict[str, Part] = field(default_factory=dict)
     step: int = 0
     first: int = 0
+    sum: int = 0
     _log: deque[_Entry] = field(default_factory=deque)
     _packed: tuple[int, bytes] = (-1, b"")
+    _told: dict[int, int] = field(default_factory=dict)  # steps by sum, in their order
+    _compared: dict[bytes, Compared] = field(default_factory=dict)  # of the step as it is
 
     def put(self, key: str, data: bytes) -> bool:
         """True where it is another now."""
@@ -73,13 +89,16 @@ class Group:
         if old is not None and old.hash == part.hash:
             return False
         self.parts[key] = part
+        self.sum = sum_with(self.sum, None if old is None else old.mark, part.mark)
         self._changed(_Entry(key, change if old is not None else None))
         return True
 
     def remove(self, key: str) -> bool:
         """True where it was there."""
-        if self.parts.pop(key, None) is None:
+        old = self.parts.pop(key, None)
+        if old is None:
             return False
+        self.sum = sum_with(self.sum, old.mark, None)
         self._changed(_Entry(key, None))
         return True
 
@@ -118,8 +137,37 @@ class Group:
             self._packed = (self.step, parts_pack(self.parts))
         return self._packed[1]
 
+    def told(self) -> int:
+        """The step, which is told to a host now."""
+        if next(reversed(self._told.values()), -1) != self.step:
+            self._told.pop(self.sum, None)
+            self._told[self.sum] = self.step
+            while (oldest := next(iter(self._told.items())))[1] < self.first:
+                del self._told[oldest[0]]
+        return self.step
+
+    def step_of(self, known: int) -> int | None:
+        """The last step with this sum that was told, or is now; None: it is not remembered."""
+        step = self.step if known == self.sum else self._told.get(known, -1)
+        return step if step >= self.first else None
+
+    def compared(self, marks: bytes) -> Compared:
+        """With what a host says that it knows; made once for all that say the same before the next change."""
+        found = self._compared.get(marks)
+        if found is None:
+            known = marks_split(marks)
+            news = {key: part for key, part in self.parts.items() if part.mark not in known}
+            unknown = known - {part.mark for part in self.parts.values()}
+            is_most = 2 * len(news) > len(self.parts)
+            found = Compared({} if is_most else news, (self.packed(),) if is_most else (), unknown)
+            if len(self._compared) >= _COMPARED:
+                del self._compared[next(iter(self._compared))]
+            self._compared[marks] = found
+        return found
+
     def _changed(self, entry: _Entry) -> None:
         self._log.append(entry)
+        self._compared.clear()
         self.step += 1
         if len(self._log) > max(LOG_ENTRIES, 2 * len(self.parts)):
             self._log.popleft()

@@ -30,13 +30,14 @@ from supervisor_glue.controllers.groups import Group, Part, counted_add, part_ma
 from supervisor_glue.controllers.informer import Views
 from supervisor_glue.controllers.intent import LOOKED_AT, Changed, Intent
 from supervisor_glue.controllers.settings import Settings
-from supervisor_glue.controllers.telling import OWN, HostChange, change_first, change_since
+from supervisor_glue.controllers.telling import OWN, HostChange, Steps, change_first, change_since
 from supervisor_glue.controllers.vnic_rules import VnicRules
+from supervisor_glue.span_wire import NOTHING, Known
 
 GATHER: Final = 0.002  # seconds: what comes together is compiled together
 MANY: Final = 1000  # changed ports from which on the garbage collector waits
 TELL_REVISION: Final = 1.0  # seconds: so often a host for which nothing changed is told how far this is,
-TELL_HOSTS: Final = 100  # but no more than so many hosts a second
+TELL_HOSTS: Final = 25  # but no more than so many hosts a second
 
 
 class Span:
@@ -125,18 +126,20 @@ class Span:
             found.update(group.parts)
         return found
 
-    async def watch(self, host: str, known: Set[bytes] = frozenset()) -> AsyncIterator[HostChange]:
-        """What a host has to know, as it changes; first what differs from what it knows (marks of parts). Without a
-        change it is told the revision now and then: all that concerns it up to there it has. Nothing is told before the
-        first compile. Ends where so much has changed that what the host has is not known: it asks again."""
+    async def watch(self, host: str, known: Known = NOTHING) -> AsyncIterator[HostChange]:
+        """What a host has to know, as it changes; first what differs from what it knows. Without a change it is told
+        the revision now and then: all that concerns it up to there it has. Nothing is told before the first compile.
+        Ends where what the host has is not known: it asks again, with marks."""
         await self.computed()
         wake = asyncio.Event()
         self._watching.setdefault(host, set()).add(wake)
         try:
-            steps = {name: (group, group.step) for name, group in self._groups(host).items()}
+            steps: Steps = {}
             revision, loop = self.revision, asyncio.get_running_loop()
-            yield change_first(self._groups(host), revision, known)
-            del known
+            change = change_first(self._groups(host), revision, known, steps)
+            if change is None:
+                return
+            yield change
             told = loop.time()
             while True:
                 wake.clear()
@@ -219,9 +222,7 @@ class Span:
                 if path.startswith("posture/"):
                     self._touch(f"namespace/{path.partition('/')[2]}", revision)
             told |= self._sets(delta.sets.keys(), revision)
-            for host in dirty_hosts:
-                if self._host(host, revision):
-                    told.add(host)
+            told.update(host for host in dirty_hosts if self._host(host, revision))
         return told
 
     def _touch(self, key: str, revision: int) -> None:
@@ -381,9 +382,7 @@ class Span:
             hosts = self._sets_on.get(number)
             if hosts:
                 key, part, change = self.rules.set_changed(number)
-                for host in hosts:
-                    if self.own[host].put_part(key, part, change):
-                        told.add(host)
+                told.update(host for host in hosts if self.own[host].put_part(key, part, change))
         if told:
             for host in told:
                 for path, looked_at in self.policies_on[host].items():

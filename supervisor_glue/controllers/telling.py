@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Final, NamedTuple, TypeAlias
 
-from overlay.span_parts import SetChange
+from overlay.span_parts import SetChange, marks_split
 from supervisor_glue.controllers.groups import Group, Part
+from supervisor_glue.span_wire import Known
 
 OWN: Final = "own"
 """The name of a host's own group."""
@@ -31,19 +32,41 @@ class HostChange(NamedTuple):
         return bool(self.parts or self.gone or self.sets or self.packed or self.unknown)
 
 
-def change_first(groups: Mapping[str, Group], revision: int, known: Set[bytes]) -> HostChange:
-    """For a host that knows the parts with these marks."""
-    if not known:  # those of a domain all get the same, which is made once
-        own = groups[OWN].parts if OWN in groups else {}
-        packed = tuple(group.packed() for name, group in groups.items() if name != OWN)
-        return HostChange(revision, dict(own), (), {}, packed)
-    now = {key: part for group in groups.values() for key, part in group.parts.items()}
-    news = {key: part for key, part in now.items() if part.mark not in known}
-    unknown = known - {part.mark for part in now.values()}
-    return HostChange(revision, news, (), {}, (), tuple(sorted(unknown)))
+Steps: TypeAlias = dict[str, tuple[Group, int]]
+"""Up to which step a host was told which group."""
 
 
-def change_since(groups: Mapping[str, Group], revision: int, steps: dict[str, tuple[Group, int]]) -> HostChange | None:
+def change_first(groups: Mapping[str, Group], revision: int, known: Known, steps: Steps) -> HostChange | None:
+    """For a host that says what it knows; up to which steps it is told. None: it has to say it in marks."""
+    steps.update((name, (group, group.told())) for name, group in groups.items())
+    own = groups[OWN].parts if OWN in groups else {}
+    own_marks = marks_split(known.marks)
+    parts = {key: part for key, part in own.items() if part.mark not in own_marks} if own_marks else dict(own)
+    unknown = own_marks - {part.mark for part in own.values()}
+    domains = {name: group for name, group in groups.items() if name != OWN}
+    if known.sum:
+        if len(domains) != 1:
+            return None
+        ((name, group),) = domains.items()
+        step = group.step_of(int.from_bytes(known.sum, "big"))
+        since = None if step is None else change_since(domains, revision, {name: (group, step)})
+        if since is None:
+            return None
+        return since._replace(parts=parts | since.parts, unknown=tuple(sorted(unknown)))
+    packed: tuple[bytes, ...] = ()
+    if not known.shared:  # those of a domain all get the same, which is made once
+        packed = tuple(group.packed() for group in domains.values())
+    else:
+        compared = [group.compared(known.shared) for group in domains.values()]
+        for one in compared:
+            parts.update(one.parts)
+            packed += one.packed
+        nowhere = [one.unknown for one in compared] or [marks_split(known.shared)]
+        unknown |= nowhere[0].intersection(*nowhere[1:])
+    return HostChange(revision, parts, (), {}, packed, tuple(sorted(unknown)))
+
+
+def change_since(groups: Mapping[str, Group], revision: int, steps: Steps) -> HostChange | None:
     """For a host that was told these groups up to these steps, which are set to now. None: so much has changed that
     what it has is not known."""
     parts: dict[str, Part] = {}
@@ -70,7 +93,7 @@ def change_since(groups: Mapping[str, Group], revision: int, steps: dict[str, tu
                     sets[key] = changes
                 else:
                     parts[key] = part
-        steps[name] = (group, group.step)
+        steps[name] = (group, group.told())
     # Another domain may have the same tunnel endpoint.
     left = sorted(key for key in gone if not any(key in group.parts for group in groups.values()))
     return HostChange(revision, parts, tuple(left), sets, tuple(packed))

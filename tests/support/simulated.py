@@ -30,6 +30,7 @@ from typing import Any
 from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.auth.kubeconfig import kubeconfig_read
 from supervisor_glue.auth.pki import Authority, authority_open
+from supervisor_glue.auth.tls import buffers_limit
 from supervisor_glue.controllers.resources import PODS
 from tests.support.simulated_hosts import SimulatedHost, each, hosts_make
 from tests.support.simulated_objects import Load, hosts_load, load_all
@@ -37,6 +38,7 @@ from tests.support.simulated_verdict import sizes_of, verdict
 
 ROOM = 600.0  # seconds, for what shall take no more than a minute
 QUIET = 0.4  # seconds in which no host is told anything: a change has come to all
+PAUSE_BETWEEN = 1.0  # seconds, between two changes
 MOST_CHANGED = 40
 
 
@@ -68,9 +70,7 @@ class ControlPlane:
         command = [sys.executable, "-m", "tests.support.simulated_control", str(self.folder / "data"), str(self.port)]
         command += [str(self.kubeconfig), self.cidr, *["span"] * self.only_span]
         with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, str(self.kubeconfig), self.cidr, *["span"] * self.only_span], stderr=log
-            )
+            self.process = subprocess.Popen(command, stderr=log)
         await until(lambda: self.kubeconfig.exists() or (self.process and self.process.poll() is not None), 0.02)
         assert self.kubeconfig.exists(), (self.folder / "log").read_text()[-2000:]
 
@@ -152,25 +152,35 @@ async def ready(run: Run) -> None:
             "memory_mb": run.control.memory(),
         },
     )
+    await until(lambda: all(host.reported for host in run.hosts))
+    run.say("reported", {"seconds": round(time.monotonic() - begun, 2), "control_plane_cpu": run.control.cpu()})
     sample = run.random.sample(run.hosts, min(20, len(run.hosts)))
     sizes = sizes_of(sample)
     sent = [host.bytes for host in run.hosts]
     run.say("first_bytes", {"most": max(sent), "mean": sum(sent) // len(sent), **sizes})
 
 
-async def labels(run: Run, count: int) -> None:
+async def labels(run: Run, count: int, key: str = "label_ms") -> None:
     """A pod gets another label: until the last host that it concerns has heard."""
+    await changes(run, count, key, lambda number: {"app": "web" if number % 2 else "other", "changed": str(number)})
+
+
+async def quarantined(run: Run, count: int) -> None:
+    """The same with a label that concerns every host that has pods."""
+    await changes(run, count, "label_of_all_ms", lambda number: {"quarantine": "yes", "changed": f"q{number}"})
+
+
+async def changes(run: Run, count: int, key: str, labels_of: Callable[[int], dict[str, str]]) -> None:
     pods = [(namespace, name) for namespace, names in run.load.pods.items() for name in names]
-    taken, told, sent = [], [], []
+    taken, told, sent, reported = [], [], [], []
     for number in range(count):
         namespace, name = run.random.choice(pods)
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(PAUSE_BETWEEN)
         for host in run.hosts:
             host.count()
         begun = time.perf_counter()
-        change = {"metadata": {"labels": {"app": "web" if number % 2 else "other", "changed": str(number)}}}
-        await run.client.patch(PODS, name, change, namespace)
-        answered = time.perf_counter()
+        made = await run.client.patch(PODS, name, {"metadata": {"labels": labels_of(number)}}, namespace)
+        revision, answered = int(made["metadata"]["resourceVersion"]), time.perf_counter()
         await asyncio.sleep(0)
         await quiet(run.hosts, answered)
         heard = [host for host in run.hosts if host.told and host.heard > begun]
@@ -178,10 +188,13 @@ async def labels(run: Run, count: int) -> None:
             taken.append(1000 * (max(host.heard for host in heard) - begun))
             told.append(len(heard))
             sent += [host.bytes for host in heard]
-    run.say(
-        "label_ms",
-        {**spread(taken), "changes": len(taken), "hosts": spread(told), "bytes": spread(sent)} if taken else {},
-    )
+            await until(lambda heard=heard, revision=revision: all(host.reported >= revision for host in heard))  # type: ignore[misc]
+            reported.append(time.perf_counter() - begun)
+    if not taken:  # nothing was different for any host
+        run.say(key, {})
+        return
+    found = {"changes": len(taken), "hosts": spread(told), "bytes": spread(sent), "reported_seconds": spread(reported)}
+    run.say(key, {**spread(taken), **found})
 
 
 async def cut(run: Run) -> None:
@@ -259,7 +272,7 @@ async def filled(load: Load, folder: Path) -> dict[str, str]:
     return found
 
 
-async def simulate(load: Load, folder: Path, changes: int, direct: bool) -> dict[str, Any]:
+async def simulate(load: Load, folder: Path, many: int, direct: bool) -> dict[str, Any]:
     """All parts, one after the other. `direct`: the store is filled without the API, and of the controllers those alone
     run that tell hosts."""
     control = ControlPlane(folder, load.cidr, direct)
@@ -269,7 +282,7 @@ async def simulate(load: Load, folder: Path, changes: int, direct: bool) -> dict
         async with HttpClient.of_file(control.kubeconfig, "palisade-load") as client:
             run = Run(load, control, client, uids)
             try:
-                await parts(run, changes)
+                await parts(run, many)
             finally:
                 for host in run.hosts:
                     await host.cut()
@@ -278,7 +291,7 @@ async def simulate(load: Load, folder: Path, changes: int, direct: bool) -> dict
         control.stop()
 
 
-async def parts(run: Run, changes: int) -> None:
+async def parts(run: Run, many: int) -> None:
     load, control, client = run.load, run.control, run.client
     run.say("what", load.counts())
     begun = time.monotonic()
@@ -291,11 +304,12 @@ async def parts(run: Run, changes: int) -> None:
     server = kubeconfig_read(control.kubeconfig).server
     run.hosts = hosts_make(server, control.authority, run.uids)
     await ready(run)
-    await labels(run, changes)
+    await labels(run, many)
+    await quarantined(run, max(2, many // 2))
     run.say("memory_mb", control.memory())
     await cut(run)
     await leader_change(run)
-    await labels(run, max(2, changes // 10))
+    await labels(run, max(2, many // 10), "label_after_ms")
     run.say("verdict", await verdict(client, load, run.hosts))
 
 
@@ -310,6 +324,7 @@ def main() -> None:
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="palisade-simulated-") as folder:
         load = Load(asked.hosts, asked.namespaces, asked.pods)
+        buffers_limit()
         result = asyncio.run(simulate(load, Path(folder), asked.changes, asked.direct))
     text = json.dumps(result, indent=2) + "\n"
     if asked.out:

@@ -20,6 +20,7 @@ from supervisor_glue.controllers.ipam import block_at
 from supervisor_glue.controllers.namespace_plan import gateway_name, segment_name
 from supervisor_glue.controllers.objects import object_made
 from supervisor_glue.controllers.resources import (
+    CLUSTER_NETWORK_POLICIES,
     GATEWAYS,
     HOST_STATUSES,
     HOSTS,
@@ -59,6 +60,7 @@ def networks_of(load: Load) -> Iterator[Made]:
 
 def pods_of(load: Load) -> Iterator[Made]:
     """Pods with their Ports, and policies."""
+    yield CLUSTER_NETWORK_POLICIES, "", load.quarantine()
     pools = (prefix_parse(load.cidr),)
     for number, (namespace, names) in enumerate(load.pods.items()):
         for policy in load.policies(namespace):

@@ -12,30 +12,32 @@ from datetime import UTC, datetime
 from typing import Any
 
 from supervisor_glue.api.http_client import HttpClient
+from supervisor_glue.api.metadata import time_text
 from supervisor_glue.api.status import ApiError
 from supervisor_glue.auth.kubeconfig import Kubeconfig
 from supervisor_glue.auth.pki import Authority, client_issue
 from supervisor_glue.controllers.resources import HOST_STATUSES
-from supervisor_glue.span_reader import SpanReader, Told
+from supervisor_glue.span_reader import Told
 from supervisor_glue.spherelet.realize import REPORTS
+from tests.support.simulated_reader import Shared, SharingReader
 
 PAUSE = 0.2  # seconds, between two tries to reach the control plane
 OPENING = 50  # connections that are being opened at a time, in all hosts of a process
 
 
 class SimulatedHost:
-    """One host. `heard`: when it was last told parts; `bytes`: what it was sent, and sent itself, since `count`."""
+    """One host. `heard`: when it was last told parts; `bytes`: what it was sent, and sent itself, since `count`;
+    `reported`: the revision that the API server took last."""
 
-    def __init__(self, name: str, config: Kubeconfig, shared: dict[Any, Any], opening: asyncio.Semaphore) -> None:
+    def __init__(self, name: str, config: Kubeconfig, shared: Shared, opening: asyncio.Semaphore) -> None:
         self.name = name
-        self.reader = SpanReader()
+        self.reader = SharingReader(shared)
         self.client = HttpClient(config, "palisade-simulated")
-        self.revision, self.bytes, self.heard, self.told = 0, 0, 0.0, 0
+        self.revision, self.bytes, self.heard, self.told, self.reported = 0, 0, 0.0, 0, 0
         self.connected = asyncio.Event()
-        self._shared, self._opening = shared, opening
+        self._opening = opening
         self._tasks: list[asyncio.Task[None]] = []
         self._due = asyncio.Event()
-        self._away = asyncio.Event()
 
     async def start(self) -> None:
         await self.client.__aenter__()
@@ -76,29 +78,30 @@ class SimulatedHost:
         if told.changed:
             self.heard = time.perf_counter()
             self.told += 1
-            if not self.connected.is_set():  # hosts that know the same have it once in this process's memory
-                parts = self.reader.parts.items()
-                self.reader.parts = {
-                    self._shared.setdefault(key, key): self._shared.setdefault(part, part) for key, part in parts
-                }
         self.revision = told.revision
         self.connected.set()
         self._due.set()
 
     async def _report(self) -> None:
-        """As Realizer does: at most once a second."""
+        """As often as Realizer does."""
+        due = 0.0
         while True:
             await self._due.wait()
+            await asyncio.sleep(REPORTS.left(due, time.monotonic()))
             self._due.clear()
-            status = {"realizedRevision": self.revision, "error": "", "problems": {}}
-            with suppress(ApiError, ConnectionError):
+            due, revision = REPORTS.after(due, time.monotonic()), self.revision
+            status = {"realizedRevision": revision, "error": "", "problems": {}, "reported": time_text(time.time())}
+            try:
                 await self.client.patch(HOST_STATUSES, self.name, {"status": status}, subresource="status")
-            await asyncio.sleep(REPORTS.seconds)
+                self.reported = revision
+            except (ApiError, ConnectionError):
+                self._due.set()
+                await asyncio.sleep(REPORTS.seconds)
 
 
 def hosts_make(server: str, authority: Authority, uids: dict[str, str]) -> list[SimulatedHost]:
     """Hosts of these names, with certificates that hold their Hosts' uids."""
-    shared: dict[Any, Any] = {}
+    shared = Shared()
     opening = asyncio.Semaphore(OPENING)
     now, found = datetime.now(UTC), []
     for name, uid in uids.items():

@@ -12,6 +12,7 @@ from supervisor_glue.api.client import Resource
 from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.controllers.objects import micro_time_text, object_made
 from supervisor_glue.controllers.resources import (
+    CLUSTER_NETWORK_POLICIES,
     HOST_STATUSES,
     HOSTS,
     LEASES,
@@ -20,6 +21,7 @@ from supervisor_glue.controllers.resources import (
     NODES,
     PODS,
 )
+from tests.support.kube import cluster_policy
 from tests.support.nodes import node, pod
 from tests.support.simulated_hosts import each
 
@@ -68,6 +70,11 @@ class Load:
         made["spec"]["containers"][0] |= {"image": "none", "ports": [{"name": "http", "containerPort": 8080}]}
         return made
 
+    def quarantine(self) -> dict[str, Any]:
+        """Concerns each pod: nothing comes from pods with this label."""
+        peer = {"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"quarantine": "yes"}}}}
+        return cluster_policy("quarantine", ingress=[{"name": "from", "action": "Deny", "from": [peer]}])
+
     def policies(self, namespace: str) -> list[dict[str, Any]]:
         """Nothing comes in; web of the same Namespace comes to its db; a team comes to its web."""
         team = (int(namespace[3:]) + 1) % (TEAMS * 20)
@@ -112,11 +119,12 @@ async def hosts_load(client: HttpClient, load: Load) -> dict[str, str]:
 
 
 async def load_all(client: HttpClient, load: Load) -> None:
-    """Namespaces, then their policies, then their pods."""
+    """A policy for all, Namespaces, then their policies, then their pods."""
 
     async def make(resource: Resource, item: dict[str, Any], namespace: str = "") -> None:
         await client.create(resource, item, namespace)
 
+    await make(CLUSTER_NETWORK_POLICIES, load.quarantine())
     await each(make(NAMESPACES, load.namespace(name)) for name in load.pods)
     await each(make(NETWORK_POLICIES, item, name) for name in load.pods for item in load.policies(name))
     await each(make(PODS, load.pod(name, item), name) for name, names in load.pods.items() for item in names)

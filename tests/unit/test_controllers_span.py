@@ -25,7 +25,7 @@ from supervisor_glue.controllers.resources import HOSTS, NAMESPACES, NETWORK_POL
 from supervisor_glue.controllers.span import Span
 from supervisor_glue.controllers.telling import HostChange
 from supervisor_glue.span_reader import SpanReader, Told
-from supervisor_glue.span_service import change_line, marks_read
+from supervisor_glue.span_service import change_line, known_read
 from supervisor_glue.span_wire import Known, line_read
 from supervisor_glue.spherelet.attachments import Attachments
 from supervisor_glue.spherelet.realize import Realizer
@@ -54,7 +54,7 @@ class Mirror(SpanReader):
             # Nothing is sent twice, but for what a segment's new routing domain says again.
             assert self.parts.get(key) != part.data or key.startswith(("tep/", "segment/", "gateway/"))
         self.changes += len(change.sets)
-        self.take(line_read(change_line(change)), self.marks())
+        self.take(line_read(b"".join(change_line(change))))
         assert change.revision >= self.revision
         self.revision = change.revision
 
@@ -111,7 +111,7 @@ def test_an_agent_that_comes_back_gets_what_differs_only() -> None:
         everything = world.span.parts("h1")
         known = {key for key, part in everything.items() if mirror.parts.get(key) == part.data}
         lost = len(mirror.parts) - len(known)
-        again = world.span.watch("h1", marks_read(encode(Known(b"".join(mirror.marks())))))
+        again = world.span.watch("h1", known_read(encode(mirror.known_marks())))
         change = await anext(again)
         await again.aclose()  # type: ignore[attr-defined]
         assert set(change.parts) == set(everything) - known and 0 < len(change.parts) < len(everything)
@@ -212,7 +212,7 @@ def test_who_has_not_looked_yet_does_not_say_that_nothing_is_there() -> None:
     async def body() -> None:
         span = Span(SETTINGS)
         span.intent.change(HOSTS, None, object_made(HOSTS, "h1", spec={"tep": "172.16.0.1"}))
-        watching = asyncio.ensure_future(anext(span.watch("h1", frozenset([b"0" * 12]))))  # type: ignore[arg-type]
+        watching = asyncio.ensure_future(anext(span.watch("h1", Known(b"0" * 12))))  # type: ignore[arg-type]
         await asyncio.sleep(0.05)
         assert not watching.done()
         await span.compile()
@@ -362,7 +362,7 @@ def test_a_member_more_is_told_as_such_and_what_does_not_fit_is_asked_for_again(
         with pytest.raises(StateError, match="not those that have changed"):
             other.told(change)
         assert key not in other.parts
-        again = span.watch(host, frozenset(other.marks()))
+        again = span.watch(host, other.known_marks())
         other.told(await anext(again))
         assert other.parts == now
         await again.aclose()  # type: ignore[attr-defined]
