@@ -2,6 +2,7 @@
 """`python -m overlay.launch`: starts processes in namespaces, pods and agents alike.
 
 Reads one JSON list of launches from stdin; writes one JSON line for each: {"key", "pid", "start"}, or {"key", "error"}.
+With --serve it reads them line by line, and answers each, until stdin ends (overlay/launcher.py).
 A program of its own, because only a process with one thread can fork safely, and so that what it starts belongs to
 nobody when it ends. Standard library only: it starts in the time of an empty Python.
 """
@@ -19,6 +20,7 @@ from typing import Any, Final, NamedTuple, NotRequired, TypedDict
 
 from overlay import linux
 
+SERVE: Final = "--serve"
 _AT_ONCE: Final = 8
 
 
@@ -52,6 +54,8 @@ class Begun(NamedTuple):
 
 def main() -> int:
     """Start everything on stdin, a few at once: the kernel waits longer for each than it works."""
+    if sys.argv[1:] == [SERVE]:
+        return serve()
     waiting: deque[Begun] = deque()
     for launch in json.load(sys.stdin):
         waiting.append(begin(launch))
@@ -62,8 +66,18 @@ def main() -> int:
     return 0
 
 
+def serve() -> int:
+    """Start what is on stdin line by line. Who asked may be gone when it has started."""
+    for line in sys.stdin:
+        try:
+            _tell(begin(json.loads(line)))
+        except BrokenPipeError:
+            break
+    return 0
+
+
 def _tell(begun: Begun) -> None:
-    print(json.dumps({"key": begun.key, **finish(begun)}), flush=True)
+    os.write(1, json.dumps({"key": begun.key, **finish(begun)}).encode() + b"\n")
 
 
 def begin(launch: Launch) -> Begun:

@@ -20,6 +20,7 @@ from overlay.lab_agents import desired_read
 from overlay.lab_plan import lab_world
 from overlay.lab_record import LabPaths, LabRecord
 from overlay.lab_view import LabView, PodPlace
+from overlay.launcher import Launcher
 from supervisor_glue.api.client import Resource
 from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.api.leg import LEG
@@ -97,7 +98,8 @@ def _counting(resource: Resource, items: Iterable[Object]) -> Iterator[Object]:
 def _place(paths: LabPaths, pod: Object) -> PodPlace:
     host = str(spec_of(pod)["nodeName"])
     settings = HostSettings(host, paths.host(host) / "spherelet", paths.room)
-    runtime = PodRuntime(settings, LogKeeper(settings), pod)  # which only looks: nothing is started for it
+    # Which only looks: nothing is started for it.
+    runtime = PodRuntime(settings, LogKeeper(settings), Launcher(paths.mark), pod)
     first = str(
         annotations_of(pod).get("kubectl.kubernetes.io/default-container") or spec_of(pod)["containers"][0]["name"]
     )

@@ -7,12 +7,18 @@ import fcntl
 import os
 import socket
 import struct
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
 from overlay.enter import run_in
+from supervisor_glue.spherelet.attachments import Attachments
 
 CARD: Final = "eth0"
+AGENT_SECONDS: Final = 1.0
+"""For so long the packet agent's word for a vNIC is waited for; an older pod may have its vNIC from an agent that is
+not there now."""
+_CARD_PAUSES: Final = (0.005, 0.25)
 _SIOCGIFADDR: Final = 0x8915
 _TENTATIVE: Final = 0x40  # IFA_F_TENTATIVE
 _LINK_SCOPE: Final = 0x20
@@ -53,3 +59,39 @@ class CardWatch:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+class VnicWait:
+    """Of one pod: whether its vNIC is there with all that belongs to it. The packet agent says so; where it does not
+    (`has_agent`, or for long), addresses are looked at."""
+
+    def __init__(
+        self,
+        port: str,
+        netns: Path,
+        attachments: Attachments,
+        has_agent: bool,
+        blocking: Callable[[Callable[[], CardWatch]], Awaitable[CardWatch]],
+    ) -> None:
+        self._port, self._netns, self._attachments = port, netns, attachments
+        self._has_agent, self._blocking = has_agent, blocking
+        self._card: CardWatch | None = None
+
+    async def is_there(self, waited: float, pauses: list[float]) -> bool:
+        """`waited`: for how many seconds so far; `pauses`: gets when to look again. Raises OSError."""
+        if self._attachments.is_done(self._port, str(self._netns)):
+            return True
+        if self._has_agent and waited < AGENT_SECONDS:
+            pauses.append(AGENT_SECONDS - waited)  # its word calls the pod's worker
+            return False
+        if self._card is None:
+            self._card = await self._blocking(lambda: CardWatch(self._netns))
+        if self._card.has_address():
+            return True
+        pauses.append(min(max(waited / 20, _CARD_PAUSES[0]), _CARD_PAUSES[1]))
+        return False
+
+    def close(self) -> None:
+        if self._card is not None:
+            self._card.close()
+            self._card = None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from dfw.logs import get_logger
+from overlay.launcher import Launcher
 from supervisor_glue.api.client import Client
 from supervisor_glue.api.status import Object
 from supervisor_glue.controllers.events import Recorder
@@ -38,6 +39,7 @@ class Pods:
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="pod")
         self._sources = Sources(client)
         self._logs = LogKeeper(settings)
+        self._launcher = Launcher(settings.mark or "PALISADE_SPHERELET=1")
         self._events = Recorder(client, "spherelet", time.time)
         self.log = get_logger("spherelet")
 
@@ -57,6 +59,7 @@ class Pods:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._threads.shutdown(wait=True)
+            self._launcher.close()
 
     def _changed(self, old: Object | None, new: Object | None) -> None:
         if old is not None and (new is None or uid_of(new) != uid_of(old)):
@@ -72,7 +75,15 @@ class Pods:
 
     def _begin(self, pod: Object) -> PodWorker:
         worker = PodWorker(
-            self.client, self.settings, self._sources, pod, self._threads, self._events, self.attachments, self._logs
+            self.client,
+            self.settings,
+            self._sources,
+            pod,
+            self._threads,
+            self._events,
+            self.attachments,
+            self._logs,
+            self._launcher,
         )
         self.workers[worker.uid] = worker
         self._tasks[worker.uid] = asyncio.create_task(self._work(worker))

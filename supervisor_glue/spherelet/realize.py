@@ -132,6 +132,9 @@ class Realizer:
         if said != self.report:
             self.report = said
             self._due.set()
+        if said.revision >= state.revision and not status.get("error"):
+            there = ((vnic.name, vnic.netns) for vnic in state.vnics if vnic.netns and vnic.name not in said.problems)
+            self.attachments.done(there)
         self.log.info("told", revision=state.revision, realized=said.revision, vnics=len(state.vnics))
 
     async def _reporting(self) -> None:

@@ -19,9 +19,10 @@ from overlay.cgroup import Limits, apply_groups, apply_groups_end, killed_for_me
 from overlay.container import CAPABILITIES, WAITER, ContainerSpec
 from overlay.container_root import Mount
 from overlay.launch import Launch
+from overlay.launcher import Launcher
 from overlay.linux import Process
 from overlay.namespace import apply_namespace, apply_namespace_end, namespace_exists
-from overlay.pod import SLEEP, apply_end, apply_launches, importing
+from overlay.pod import SLEEP, apply_end, importing
 from supervisor_glue.api.status import Object
 from supervisor_glue.controllers.objects import name_of, namespace_of, spec_of, uid_of
 from supervisor_glue.controllers.quantity import milli, whole
@@ -51,8 +52,8 @@ class StartError(Exception):
 class PodRuntime:
     """The processes and files of one pod."""
 
-    def __init__(self, settings: Settings, logs: LogKeeper, pod: Object) -> None:
-        self.settings, self.logs, self.uid = settings, logs, uid_of(pod)
+    def __init__(self, settings: Settings, logs: LogKeeper, launcher: Launcher, pod: Object) -> None:
+        self.settings, self.logs, self.launcher, self.uid = settings, logs, launcher, uid_of(pod)
         self.folder = settings.folder(self.uid)
         self.is_host_network = bool(spec_of(pod).get("hostNetwork"))
 
@@ -92,13 +93,17 @@ class PodRuntime:
             process = min(linux.processes_marked(f"PALISADE_SANDBOX={self.uid}"), default=None)
         return process if process is not None and linux.process_lives(process) else None
 
+    def network_start(self) -> None:
+        """The network namespace, made unless it is there. Raises OSError."""
+        if not self.is_host_network and not namespace_exists(self.netns):
+            apply_namespace(self.netns)
+
     def sandbox_start(self, pod: Object) -> Process:
         """The sandbox, started unless it lives. Raises OSError, StartError."""
         running = self.sandbox()
         if running is not None:
             return running
-        if not self.is_host_network and not namespace_exists(self.netns):
-            apply_namespace(self.netns)
+        self.network_start()
         record_write(self.folder / "sandbox.json", {"process": None})
         launch = Launch(
             key=self.uid,
@@ -239,7 +244,7 @@ class PodRuntime:
         return {**environment, name: value} if name else environment
 
     def _launched(self, launch: Launch) -> Process:
-        (started,) = apply_launches([launch], self.settings.mark or "PALISADE_SPHERELET=1")
+        started = self.launcher.launch(launch)
         if started.process is None:
             raise StartError(started.error)
         return started.process

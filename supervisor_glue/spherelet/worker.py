@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from dfw.logs import get_logger
+from overlay.launcher import Launcher
 from overlay.linux import Process
 from supervisor_glue.api.client import Client
 from supervisor_glue.api.status import ApiError, Object
@@ -30,7 +31,7 @@ from supervisor_glue.spherelet.attachments import Attachments
 from supervisor_glue.spherelet.containers import PROBES, Container
 from supervisor_glue.spherelet.environment import command_of, environment_of, supported_check
 from supervisor_glue.spherelet.logs import LogKeeper
-from supervisor_glue.spherelet.network import CardWatch
+from supervisor_glue.spherelet.network import VnicWait
 from supervisor_glue.spherelet.records import Ended
 from supervisor_glue.spherelet.runtime import PodRuntime, StartError
 from supervisor_glue.spherelet.settings import Settings
@@ -51,7 +52,8 @@ MEASURE_SECONDS: Final = 10.0
 """So often what emptyDirs hold is looked at, as kubelet does; at first more often."""
 FORCED_GRACE: Final = 1.0
 """Seconds that the containers of a pod get whose object is not there any more."""
-_CARD_PAUSES: Final = (0.005, 0.25)
+_SILENT_SECONDS: Final = 0.4
+"""The status of a pod that can't start yet is not written before that: most start sooner, and one write is enough."""
 _GONE: Final = (404, 409)
 
 
@@ -68,18 +70,19 @@ class PodWorker:
         events: Recorder,
         attachments: Attachments,
         logs: LogKeeper,
+        launcher: Launcher,
     ) -> None:
         self.client, self.settings, self.sources, self.events = client, settings, sources, events
         self.attachments, self.port = attachments, object_key(pod)  # as the inventory calls its vNIC
         self.pod: Object | None = pod
         self.last = pod
         self.uid = uid_of(pod)
-        self.runtime = PodRuntime(settings, logs, pod)
+        self.runtime = PodRuntime(settings, logs, launcher, pod)
         self.changed = asyncio.Event()
         self.containers: dict[str, Container] = {}
         self.log = get_logger("spherelet").bind(pod=f"{namespace_of(pod)}/{name_of(pod)}")
         self._threads = threads
-        self._card: CardWatch | None = None
+        self._vnic = VnicWait(self.port, self.runtime.netns, attachments, settings.agent is not None, self.blocking)
         self._is_networked = self.runtime.is_host_network or not settings.network
         self._refreshed = 0.0
         self._has_access = False
@@ -108,7 +111,7 @@ class PodWorker:
                     async with asyncio.timeout(pause):
                         await self.changed.wait()
         finally:
-            self._card_close()
+            self._vnic.close()
             for container in self.containers.values():
                 for task in container.tasks():
                     task.cancel()
@@ -133,11 +136,14 @@ class PodWorker:
         sandbox = await self.blocking(self.runtime.sandbox)
         pauses: list[float] = []
         initialized = not spec_of(pod).get("initContainers")
+        if not self.runtime.is_host_network:
+            if sandbox is None:
+                await self.blocking(self.runtime.network_start)
+            # The agent sets it up while processes start.
+            self.attachments.put(self.port, str(self.runtime.netns), self.changed.set)
         if sandbox is None:
             await self.blocking(lambda: apply_empties(pod, self.runtime.volumes))
             sandbox = await self.blocking(lambda: self.runtime.sandbox_start(pod))
-        if not self.runtime.is_host_network:
-            self.attachments.put(self.port, str(self.runtime.netns))
         if await self._evicted(pod, pauses):
             return None
         if await self._networked(pod, pauses) and await self._volumes(pod, pauses):
@@ -149,7 +155,11 @@ class PodWorker:
                 for container in self.containers.values():
                     if not container.is_init:
                         await self._container(pod, sandbox, container, pauses)
-        await self._report(pod, initialized)
+        left = self.runtime.started() + _SILENT_SECONDS - time.time()
+        if not self._is_networked and 0 < left <= _SILENT_SECONDS:
+            pauses.append(left)
+        else:
+            await self._report(pod, initialized)
         return min(pauses, default=None)
 
     async def _sandbox_stop(self) -> None:
@@ -171,25 +181,16 @@ class PodWorker:
     # ---- steps --------------------------------------------------------------------------------------------------
 
     async def _networked(self, pod: Object, pauses: list[float]) -> bool:
-        """Whether the pod has its vNIC, its address in it, and the API knows that address."""
+        """Whether the pod has its vNIC with addresses and routes, and the API knows its address."""
         if self._is_networked:
             return True
         if not status_of(pod).get("podIP"):
             return False  # the vnics controller's word for it calls us
-        if self._card is None:
-            self._card = await self.blocking(lambda: CardWatch(self.runtime.netns))
-        if not self._card.has_address():
-            waited = time.time() - self.runtime.started()
-            pauses.append(min(max(waited / 20, _CARD_PAUSES[0]), _CARD_PAUSES[1]))
+        if not await self._vnic.is_there(time.time() - self.runtime.started(), pauses):
             return False
-        self._card_close()
+        self._vnic.close()
         self._is_networked = True
         return True
-
-    def _card_close(self) -> None:
-        if self._card is not None:
-            self._card.close()
-            self._card = None
 
     async def _volumes(self, pod: Object, pauses: list[float]) -> bool:
         """Whether all volumes are there, as the objects behind them are now."""

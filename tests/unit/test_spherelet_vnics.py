@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When a pod's vNIC is there: its addresses may be seen before its routes, so the packet agent's word counts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overlay.hoststate import HostState, VnicState
+from overlay.launcher import Launcher
+from supervisor_glue.spherelet.attachments import Attachments
+from supervisor_glue.spherelet.logs import LogKeeper
+from supervisor_glue.spherelet.realize import Realizer
+from supervisor_glue.spherelet.settings import Settings
+from supervisor_glue.spherelet.worker import PodWorker
+from tests.support.patience import PATIENCE
+
+POD: dict[str, Any] = {
+    "metadata": {"name": "a", "namespace": "x", "uid": "u1"},
+    "spec": {"containers": [{"name": "main"}]},
+    "status": {"podIP": "10.0.0.2"},
+}
+
+
+def run(work: Callable[[], Awaitable[Any]]) -> None:
+    asyncio.run(asyncio.wait_for(work(), PATIENCE))
+
+
+def worker_make(folder: Path, attachments: Attachments) -> PodWorker:
+    settings = Settings("esx-1", folder / "run", folder / "room", agent=folder / "agent")
+    unused: Any = None
+    logs, launcher = LogKeeper(settings), Launcher("PALISADE_TEST=1")
+    return PodWorker(unused, settings, unused, POD, unused, unused, attachments, logs, launcher)
+
+
+def test_a_pod_waits_for_the_agents_word(tmp_path: Path) -> None:
+    async def body() -> None:
+        attachments = Attachments()
+        worker = worker_make(tmp_path, attachments)
+        worker.runtime.record(POD)
+        netns, pauses = str(worker.runtime.netns), list[float]()
+        attachments.put(worker.port, netns, worker.changed.set)
+        assert not await worker._networked(POD, pauses) and pauses  # looks again, should the agent never speak
+        attachments.done([(worker.port, "/another"), ("x/other", netns)])
+        assert not worker.changed.is_set() and not await worker._networked(POD, [])
+        attachments.done([(worker.port, netns)])
+        assert worker.changed.is_set() and await worker._networked(POD, [])
+
+    run(body)
+
+
+def test_another_place_needs_another_word() -> None:
+    attachments = Attachments()
+    attachments.put("x/a", "/first")
+    attachments.done([("x/a", "/first")])
+    assert attachments.is_done("x/a", "/first")
+    attachments.put("x/a", "/second")
+    assert not attachments.is_done("x/a", "/second")
+    attachments.done([("x/a", "/second")])
+    attachments.remove("x/a")
+    attachments.put("x/a", "/second")
+    assert not attachments.is_done("x/a", "/second")
+
+
+@pytest.mark.parametrize("error, realized", [("", 7), ("", 6), ("it does not fit", 7)])
+def test_what_the_agent_says_is_taken_by_vnic(tmp_path: Path, error: str, realized: int) -> None:
+    async def answered(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        said = {"revision_realized": realized, "error": error, "problems": {"x/bad": "no such device"}}
+        writer.write(json.dumps(said).encode() + b"\n")
+        writer.close()
+
+    async def body() -> None:
+        attachments = Attachments()
+        names = {"x/good": "/good", "x/bad": "/bad", "x/far": None}
+        for name, netns in names.items():
+            attachments.put(name, netns or "/far")
+        vnics = tuple(
+            VnicState(name, "02:00:00:00:00:01", (), 0, 0, (0,) * 11, netns=netns) for name, netns in names.items()
+        )
+        unused: Any = None
+        path = tmp_path / "s"
+        realizer = Realizer(unused, "esx-1", tmp_path / "desired.json", path, attachments)
+        async with await asyncio.start_unix_server(answered, str(path)):
+            await realizer._ask(HostState("esx-1", 7, "172.16.0.1", vnics=vnics))
+        done = [name for name, netns in names.items() if attachments.is_done(name, netns or "/far")]
+        assert done == (["x/good"] if not error and realized == 7 else [])
+
+    run(body)
