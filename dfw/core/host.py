@@ -164,11 +164,13 @@ def frames_of(packets: Sequence[tuple[int, bytes]], now_ns: int = 0) -> tuple[by
 @dataclass(frozen=True, slots=True)
 class WayRun:
     """Packets from one host's vNICs to another's: nanoseconds each at the one and at the other, of a loop that writes
-    six lines for each (0: not asked for); frames that left for the underlay, and that reached a vNIC."""
+    six lines for each, of one that touches its memory as both do (0: not asked for); frames that left for the
+    underlay, and that reached a vNIC."""
 
     near_ns: float
     far_ns: float
     floor_ns: float
+    memory_ns: float
     sent: int
     delivered: int
 
@@ -194,4 +196,4 @@ def run_way(
     )
     if code != 0:
         raise MemoryError("no memory for a run, or a batch out of bounds")
-    return WayRun(out.near_ns, out.far_ns, out.floor_ns, int(out.sent), int(out.delivered))
+    return WayRun(out.near_ns, out.far_ns, out.floor_ns, out.memory_ns, int(out.sent), int(out.delivered))

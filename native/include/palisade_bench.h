@@ -14,6 +14,7 @@
 typedef struct pal_bench_way {
     double near_ns, far_ns;        /* a packet at each of the two hosts */
     double floor_ns;               /* six written lines a packet, in the same order of connections; 0: not asked for */
+    double memory_ns;              /* the frames' own memory: a line read and one written at each host; 0: not asked for */
     uint64_t sent, delivered;      /* frames that left the near host by the uplink; that reached a vNIC at the far one */
 } pal_bench_way;
 
