@@ -4,12 +4,14 @@
 `python -m scripts.mutants --count 200 --seed 1`
 
 Each mutant is one token of one header of native/core: a comparison, an operator, a constant, a condition, or a whole
-statement left out. Two stages look for it, in copies of native/:
+statement left out. Three stages look for it, in copies of native/:
 
 1. the C tests, compiled with it, those that killed most in its header first; the first that fails, crashes or does not
    end has found it. Tests of the whole engine are linked with one object of it, compiled once for a mutant;
 2. for those that survive: the core is built with it. The same object code as without it: the mutant is equivalent and
-   does not count. Else tests.support.mutant_trial judges generated traffic and captures, which the oracle has judged.
+   does not count. Else tests.support.mutant_trial judges generated traffic and captures, which the oracle has judged;
+3. for those that survive that too: the C tests again under ASan and UBSan, as `make test` runs them: a byte read or
+   written beyond its object changes no result.
 
 Results go to a file, one line each; a second run repeats only what survived, and all when native/core changed. Prints
 every survivor with its line, then the share found; status 1 below --floor.
@@ -177,8 +179,12 @@ class Tests:
     """The C tests: how each is compiled, which headers it includes, and what it has killed."""
 
     FLAGS = ("-std=gnu11", "-O0", "-w", "-fno-wrapv", "-Inative/include", "-Inative")
+    SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, sanitized: bool = False) -> None:
+        self._flags = self.FLAGS + (self.SANITIZERS if sanitized else ())
+        self._seconds = PROCESSOR_SECONDS * (4 if sanitized else 1)
+        self._kind = "sanitized" if sanitized else "classifier"
         self.names = sorted(path.stem for path in (ROOT / "native" / "tests").glob("test_*.c"))
         self.kills: Counter[tuple[str, str]] = Counter()
         self._compiler = "clang" if shutil.which("clang") else "gcc"  # clang takes half the time without optimising
@@ -209,13 +215,13 @@ class Tests:
         """The classifier's objects, made once: the same from run to run while the core is the same."""
         with self._objects_lock:
             if not self._objects:
-                kept = ROOT / "build" / f"classifier-{digest_of('core', 'engine', 'include')}"
+                kept = ROOT / "build" / f"{self._kind}-{digest_of('core', 'engine', 'include')}"
                 kept.mkdir(parents=True, exist_ok=True)
                 for source in sorted((self._pristine / "native" / "engine").glob("classifier*.c")):
                     target = kept / f"{source.stem}.o"
                     if not target.exists():
                         fresh = target.with_suffix(f".{os.getpid()}")
-                        command = [self._compiler, *self.FLAGS, "-O1", "-c", str(source), "-o", str(fresh)]
+                        command = [self._compiler, *self._flags, "-O1", "-c", str(source), "-o", str(fresh)]
                         self._run(command, self._pristine)
                         fresh.replace(target)
                     self._objects.append(str(target))
@@ -230,7 +236,7 @@ class Tests:
         if own not in made:
             together, target = folder / f"engine-{len(made)}.c", folder / f"engine-{len(made)}.o"
             together.write_text("".join(f'#include "{source}"\n' for source in own))
-            command = [self._compiler, *self.FLAGS, "-I.", "-DRIG_LINKED", "-c", together.name, "-o", target.name]
+            command = [self._compiler, *self._flags, "-I.", "-DRIG_LINKED", "-c", together.name, "-o", target.name]
             done = subprocess.run(command, cwd=folder, capture_output=True, check=False)
             made[own] = target if done.returncode == 0 else None
         engine = made[own]
@@ -256,11 +262,11 @@ class Tests:
         if links is None:
             return "compiler"
         # The classifier's test needs a minute without optimising.
-        flags = [*self.FLAGS, "-O1"] if name == "test_classify" else self.FLAGS
+        flags = [*self._flags, "-O1"] if name == "test_classify" else self._flags
         command = [self._compiler, *flags, f"native/tests/{name}.c", *links, "-o", str(program)]
         if subprocess.run([*command, "-lm", "-lpthread"], cwd=folder, capture_output=True, check=False).returncode != 0:
             return "compiler"
-        limited = ["sh", "-c", f"ulimit -t {PROCESSOR_SECONDS}; exec {program}"]
+        limited = ["sh", "-c", f"ulimit -t {self._seconds}; exec {program}"]
         try:
             runs = (subprocess.run(limited, capture_output=True, check=False, timeout=SECONDS) for _ in range(FAILURES))
             return name if all(done.returncode != 0 for done in runs) else None
@@ -372,7 +378,7 @@ def try_all(mutants: list[Mutant], report: Report, workers: int, *, trial: bool)
             inline_by_choice(folder / "native")
             if folder != pristine:
                 folders.put(folder)
-        tests = Tests(pristine)
+        tests, sanitized = Tests(pristine), Tests(pristine, sanitized=True)
         second = Trial(Path(name) / "core") if trial else None
         for mutant, by in report.known.items():  # what found mutants before will again
             if by is not None:
@@ -386,6 +392,8 @@ def try_all(mutants: list[Mutant], report: Report, workers: int, *, trial: bool)
                 by = first_stage(mutant, tests, folder)
                 if by is None and second is not None:
                     by = second.noticed(mutant)
+                    if by is None and (last := first_stage(mutant, sanitized, folder)):
+                        by = f"{last} (sanitizers)"
                 report.add(mutant, by)
             finally:
                 folders.put(folder)

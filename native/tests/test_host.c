@@ -190,8 +190,93 @@ static void test_arp(void)
     host_rig_send(&x, 0, &f);
     CHECK_U64(x.lefts, 1);
     CHECK_U64(x.left[0].out.vnic, 0);
-    CHECK(x.left[0].out.len >= sizeof answer && memcmp(left_bytes(&x, 0), answer, sizeof answer) == 0);
+    CHECK(x.left[0].out.len == sizeof answer && memcmp(left_bytes(&x, 0), answer, sizeof answer) == 0);
     CHECK(host_rig_balanced(&x));
+    host_rig_close(&x);
+}
+
+/* Host 1 asks whose address host `target` (254: the gateway) has; `option`: the number of the MAC address that it gives as its own, 0: none. */
+static void solicitation(frame *f, bool nameless, uint8_t target, uint8_t option, uint8_t hops, uint8_t code, uint32_t len)
+{
+    uint8_t rest[28] = {0};
+    host_addr(rest + 4, PAL_FAMILY_V6, target);
+    if (option) {
+        rest[20] = 1, rest[21] = 1;
+        mac_of(rest + 22, option);
+    }
+    frame_icmp(f, PAL_FAMILY_V6, 1, target, 135, code, rest, len ? len - 4 : option ? 28 : 20);
+    const uint8_t group[16] = {0xff, 2, [11] = 1, [12] = 0xff, [15] = target};
+    memcpy(f->b + f->l3 + 24, group, 16);
+    memcpy(f->b, (const uint8_t[]){0x33, 0x33, 0xff, 0, 0, target}, 6);
+    mac_of(f->b + 6, 1);
+    if (nameless)
+        memset(f->b + f->l3 + 8, 0, 16);
+    f->b[f->l3 + 7] = hops;
+    frame_l4_sum(f, PAL_FAMILY_V6, PROTO_ICMP6, 2);
+}
+
+/* RFC 4861, sections 4.4 and 7.2.4: the gateway answers for itself, a host's own switch for its neighbours; an answer byte by byte. */
+static void test_neighbour_discovery(void)
+{
+    static const struct {
+        bool nameless;
+        uint8_t target, option, hops, code;
+        uint32_t len;
+        uint8_t flags; /* of the answer: router, solicited, override; 0: none */
+    } asks[] = {{false, 254, 1, 255, 0, 0, 0xe0}, {false, 254, 0, 255, 0, 0, 0xe0}, {true, 254, 0, 255, 0, 0, 0xa0}, {false, 2, 1, 255, 0, 0, 0x60}, {true, 2, 0, 255, 0, 0, 0x20},
+                {false, 254, 1, 254, 0, 0, 0}, {false, 254, 1, 255, 1, 0, 0}, {false, 254, 0, 255, 0, 20, 0}, {false, 99, 1, 255, 0, 0, 0}};
+    pal_rule rule = rig_rule(0, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+    frame f;
+    host_rig_open(&x, 0);
+    for (uint32_t i = 0; i < 4; i++)
+        rig_commit(&x.r, i, &rule, 1, false);
+    for (uint32_t i = 0; i < sizeof asks / sizeof asks[0]; i++) {
+        check_where = "neighbour discovery";
+        solicitation(&f, asks[i].nameless, asks[i].target, asks[i].option, asks[i].hops, asks[i].code, asks[i].len);
+        host_rig_forget(&x);
+        host_rig_send(&x, 0, &f);
+        if (!asks[i].flags) { /* it goes to the segment's other vNIC and to both TEPs, like others for many */
+            CHECK_U64(x.lefts, 3);
+            CHECK(x.left[0].out.vnic != 0 && x.left[1].out.vnic != 0 && x.left[2].out.vnic != 0);
+            continue;
+        }
+        uint8_t mac[6], rest[28] = {asks[i].flags, [20] = 2, [21] = 1};
+        mac_of(mac, asks[i].target);
+        if (asks[i].target == 254)
+            memcpy(mac, gateway_mac, 6);
+        host_addr(rest + 4, PAL_FAMILY_V6, asks[i].target);
+        memcpy(rest + 22, mac, 6);
+        frame_icmp(&f, PAL_FAMILY_V6, asks[i].target, 1, 136, 0, rest, sizeof rest);
+        mac_of(f.b, 1);
+        if (asks[i].nameless) {
+            memcpy(f.b, (const uint8_t[]){0x33, 0x33, 0, 0, 0, 1}, 6);
+            memcpy(f.b + f.l3 + 24, (const uint8_t[16]){0xff, 2, [15] = 1}, 16);
+        }
+        memcpy(f.b + 6, mac, 6);
+        f.b[f.l3 + 7] = 255;
+        frame_l4_sum(&f, PAL_FAMILY_V6, PROTO_ICMP6, 2);
+        CHECK_U64(x.lefts, 1);
+        CHECK(x.left[0].out.vnic == 0 && x.left[0].out.len == f.len && memcmp(left_bytes(&x, 0), f.b, f.len) == 0);
+    }
+    CHECK(host_rig_balanced(&x));
+    host_rig_close(&x);
+    /* Spoofguard: the MAC address that it gives must be its own; without an address it may ask for its own only. */
+    host_rig_open(&x, PAL_GUARD_SPOOF);
+    for (uint32_t i = 0; i < 4; i++)
+        rig_commit(&x.r, i, &rule, 1, false);
+    static const struct {
+        bool nameless;
+        uint8_t target, option;
+        bool refused;
+    } guarded[] = {{false, 254, 1, false}, {false, 254, 0, false}, {false, 254, 2, true}, {true, 1, 0, false}, {true, 2, 0, true}};
+    uint64_t refused = 0;
+    for (uint32_t i = 0; i < sizeof guarded / sizeof guarded[0]; i++) {
+        check_where = "neighbour discovery, guarded";
+        solicitation(&f, guarded[i].nameless, guarded[i].target, guarded[i].option, 255, 0, 0);
+        host_rig_send(&x, 0, &f);
+        refused += guarded[i].refused;
+        CHECK_U64(x.w->stats.dropped[PAL_REASON_SPOOF_ND], refused);
+    }
     host_rig_close(&x);
 }
 
@@ -237,6 +322,7 @@ int main(void)
     test_plain_offload();
     test_super();
     test_arp();
+    test_neighbour_discovery();
     test_guards();
     return check_end("test_host");
 }
