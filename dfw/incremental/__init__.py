@@ -2,7 +2,7 @@
 """A compiled policy that follows changes: dfw/incremental/state.py; docs/decisions/0009-incremental-compile.md."""
 
 from dfw.incremental.changes import Change, Clock, Delta, Exclusion, Remove, SetChange, Staged, Stamp, Thing
-from dfw.incremental.state import PolicyState, collector_paused
+from dfw.incremental.state import PolicyState, collector_paused, collector_spared
 
 __all__ = [
     "Change",
@@ -15,5 +15,6 @@ __all__ = [
     "Staged",
     "Stamp",
     "collector_paused",
+    "collector_spared",
     "Thing",
 ]

@@ -303,3 +303,14 @@ def collector_paused(paused: bool = True) -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
+
+
+@contextmanager
+def collector_spared() -> Iterator[None]:
+    """What is there now stays as long as this lasts: the collector need not look through it again and again. Then it
+    does: what is left in circles goes."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()

@@ -9,15 +9,17 @@ from base64 import b64encode
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
 from overlay.span_parts import SetChange, marks_split, part_hash, part_mark, sum_with
 
-LOG_ENTRIES: Final = 4096  # at least
+LOG_ENTRIES: Final = 4096  # at least, of a group that many hosts share
+OWN_LOG_ENTRIES: Final = 128  # at least, of a host's own
 _COMPRESSION: Final = 6  # made once for all hosts that ask for the whole
 _COMPARED: Final = 4  # different things that hosts say they know, for which the answer is kept
+_Key = TypeVar("_Key")
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -66,10 +68,12 @@ class _Entry(NamedTuple):
 
 @dataclass(slots=True)
 class Group:
-    """Parts by key. `step` counts changes; `first` is the step before the oldest that is remembered; `sum` is that of
+    """Parts by key. `step` counts changes; `first` is the step before the oldest that is remembered
+    (`log_entries` of them, or twice as many as there are parts); `sum` is that of
     the parts' marks (sum_with): a host that knows this group at a step that was told says so by it."""
 
     parts: dict[str, Part] = field(default_factory=dict)
+    log_entries: int = LOG_ENTRIES
     step: int = 0
     first: int = 0
     sum: int = 0
@@ -169,7 +173,7 @@ class Group:
         self._log.append(entry)
         self._compared.clear()
         self.step += 1
-        if len(self._log) > max(LOG_ENTRIES, 2 * len(self.parts)):
+        if len(self._log) > max(self.log_entries, 2 * len(self.parts)):
             self._log.popleft()
             self.first += 1
 
@@ -180,3 +184,11 @@ def counted_add(counter: Counter[str], more: Mapping[str, int]) -> None:
         counter[key] += count
         if not counter[key]:
             del counter[key]
+
+
+def left_behind(holders: dict[_Key, set[str]], keys: Iterable[_Key], holder: str) -> None:
+    """One does not hold these any more. What nobody holds is forgotten."""
+    for key in keys:
+        holders[key].discard(holder)
+        if not holders[key]:
+            del holders[key]

@@ -7,13 +7,12 @@ A burst of changes is one compile, and there is never more than one to come. Wha
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Set
 from contextlib import suppress
 from typing import Final
 
-from dfw.incremental import collector_paused
+from dfw.incremental import collector_paused, collector_spared
 from dfw.logs import get_logger
 from dfw.model import Port, Segment
 from overlay.hoststate import BfdState
@@ -26,7 +25,7 @@ from overlay.span_parts import (
     TepPart,
     part_encode,
 )
-from supervisor_glue.controllers.groups import Group, Part, counted_add, part_made
+from supervisor_glue.controllers.groups import OWN_LOG_ENTRIES, Group, Part, counted_add, left_behind, part_made
 from supervisor_glue.controllers.informer import Views
 from supervisor_glue.controllers.intent import LOOKED_AT, Changed, Intent
 from supervisor_glue.controllers.settings import Settings
@@ -90,11 +89,11 @@ class Span:
             await views[resource].synced.wait()
         with collector_paused():
             await self.compile()
-        gc.freeze()  # what was listed stays: the collector need not look through it again and again
-        while True:
-            await self._dirty.wait()
-            await asyncio.sleep(GATHER)
-            await self.compile()
+        with collector_spared():
+            while True:
+                await self._dirty.wait()
+                await asyncio.sleep(GATHER)
+                await self.compile()
 
     async def compile(self) -> frozenset[str]:
         """Put all that was noted in force; the hosts for which something changed."""
@@ -419,21 +418,15 @@ class Span:
                 policies[path] = policies.get(path, frozenset()) | looked_at
         for number in sets:
             parts[self.rules.set_key(number)] = self.rules.set_part(number)
-        for number in self._sets_of.get(host, frozenset()) - sets:
-            self._sets_on[number].discard(host)
-            if not self._sets_on[number]:
-                del self._sets_on[number]
+        left_behind(self._sets_on, self._sets_of.get(host, frozenset()) - sets, host)
         for number in sets:
             self._sets_on.setdefault(number, set()).add(host)
         self._sets_of[host] = frozenset(sets)
-        for path in self.policies_on.get(host, {}).keys() - policies.keys():
-            self._hosts_with[path].discard(host)
-            if not self._hosts_with[path]:
-                del self._hosts_with[path]
+        left_behind(self._hosts_with, self.policies_on.get(host, {}).keys() - policies.keys(), host)
         for path in policies:
             self._hosts_with.setdefault(path, set()).add(host)
         self.policies_on[host] = policies
-        group = self.own.setdefault(host, Group())
+        group = self.own.setdefault(host, Group(log_entries=OWN_LOG_ENTRIES))
         is_changed = group.replace(parts)
         if known is None:
             del self.own[host], self.policies_on[host], self._sets_of[host]

@@ -39,6 +39,7 @@ from tests.support.simulated_verdict import sizes_of, verdict
 ROOM = 600.0  # seconds, for what shall take no more than a minute
 QUIET = 0.4  # seconds in which no host is told anything: a change has come to all
 PAUSE_BETWEEN = 1.0  # seconds, between two changes
+LOOK = 5.0  # seconds, between two lists of all pods
 MOST_CHANGED = 40
 
 
@@ -258,7 +259,7 @@ async def addressed(run: Run) -> None:
         if not without:
             return
         assert time.monotonic() < end, f"{without} pods have no address"
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(LOOK)
 
 
 async def filled(load: Load, folder: Path) -> dict[str, str]:

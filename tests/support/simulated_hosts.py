@@ -22,6 +22,7 @@ from supervisor_glue.spherelet.realize import REPORTS
 from tests.support.simulated_reader import Shared, SharingReader
 
 PAUSE = 0.2  # seconds, between two tries to reach the control plane
+AGENT_SECONDS = 0.05  # that a packet agent takes at least to put in force what it is told
 OPENING = 50  # connections that are being opened at a time, in all hosts of a process
 
 
@@ -87,7 +88,7 @@ class SimulatedHost:
         due = 0.0
         while True:
             await self._due.wait()
-            await asyncio.sleep(REPORTS.left(due, time.monotonic()))
+            await asyncio.sleep(max(AGENT_SECONDS, REPORTS.left(due, time.monotonic())))
             self._due.clear()
             due, revision = REPORTS.after(due, time.monotonic()), self.revision
             status = {"realizedRevision": revision, "error": "", "problems": {}, "reported": time_text(time.time())}

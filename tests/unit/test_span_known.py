@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from random import Random
@@ -20,13 +21,16 @@ from supervisor_glue.api.server import refusal
 from supervisor_glue.api.status import ApiError
 from supervisor_glue.auth.user import User
 from supervisor_glue.controllers.groups import Group, parts_pack
+from supervisor_glue.controllers.informer import Views
+from supervisor_glue.controllers.intent import LOOKED_AT
 from supervisor_glue.controllers.resources import PODS, PORTS
 from supervisor_glue.controllers.span import Span
 from supervisor_glue.controllers.telling import OWN, change_first
 from supervisor_glue.span_reader import SpanReader
 from supervisor_glue.span_service import change_line, known_read, span_extension
 from supervisor_glue.span_wire import Known, line_read
-from tests.support.api_world import World
+from tests.support.api_twin import ApiTwin
+from tests.support.api_world import SETTINGS, World
 from tests.support.patience import PATIENCE
 from tests.support.simulated_reader import Shared, SharingReader
 
@@ -131,12 +135,15 @@ def test_who_moved_to_other_domains_says_what_it_knows_in_marks(reader: SpanRead
 def test_what_was_forgotten_is_not_told_as_known() -> None:
     group = Group()
     group.put("segment/0", b"0")
-    known = group.sum
+    known, group.log_entries = group.sum, 64
     group.told()
-    for at in range(20_000):
+    for at in range(200):
         group.put("segment/0", b"%d" % (at + 1))
-        group.told()
-    assert group.step_of(known) is None and group.step_of(group.sum) == group.step
+        if at < 100:
+            group.told()
+            last = group.sum
+    assert group.step_of(known) is None and group.step_of(last) is None and group.step_of(group.sum) == group.step
+    group.told()
     assert len(group._told) <= group.step - group.first + 1
 
 
@@ -230,3 +237,30 @@ def test_lines_are_whole_however_they_come(size: int) -> None:
         return [line async for line in lines_read(Chunks(text, size))]  # type: ignore[arg-type]
 
     assert asyncio.run(body()) == [b"one", b"x" * 7000, b"two"]
+
+
+def test_who_leads_no_more_leaves_nothing_behind() -> None:
+    async def body() -> None:
+        views = Views(ApiTwin())  # type: ignore[arg-type]
+        running = asyncio.create_task(Span(SETTINGS).run(views))
+        for resource in LOOKED_AT:
+            views[resource].synced.set()
+        while not gc.get_freeze_count():
+            await asyncio.sleep(0.01)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        assert not gc.get_freeze_count()
+
+    asyncio.run(asyncio.wait_for(body(), PATIENCE))
+
+
+def test_what_a_host_alone_is_told_is_remembered_for_a_while_only() -> None:
+    world = World(Random(3))
+    world.begin()
+    world.pod("x", 1)
+    asyncio.run(world.span.compile())
+    (own,) = (group for group in world.span.own.values() if len(group.parts) > 1)
+    step = own.step
+    for number in range(1000):
+        own.put("set/s", b"%d" % number)
+    assert own.first > step and own.step - own.first < 300
