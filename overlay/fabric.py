@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
+from functools import lru_cache
 from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any, Final
 
@@ -36,6 +37,7 @@ from overlay.hoststate import ROUTE_BLACKHOLE, ROUTE_CONNECTED, ROUTE_GATEWAY, R
 
 GUARDS: Final = {"spoof": GUARD_SPOOF, "dhcp": GUARD_DHCP, "ra": GUARD_RA}
 ENCAPS: Final = {GENEVE: ENCAP_GENEVE, VXLAN: ENCAP_VXLAN}
+_NO_ADDRESS: Final = (np.zeros(16, np.uint8), 0)
 ROUTE_KINDS: Final = {
     ROUTE_CONNECTED: CONNECTED,
     ROUTE_VIA: VIA,
@@ -70,11 +72,10 @@ def render_fabric(state: HostState, number_of: Mapping[str, int], dead: Set[str]
         neighbours.append((*_optional(item.ip), item.segment, *place, _mac(item.mac), 0))
     routes = []
     for route in state.routes:
-        prefix = ip_network(route.prefix)
-        address, family = _address(str(prefix.network_address))
+        address, family, length = _prefix(route.prefix)
         next_hop, _ = _optional(route.next_hop)
         kind = ROUTE_KINDS[route.kind]
-        routes.append((address, next_hop, family, prefix.prefixlen, route.gateway, kind, route.target))
+        routes.append((address, next_hop, family, length, route.gateway, kind, route.target))
     return Fabric(
         vnics=_table(vnics, VNIC_DTYPE),
         segments=_table(segments, SEGMENT_DTYPE),
@@ -90,15 +91,24 @@ def render_fabric(state: HostState, number_of: Mapping[str, int], dead: Set[str]
     )
 
 
+# A fabric is rendered anew with each change, of addresses that are nearly all as before.
+@lru_cache(maxsize=1 << 16)
 def _address(text: str) -> tuple[Any, int]:
     address = ip_address(text)
     return np.frombuffer(address.packed.ljust(16, b"\0"), np.uint8), 1 if address.version == 4 else 2
 
 
+@lru_cache(maxsize=1 << 14)
+def _prefix(text: str) -> tuple[Any, int, int]:
+    prefix = ip_network(text)
+    return (*_address(str(prefix.network_address)), prefix.prefixlen)
+
+
 def _optional(text: str | None) -> tuple[Any, int]:
-    return (np.zeros(16, np.uint8), 0) if text is None else _address(text)
+    return _NO_ADDRESS if text is None else _address(text)
 
 
+@lru_cache(maxsize=1 << 16)
 def _mac(text: str) -> Any:
     return np.frombuffer(mac_packed(text), np.uint8)
 

@@ -11,6 +11,7 @@ A field that this version does not know makes it refuse (StateError): the old st
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final
 
@@ -48,6 +49,9 @@ MARK_BYTES: Final = 12
 _SUMS: Final = 1 << 8 * MARK_BYTES
 _SHARED: Final = ("segment/", "gateway/", "tep/")
 _FAMILY: Final = slice(32, 36)  # of a row of pal_range
+# A host's state is put together anew with each change, from addresses that are nearly all as before.
+_address = lru_cache(maxsize=1 << 16)(address_parse)
+_prefix = lru_cache(maxsize=1 << 14)(prefix_parse)
 
 
 class _Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -261,11 +265,11 @@ class _Assembly:
         self.sets: dict[str, int] = {}
         self.own: HostPart = self.parts[own]
         hosts = {
-            name: Host(name, address_parse(part.ip), enforcer=part.enforcer, encapsulation=part.encapsulation)
+            name: Host(name, _address(part.ip), enforcer=part.enforcer, encapsulation=part.encapsulation)
             for name, part in self._of("tep")
             if name != host
         }
-        bfd, tep = self.own.bfd, address_parse(self.own.tep)
+        bfd, tep = self.own.bfd, _address(self.own.tep)
         self.host = hosts[host] = Host(
             host,
             tep,
@@ -276,14 +280,14 @@ class _Assembly:
         )
         segments, ports = {}, {}
         for name, part in self._of("segment"):
-            segments[name] = Segment(name, part.vni, tuple(map(prefix_parse, part.subnets)), part.gateway)
+            segments[name] = Segment(name, part.vni, tuple(map(_prefix, part.subnets)), part.gateway)
             for number, item in enumerate(part.ports):
                 if item.host != host:
                     there = f"{name} {number}"
-                    ips = tuple(map(address_parse, item.ips))
+                    ips = tuple(map(_address, item.ips))
                     ports[there] = Port(there, item.host, name, there, item.mac, ips)
         for name, part in self._of("vnic"):
-            ips = tuple(map(address_parse, part.ips))
+            ips = tuple(map(_address, part.ips))
             ports[name] = Port(name, host, part.segment, name, part.mac, ips)
         gateways = {name: Gateway(name, part.tier, part.uplink) for name, part in self._of("gateway")}
         self.fabric = Fabric(Inventory(hosts, gateways, segments, {}, ports), ())

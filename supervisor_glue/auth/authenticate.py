@@ -7,6 +7,7 @@ import ssl
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final
 
 from supervisor_glue.api.status import Object, error_unauthorized
@@ -26,6 +27,7 @@ from supervisor_glue.auth.user import AUTHENTICATED, BOOTSTRAP, User, user_of_ac
 OPEN_PATHS: Final = frozenset({"/healthz", "/livez", "/readyz"})
 """Answered to anybody: load balancers and start-up scripts have no certificate."""
 LONGEST_TOKEN: Final = 16384
+_seconds = lru_cache(maxsize=1 << 14)(ssl.cert_time_to_seconds)  # of a certificate, asked for at each request
 _CREDENTIAL: Final = "authentication.kubernetes.io/credential-id"
 
 
@@ -85,7 +87,7 @@ class Authenticator:
         if len(names) != 1 or not names[0] or len(uids) > 1 or not serial:
             raise error_unauthorized()
         # A connection outlives its handshake: the dates are looked at again each time.
-        start, end = (ssl.cert_time_to_seconds(peer[key]) for key in ("notBefore", "notAfter"))
+        start, end = (_seconds(peer[key]) for key in ("notBefore", "notAfter"))
         user = User(names[0], with_authenticated(groups), uids[0] if uids else "")
         if not start <= now < end or self.revocations.holds(int(serial, 16), user):
             raise error_unauthorized()

@@ -107,11 +107,7 @@ class Realizer:
             self.attachments.changed.clear()
             if self.wanted is None:
                 continue
-            state = state_attached(self.wanted, self.attachments)
-            if state != self._told:
-                await asyncio.to_thread(state_write, self.desired, state)
-                self._told = state
-            await self._ask(state)
+            await self._ask(state_attached(self.wanted, self.attachments))
 
     def _is_realized(self) -> bool:
         return self.wanted is None or (
@@ -119,8 +115,14 @@ class Realizer:
         )
 
     async def _ask(self, state: HostState) -> None:
+        def told() -> dict[str, Any]:
+            if state != self._told:
+                state_write(self.desired, state)
+                self._told = state
+            return agent_ask(self.socket, {"do": "apply"}, ASK_SECONDS)
+
         try:
-            status = await asyncio.to_thread(agent_ask, self.socket, {"do": "apply"}, ASK_SECONDS)
+            status = await asyncio.to_thread(told)
         except AskError as error:
             self.log.warning("agent.away", error=str(error))
             return
