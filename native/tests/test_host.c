@@ -109,8 +109,12 @@ static void test_routed_again(void)
             const uint8_t *told = next[i].told[family - 1], *icmp = left_bytes(&x, 0) + f.l4;
             if (next[i].reason)
                 CHECK_U64(x.lefts, told[0] != 0);
-            if (told[0])
+            if (told[0]) {
+                pal_packet p;
                 CHECK(x.lefts && x.left[0].out.vnic == 0 && icmp[0] == told[0] && icmp[1] == told[1]);
+                rig_parse(&x.r, &p, left_bytes(&x, 0), x.left[0].out.len, x.left[0].out.len, LINKTYPE_ETHERNET);
+                CHECK_U64(l4_checksum(&p), SUM_GOOD);
+            }
         }
         CHECK(host_rig_balanced(&x));
         host_rig_close(&x);
@@ -191,6 +195,35 @@ static void test_arp(void)
     CHECK_U64(x.lefts, 1);
     CHECK_U64(x.left[0].out.vnic, 0);
     CHECK(x.left[0].out.len == sizeof answer && memcmp(left_bytes(&x, 0), answer, sizeof answer) == 0);
+    CHECK(host_rig_balanced(&x));
+    host_rig_close(&x);
+}
+
+/* A vNIC that says it is host 5, which is behind a TEP, and asks for host 5's address: it has come here, and nobody else answers for it. */
+static void test_moved(void)
+{
+    pal_rule rule = rig_rule(0, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+    check_where = "moved";
+    host_rig_open(&x, 0);
+    for (uint32_t i = 0; i < 4; i++)
+        rig_commit(&x.r, i, &rule, 1, false);
+    for (uint8_t who = 1; who <= 5; who += 4) {
+        frame f = {.len = 42, .b = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 2, 0, 0, 0, 0, who, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1,
+                                    2, 0, 0, 0, 0, who, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 0, 0, 5}};
+        host_rig_forget(&x);
+        host_rig_send(&x, 0, &f);
+        CHECK_U64(x.lefts, who == 1 ? 1 : 3);
+        CHECK_U64(x.left[0].out.vnic == 0, who == 1);
+        CHECK(who == 5 || left_bytes(&x, 0)[27] == 5); /* sender's MAC address in the answer */
+    }
+    /* To a MAC address that nobody has: to all of the segment. */
+    frame f;
+    frame_udp(&f, PAL_FAMILY_V4, 1, 2, 7, 8, "x", 1);
+    mac_of(f.b, 99);
+    mac_of(f.b + 6, 1);
+    host_rig_forget(&x);
+    host_rig_send(&x, 0, &f);
+    CHECK_U64(x.lefts, 3);
     CHECK(host_rig_balanced(&x));
     host_rig_close(&x);
 }
@@ -322,6 +355,7 @@ int main(void)
     test_plain_offload();
     test_super();
     test_arp();
+    test_moved();
     test_neighbour_discovery();
     test_guards();
     return check_end("test_host");

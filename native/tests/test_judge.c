@@ -401,6 +401,13 @@ static void test_two_filters(void)
         inward[0].dir = PAL_DIR_OUT;
         inward[1].dir = PAL_DIR_IN;
         begin_with(&rules[first]);
+        if (first == 0) { /* a receiver whose filter has no rules yet */
+            pal_packet p;
+            frame_tcp(&f, PAL_FAMILY_V4, 1, 2, 7, 8, (tcp_say){.flags = TCP_SYN});
+            rig_parse(&r, &p, f.b, f.len, f.len, LINKTYPE_ETHERNET);
+            rig_burst(&r, &p, 1, 0, 1);
+            CHECK(r.outs == 2 && r.out[0].verdict == PAL_ALLOW && r.out[1].reason == PAL_REASON_NO_RULESET);
+        }
         rig_commit(&r, 1, inward, 2, false);
         frame_udp(&f, PAL_FAMILY_V4, 1, 2, 1000, 53, "x", 1);
         for (uint32_t again = 0; again < 2; again++) {
@@ -419,7 +426,7 @@ static void test_two_filters(void)
             CHECK_U64(r.out[1].rule, 4);
             CHECK_U64(r.out[1].reason, again ? PAL_REASON_STATE : PAL_REASON_MATCH);
         }
-        CHECK_U64(r.w->received, first ? 2 : 4);
+        CHECK_U64(r.w->received, first ? 2 : 6);
         CHECK(invariant_broken(r.w) == NULL);
         rig_close(&r);
     }

@@ -206,6 +206,41 @@ static void test_rejects(void)
     rig_close(&r);
 }
 
+/* A kind has as many connections as its limit says, no more; one that is answered (TCP) or runs out makes room; other kinds have theirs. */
+static void test_floods(void)
+{
+    static const uint32_t limits[PAL_FLOODS] = {1, 2, 3, 4};
+    pal_rule all = rig_rule(1, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+    check_where = "floods";
+    open_with((pal_limits){0}, 100, &all, 1, false);
+    CHECK(pal_engine_stage_flood(r.e, 0, limits) == 0 && pal_engine_commit(r.e, 0) != 0);
+    for (uint32_t round = 0; round < 2; round++) {
+        for (uint32_t kind = 0; kind < PAL_FLOODS; kind++)
+            for (uint8_t i = 0; i <= limits[kind]; i++) {
+                if (kind == FLOOD_TCP_HALF_OPEN)
+                    frame_tcp(&f, PAL_FAMILY_V4, 10 + i, 2, 1000, 80, (tcp_say){.seq = 1, .flags = TCP_SYN, .window = 9});
+                else if (kind == FLOOD_UDP)
+                    frame_udp(&f, PAL_FAMILY_V4, 10 + i, 2, 1000, 53, "x", 1);
+                else if (kind == FLOOD_ICMP)
+                    frame_ping(&f, PAL_FAMILY_V4, 10 + i, 2, false, 7);
+                else
+                    frame_ip(&f, PAL_FAMILY_V4, 10 + i, 2, 47, "abcd", 4);
+                CHECK_U64(rig_judge(&r, &f).reason, i < limits[kind] ? PAL_REASON_MATCH : PAL_REASON_FLOOD_LIMIT);
+            }
+        r.now += 130 * RIG_S;
+    }
+    frame_tcp(&f, PAL_FAMILY_V4, 10, 2, 1000, 80, (tcp_say){.seq = 1, .flags = TCP_SYN, .window = 9});
+    CHECK_U64(rig_judge(&r, &f).reason, PAL_REASON_MATCH);
+    frame_tcp(&f, PAL_FAMILY_V4, 2, 10, 80, 1000, (tcp_say){.seq = 9, .ack = 2, .flags = TCP_SYN | TCP_ACK, .window = 9});
+    rig_judge(&r, &f);
+    frame_tcp(&f, PAL_FAMILY_V4, 10, 2, 1000, 80, (tcp_say){.seq = 2, .ack = 10, .flags = TCP_ACK, .window = 9});
+    rig_judge(&r, &f);
+    frame_tcp(&f, PAL_FAMILY_V4, 11, 2, 1000, 80, (tcp_say){.seq = 1, .flags = TCP_SYN, .window = 9});
+    CHECK_U64(rig_judge(&r, &f).reason, PAL_REASON_MATCH);
+    sound();
+    rig_close(&r);
+}
+
 static void test_options(void)
 {
     pal_engine_options o = rig_options(10, 10);
@@ -246,6 +281,7 @@ int main(void)
     test_children();
     test_misses();
     test_rejects();
+    test_floods();
     test_options();
     test_random();
     return check_end("test_limits");

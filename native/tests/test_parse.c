@@ -114,10 +114,34 @@ static void test_changed(void)
     CHECK(refused > 1000);
 }
 
+/* SEMANTICS, Odd packets: nobody looks, they are counted, or they are refused. */
+static void test_odd(void)
+{
+    static const struct {
+        uint8_t src[4];
+        bool odd;
+    } sources[] = {{{10, 0, 0, 1}, false}, {{0, 1, 2, 3}, true}, {{127, 0, 0, 1}, true}, {{224, 0, 0, 1}, true}, {{239, 9, 9, 9}, true},
+                   {{255, 255, 255, 255}, true}, {{10, 0, 0, 2}, true}, {{223, 0, 0, 1}, false}, {{240, 0, 0, 1}, false}};
+    check_where = "odd";
+    for (uint32_t i = 0; i < sizeof sources / sizeof sources[0]; i++)
+        for (uint8_t sanity = 0; sanity < 3; sanity++)
+            for (uint32_t udp = 0; udp < 2; udp++) {
+                make(2 * udp);
+                memcpy(f.b + f.l3 + 12, sources[i].src, 4);
+                frame_ip_sum(&f);
+                const parse_options o = {.sanity = sanity};
+                pal_packet p = {.data = f.b, .cap = f.len, .wire = f.len};
+                parse_frame(&p, LINKTYPE_ETHERNET, &o);
+                CHECK_U64(p.reason, sanity == 2 && sources[i].odd ? PAL_REASON_BAD_ADDRESS : PAL_REASON_MATCH);
+                CHECK_U64(p.odd, sanity && sources[i].odd ? ODD_SOURCE : 0);
+            }
+}
+
 int main(void)
 {
     test_sums();
     test_cut();
     test_changed();
+    test_odd();
     return check_end("test_parse");
 }

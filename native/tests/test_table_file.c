@@ -270,10 +270,23 @@ static void test_resync(void)
     CHECK_U64(segment(2, 5201, 0, TCP_RST, 0).reason, PAL_REASON_STATE);
     CHECK_U64(ct_state_of(&r.w->table.hot[ref]), CT_CLOSED);
     rig_close(&r);
+    /* Two SYNs that met, each acknowledged: windows are known before either end has said more. */
+    (void)unlink(path);
+    reopen(40, 20);
+    CHECK_U64(segment(1, 1000, 0, TCP_SYN, 0).ct, PAL_CT_NEW);
+    CHECK_U64(segment(2, 5000, 0, TCP_SYN, 0).reason, PAL_REASON_STATE);
+    CHECK_U64(segment(2, 5000, 1001, TCP_SYN | TCP_ACK, 0).reason, PAL_REASON_STATE);
+    CHECK_U64(segment(1, 1000, 5001, TCP_SYN | TCP_ACK, 0).reason, PAL_REASON_STATE);
+    CHECK_U64(r.w->table.hot[0].state, CT_SYN_RECEIVED);
+    rig_close(&r);
+    reopen(40, 20);
+    CHECK_U64(r.w->table.hot[0].state, CT_SYN_RECEIVED | CT_RESYNC);
+    rig_close(&r);
     /* What has no windows is in no RESYNC: picked up in mid-stream, a SYN alone, UDP. */
     (void)unlink(path);
     reopen(40, 20);
     (void)segment(1, 1000, 1, TCP_ACK, 0);
+    (void)segment(2, 1, 1000, TCP_ACK, 0);
     frame_tcp(&f, PAL_FAMILY_V4, 1, 2, 4001, 80, (tcp_say){.seq = 1, .flags = TCP_SYN});
     (void)rig_judge(&r, &f);
     udp(PAL_FAMILY_V4, 1, 2, 1000);
