@@ -15,7 +15,8 @@ FULL_SHARE: Final = 0.8  # of a connection table: from here on it is said
 class Health:
     """What is known of a host. `tables`: connections and room of IPv4 and IPv6; `stalled`: workers that burn the
     processor and finish nothing; `behind`: commits that a worker's burst has not seen, for longer than a look;
-    `problems`: of cards, by vNIC; `log`: what is wrong with the firewall log."""
+    `problems`: of cards, by vNIC; `log`: what is wrong with the firewall log;
+    `has_workers`: the packet core runs there, with workers and a holder of its cards."""
 
     wanted: int
     realized: int
@@ -26,6 +27,7 @@ class Health:
     holder_lives: bool = True
     problems: Mapping[str, str] = field(default_factory=dict)
     log: str | None = None
+    has_workers: bool = True
 
 
 def show_health(facts: Health) -> Rows:
@@ -40,15 +42,22 @@ def show_health(facts: Health) -> Rows:
     shares = {name: used / room if room else 0.0 for name, (used, room) in facts.tables.items()}
     tables = ", ".join(f"{name} {used} of {room}" for name, (used, room) in facts.tables.items())
     rows.append(_row("table", all(share <= FULL_SHARE for share in shares.values()), f"connections: {tables}"))
-    stalled = ", ".join(map(str, facts.stalled))
-    rows.append(_row("workers", not facts.stalled, f"stalled: {stalled}" if stalled else "all run"))
-    late = ", ".join(f"worker {worker} by {commits}" for worker, commits in facts.behind.items())
-    rows.append(_row("epoch", not facts.behind, f"behind: {late}" if late else "every worker has the last commit"))
-    holder = "holds the cards" if facts.holder_lives else "has ended: when the agent does, the pods' cards go with it"
-    rows.append(_row("holder", facts.holder_lives, holder))
+    if facts.has_workers:
+        rows += _workers(facts)
     rows.append(_row("log", facts.log is None, facts.log or "no line is missing"))
     problems = [_row("card", False, f"{name}: {text}") for name, text in facts.problems.items()]
     return rows + (problems or [_row("card", True, "all are there")])
+
+
+def _workers(facts: Health) -> Rows:
+    stalled = ", ".join(map(str, facts.stalled))
+    late = ", ".join(f"worker {worker} by {commits}" for worker, commits in facts.behind.items())
+    holder = "holds the cards" if facts.holder_lives else "has ended: when the agent does, the pods' cards go with it"
+    return [
+        _row("workers", not facts.stalled, f"stalled: {stalled}" if stalled else "all run"),
+        _row("epoch", not facts.behind, f"behind: {late}" if late else "every worker has the last commit"),
+        _row("holder", facts.holder_lives, holder),
+    ]
 
 
 def _row(check: str, is_ok: bool, says: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from dfw.endpoint import Peer
 from dfw.model import address_parse, mac_packed
 from dfw.probe import Probe, packet_of
 from overlay.hoststate import ROUTE_BLACKHOLE, ROUTE_CONNECTED, ROUTE_GATEWAY, ROUTE_VIA, HostState, RuleState
+from overlay.kernel_fabric import routing_domains
 
 Row = dict[str, Any]
 Item = TypeVar("Item")
@@ -93,6 +94,18 @@ def render_observation(seen: np.void, names: TraceNames, offset_ns: int) -> Row:
     return row
 
 
+def _refuse_unmarked(state: HostState, segment: int, to: str) -> None:
+    """A kernel that forwards does not know a trace's mark: its workload would get the packet as if it were one of its
+    sender's own. Raises TraceError."""
+    domains, own = routing_domains(state), state.segments[segment].gateway
+    for item in state.neighbours:
+        gateway = state.segments[item.segment].gateway
+        near = item.segment == segment or (None not in (own, gateway) and domains[own or 0] == domains[gateway or 0])
+        if near and item.ip == to and item.tep is not None and not state.teps[item.tep].bfd:
+            host = state.teps[item.tep].host
+            raise TraceError(f"{to} is on host {host}, whose kernel enforces: no trace's mark goes there")
+
+
 def trace_frame(state: HostState, request: Mapping[str, Any]) -> bytes:
     """The frame that a workload here would send. `request`: vnic, dst, proto, sport, dport (ICMP: type, code).
 
@@ -103,6 +116,7 @@ def trace_frame(state: HostState, request: Mapping[str, Any]) -> bytes:
         raise TraceError(f"vNIC {request['vnic']} is not on this host")
     destination = address_parse(str(request["dst"]))
     own = [ip_interface(ip) for ip in vnic.ips]
+    _refuse_unmarked(state, vnic.segment, str(destination))
     source = next((ip for ip in own if ip.version == ip_address(str(destination)).version), None)
     if source is None:
         raise TraceError(f"vNIC {vnic.name} has no address of the family of {destination}")

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from dfw.model import VXLAN
 from dfw.nftables.load import LoadError
 from dfw.nftables.shared import OWN_COUNTERS
 from overlay import realized
@@ -23,15 +24,24 @@ from overlay.flow_filter import FlowFilterError, flow_filter_parse
 from overlay.health import Health, show_health
 from overlay.hoststate import HostState, StateError, file_replace
 from overlay.kernel_connections import connections_meant, show_flows, vnic_owners
+from overlay.kernel_fabric import card_name
 from overlay.kernel_host import KernelHost
 from overlay.kernel_log import KernelLog
+from overlay.kernel_show import (
+    KernelCounters,
+    judgements,
+    read_cards,
+    render_metrics,
+    show_stats,
+    unable_sentence,
+)
 from overlay.linux import process_start
+from overlay.rule_counts import RuleCounts
 from overlay.sysctl_keep import BEFORE
 from overlay.watch import FLOW_ROWS
 
 MEMORY: Final = "kernel.json"
 MEND_SECONDS: Final = 2.0
-TIER: Final = "VXLAN"
 _Answer = TypeVar("_Answer")
 _CONNTRACK: Final = Path("/proc/sys/net/netfilter")
 
@@ -48,6 +58,7 @@ class KernelAgent(AgentBase):
         self._alone()
         file_replace(options.run / PIDS, json.dumps({"agent": [os.getpid(), process_start(os.getpid())]}).encode())
         self.kernel = KernelHost(options.underlay, options.run / MEMORY, options.kept / BEFORE)
+        self.since_reset = RuleCounts()
         self.firewall_log = KernelLog(options.log_dir or options.run, options.firewall_log)
         self._mended = 0.0
         with contextlib.suppress(FileNotFoundError):
@@ -60,6 +71,7 @@ class KernelAgent(AgentBase):
             self.kernel.apply(state)
         except LoadError as error:
             raise StateError(str(error)) from error
+        self.since_reset.keep(self.rule_counts())
         self._tried()
         self.log.info("realized", revision=state.revision, seconds=round(time.monotonic() - begun, 4))
 
@@ -116,6 +128,10 @@ class KernelAgent(AgentBase):
         if what == "apply":
             await self.look()
             return await self._asked(self.status)
+        if what == "reset":
+            return {"rows": await self._asked(self.reset_counts)}
+        if what == "metrics":
+            return {"text": await self._asked(lambda: render_metrics(self.counters()))}
         if what in ("flows", "kill"):
             return await self._asked(lambda: self.flows(request))
         if what == "places":
@@ -123,7 +139,7 @@ class KernelAgent(AgentBase):
         if what == "end":
             self.ended.set()
             return {}
-        return {"error": f"{what!r} is nothing that an agent with the enforcer nftables does"}
+        return {"error": unable_sentence(what)}
 
     async def _asked(self, question: Callable[[], _Answer]) -> _Answer:
         """One at a time asks the kernel."""
@@ -140,7 +156,7 @@ class KernelAgent(AgentBase):
             "holder_pid": None,
             "tep": None if state is None else state.tep,
             "underlay": self.options.underlay,
-            "tier": TIER,
+            "tier": self._tier(),
             "revision_wanted": self.wanted,
             "revision_realized": self.realized,
             "error": self.error,
@@ -156,6 +172,8 @@ class KernelAgent(AgentBase):
             asked = flow_filter_parse(str(request.get("match")))
         except FlowFilterError as error:
             return {"error": str(error)}
+        if asked.rule is not None:
+            return {"error": "rule= is nothing that connections of a kernel know"}
         state, conntrack = self.kernel.state, self.kernel.conntrack
         found = [] if state is None else connections_meant(asked, conntrack.connections(), vnic_owners(state))
         if request["do"] == "kill":
@@ -168,6 +186,30 @@ class KernelAgent(AgentBase):
             return self.kernel.link.counters()
         except OSError:
             return {}
+
+    def _tier(self) -> str:
+        state = self.kernel.state
+        return "/".join(sorted({tep.encap.upper() for tep in state.teps} if state else ())) or VXLAN.upper()
+
+    def _judged(self) -> dict[tuple[str, str], int]:
+        rendered = self.kernel.rendered
+        return {} if rendered is None else judgements(rendered, self._counts())
+
+    def counters(self) -> KernelCounters:
+        """Everything that is counted here, now. Raises OSError."""
+        found, rendered = read_cards(), self.kernel.rendered
+        names = {} if rendered is None else rendered.names.vnics
+        cards = {name: found.get(card_name(names[name])) for name in self.kernel.attached}
+        cards["uplink"] = found.get(self.options.underlay)
+        held, room = _number("nf_conntrack_count"), _number("nf_conntrack_max")
+        there = {name: card for name, card in cards.items() if card is not None}
+        return KernelCounters(self.options.host, self._judged(), held, room, there, self.wanted, self.realized)
+
+    def reset_counts(self) -> realized.Rows:
+        """Rule counters begin at 0 again; the rows as they were."""
+        rows = self.show("counters") or []
+        self.since_reset.reset(rows, self.rule_counts())
+        return rows
 
     def rule_counts(self) -> dict[str, tuple[int, int, int]]:
         """Hits, packets and bytes by the rule's path: packets that the rule was asked about."""
@@ -187,10 +229,12 @@ class KernelAgent(AgentBase):
             room = _number("nf_conntrack_max")
             tables = {"IPv4 and IPv6": (_number("nf_conntrack_count"), room)}
             says, problems = self.firewall_log.says(), self.kernel.problems
-            return show_health(Health(self.wanted, self.realized, self.error, tables, problems=problems, log=says))
+            facts = Health(
+                self.wanted, self.realized, self.error, tables, problems=problems, log=says, has_workers=False
+            )
+            return show_health(facts)
         if what == "stats":
-            counts = self._counts()
-            return [{"counter": name, "value": counts.get(name, (0, 0))[0]} for name in OWN_COUNTERS]
+            return show_stats(self._judged())
         if what not in (*realized.STATE_SHOWS, "vnics", "rules", "counters", "tep-table"):
             return None
         if state is None:
@@ -203,9 +247,10 @@ class KernelAgent(AgentBase):
             attached = {name: numbers[name] for name in self.kernel.attached}
             return realized.show_vnics(state, attached, self.kernel.problems)
         if what == "rules":
-            return realized.show_rules(state, self.rule_counts())
+            return realized.show_rules(state, self.since_reset.shown(self.rule_counts()))
         if what == "counters":
-            return realized.show_counters(state, self.rule_counts(), None)
+            counts = self.since_reset.shown(self.rule_counts())
+            return realized.show_counters(state, counts, self.since_reset.since)
         return realized.STATE_SHOWS[what](state)
 
     def close(self) -> None:

@@ -51,33 +51,33 @@ class _Collected(Collector):
 
     def collect(self) -> Iterable[Metric]:
         c = self.counters
-        judged = _counter("judgements", "Verdicts at vNICs' filters", "verdict", "reason")
+        judged = counter_family("judgements", "Verdicts at vNICs' filters", "verdict", "reason")
         for (verdict, reason), count in c.engine.counts.items():
             judged.add_metric([c.host, verdict, reason], count)
         yield judged
-        yield _gauge("connections", "Connections tracked", c.host, c.engine.connections4 + c.engine.connections6)
-        yield _gauge("connections_capacity", "Connections that fit", c.host, c.engine.table_capacity)
-        created = _counter("connections_created", "Connections that began")
+        yield gauge_family("connections", "Connections tracked", c.host, c.engine.connections4 + c.engine.connections6)
+        yield gauge_family("connections_capacity", "Connections that fit", c.host, c.engine.table_capacity)
+        created = counter_family("connections_created", "Connections that began")
         created.add_metric([c.host], c.engine.created)
         yield created
-        yield _gauge("revision_wanted", "Revision of the desired state", c.host, c.revision_wanted)
-        yield _gauge("revision_realized", "Revision in force", c.host, c.revision_realized)
-        missing = _counter("log_lines_missing", "Lines that the firewall log lacks", "cause")
+        yield gauge_family("revision_wanted", "Revision of the desired state", c.host, c.revision_wanted)
+        yield gauge_family("revision_realized", "Revision in force", c.host, c.revision_realized)
+        missing = counter_family("log_lines_missing", "Lines that the firewall log lacks", "cause")
         for cause in ("lost", "refused"):
             missing.add_metric([c.host, cause], getattr(c.log_missing, cause))
         yield missing
         yield from self._cards()
         yield from self._teps()
-        cpu = _counter("worker_cpu_seconds", "Processor time of packet workers", "worker")
+        cpu = counter_family("worker_cpu_seconds", "Processor time of packet workers", "worker")
         for number, worker in enumerate(c.live.workers):
             cpu.add_metric([c.host, str(number)], worker.cpu_ns / 1e9)
         yield cpu
 
     def _cards(self) -> Iterable[Metric]:
         c = self.counters
-        packets = _counter("card_packets", "Wire packets through a card", "card", "direction")
-        octets = _counter("card_bytes", "Bytes of frames through a card", "card", "direction")
-        drops = _counter("card_drops", "Frames dropped at a card", "card", "reason")
+        packets = counter_family("card_packets", "Wire packets through a card", "card", "direction")
+        octets = counter_family("card_bytes", "Bytes of frames through a card", "card", "direction")
+        drops = counter_family("card_drops", "Frames dropped at a card", "card", "reason")
         cards: dict[str, CardCounts] = {
             c.vnics.get(number, f"filter-{number}"): card for number, card in c.live.ports.items()
         }
@@ -96,24 +96,26 @@ class _Collected(Collector):
     def _teps(self) -> Iterable[Metric]:
         c = self.counters
         is_up = GaugeMetricFamily(f"{PREFIX}_tep_up", "Whether BFD to a host is Up", labels=["host", "remote_host"])
-        changes = _counter("tep_changes", "Changes of a BFD session's state", "remote_host")
+        changes = counter_family("tep_changes", "Changes of a BFD session's state", "remote_host")
         for remote, (state, changed) in c.teps.sessions.items():
             is_up.add_metric([c.host, remote], float(state is State.UP))
             changes.add_metric([c.host, remote], changed)
-        packets = _counter("control_packets", "BFD packets", "direction")
+        packets = counter_family("control_packets", "BFD packets", "direction")
         packets.add_metric([c.host, "rx"], c.teps.received)
         packets.add_metric([c.host, "tx"], c.teps.sent)
-        drops = _counter("control_drops", "Control packets dropped", "reason")
+        drops = counter_family("control_drops", "Control packets dropped", "reason")
         for reason, count in c.teps.dropped.items():
             drops.add_metric([c.host, reason], count)
         yield from (is_up, changes, packets, drops)
 
 
-def _counter(name: str, text: str, *labels: str) -> CounterMetricFamily:
+def counter_family(name: str, text: str, *labels: str) -> CounterMetricFamily:
+    """A counter of a host, with more labels."""
     return CounterMetricFamily(f"{PREFIX}_{name}", text, labels=["host", *labels])
 
 
-def _gauge(name: str, text: str, host: str, value: float) -> GaugeMetricFamily:
+def gauge_family(name: str, text: str, host: str, value: float) -> GaugeMetricFamily:
+    """A host's gauge, with its value."""
     found = GaugeMetricFamily(f"{PREFIX}_{name}", text, labels=["host"])
     found.add_metric([host], value)
     return found

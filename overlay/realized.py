@@ -203,6 +203,7 @@ def show_tep_table(state: HostState, sessions: Mapping[str, Mapping[str, Any]]) 
         {
             "remote_host": tep.host,
             "tep": tep.ip,
+            "encapsulation": tep.encap,
             "segments": [item.name for item in state.segments if number in item.replicas],
             **NO_SESSION,
             **sessions.get(tep.ip, {}),

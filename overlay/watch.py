@@ -7,7 +7,6 @@ import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from dfw.core.live import Live
@@ -23,6 +22,7 @@ from overlay.host_log import HostLog
 from overlay.host_trace import HostTrace, TraceNames
 from overlay.hoststate import HostState, RuleState
 from overlay.linux import process_start
+from overlay.rule_counts import RuleCounts
 
 BUSY_SHARE: Final = 0.25  # of the time between two looks: what a worker burns that is said to have stalled
 
@@ -41,13 +41,12 @@ class HostWatch:
     log: HostLog
     stalled: list[int] = field(default_factory=list)
     behind: dict[int, int] = field(default_factory=dict)
-    reset: datetime | None = None
+    since_reset: RuleCounts = field(default_factory=RuleCounts)
     trace: HostTrace = field(init=False)
     _holder_start: int | None = None
     _named: HostState | None = None
     _progress: list[tuple[int, int]] = field(default_factory=list)
     _late: dict[int, int] = field(default_factory=dict)
-    _zero: Counts = field(default_factory=dict)  # what counters said when they were reset
 
     def __post_init__(self) -> None:
         self._holder_start = process_start(self.holder_pid)
@@ -155,11 +154,7 @@ class HostWatch:
 
     def rule_counts(self) -> Counts:
         """Hits, packets and bytes since the last reset, by the rule's path."""
-        return {
-            path: (hits - zero[0], packets - zero[1], octets - zero[2])
-            for path, (hits, packets, octets) in self._counted().items()
-            for zero in (self._zero.get(path, (0, 0, 0)),)
-        }
+        return self.since_reset.shown(self._counted())
 
     def _counted(self) -> Counts:
         engine, numbers = self.enforcer.engine, self.enforcer.memory.rules
@@ -169,22 +164,13 @@ class HostWatch:
 
     def counters(self, state: HostState) -> realized.Rows:
         """Rows of `show rules --counters`."""
-        return realized.show_counters(state, self.rule_counts(), self.reset)
+        return realized.show_counters(state, self.rule_counts(), self.since_reset.since)
 
     def reset_counts(self, state: HostState) -> realized.Rows:
         """Rule counters begin at 0 again; the rows as they were. The core's own go on: nothing that a packet writes is
         touched."""
         rows = self.counters(state)
-        now = self._counted()
-        for row in rows:
-            zero = self._zero.get(row["rule_path"], (0, 0, 0))
-            self._zero[row["rule_path"]] = (
-                zero[0] + row["hits"],
-                zero[1] + row["packets"],
-                zero[2] + row["bytes"],
-            )
-        self._zero = {path: counts for path, counts in self._zero.items() if path in now}
-        self.reset = datetime.now(UTC)
+        self.since_reset.reset(rows, self.enforcer.memory.rules)
         return rows
 
     def health(self, wanted: int, realized_: int, error: str | None, problems: Mapping[str, str]) -> realized.Rows:

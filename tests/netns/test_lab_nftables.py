@@ -15,13 +15,16 @@ import pytest
 from msgspec.structs import replace
 
 from dfw import cli
+from overlay.ask import AskError, agent_ask
 from overlay.hoststate import HostState, RouteState, SegmentState, StateError, state_read
 from overlay.kernel_fabric import plan_fabric
 from overlay.kernel_tunnels import geneve_lack
 from overlay.lab_record import LabPaths, labs_folder, record_read
 from overlay.namespace import namespace_entered
+from overlay.show import WHAT
 from tests.netns.test_lab_probe import probe, run  # noqa: F401 (a fixture)
 from tests.support.patience import PATIENCE, until
+from tests.unit.test_metrics import samples_of
 
 ROOT = Path(__file__).parent.parent.parent
 SHOP, EXAMPLE = ROOT / "examples" / "shop", ROOT / "overlay" / "example"
@@ -232,5 +235,36 @@ def test_a_kernel_and_the_core_in_one_lab(
     desired = [state_read(LabPaths(labs_folder() / "lab").host(host) / "desired.json") for host in ("esx-1", "esx-2")]
     assert [(tep.encap, tep.bfd) for state in desired for tep in state.teps] == [(speaks, False)] * 2
     assert {row["tep"] for row in shown(capfd, "tep-table")} == {teps.format(number) for number in (1, 2)}
+    same_said_by_both(capfd)
     rows = shown(capfd, "health")
     assert all(row["ok"] for row in rows if row["check"] != "log"), rows
+
+
+def same_said_by_both(capfd: pytest.CaptureFixture[str]) -> None:
+    """What `show` says of esx-1, whose kernel enforces, has the columns of esx-2, or is refused by name."""
+    for what in WHAT:
+        rows = shown(capfd, what)
+        columns = {host: {frozenset(row) for row in rows if row["host"] == host} for host in ("esx-1", "esx-2")}
+        assert columns["esx-1"] and columns["esx-1"] <= columns["esx-2"], what
+
+    def counted(*more: str) -> dict[object, int]:
+        rows = shown(capfd, "rules", "--counters", "--host", "esx-1", *more)
+        return {row["rule_path"]: int(str(row["packets"])) for row in rows}
+
+    before, after = counted("--reset"), counted()
+    assert sum(before.values()) > 100 and sum(after.values()) < 20
+    paths = LabPaths(labs_folder() / "lab")
+    samples = samples_of(agent_ask(paths.socket("esx-1"), {"do": "metrics"}, PATIENCE)["text"])
+    for name in ("web-1", "uplink"):
+        assert samples["palisade_agent_card_packets_total", ("card", name), ("direction", "rx"), ("host", "esx-1")] > 0
+    assert samples["palisade_agent_judgements_total", ("host", "esx-1"), ("reason", "match"), ("verdict", "DROP")] > 0
+    for do, word in (("capture", "captures"), ("trace", "traces"), ("move", "migration"), ("attach", "attaching")):
+        with pytest.raises(AskError, match=f"no {word} on a host whose enforcer is nftables"):
+            agent_ask(paths.socket("esx-1"), {"do": do}, PATIENCE)
+    for do in ("flows", "kill"):
+        with pytest.raises(AskError, match="rule="):
+            agent_ask(paths.socket("esx-1"), {"do": do, "match": "rule=x"}, PATIENCE)
+    # A trace to where its mark would be lost is not sent: the workload there would get it.
+    assert cli.run(["trace", "--from", "web-2", "--to", "web-1", "--dport", "80"]) == 2
+    assert "10.1.1.11 is on host esx-1, whose kernel enforces" in capfd.readouterr().err
+    assert cli.run(["trace", "--from", "web-2", "--to", "web-3", "--dport", "80"]) in (0, 1)

@@ -114,6 +114,7 @@ def test_a_tep_that_is_cut_off_gets_no_copies_until_it_is_back(hosts: TwoHosts, 
         assert row.keys() == {
             "remote_host",
             "tep",
+            "encapsulation",
             "segments",
             *NO_SESSION,
         }  # as before there was BFD

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prometheus_client.parser import text_string_to_metric_families
 
 from dfw.core import EngineStats
@@ -12,17 +14,22 @@ from overlay.metrics import HostCounters, render_metrics
 from overlay.teps import TepCounts
 
 
+def samples_of(text: str) -> dict[Any, float]:
+    """Values by name and labels."""
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
 def test_counters_come_out_with_their_labels() -> None:
     engine = EngineStats({("DROP", "spoof"): 3, ("ALLOW", "state"): 9}, 12, 0, 0, 0, 0, 4, 2, 1, 1, 100)
     card = CardCounts(1, 2, 300, 4, 5, 600, {"queue-full": 7})
     live = LiveStats({5: card}, card, (WorkerCounts(1, 1, 1, 0, 0, 2_500_000_000),), {"no-card": 1})
     teps = TepCounts({"esx-2": (State.UP, 2), "esx-3": (State.DOWN, 5)}, 20, 21, {"control-malformed": 4})
     text = render_metrics(HostCounters("esx-1", engine, live, {5: 'we"b'}, 8, 7, teps))
-    samples = {
-        (sample.name, *sorted(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
+    samples = samples_of(text)
     host = ("host", "esx-1")
     assert samples["palisade_agent_judgements_total", host, ("reason", "spoof"), ("verdict", "DROP")] == 3
     assert samples["palisade_agent_connections", host] == 3

@@ -45,7 +45,7 @@ def test_tables_of_the_shop(state: HostState) -> None:
     arp = {row["ip"]: row for row in realized.show_arp_table(state)}
     assert arp["10.1.3.1"]["of"] == "t1-shop"
     assert arp["2001:db8:3::11"]["mac"] == "02:00:00:00:03:11"
-    tep = {"remote_host": "esx-2", "tep": "172.16.0.12", "segments": ["web", "app", "db"]}
+    tep = {"remote_host": "esx-2", "tep": "172.16.0.12", "encapsulation": "geneve", "segments": ["web", "app", "db"]}
     no_session_yet = dict.fromkeys(realized.NO_SESSION)
     assert realized.show_tep_table(state, {}) == [tep | no_session_yet]
     said = {"bfd": "UP", "dead": False}
