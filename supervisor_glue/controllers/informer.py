@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias, cast
 
 from dfw.logs import get_logger
 from supervisor_glue.api.client import Client, Resource, WatchEvent
+from supervisor_glue.api.managed_fields import unmanaged
 from supervisor_glue.api.status import ApiError, Object
 from supervisor_glue.controllers.objects import object_key
 
@@ -29,7 +30,8 @@ GONE: Final = 410
 
 
 class Informer:
-    """The view of one collection. `revision`: as of which it is."""
+    """The view of one collection, without managedFields: more than half of an object, and a write without them leaves
+    them as they are. `revision`: as of which it is."""
 
     def __init__(self, client: Client, resource: Resource, *, fields: str = "", sleep: Sleep = asyncio.sleep) -> None:
         self.resource = resource
@@ -91,7 +93,7 @@ class Informer:
 
     async def _list(self) -> None:
         listed = await self._client.list(self.resource, fields=self._fields)
-        found = {object_key(item): item for item in listed.items}
+        found = {object_key(item): unmanaged(item) for item in listed.items}
         before, self._items = self._items, found
         self.revision = listed.revision
         for key, old in before.items():
@@ -104,7 +106,7 @@ class Informer:
         self.synced.set()
 
     def _take(self, event: WatchEvent) -> None:
-        item = event.object
+        item = unmanaged(event.object)
         self.revision = str(item["metadata"]["resourceVersion"])
         if event.type == "BOOKMARK":
             return

@@ -16,6 +16,7 @@ from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.api.process import ApiProcess
 from supervisor_glue.api.process import Settings as ApiSettings
 from supervisor_glue.api.status import ApiError
+from supervisor_glue.controllers.informer import Informer
 from supervisor_glue.controllers.objects import condition_of, micro_time_text, object_made, status_of
 from supervisor_glue.controllers.resources import (
     ALLOCATIONS,
@@ -129,6 +130,7 @@ async def lives(client: HttpClient, spans: list[Span], running: asyncio.Task[Non
         return condition is not None and condition["status"] == "True"
 
     await until_so(realized, "it is not realized", running)
+    await owned(client)
     await client.delete(NAMESPACES, "shop")
 
     async def gone() -> Any:
@@ -146,3 +148,23 @@ async def lives(client: HttpClient, spans: list[Span], running: asyncio.Task[Non
         for item in (await client.list(of)).items
     ]
     assert [name for name in left if "shop" in name] == []
+
+
+async def owned(client: HttpClient) -> None:
+    """What controllers see has no managedFields; what they write from it leaves those that there are."""
+    view = Informer(client, LEASES)
+    watching = asyncio.create_task(view.run())
+    await view.synced.wait()
+    other = HttpClient(client.config, "controller")
+    async with other:
+        for number, way in enumerate(("listed", "watched")):
+            seen = view.get("h1", "kube-node-lease")
+            assert seen is not None and "managedFields" not in seen["metadata"], way
+            made = await other.update(LEASES, {**seen, "spec": {**seen["spec"], "leaseTransitions": number + 1}})
+            assert {entry["manager"] for entry in made["metadata"]["managedFields"]} == {"test", "controller"}, way
+            end = time.monotonic() + PATIENCE
+            while not view.is_at(made):
+                assert time.monotonic() < end
+                await asyncio.sleep(0.01)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
