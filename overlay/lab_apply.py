@@ -90,7 +90,8 @@ def apply_changes(
         record.revision += 1
         record.intent = ""  # interrupted from here on, the hosts are told again
         record_write(paths, record)
-        desired_write(paths, states)
+        alone = {host: state for host, state in states.items() if not (paths.host(host) / "spherelet").is_dir()}
+        desired_write(paths, alone)  # others are told by their Supervisor, and would lose their vNICs until then
         record.intent = plan.intent
     _start_agents(paths, record, plan, changes.new_hosts, steps)
     _start_pods(paths, record, changes.new_pods, steps)

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -26,7 +27,7 @@ from overlay.lab_agents import AgentError
 from overlay.lab_inputs import contents_read, inputs_read
 from overlay.lab_record import LabPaths
 from overlay.launch import Launch
-from overlay.linux import Process, process_lives
+from overlay.linux import Process, process_lives, processes_marked
 from overlay.namespace import apply_namespace, namespace_exists
 from overlay.pod import apply_launches, importing
 from overlay.progress import Steps
@@ -36,6 +37,7 @@ from supervisor_glue.api.kinds import NAMESPACES, NODES, OURS, Kind
 from supervisor_glue.api.leg import LEG
 from supervisor_glue.api.status import ApiError, Object
 from supervisor_glue.auth.joining import KUBECONFIG, host_join
+from supervisor_glue.auth.kubeconfig import KubeconfigError, kubeconfig_read
 from supervisor_glue.auth.pki import certificate_hash
 from supervisor_glue.auth.tokens import JOIN_NAMESPACE, join_secret, join_token_make
 from supervisor_glue.manifests import manifest_objects, namespaces_missing
@@ -164,10 +166,11 @@ def leg_netns(paths: LabPaths) -> Path:
 def _start_control_plane(paths: LabPaths, where: SupervisorPaths, host: str) -> None:
     """`host`: at which it has its leg."""
     where.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    listen = _listened(where.kubeconfig)
     where.kubeconfig.unlink(missing_ok=True)
     if not namespace_exists(leg_netns(paths)):
         apply_namespace(leg_netns(paths))
-    command = ["supervisor", "up", "--listen", "127.0.0.1:0", "--data", str(where.data)]
+    command = ["supervisor", "up", "--listen", listen, "--data", str(where.data)]
     command += ["--leg", f"{host}={leg_netns(paths)}"]
     command += ["--kubeconfig", str(where.kubeconfig)]
     process = _start(paths, _launch(paths, "the control plane", command, where.log))
@@ -176,6 +179,14 @@ def _start_control_plane(paths: LabPaths, where: SupervisorPaths, host: str) -> 
         if not process_lives(process) or time.monotonic() > end:
             raise AgentError(f"the control plane does not come up:\n{_last(where.log)}")
         time.sleep(0.02)
+
+
+def _listened(kubeconfig: Path) -> str:
+    """Where it served before: hosts that have joined look for it there."""
+    try:
+        return kubeconfig_read(kubeconfig).server.removeprefix("https://")
+    except (OSError, KubeconfigError):
+        return "127.0.0.1:0"
 
 
 def _last(log: Path) -> str:
@@ -212,8 +223,18 @@ async def _join(paths: LabPaths, where: SupervisorPaths, hosts: Sequence[Host]) 
                 pin = certificate_hash(client.config.authority)
                 await host_join(client.config.server, token, pin, host.name, folder)
             more = ["--attach", f"{LEG}={leg_netns(paths)}"] if host is hosts[0] else []
-            _start_spherelet(paths, host, kubeconfig, folder, more)
+            if not _spherelet_lives(paths, host):
+                _start_spherelet(paths, host, kubeconfig, folder, more)
         await _wait_nodes(client, [host.name for host in hosts])
+
+
+def _spherelet_lives(paths: LabPaths, host: Host) -> bool:
+    wanted = b"\0".join((b"spherelet", b"run", b"--host", host.name.encode(), b""))
+    for process in processes_marked(paths.mark):
+        with suppress(OSError):
+            if wanted in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+                return True
+    return False
 
 
 def _start_spherelet(paths: LabPaths, host: Host, kubeconfig: Path, folder: Path, more: Sequence[str]) -> None:

@@ -4,6 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +17,7 @@ from overlay.cgroup import read_hierarchies
 from overlay.namespace import apply_room
 from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.auth.joining import host_renewals
-from supervisor_glue.auth.kubeconfig import kubeconfig_read
+from supervisor_glue.auth.kubeconfig import Kubeconfig, kubeconfig_read
 from supervisor_glue.ending import ending_signals
 from supervisor_glue.spherelet.attachments import Attachments
 from supervisor_glue.spherelet.node import NodeTask, host_address
@@ -25,10 +29,29 @@ from supervisor_glue.spherelet.tunnel import TunnelEnd
 
 async def spherelet_serve(settings: Settings, kubeconfig: Path) -> None:
     """Until TERM or INT. The certificate in the kubeconfig is renewed there. Raises KubeconfigError; OSError where the
-    run directory or the room cannot be made."""
+    run directory or the room cannot be made, or another has it."""
     config = kubeconfig_read(kubeconfig)
     ended = ending_signals()
     settings.run.mkdir(parents=True, exist_ok=True, mode=0o711)
+    with _locked(settings.run / "lock"):
+        await _serve(settings, config, kubeconfig, ended)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Two that start and end the same pods would each undo what the other does. It goes with the process."""
+    held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(f"another Spherelet has {path.parent}") from None
+        yield
+    finally:
+        os.close(held)
+
+
+async def _serve(settings: Settings, config: Kubeconfig, kubeconfig: Path, ended: asyncio.Event) -> None:
     apply_room(settings.room, "palisade-pods")
     settings = replace(settings, address=host_address(settings), hierarchies=read_hierarchies())
     log = get_logger("spherelet").bind(host=settings.host)

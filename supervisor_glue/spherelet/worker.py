@@ -146,7 +146,8 @@ class PodWorker:
             sandbox = await self.blocking(lambda: self.runtime.sandbox_start(pod))
         if await self._evicted(pod, pauses):
             return None
-        if await self._networked(pod, pauses) and await self._volumes(pod, pauses):
+        has_volumes = await self._volumes(pod, pauses)  # while others see to its address and its vNIC
+        if await self._networked(pod, pauses) and has_volumes:
             is_done = self._is_done(pod)
             if is_done:
                 await self._besides_stop(self.grace(pod))

@@ -7,17 +7,23 @@ Real packets: a lab of two hosts under a Supervisor, the control plane's leg on 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dfw import cli
 from overlay.enter import run_in
+from overlay.linux import processes_marked
 from supervisor_glue.controllers.resources import PODS, PORTS
 from supervisor_glue.lab_supervisor import leg_netns
 from tests.support.kube import namespace
+from tests.support.patience import until
 from tests.support.supervisor_lab import SupervisorLab, holds, supervisor_lab
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns, pytest.mark.needs_mount, pytest.mark.needs_tun]
@@ -105,6 +111,31 @@ def test_what_kubelet_says_of_the_api_is_said(lab: SupervisorLab) -> None:
 def test_no_token_where_none_is_wanted(lab: SupervisorLab) -> None:
     place = "/var/run/secrets"
     assert "No such file" in lab.kubectl("-n", "other", "exec", "lone", "--", "ls", place, code=2).err
+
+
+def test_up_again_starts_what_is_missing_and_nothing_else(lab: SupervisorLab) -> None:
+    """Also after the control plane was killed: hosts and pods find it where it was."""
+
+    def running() -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for process in processes_marked(lab.paths.mark):
+            words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
+            if b"supervisor" in words:
+                found.setdefault("supervisor", []).append(process.pid)
+            elif b"spherelet" in words:
+                found.setdefault(words[words.index(b"--host") + 1].decode(), []).append(process.pid)
+        return found
+
+    before = running()
+    assert {name: len(pids) for name, pids in before.items()} == {"supervisor": 1, "esx-1": 1, "esx-2": 1}
+    assert cli.run(["lab", "up", "--supervisor", "-q"]) == 0
+    assert running() == before
+    os.kill(before["supervisor"][0], signal.SIGKILL)
+    assert cli.run(["lab", "up", "--supervisor", "-q"]) == 0
+    after = running()
+    assert after.pop("supervisor") != before.pop("supervisor") and after == before
+    until(lambda: lab.kubectl("-n", "mine", "exec", "far", "--", "true", code=None).code == 0, "no tunnel")
+    assert _python(lab, "mine", "far", LISTS).splitlines() == ["['far', 'near']", "403 Forbidden"]
 
 
 def test_nothing_else_of_the_control_plane_is_reached(lab: SupervisorLab) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import subprocess
 import time
 from base64 import b64decode
 from collections.abc import Callable, Iterator
@@ -100,6 +101,13 @@ def test_the_host_is_a_node(kubectl: Kubectl, host: tuple[ControlPlane, Spherele
     assert node["metadata"]["labels"]["kubernetes.io/hostname"] == HOST
     assert node["status"]["capacity"]["cpu"] == str(os.cpu_count())
     assert {item["type"] for item in node["status"]["conditions"]} >= {"Ready", "MemoryPressure", "DiskPressure"}
+
+
+def test_a_second_one_in_its_place_is_refused(kubectl: Kubectl, host: tuple[ControlPlane, Spherelet]) -> None:
+    """While the first lives; killed, it leaves nothing that stops the next, as a test further down has it."""
+    until(lambda: kubectl("get", "node", HOST, code=None).code == 0, "the first does not begin")
+    done = subprocess.run(host[1].command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == 3 and f"another Spherelet has {host[1].run}" in done.stderr
 
 
 def test_a_pod_runs_and_goes(kubectl: Kubectl, namespace: str, put: Put, host: tuple[ControlPlane, Spherelet]) -> None:

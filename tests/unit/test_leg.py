@@ -24,9 +24,19 @@ from supervisor_glue.controllers.leg import LegController, settings_with_leg
 from supervisor_glue.controllers.namespaces import NamespaceController
 from supervisor_glue.controllers.objects import object_made
 from supervisor_glue.controllers.postures import posture_policy, system_policies
-from supervisor_glue.controllers.resources import ALLOCATIONS, CONFIG_MAPS, GATEWAYS, NAMESPACES, PORTS, SEGMENTS
+from supervisor_glue.controllers.resources import (
+    ALLOCATIONS,
+    CONFIG_MAPS,
+    GATEWAYS,
+    NAMESPACES,
+    PODS,
+    PORTS,
+    SEGMENTS,
+    SERVICE_ACCOUNTS,
+)
 from supervisor_glue.controllers.settings import Settings
-from supervisor_glue.spherelet.access import api_variables
+from supervisor_glue.spherelet.access import PLACE, access_given, access_mounted, api_variables
+from supervisor_glue.spherelet.sources import Sources
 from tests.support.api_twin import ApiTwin
 from tests.support.controlling import names, running
 from tests.support.patience import PATIENCE
@@ -117,3 +127,27 @@ def test_variables_of_an_ipv6_address_and_of_what_is_no_kubeconfig() -> None:
     assert told["KUBERNETES_SERVICE_HOST"] == "fd00::2" and told["KUBERNETES_PORT"] == "tcp://[fd00::2]:6443"
     for wrong in (b"", b"{", b"[]", b"clusters: []", b"clusters: [{cluster: {server: https://a:x}}]", b"\xff"):
         assert api_variables(wrong) == {}
+
+
+def test_whose_token_is_mounted() -> None:
+    """As the pod says, else as its account does; a mount of its own at that place stays."""
+
+    async def body() -> list[bool]:
+        server = ApiTwin()
+        await server.create(NAMESPACES, object_made(NAMESPACES, "x"))
+        account: dict[str, Any] = object_made(SERVICE_ACCOUNTS, "shy", "x")
+        await server.create(SERVICE_ACCOUNTS, {**account, "automountServiceAccountToken": False}, "x")
+        sources = Sources(server)
+        pods = [
+            object_made(PODS, "p", "x", spec={"serviceAccountName": name, **said})
+            for name in ("shy", "default")
+            for said in ({}, {"automountServiceAccountToken": True}, {"automountServiceAccountToken": False})
+        ]
+        return [await access_given(pod, sources) for pod in pods]
+
+    assert asyncio.run(asyncio.wait_for(body(), PATIENCE)) == [False, True, False, True, True, False]
+    own = {"name": "c", "volumeMounts": [{"name": "v", "mountPath": f"{PLACE}/"}]}
+    assert access_mounted(own) == own
+    assert access_mounted({"name": "c"})["volumeMounts"] == [
+        {"name": "kube-api-access.pod", "mountPath": PLACE, "readOnly": True}
+    ]
