@@ -251,7 +251,7 @@ def _start_spherelet(paths: LabPaths, host: Host, kubeconfig: Path, folder: Path
         str(host.tep),
     ]
     told = paths.host(host.name)
-    command += more
+    command += ["--netns", str(paths.host_netns(host.name)), *more]
     command += ["--agent", str(told / "run"), "--desired", str(told / "desired.json")]
     _start(paths, _launch(paths, f"the Spherelet of {host.name}", command, folder / "spherelet.log"))
 

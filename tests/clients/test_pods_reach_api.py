@@ -20,6 +20,7 @@ import pytest
 from dfw import cli
 from overlay.enter import run_in
 from overlay.linux import processes_marked
+from supervisor_glue.auth.kubeconfig import kubeconfig_read
 from supervisor_glue.controllers.resources import PODS, PORTS
 from supervisor_glue.lab_supervisor import leg_netns
 from tests.support.kube import namespace
@@ -111,6 +112,18 @@ def test_what_kubelet_says_of_the_api_is_said(lab: SupervisorLab) -> None:
 def test_no_token_where_none_is_wanted(lab: SupervisorLab) -> None:
     place = "/var/run/secrets"
     assert "No such file" in lab.kubectl("-n", "other", "exec", "lone", "--", "ls", place, code=2).err
+
+
+def test_a_pod_in_its_hosts_network_is_in_the_labs_host(lab: SupervisorLab) -> None:
+    """And not in this machine's namespace, where the control plane listens too."""
+    lab.kubectl("label", "namespace", "other", "pod-security.kubernetes.io/enforce=privileged")
+    lab.apply([_pod("other", "host", "esx-2", hostNetwork=True)])
+    lab.kubectl("wait", "-n", "other", "--for=condition=Ready", "pod/host", "--timeout=60s")
+    seen = lab.kubectl("-n", "other", "exec", "host", "--", "readlink", "/proc/self/ns/net").out.strip()
+    assert seen == f"net:[{os.stat(lab.paths.host_netns('esx-2')).st_ino}]"
+    port = kubeconfig_read(lab.kubectl.kubeconfig).server.rpartition(":")[2]
+    assert "refused" in _python(lab, "other", "host", CONNECTS, "127.0.0.1", port, "5", status=1)
+    lab.kubectl("delete", "pod", "host", "-n", "other", "--grace-period=0")
 
 
 def test_up_again_starts_what_is_missing_and_nothing_else(lab: SupervisorLab) -> None:
