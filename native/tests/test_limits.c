@@ -122,6 +122,20 @@ static void test_records(void)
     rig_close(&r);
 }
 
+/* Those on the common account are among others', whose number is limited together. */
+static void test_common_account(void)
+{
+    pal_rule all = rig_rule(1, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+    check_where = "common account";
+    open_with((pal_limits){.half_open = {50, 5}, .half_open_prefix = 50, .half_open_prefixes = 1}, 100, &all, 1, false);
+    for (uint8_t net = 1; net <= 9; net++) {
+        CHECK_U64(talk(0, PAL_DIR_IN, net, 1, 1000, false).verdict, PAL_ALLOW);
+        CHECK_U64(r.w->table.s->used[0], net < 5 ? net : 5);
+        sound();
+    }
+    rig_close(&r);
+}
+
 /* A budget that only announced connections use up gives nothing: half-open. */
 static void test_children(void)
 {
@@ -278,6 +292,7 @@ int main(void)
 {
     test_sides();
     test_records();
+    test_common_account();
     test_children();
     test_misses();
     test_rejects();

@@ -259,7 +259,8 @@ static void test_budget(void)
     }
     r.now += 61 * RIG_S;
     frame_udp(&f, 1, 1, 2, 1050, 53, "x", 1); /* the wheel begins at the other end */
-    CHECK_U64(rig_judge(&r, &f).reason, PAL_REASON_MATCH); /* gone, whether or not the wheel has come there */
+    const pal_judgement j = rig_judge(&r, &f); /* gone, whether or not the wheel has come there */
+    CHECK(j.reason == PAL_REASON_MATCH && j.ct == PAL_CT_NEW && j.reply == 0);
     CHECK_U64(rig_judge(&r, &f).reason, PAL_REASON_STATE); /* and the one that took its place is there */
     CHECK(invariant_broken(r.w) == NULL);
     uint32_t before = r.w->table.s->used[0];

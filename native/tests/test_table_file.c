@@ -262,6 +262,17 @@ static void test_resync(void)
         CHECK(late == !(r.w->table.hot[ref].state & CT_RESYNC));
         rig_close(&r);
     }
+    /* They begin with a packet of such a connection: an ICMP error about another is none. */
+    (void)established_then_taken_over();
+    udp(PAL_FAMILY_V4, 1, 2, 1000);
+    CHECK_U64(rig_judge(&r, &f).ct, PAL_CT_NEW);
+    uint8_t rest[4 + 28] = {0};
+    memcpy(rest + 4, f.b + f.l3, 28);
+    frame_icmp(&f, PAL_FAMILY_V4, 2, 1, 3, 3, rest, sizeof rest);
+    CHECK_U64(rig_judge(&r, &f).reason, PAL_REASON_RELATED);
+    r.now += 11 * RIG_S;
+    CHECK_U64(segment(1, 1101 + 9000, 5201, TCP_ACK, 0).reason, PAL_REASON_STATE);
+    rig_close(&r);
     /* An RST is believed where its receiver's or its sender's number is known exactly, else it is for the receiver to challenge. */
     ref = established_then_taken_over();
     CHECK_U64(segment(2, 5201 + reach + 1, 0, TCP_RST, 0).reason, PAL_REASON_TCP_RST);

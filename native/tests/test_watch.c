@@ -94,6 +94,14 @@ static void test_trace(void)
     }
     CHECK_U64(x.r.w->table.s->created, 0);
     CHECK_U64(x.r.w->received, 0);
+    check_where = "a trace to a filter without rules";
+    rig_commit(&x.r, 1, NULL, 0, false);
+    uint8_t room[HOST_HEADROOM + 256];
+    udp(&f, PAL_FAMILY_V4, 1, 2, 9);
+    memcpy(room + HOST_HEADROOM, f.b, f.len);
+    host_trace_send(x.w, room + HOST_HEADROOM, f.len, 0, MARK, x.r.now, host_rig_sink, &x);
+    CHECK_U64(host_trace_read(x.w, seen, 64), 4);
+    CHECK(seen[1].verdict == PAL_ALLOW && seen[3].stage == PAL_TRACE_FILTER && seen[3].verdict == PAL_DROP && seen[3].reason == PAL_REASON_NO_RULESET);
     check_where = "what comes marked";
     geneve_header g;
     CHECK(geneve_read(left_bytes(&x, 0), x.left[0].out.len, &g) && g.trace == MARK && g.vnic == 0 && g.vni == 5002);
