@@ -26,7 +26,7 @@ from supervisor_glue.controllers.objects import (
     uid_of,
 )
 from supervisor_glue.controllers.resources import PODS
-from supervisor_glue.spherelet.access import access_given, access_mounted, access_volume
+from supervisor_glue.spherelet.access import ACCESS_SECONDS, access_given, access_mounted, access_volume
 from supervisor_glue.spherelet.attachments import Attachments
 from supervisor_glue.spherelet.containers import PROBES, Container
 from supervisor_glue.spherelet.environment import command_of, environment_of, supported_check
@@ -200,11 +200,12 @@ class PodWorker:
         volumes = [*(spec_of(pod).get("volumes") or ()), *([access_volume()] if self._has_access else ())]
         if not volumes:
             return True
-        is_changing = any("emptyDir" not in volume for volume in volumes)
+        changing = any("emptyDir" not in volume for volume in spec_of(pod).get("volumes") or ())
+        every = REFRESH_SECONDS if changing else ACCESS_SECONDS if self._has_access else None
         group = (spec_of(pod).get("securityContext") or {}).get("fsGroup")
-        left = self._refreshed + REFRESH_SECONDS - now
+        left = self._refreshed + (every or REFRESH_SECONDS) - now
         if self._refreshed and left > 0:
-            if is_changing:
+            if every is not None:
                 pauses.append(left)
             return True
         try:
@@ -218,8 +219,8 @@ class PodWorker:
             await self._tell("FailedMount", str(error))
             return self._refreshed > 0  # what runs keeps what it has
         self._refreshed = now
-        if is_changing:
-            pauses.append(REFRESH_SECONDS)
+        if every is not None:
+            pauses.append(every)
         return True
 
     async def _evicted(self, pod: Object, pauses: list[float]) -> bool:
