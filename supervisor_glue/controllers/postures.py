@@ -8,6 +8,7 @@ A posture stands just before the default section; a system rule in Infrastructur
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from dfw.model import (
@@ -82,11 +83,15 @@ def system_policies(settings: Settings) -> Iterable[Policy]:
 
 def _leg_policy(settings: Settings) -> Policy:
     """Of the control plane's own vNIC, whoever is on the other side."""
-    rules = [rule_moved(rule, LEG_PATH) for rule in default_policy().rules if rule.direction is Direction.IN_OUT]
+    rules = [
+        replace(rule_moved(rule, LEG_PATH), path=f"{LEG_PATH}-{rule.id}")
+        for rule in default_policy().rules
+        if rule.direction is Direction.IN_OUT
+    ]
     rules += [
-        _rule(f"{LEG_PATH}/api", Action.ALLOW, Direction.IN, services=(_api_service(settings),)),
-        _rule(f"{LEG_PATH}/ingress", Action.DROP, Direction.IN),
-        _rule(f"{LEG_PATH}/egress", Action.DROP, Direction.OUT),
+        _rule(f"{LEG_PATH}-api", Action.ALLOW, Direction.IN, services=(_api_service(settings),)),
+        _rule(f"{LEG_PATH}-ingress", Action.DROP, Direction.IN),
+        _rule(f"{LEG_PATH}-egress", Action.DROP, Direction.OUT),
     ]
     applied_to = Peers((PortMember(LEG),))
     return Policy(LEG_PATH, Tier.INFRASTRUCTURE, 0, PolicyKind.SYSTEM, rules=tuple(rules), applied_to=applied_to)

@@ -151,8 +151,18 @@ def test_up_again_starts_what_is_missing_and_nothing_else(lab: SupervisorLab) ->
     assert _python(lab, "mine", "far", LISTS).splitlines() == ["['far', 'near']", "403 Forbidden"]
 
 
-def test_nothing_else_of_the_control_plane_is_reached(lab: SupervisorLab) -> None:
-    """Somebody listens there, and no pod gets to it; nor does anybody there get to a pod."""
+def test_nothing_else_of_the_control_plane_is_reached(lab: SupervisorLab, capfd: pytest.CaptureFixture[str]) -> None:
+    """Somebody listens there, and no pod gets to it; nor does anybody there get to a pod. The rules count it."""
+
+    def hits() -> dict[str, int]:
+        capfd.readouterr()
+        assert cli.run(["show", "rules", "--counters", "-o", "json"]) == 0
+        found: dict[str, int] = {}
+        for row in json.loads(capfd.readouterr().out):
+            found[row["rule_path"]] = found.get(row["rule_path"], 0) + row["hits"]
+        return found
+
+    before = hits()
     address, place = _api(lab), str(leg_netns(lab.paths))
     with run_in(place, lambda: socket.create_server(("", OTHER_PORT))):
         assert run_in(place, lambda: socket.create_connection((address, OTHER_PORT), 5)).close() is None
@@ -164,4 +174,9 @@ def test_nothing_else_of_the_control_plane_is_reached(lab: SupervisorLab) -> Non
     with run_in(str(lab.view().pods["other/lone"].netns), lambda: socket.create_server(("", OTHER_PORT))):
         with pytest.raises(TimeoutError):
             run_in(place, lambda: socket.create_connection((target, OTHER_PORT), 0.5))
+        refused = {path: count - before.get(path, 0) for path, count in hits().items()}
+        assert refused["system/control-plane"] >= 2 and refused["system/leg-egress"] >= 1
+        assert (
+            refused["system/leg-api"] >= 2 and refused["system/leg-ingress"] == 0
+        )  # what pods send does not get there
         assert "timed out" in _python(lab, "mine", "near", CONNECTS, target, str(OTHER_PORT), "0.5", status=1)

@@ -10,6 +10,10 @@ import pytest
 import yaml
 
 from dfw.model import prefix_parse
+from supervisor_glue.api.leg import LEG
+from supervisor_glue.controllers.leg import settings_with_leg
+from supervisor_glue.controllers.objects import object_made
+from supervisor_glue.controllers.resources import PORTS
 from supervisor_glue.controllers.settings import Settings
 from supervisor_glue.enabled import SUPERVISORS, enabled_work, settings_of
 from tests.conftest import ROOT
@@ -64,9 +68,14 @@ def test_controllers_begin_anew_with_other_settings_and_only_then() -> None:
         await server.patch(SUPERVISORS, "supervisor", {"spec": {"default_isolation": "isolated"}})
         await until_async(lambda: len(begun) == 3, "the change is not seen")
         assert begun[2].isolated and len(ended) == 2
+        await server.create(PORTS, object_made(PORTS, "other", spec={"ips": ["10.0.0.9"]}))
+        await server.create(PORTS, object_made(PORTS, LEG, spec={"host": "h1"}))
+        await server.patch(PORTS, LEG, {"spec": {"ips": ["10.0.0.2"]}})
+        await until_async(lambda: len(begun) == 4, "where pods reach the API is not seen")
+        assert begun[3] == settings_with_leg(begun[2], [server.objects[PORTS, "", LEG]]) and begun[3].api
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
-        assert len(ended) == 3
+        assert len(ended) == 4
 
     asyncio.run(run())
 

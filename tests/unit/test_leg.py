@@ -111,14 +111,14 @@ def test_who_reaches_what_and_by_which_rule() -> None:
         if LEG in (row["from"], row["to"]) and row["from"] != row["to"]
     }
     assert rows == {
-        ("near", LEG, 6443): (True, True, "system/leg/api"),
-        ("far", LEG, 6443): (True, True, "system/leg/api"),
+        ("near", LEG, 6443): (True, True, "system/leg-api"),
+        ("far", LEG, 6443): (True, True, "system/leg-api"),
         ("near", LEG, 7443): (False, False, "system/control-plane"),
         ("far", LEG, 7443): (False, False, "system/control-plane"),
-        (LEG, "near", 6443): (False, False, "system/leg/egress"),
-        (LEG, "near", 7443): (False, False, "system/leg/egress"),
-        (LEG, "far", 6443): (False, True, "system/leg/egress"),
-        (LEG, "far", 7443): (False, True, "system/leg/egress"),
+        (LEG, "near", 6443): (False, False, "system/leg-egress"),
+        (LEG, "near", 7443): (False, False, "system/leg-egress"),
+        (LEG, "far", 6443): (False, True, "system/leg-egress"),
+        (LEG, "far", 7443): (False, True, "system/leg-egress"),
     }
 
 
