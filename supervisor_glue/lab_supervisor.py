@@ -133,6 +133,8 @@ def host_spec(host: Host) -> dict[str, Any]:
         "tags": [{"scope": tag.scope, "tag": tag.tag} for tag in host.tags],
         "bfd_interval": host.bfd_interval,
         "bfd_multiple": host.bfd_multiple,
+        "enforcer": host.enforcer,
+        "encapsulation": host.encapsulation,
     }
 
 

@@ -4,18 +4,22 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import fields
 from typing import Any
 
 import pytest
 import yaml
 
-from dfw.model import prefix_parse
+from dfw.documents import document_of
+from dfw.load import load_documents
+from dfw.model import Host, Tag, address_parse, prefix_parse
 from supervisor_glue.api.leg import LEG
 from supervisor_glue.controllers.leg import settings_with_leg
 from supervisor_glue.controllers.objects import object_made
 from supervisor_glue.controllers.resources import PORTS
 from supervisor_glue.controllers.settings import Settings
 from supervisor_glue.enabled import SUPERVISORS, enabled_work, settings_of
+from supervisor_glue.lab_supervisor import hosts_document
 from tests.conftest import ROOT
 from tests.support.api_twin import ApiTwin
 from tests.support.controlling import until_async
@@ -86,3 +90,12 @@ def test_work_that_fails_is_told() -> None:
 
     with pytest.raises(RuntimeError, match="broken"):
         asyncio.run(enabled_work(ApiTwin(), BASE, work))
+
+
+def test_a_labs_hosts_are_what_their_file_says() -> None:
+    """All of it: what is left out here would be as if nobody had said it."""
+    tags, tep = (Tag("role", "edge"),), address_parse("172.16.0.1")
+    said = Host("h", tep, tags, 500, 5, enforcer="nftables", encapsulation="geneve")
+    assert not [item for item in fields(Host) if item.compare and getattr(said, item.name) == item.default]
+    read = load_documents([document_of(hosts_document([said]), "hosts")]).world.inventory.hosts
+    assert read == {"h": said}
