@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -25,6 +26,9 @@ LEASE_NAME: Final = "palisade-controllers"
 SPAN_AT: Final = "palisade.internal/span"
 """A Lease's annotation: where its holder says what hosts are told. It is another's, or nobody's, from the moment the
 Lease is."""
+
+
+_LAST_TRY: Final = 0.8  # of the time between the end of renewing and that of the lease
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,18 +78,20 @@ class Leader:
             self._log.warning("lease-lost")
 
     async def _renew(self) -> None:
-        """Returns when the lease is lost."""
+        """Returns when the lease is lost: another has it, or it could not be renewed in time. A process that stood
+        still (a large compile, a machine that is busy) tries once more: who else leads, the Lease says."""
+        options = self._options
         held = self._clock()
-        while self._clock() - held < self._options.renew:
-            await asyncio.sleep(self._options.retry)
+        while True:
+            await asyncio.sleep(max(0.0, min(options.retry, held + options.renew - self._clock())))
             began = self._clock()
-            try:
-                async with asyncio.timeout(max(0.0, held + self._options.renew - began)):
+            left = held + options.renew - began
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left if left > 0 else (options.lease - options.renew) * _LAST_TRY):
                     if await self._held():
                         held = began
-                    elif self._is_others:
-                        return
-            except TimeoutError:
+                        continue
+            if self._is_others or left <= 0:
                 return
 
     async def _held(self) -> bool:

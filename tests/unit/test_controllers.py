@@ -214,6 +214,40 @@ def test_one_leads_and_another_takes_over_when_it_goes_or_falls_silent() -> None
     run(body)
 
 
+def test_who_stood_still_leads_on_where_nobody_else_does() -> None:
+    """A large compile takes longer than a lease is renewed for: what was begun is not thrown away for it."""
+
+    async def body() -> None:
+        server = ApiTwin()
+        await server.create(NAMESPACES, object_made(NAMESPACES, "kube-system"))
+        seconds, begun, ended = 0.0, 0, asyncio.Event()
+
+        async def work() -> None:
+            nonlocal begun
+            begun += 1
+            try:
+                await asyncio.Event().wait()
+            finally:
+                ended.set()
+
+        options = LeaderOptions("a", lease=600.0, renew=400.0, retry=0.002)
+        leading = asyncio.create_task(Leader(server, options, lambda: seconds).lead(work))
+        await until_async(lambda: begun == 1, "it does not lead")
+        for _ in range(5):
+            seconds += 10_000.0
+            renewed = server.revision + 2
+            await until_async(lambda renewed=renewed: server.revision >= renewed, "it does not renew")
+            assert begun == 1
+        lease = server.objects[LEASES, "kube-system", "palisade-controllers"]
+        seconds += 10_000.0
+        await server.update(LEASES, {**lease, "spec": {**lease["spec"], "holderIdentity": "b"}})
+        await until_async(ended.is_set, "it works on although another leads")
+        leading.cancel()
+        await asyncio.gather(leading, return_exceptions=True)
+
+    run(body)
+
+
 class Cut:
     """A client whose connection can be cut."""
 
