@@ -6,7 +6,7 @@ A set of a hundred thousand is not made anew for one member: what stands before 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final
@@ -14,9 +14,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dfw.compile import PAL_RANGE, AddressSet, RangeArray, RuleTable
+from dfw.compile import PAL_RANGE, AddressSet, RangeArray
 from dfw.model import Family
 from dfw.nftables.names import Numbering, occurrences
+from dfw.nftables.rows import TableRows
 from dfw.nftables.ruleset import ElementSet
 
 _RANGES: Final = "-ranges"
@@ -34,22 +35,9 @@ class AddressElements:
     sets: tuple[ElementSet, ...]
 
 
-SIDES: Final = ("src", "dst")
-
-
-def table_refs(table: RuleTable, side: str) -> npt.NDArray[np.uint32]:
-    """The address sets of one side, entry by entry."""
-    counts = table.entries[f"{side}_n"].astype(np.int64)
-    first = np.cumsum(counts) - counts
-    places = np.repeat(table.entries[f"{side}_off"].astype(np.int64) - first, counts)
-    places += np.arange(len(places))
-    found: npt.NDArray[np.uint32] = table.set_refs[places]
-    return found
-
-
 def address_sets(
     sets: Sequence[AddressSet],
-    used_tables: Iterable[RuleTable],
+    rows: TableRows,
     numbers: Numbering,
     before: Mapping[str, AddressElements],
 ) -> dict[int, AddressElements]:
@@ -58,9 +46,8 @@ def address_sets(
     A group is known by its name, raw addresses by what they are. A set that is no hash any more is another set.
     """
     used = np.zeros(len(sets), dtype=np.bool_)
-    for table in used_tables:
-        for side in SIDES:
-            used[table_refs(table, side)] = True
+    for refs in rows.refs.values():
+        used[refs] = True
     keys = [item.name or sha256(item.ranges.tobytes()).hexdigest() for item in sets]
     times = occurrences(keys)
     found = {}

@@ -41,12 +41,13 @@ class Numbering:
 
     def number(self, key: str) -> int:
         """The number of what this key stands for."""
-        if key not in self._found:
+        known = self._found.get(key)
+        if known is None:
             known = self._before.of.get(key)
             if known is None:
                 known, self._next = self._next, self._next + 1
             self._found[key] = known
-        return self._found[key]
+        return known
 
     def kept(self) -> Numbers:
         """What was asked for."""

@@ -22,9 +22,10 @@ import numpy.typing as npt
 
 from dfw.compile import AddressSet, CompiledRule, RuleTable
 from dfw.nftables.addresses import AddressElements, address_sets, set_codes
-from dfw.nftables.entry import EntryMatcher, Ports
+from dfw.nftables.entry import EntryMatcher
 from dfw.nftables.names import Names, Numbering, occurrences, tables_numbered, vnics_numbered
-from dfw.nftables.ruleset import ElementSet, Ruleset, VerdictMap
+from dfw.nftables.rows import TableRows, tables_flat
+from dfw.nftables.ruleset import Ruleset, VerdictMap
 from dfw.nftables.shared import (
     IN,
     METERS,
@@ -36,7 +37,7 @@ from dfw.nftables.shared import (
     base_chains,
     verdict_chains,
 )
-from dfw.nftables.tables import Numbered, TablePart, table_key, table_write
+from dfw.nftables.tables import Numbered, PortSet, PortSets, TablePart, table_keys, table_write
 
 TABLE: Final = "palisade"
 
@@ -73,12 +74,12 @@ class SomeTables:
 
 @dataclass(frozen=True, slots=True)
 class Memo:
-    """What the next rendering takes over if it is still the same: tables by number, address sets by name, sets of ports
-    with theirs."""
+    """What the next rendering takes over if it is still the same: tables by number, address sets and sets of
+    ports by what they are known by."""
 
     tables: Mapping[int, TablePart] = field(default_factory=dict)
     sets: Mapping[str, AddressElements] = field(default_factory=dict)
-    ports: Mapping[Ports, tuple[str, ElementSet]] = field(default_factory=dict)
+    ports: Mapping[str, PortSet] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,32 +134,23 @@ def _render(
     table_number, kept_tables = tables_numbered(users, names.tables)
     rule_numbers, set_numbers, port_numbers = map(Numbering, (names.rules, names.sets, names.ports))
     used = [tables.tables[at] for at in users]
-    sets = address_sets(tables.sets, used, set_numbers, before.sets)
-    known = Numbered(tables.rules, _rules_numbered(tables.rules, used, rule_numbers), set_codes(len(tables.sets), sets))
-    port_sets: dict[Ports, tuple[str, ElementSet]] = {}
-
-    def ports_named(ports: Ports) -> str:
-        if ports not in port_sets:
-            known = before.ports.get(ports)
-            key = ",".join(f"{first}-{last}" for first, last in ports) if known is None else known[0]
-            name = f"ports{port_numbers.number(key)}"
-            port_sets[ports] = key, ElementSet(name, None, ports) if known is None else known[1]
-        return port_sets[ports][1].name
-
+    rows = tables_flat(used)
+    sets = address_sets(tables.sets, rows, set_numbers, before.sets)
+    known = Numbered(tables.rules, _rules_numbered(tables.rules, rows, rule_numbers), set_codes(len(tables.sets), sets))
+    port_sets = PortSets(port_numbers, before.ports)
     element_names = {
         (at, item.family): item.name for at, some in sets.items() for item in some.sets if item.family is not None
     }
-    matcher = EntryMatcher(element_names, ports_named)
+    matcher = EntryMatcher(element_names, port_sets.name)
     parts: dict[int, TablePart] = {}
-    for at, table in zip(users, used, strict=True):
-        number = table_number[at]
-        key = table_key(table, number, sides, known)
+    wanted = [table_number[at] for at in users]
+    for table, number, key in zip(used, wanted, table_keys(rows, wanted, sides, known), strict=True):
         part = before.tables.get(number)
         if part is None or part.key != key:
-            part = table_write(table, number, sides, known, matcher, key)
+            part = table_write(table, number, sides, known, matcher, port_sets, key)
         parts[number] = part
-        for ports in part.ports:
-            ports_named(ports)
+        for item in part.ports:
+            port_sets.keep(item)
     maps = []
     for side in SIDES:
         pairs = sorted(
@@ -169,25 +161,25 @@ def _render(
     rule_of = _rules_named(tables.rules, known.rule_numbers, parts.values())
     chains = (chain for part in parts.values() for chain in part.chains)
     base = (*verdict_chains(sides), *chains, *base_chains(sides, zones))
-    elements = (*(item for some in sets.values() for item in some.sets), *(item for _, item in port_sets.values()))
+    elements = (
+        *(item for some in sets.values() for item in some.sets),
+        *(found.item for found in port_sets.kept.values()),
+    )
     helpers = tuple(dict.fromkeys(helper for part in parts.values() for helper in part.helpers))
     ruleset = Ruleset(TABLE, elements, tuple(maps), (*OWN_COUNTERS, *rule_of), base, helpers, METERS)
     names = Names(numbers, kept_tables, rule_numbers.kept(), set_numbers.kept(), port_numbers.kept())
-    return Rendered(ruleset, rule_of, names, Memo(parts, {some.key: some for some in sets.values()}, port_sets))
+    return Rendered(ruleset, rule_of, names, Memo(parts, {some.key: some for some in sets.values()}, port_sets.kept))
 
 
-def _rules_numbered(
-    rules: Sequence[CompiledRule], tables: Iterable[RuleTable], numbers: Numbering
-) -> npt.NDArray[np.int64]:
+def _rules_numbered(rules: Sequence[CompiledRule], rows: TableRows, numbers: Numbering) -> npt.NDArray[np.int64]:
     """By index, the number of each rule that these tables have; -1 for others."""
-    times = occurrences([rule.path for rule in rules])
-    found = [-1] * len(rules)
-    for table in tables:
-        for at in dict.fromkeys(table.entries["rule"].tolist()):
-            if found[at] < 0:
-                path = rules[at].path
-                found[at] = numbers.number(f"{path}#{times[at]}" if times[at] else path)
-    return np.array(found, dtype=np.int64)
+    paths = [rule.path for rule in rules]
+    times = occurrences(paths)
+    used, first = np.unique(rows.entries["rule"], return_index=True)
+    found = np.full(len(rules), -1, dtype=np.int64)
+    in_order = used[np.argsort(first)].tolist()
+    found[in_order] = [numbers.number(f"{paths[at]}#{times[at]}" if times[at] else paths[at]) for at in in_order]
+    return found
 
 
 def _rules_named(

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import groupby
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +18,10 @@ import numpy.typing as npt
 from dfw.compile import PAL_RULE_LOGGED, PAL_RULE_STATEFUL, PAL_RULE_TCP_STRICT, CompiledRule, RuleTable
 from dfw.layout import ALG_FTP, ALG_TFTP
 from dfw.model import Direction
-from dfw.nftables.addresses import SIDES as ADDRESS_SIDES
-from dfw.nftables.addresses import table_refs
 from dfw.nftables.entry import Entry, EntryMatcher, Ports, entries_joined
-from dfw.nftables.ruleset import Chain, ChainRule, Expression, Helper
+from dfw.nftables.names import Numbering
+from dfw.nftables.rows import TableRows
+from dfw.nftables.ruleset import Chain, ChainRule, ElementSet, Expression, Helper
 from dfw.nftables.shared import ACCEPT, IN, OUT, Side, counted_drop, goto, judged_at
 
 LOG_GROUP: Final = 6081
@@ -36,6 +36,43 @@ Matched = tuple[Entry, tuple[tuple[Expression, ...], ...]]
 _Numbers = npt.NDArray[np.int64]
 
 
+class PortSet(NamedTuple):
+    """A set of ports: what it is known by, and the set."""
+
+    key: str
+    item: ElementSet
+
+
+class PortSets:
+    """Those of one ruleset; `before`: of the one before, whose sets are taken over."""
+
+    def __init__(self, numbers: Numbering, before: Mapping[str, PortSet]) -> None:
+        self.kept: dict[str, PortSet] = {}
+        self._numbers, self._before = numbers, before
+        self._of_ports: dict[Ports, PortSet] = {}
+
+    def keep(self, found: PortSet) -> PortSet:
+        """This one is in use."""
+        if found.key not in self.kept:
+            self.kept[found.key] = found
+            self._numbers.number(found.key)
+        return found
+
+    def of(self, ports: Ports) -> PortSet:
+        """That of these ports."""
+        if ports not in self._of_ports:
+            key = ",".join(f"{first}-{last}" for first, last in ports)
+            known = self.kept.get(key) or self._before.get(key)
+            if known is None:
+                known = PortSet(key, ElementSet(f"ports{self._numbers.number(key)}", None, ports))
+            self._of_ports[ports] = self.keep(known)
+        return self._of_ports[ports]
+
+    def name(self, ports: Ports) -> str:
+        """Its name."""
+        return self.of(ports).item.name
+
+
 @dataclass(frozen=True, slots=True)
 class TablePart:
     """A table as it was written. `key`: of all that it was written from; `of_side`: where each side begins; `counters`:
@@ -45,7 +82,7 @@ class TablePart:
     chains: tuple[Chain, ...]
     of_side: Mapping[str, str]
     counters: tuple[str, ...]
-    ports: tuple[Ports, ...]
+    ports: tuple[PortSet, ...]
     helpers: tuple[Helper, ...]
 
 
@@ -59,25 +96,35 @@ class Numbered:
     set_codes: _Numbers
 
 
-def table_key(table: RuleTable, number: int, sides: Sequence[Side], known: Numbered) -> bytes:
-    """Equal where a table is written as before: what it says, and the names of all that it refers to."""
-    entries = table.entries.copy()
-    rules = entries["rule"].astype(np.int64)
-    digest = blake2b(f"{number} {[side.name for side in sides]}".encode(), digest_size=32)
-    digest.update(known.rule_numbers[rules].tobytes())
-    for at in np.unique(rules[entries["flags"] & PAL_RULE_LOGGED != 0]).tolist():
-        # It stands in the log's text.
-        digest.update(f"{known.rule_numbers[at]} {known.rules[at].rule_id}".encode())
-    for side in ADDRESS_SIDES:
-        digest.update(known.set_codes[table_refs(table, side)].tobytes())
+def table_keys(rows: TableRows, numbers: Sequence[int], sides: Sequence[Side], known: Numbered) -> Iterator[bytes]:
+    """Of each table by its number: equal where it is written as before. Of what it says, and the names of all that it
+    refers to."""
+    rules, logged = rows.entries["rule"], rows.entries["flags"] & PAL_RULE_LOGGED != 0
+    texts = np.zeros(len(known.rules), dtype=np.uint64)  # what stands in logs
+    for at in np.unique(rules[logged]).tolist():
+        texts[at] = (known.rules[at].rule_id + 1) % (1 << 64)
+    entries = rows.entries.copy()
     for column in ("rule", "src_off", "dst_off"):
         entries[column] = 0
-    digest.update(entries.tobytes())
-    return digest.digest()
+    of_entries = (entries, known.rule_numbers[rules], np.where(logged, texts[rules], np.uint64(0)))
+    parts = [(rows.bounds, some) for some in of_entries]
+    parts += [(rows.ref_bounds[side], known.set_codes[refs]) for side, refs in rows.refs.items()]
+    whole = [(bounds * some.itemsize, some.tobytes()) for bounds, some in parts]
+    for at, number in enumerate(numbers):
+        digest = blake2b(f"{number} {[side.name for side in sides]}".encode(), digest_size=32)
+        for bounds, octets in whole:
+            digest.update(octets[bounds[at] : bounds[at + 1]])
+        yield digest.digest()
 
 
 def table_write(
-    table: RuleTable, number: int, sides: Sequence[Side], known: Numbered, matcher: EntryMatcher, key: bytes
+    table: RuleTable,
+    number: int,
+    sides: Sequence[Side],
+    known: Numbered,
+    matcher: EntryMatcher,
+    port_sets: PortSets,
+    key: bytes,
 ) -> TablePart:
     """A table's chains."""
     entries = [(entry, tuple(matcher.matches(entry))) for entry in entries_joined(table)]
@@ -94,8 +141,8 @@ def table_write(
     ports = dict.fromkeys(
         some for entry, _ in entries for some in (entry.source_ports, entry.destination_ports) if len(some) > 1
     )
-    counters = tuple(dict.fromkeys(writer.counters))
-    return TablePart(key, tuple(chains), of_side, counters, tuple(ports), tuple(writer.helpers.values()))
+    counters, port_items = tuple(dict.fromkeys(writer.counters)), tuple(map(port_sets.of, ports))
+    return TablePart(key, tuple(chains), of_side, counters, port_items, tuple(writer.helpers.values()))
 
 
 class _TableWriter:

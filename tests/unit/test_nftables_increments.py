@@ -33,6 +33,7 @@ from dfw.model import (
 )
 from dfw.nftables import plan_update, render_ruleset, ruleset_sorted
 from dfw.nftables.render import Rendered, SomeTables
+from dfw.nftables.rows import tables_flat
 from dfw.nftables.ruleset import ElementSet, Ruleset
 from tests.conftest import LONG
 from tests.support.oracle_bench import policies, rule
@@ -55,7 +56,12 @@ def shuffled(tables: Compiled, draw: random.Random) -> SomeTables:
         entries = table.entries.copy()
         if len(entries):
             entries["rule"] = of_rule[entries["rule"]]
-        made.append(replace(table, entries=entries, set_refs=of_set[table.set_refs] if len(sets) else table.set_refs))
+        # A host's state has a list of references for each table.
+        own = of_set[table.set_refs] if len(sets) else table.set_refs
+        pad = draw.randrange(3)
+        for side in ("src", "dst"):
+            entries[f"{side}_off"] += np.where(entries[f"{side}_n"] > 0, pad, 0).astype(np.uint32)
+        made.append(replace(table, entries=entries, set_refs=np.concatenate([np.zeros(pad, np.uint32), own])))
     return SomeTables(
         [tables.rules[at] for at in rules],
         [tables.sets[at] for at in sets],
@@ -219,3 +225,19 @@ def test_a_rule_for_another_group_is_another_rule() -> None:
         assert now == render_ruleset(_one_rule(group, members), ["v"], names=last.names)
         assert (group, members) == series[0] or now.ruleset != last.ruleset
         last = now
+
+
+@given(st.lists(worlds(), min_size=1, max_size=3), st.randoms(use_true_random=False))
+@settings(max_examples=100 if LONG else 10)
+def test_tables_in_a_row_are_the_tables(drawn: list[PolicySet], draw: random.Random) -> None:
+    # Some share their list of references, others have their own.
+    tables = [table for world in drawn for table in (*compiled(world).tables, *shuffled(compiled(world), draw).tables)]
+    draw.shuffle(tables)
+    rows = tables_flat(tables)
+    for at, table in enumerate(tables):
+        assert rows.entries[rows.bounds[at] : rows.bounds[at + 1]].tobytes() == table.entries.tobytes()
+        for side, refs in rows.refs.items():
+            pairs = table.entries[[f"{side}_off", f"{side}_n"]].tolist()
+            wanted = [ref for offset, count in pairs for ref in table.set_refs[offset : offset + count].tolist()]
+            assert refs[rows.ref_bounds[side][at] : rows.ref_bounds[side][at + 1]].tolist() == wanted
+    assert len(rows.bounds) == len(tables) + 1 and rows.bounds[-1] == len(rows.entries)
