@@ -235,6 +235,29 @@ static void test_too_long(void)
     }
 }
 
+/* Errors fit into every link (RFC 1812 section 4.3.2.3): one in fragments is no router's, whatever it quotes. */
+static void test_error_in_pieces(void)
+{
+    for (uint32_t pieces = 1; pieces <= 3; pieces++) {
+        check_where = "an ICMP error in pieces";
+        begin();
+        frame_udp(&f, PAL_FAMILY_V4, 1, 2, 1000, 53, "x", 1);
+        CHECK_U64(judged_at(0, 4), 1);
+        uint8_t rest[44] = {0};
+        memcpy(rest + 4, f.b + f.l3, 28);
+        frame_icmp(&f, PAL_FAMILY_V4, 2, 1, 3, 3, rest, sizeof rest);
+        uint8_t message[48];
+        memcpy(message, f.b + f.l4, sizeof message);
+        for (uint32_t i = 0; i < pieces; i++) {
+            const uint32_t size = i + 1 < pieces ? 16 : sizeof message - i * 16;
+            frame_fragment(&f, PAL_FAMILY_V4, 2, 1, PROTO_ICMP, 77, i * 16, i + 1 < pieces, message + i * 16, size);
+            CHECK_U64(judged_at(4, 0), i + 1 < pieces ? 0 : pieces);
+        }
+        CHECK_U64(last(0)->reason, pieces == 1 ? PAL_REASON_RELATED : PAL_REASON_ICMP_QUOTE);
+        rig_close(&r);
+    }
+}
+
 /* Each VNI in a capture's tunnels is a routing domain of its own, 65,535 of them; those already met are not forgotten. */
 static void test_many_domains(void)
 {
@@ -268,6 +291,7 @@ int main(void)
     test_two_filters();
     test_sums();
     test_too_long();
+    test_error_in_pieces();
     test_many_domains();
     return check_end("test_datagram");
 }

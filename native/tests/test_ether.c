@@ -102,6 +102,41 @@ static void test_directions(void)
     rig_close(&r);
 }
 
+/* They are asked for every frame of a burst, of connections that are known and have nothing special about them too. */
+static void test_established(void)
+{
+    static rig r;
+    for (uint32_t family = PAL_FAMILY_V4; family <= PAL_FAMILY_V6; family++) {
+        check_where = "established";
+        rig_open(&r, 100, 100);
+        pal_rule all = rig_rule(1, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+        rig_commit(&r, 0, &all, 1, true);
+        static frame ack[16];
+        pal_packet p[16];
+        for (uint8_t i = 0; i < 16; i++) {
+            for (uint32_t step = 0; step < 3; step++) {
+                const bool back = step == 1;
+                frame_tcp(&ack[i], family, back ? 2 : 10 + i, back ? 10 + i : 2, back ? 80 : 1000, back ? 1000 : 80,
+                          (tcp_say){.seq = back ? 9 : 1 + (step == 2), .ack = step == 0 ? 0 : back ? 2 : 10, .window = 9000,
+                                    .flags = step == 0 ? TCP_SYN : back ? TCP_SYN | TCP_ACK : TCP_ACK});
+                CHECK_U64(rig_judge(&r, &ack[i]).verdict, PAL_ALLOW);
+            }
+        }
+        pal_ether_rule rule = {.rule = 7, .action = PAL_ACTION_DROP, .dir = PAL_DIR_OUT | PAL_DIR_IN};
+        for (uint32_t drops = 0; drops < 2; drops++) {
+            stage(&r, &rule, drops, NULL, 0);
+            for (uint32_t i = 0; i < 16; i++)
+                rig_parse(&r, &p[i], ack[i].b, ack[i].len, ack[i].len, LINKTYPE_ETHERNET);
+            rig_forget(&r);
+            rig_burst(&r, p, 16, 0, 4);
+            CHECK_U64(r.outs, 16);
+            for (uint32_t i = 0; i < r.outs; i++)
+                CHECK(drops ? r.out[i].verdict == PAL_DROP && r.out[i].rule == 7 : r.out[i].verdict == PAL_ALLOW && r.out[i].reason == PAL_REASON_STATE);
+        }
+        rig_close(&r);
+    }
+}
+
 /* First match decides, and a fragment is dropped before it is held. */
 static void test_order_and_fragments(void)
 {
@@ -159,6 +194,7 @@ int main(void)
     test_search();
     test_fields();
     test_directions();
+    test_established();
     test_order_and_fragments();
     test_ownership();
     return check_end("test_ether");

@@ -146,6 +146,41 @@ static void test_plain_offload(void)
     host_rig_close(&x);
 }
 
+/* The card would write where the sender says: only the transport's own sum is such a place, and a super-packet has none yet. */
+static void test_offload_refused(void)
+{
+    pal_rule rule = rig_rule(0, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+    static const uint8_t zeros[900] = {0};
+    frame f;
+    frame_tcp(&f, PAL_FAMILY_V4, 1, 2, 7, 8, (tcp_say){.seq = 1, .flags = TCP_ACK, .window = 9, .payload = zeros, .len = sizeof zeros});
+    mac_of(f.b, 2);
+    mac_of(f.b + 6, 1);
+    const struct {
+        host_offload o;
+        bool passes;
+    } cases[] = {{{.flags = OFFLOAD_NEEDS_CSUM, .csum_start = 34, .csum_offset = 16}, true}, {{.flags = OFFLOAD_NEEDS_CSUM, .csum_start = 33, .csum_offset = 16}, false},
+                 {{.flags = OFFLOAD_NEEDS_CSUM, .csum_start = 34, .csum_offset = 6}, false}, {{.flags = OFFLOAD_NEEDS_CSUM, .csum_start = 14, .csum_offset = 10}, false},
+                 {{.gso_type = OFFLOAD_GSO_TCPV4, .gso_size = 400, .csum_start = 34, .csum_offset = 16}, false},
+                 {{.flags = 4, .csum_start = 34, .csum_offset = 16}, false},
+                 {{.flags = OFFLOAD_NEEDS_CSUM, .gso_type = OFFLOAD_GSO_TCPV6, .gso_size = 400, .csum_start = 34, .csum_offset = 16}, false},
+                 {{.flags = OFFLOAD_NEEDS_CSUM, .gso_type = OFFLOAD_GSO_TCPV4, .gso_size = 31, .csum_start = 34, .csum_offset = 16}, false}};
+    uint64_t refused = 0;
+    check_where = "offloads that are refused";
+    host_rig_open(&x, 0);
+    for (uint32_t i = 0; i < 4; i++)
+        rig_commit(&x.r, i, &rule, 1, false);
+    for (uint32_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        const host_frame h = {.data = f.b, .len = f.len, .from = 0, .offload = cases[i].o};
+        host_rig_forget(&x);
+        host_rig_burst(&x, &h, 1);
+        refused += !cases[i].passes;
+        CHECK_U64(x.lefts, cases[i].passes);
+        CHECK_U64(x.w->stats.dropped[PAL_REASON_OFFLOAD], refused);
+    }
+    CHECK(host_rig_balanced(&x));
+    host_rig_close(&x);
+}
+
 /* A super-packet goes on as one, and counts as the packets that it becomes on a wire. */
 static void test_super(void)
 {
@@ -354,6 +389,7 @@ int main(void)
     test_routed_again();
     test_plain_offload();
     test_super();
+    test_offload_refused();
     test_arp();
     test_moved();
     test_neighbour_discovery();
