@@ -25,7 +25,7 @@ from tests.support.kubectl import Kubectl, kubectl_path
 from tests.support.spherelet import read, spherelet
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns, pytest.mark.needs_mount]
-LIFE = "8s"
+LIFE = "12s"
 ATTEMPTS = 3  # a machine that stands still for a certificate's whole life lets it end
 
 
