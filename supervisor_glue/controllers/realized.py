@@ -31,6 +31,9 @@ WRITES: Final = Pace(seconds=1.0, burst=2)
 told once a second."""
 PATIENCE: Final = 0.15
 """Seconds until "not yet" is written: most hosts report sooner, and then one write is enough."""
+REFRESH_SECONDS: Final = 0.5
+"""After that it is said as of what revision an object is realized that says already that it is. A policy changes
+nothing else of its pods: whoever waits for it should not wait for the writes of them all."""
 _RESOURCES: Final[dict[str, Resource]] = {
     **{prefix: resource for resource, prefix in POLICY_PREFIX.items()},
     "namespace": NAMESPACES,
@@ -49,6 +52,7 @@ class RealizedController(Controller):
         self._waiting: dict[str, set[str]] = {}  # by host: keys that it has not realized
         self._due: dict[str, float] = {}  # of WRITES
         self._held: dict[str, tuple[int, float]] = {}  # of what revision "not yet" is held back, and since when
+        self._stale: dict[str, float] = {}  # since when only the revision is an old one
         self._without_status: set[Resource] = set()
         self._first = 0
         span.listeners.append(self._compiled)
@@ -87,6 +91,8 @@ class RealizedController(Controller):
         changed = self._status(item, wanted, hosts, missing, refused)
         if changed is None:
             return None
+        if not (missing or refused) and _stands(item) and self._stale_for(key) < REFRESH_SECONDS:
+            return REFRESH_SECONDS - self._stale_for(key)
         early = WRITES.left(self._due.get(key, 0.0), self.now(), burst=1 if is_behind else None)
         if early > 0:
             return early
@@ -99,8 +105,16 @@ class RealizedController(Controller):
                 self.log.info("no-status", resource=resource.plural)
                 return None
             raise
+        self._stale.pop(key, None)
         self._due[key] = WRITES.after(self._due.get(key, 0.0), self.now())
         return None
+
+    def _stale_for(self, key: str) -> float:
+        """Seconds; a clock that was set back begins anew."""
+        now = self.now()
+        since = self._stale.get(key, now)
+        self._stale[key] = min(since, now)
+        return now - self._stale[key]
 
     def _held_back(self, key: str, wanted: int) -> float:
         """For how many seconds still it is not said that this revision is not realized."""
@@ -140,6 +154,7 @@ class RealizedController(Controller):
     def _forget(self, key: str) -> None:
         self._due.pop(key, None)
         self._held.pop(key, None)
+        self._stale.pop(key, None)
         for waiting in self._waiting.values():
             waiting.discard(key)
 

@@ -117,7 +117,8 @@ class Realizer:
     async def _ask(self, state: HostState) -> None:
         def told() -> dict[str, Any]:
             if state != self._told:
-                state_write(self.desired, state)
+                # The agent keeps what it has put in force over a power failure, and after one we tell it anew.
+                state_write(self.desired, state, durable=False)
                 self._told = state
             return agent_ask(self.socket, {"do": "apply"}, ASK_SECONDS)
 

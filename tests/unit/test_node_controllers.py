@@ -18,7 +18,7 @@ from supervisor_glue.controllers.informer import Views
 from supervisor_glue.controllers.nodes import NodeController, ReplacementController
 from supervisor_glue.controllers.objects import condition_of, object_made, owner_reference
 from supervisor_glue.controllers.realized import PATIENCE as PATIENCE_SECONDS
-from supervisor_glue.controllers.realized import RealizedController
+from supervisor_glue.controllers.realized import REFRESH_SECONDS, RealizedController
 from supervisor_glue.controllers.resources import (
     CONFIG_MAPS,
     GATEWAYS,
@@ -336,6 +336,60 @@ def test_what_is_realized_is_written_at_once(is_slow: bool) -> None:
                 await report(host, span.touched["np/x/n"])
             await until_async(lambda: said[-1] == "True", "it is not realized")
             assert said == (["", "False", "True"] if is_slow else ["", "True"])
+            compiling.cancel()
+
+    run(body)
+
+
+def test_a_revision_alone_is_written_later() -> None:
+    """A policy's pods are touched by it and say nothing new: their writes must not come in the way of its own."""
+
+    async def body() -> None:
+        world = World(Random(2))
+        world.begin()
+        for number in range(6):
+            world.pod("x", number)
+        server = ApiTwin()
+        for (resource, _), item in world.objects.items():
+            await server.create(resource, item, item["metadata"].get("namespace", ""))
+        made: list[Any] = []
+        clock = [NOW]
+
+        def make(client: Client, views: Views) -> Sequence[Controller]:
+            made.append(Span(Settings()))
+            made[0].connect(views)
+            made.append(RealizedController(client, views, made[0], lambda: clock[0]))
+            return [made[1]]
+
+        def written() -> Any:
+            return (server.objects[NETWORK_POLICIES, "x", "n"].get("status") or {}).get("inputRevision")
+
+        async with running(server, make):
+            span, controller = made
+            compiling = asyncio.create_task(_compile_forever(span))
+
+            async def in_force() -> int:
+                for host in sorted(span.hosts_of("np/x/n")):
+                    if (HOST_STATUSES, "", host) not in server.objects:
+                        await server.create(HOST_STATUSES, object_made(HOST_STATUSES, host))
+                    status = {"realizedRevision": span.touched["np/x/n"]}
+                    await server.patch(HOST_STATUSES, host, {"status": status}, subresource="status")
+                return int(span.touched["np/x/n"])
+
+            chosen = [{"from": [{"podSelector": {"matchLabels": {"app": "q"}}}]}]
+            spec = {"podSelector": {}, "policyTypes": ["Ingress"], "ingress": chosen}
+            await server.create(NETWORK_POLICIES, object_made(NETWORK_POLICIES, "n", "x", spec=spec), "x")
+            await until_async(lambda: bool(span.touched.get("np/x/n")), "it is not compiled")
+            first = await in_force()
+            await until_async(lambda: written() == first, "it is not realized")
+            name = next(name for resource, namespace, name in server.objects if (resource, namespace) == (PODS, "x"))
+            await server.patch(PODS, name, {"metadata": {"labels": {"app": "q"}}}, "x")
+            await until_async(lambda: span.touched["np/x/n"] > first, "the change is not seen")
+            second = await in_force()
+            await until_async(lambda: written() == second or "np/x/n" in controller._stale, "it is not looked at")
+            assert written() == first
+            clock[0] += 2 * REFRESH_SECONDS
+            await until_async(lambda: written() == second, "the revision is never written")
             compiling.cancel()
 
     run(body)
