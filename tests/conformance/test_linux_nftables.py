@@ -8,7 +8,9 @@ Differences are of the classes that tests.support.kernel_agreement.NAMED lists, 
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,14 +62,18 @@ def captures_usable(data: Path, most: int) -> list[Path]:
 
 @pytest.mark.needs_shared_data("kernel-ct-oracle", "zeek", "suricata-verify")
 @WHERE
-def test_the_kernel_delivers_what_the_core_delivers(shared_data: Path, long_run: bool, vnics: bool) -> None:
-    captures = captures_usable(shared_data, 100 if long_run else 6)
+def test_the_kernel_delivers_what_the_core_delivers(
+    shared_data: Path, long_run: bool, vnics: bool, record_property: Callable[[str, object], None]
+) -> None:
+    captures = captures_usable(shared_data, sys.maxsize if long_run else 6)
     sums: Counter[str] = Counter()
-    for seed in range(150 if long_run else 3):
+    for seed in range(110 if long_run else 3):
         found = engines_compare(world_draw(seed, captures, vnics=vnics), captures, vnics=vnics)
         assert [item for item in found.differences if not item.name] == [], seed
         sums.update(item.name for item in found.differences)
         sums.update(compared=found.compared, delivered=found.delivered, refused=found.refused)
+    for name, count in sums.items():
+        record_property(name, count)
     assert sums["compared"] > 300 and sums["delivered"] > 100 and sums["refused"] > 20
     assert sum(sums[name] for name in NAMED) < sums["compared"] / 50
 
