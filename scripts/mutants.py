@@ -378,8 +378,9 @@ def try_all(mutants: list[Mutant], report: Report, workers: int, *, trial: bool)
             inline_by_choice(folder / "native")
             if folder != pristine:
                 folders.put(folder)
-        tests, sanitized = Tests(pristine), Tests(pristine, sanitized=True)
+        tests = Tests(pristine)
         second = Trial(Path(name) / "core") if trial else None
+        third = Tests(pristine, sanitized=True) if trial else None
         for mutant, by in report.known.items():  # what found mutants before will again
             if by is not None:
                 tests.kills[mutant.file, by.split()[0]] += 1
@@ -392,8 +393,8 @@ def try_all(mutants: list[Mutant], report: Report, workers: int, *, trial: bool)
                 by = first_stage(mutant, tests, folder)
                 if by is None and second is not None:
                     by = second.noticed(mutant)
-                    if by is None and (last := first_stage(mutant, sanitized, folder)):
-                        by = f"{last} (sanitizers)"
+                if by is None and third is not None and (last := first_stage(mutant, third, folder)):
+                    by = f"{last} (sanitizers)"
                 report.add(mutant, by)
             finally:
                 folders.put(folder)
