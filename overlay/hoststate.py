@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from dfw.model import ENCAPSULATIONS, ENFORCERS, GENEVE, NATIVE
+from dfw.model import ENCAPSULATIONS, ENFORCERS, GENEVE, NATIVE, Action, Tier
 
 VERSION: Final = 1
 GATEWAY_MAC: Final = "02:50:56:56:44:52"  # of every distributed router interface, the same on every host
@@ -247,6 +247,10 @@ def state_check(state: HostState) -> None:
     _check_word("enforcer", state.enforcer, ENFORCERS)
     for number, end in enumerate(state.teps):
         _check_word(f"teps[{number}].encap", end.encap, ENCAPSULATIONS)
+    for field, words in (("tier", tuple(Tier.__members__)), ("action", tuple(Action.__members__))):
+        if not {getattr(rule, field) for rule in state.rules} <= set(words):
+            for number, rule in enumerate(state.rules):
+                _check_word(f"rules[{number}].{field}", getattr(rule, field), words)
     names: set[str] = set()
     for number, vnic in enumerate(state.vnics):
         for guard in vnic.guards:

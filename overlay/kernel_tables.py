@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,9 @@ from dfw.layout import ETHER_DTYPE, RANGE_DTYPE, RULE_DTYPE
 from dfw.model import Action, FloodLimits, Tier, Timers
 from overlay.hoststate import HostState, StateError
 
+_TIERS: Final = dict(Tier.__members__)  # an Enum's own look-up takes as long as all the rest
+_ACTIONS: Final = dict(Action.__members__)
+
 
 def host_tables(state: HostState) -> Compiled:
     """The rule tables of the host's vNICs. Raises StateError for what is no table, or what the kernel cannot enforce
@@ -23,7 +26,14 @@ def host_tables(state: HostState) -> Compiled:
             raise StateError(f"vNIC {vnic.name} has layer-2 rules or flood limits, which nftables does not enforce")
     rules = [
         CompiledRule(
-            number, rule.rule_id, rule.path, rule.policy, Tier[rule.tier], Action[rule.action], rule.logged, rule.tag
+            number,
+            rule.rule_id,
+            rule.path,
+            rule.policy,
+            _TIERS[rule.tier],
+            _ACTIONS[rule.action],
+            rule.logged,
+            rule.tag,
         )
         for number, rule in enumerate(state.rules)
     ]
