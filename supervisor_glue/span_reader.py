@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from overlay.hoststate import StateError
-from overlay.span_parts import MARK_BYTES, marks_sum, part_hash, part_is_shared, part_mark, set_change
+from overlay.span_parts import MARK_BYTES, SetChange, marks_sum, part_hash, part_is_shared, part_mark, set_change
 from supervisor_glue.api.kinds import SPAN
 from supervisor_glue.api.status import ApiError
 from supervisor_glue.span_wire import Known, Line, line_read
@@ -103,11 +103,12 @@ class SpanReader:
             changed.update(found)
             self.parts.update(found)
         for key, changes in line.sets.items():
-            part = self.parts.pop(key, b"")
-            for change in changes:
-                part = set_change(part, change)
-            self.parts[key] = part
+            self.parts[key] = self.set_changed(self.parts.pop(key, b""), changes)
         return frozenset(changed)
+
+    def set_changed(self, before: bytes, changes: tuple[SetChange, ...]) -> bytes:
+        """A set's part after changes. Raises StateError."""
+        return set_change(before, changes)
 
     def unpacked(self, data: bytes) -> dict[str, bytes]:
         """Parts that came packed. Raises ValueError, zlib.error, msgspec.DecodeError."""

@@ -7,11 +7,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Any
 
-from overlay.span_parts import MARK_BYTES, marks_sum, part_is_shared, sum_with
+from overlay.span_parts import MARK_BYTES, SetChange, marks_sum, part_is_shared, sum_with
 from supervisor_glue.span_reader import SpanReader
 from supervisor_glue.span_wire import Known
 
 KEPT = 8  # packed parts that are remembered
+KEPT_SETS = 64  # sets' changes that are
 
 
 class Base(dict[str, bytes]):
@@ -70,6 +71,7 @@ class Shared:
     def __init__(self) -> None:
         self.unpacked: dict[bytes, Base] = {}
         self.marks: dict[tuple[str, bytes], bytes] = {}
+        self.sets: dict[tuple[bytes, tuple[SetChange, ...]], bytes] = {}
 
 
 class SharingReader(SpanReader):
@@ -94,6 +96,14 @@ class SharingReader(SpanReader):
             parts = super().unpacked(data)
             marks = {key: self.mark(key, part) for key, part in parts.items()}
             found = self._shared.unpacked[data] = Base(parts, marks)
+        return found
+
+    def set_changed(self, before: bytes, changes: tuple[SetChange, ...]) -> bytes:
+        found = self._shared.sets.get((before, changes))
+        if found is None:
+            while len(self._shared.sets) >= KEPT_SETS:
+                del self._shared.sets[next(iter(self._shared.sets))]
+            found = self._shared.sets[before, changes] = super().set_changed(before, changes)
         return found
 
     def known(self) -> Known:

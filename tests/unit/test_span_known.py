@@ -15,7 +15,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from overlay.span_parts import MARK_BYTES, marks_sum, sum_with
+from overlay.hoststate import StateError
+from overlay.span_parts import MARK_BYTES, SetPart, marks_sum, part_encode, set_change, set_compare, sum_with
 from supervisor_glue.api.http_client import error_of, lines_read
 from supervisor_glue.api.server import refusal
 from supervisor_glue.api.status import ApiError
@@ -264,3 +265,28 @@ def test_what_a_host_alone_is_told_is_remembered_for_a_while_only() -> None:
     for number in range(1000):
         own.put("set/s", b"%d" % number)
     assert own.first > step and own.step - own.first < 300
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_set_after_changes_is_the_set_that_has_these_members(seed: int) -> None:
+    """Against sets of rows, in the order of pal_range's: by family, then by first and last address."""
+    random = Random(seed)
+
+    def part(rows: set[bytes]) -> bytes:
+        ordered = sorted(rows, key=lambda row: (row[32:], row[:32]))
+        return part_encode(SetPart("s", b"".join(ordered)))
+
+    pool = [random.randbytes(32) + bytes([random.choice((1, 2)), 0, 0, 0]) for _ in range(60)]
+    for _ in range(40):
+        rows = set(random.sample(pool, random.randrange(50)))
+        before, changes = part(rows), []
+        for _ in range(random.randrange(1, 6)):
+            after = set(random.sample(pool, random.randrange(50)))
+            changes.append(set_compare(part(rows), part(after)))
+            rows = after
+        assert set_change(before, changes) == part(rows)
+        assert set_change(before, ()) == before
+        lost = part(set(pool) - rows)  # another content than what has changed
+        if changes[-1].removed != changes[-1].added and lost != before:
+            with pytest.raises(StateError):
+                set_change(lost, [set_compare(before, part(rows | {random.randbytes(36)}))])
