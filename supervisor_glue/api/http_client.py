@@ -85,7 +85,7 @@ class HttpClient:
             async with self._session.request(method, path, data=data, headers=headers, params=query) as response:
                 content = await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise ConnectionError(f"{self.config.server}: {error or type(error).__name__}") from None
+            raise ConnectionError(f"{self.config.server}: {str(error) or type(error).__name__}") from None
         if response.status >= 400:
             raise error_of(response.status, content)
         found: Object = msgspec.json.decode(content)
@@ -135,7 +135,7 @@ class HttpClient:
                 async for line in lines_read(response.content):
                     yield line
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise ConnectionError(f"{self.config.server}: {error or type(error).__name__}") from None
+            raise ConnectionError(f"{self.config.server}: {str(error) or type(error).__name__}") from None
 
     def websocket(self, path: str, *, heartbeat: float) -> Any:
         """A WebSocket, as an asynchronous context manager. Raises aiohttp.ClientError."""

@@ -75,7 +75,7 @@ class Caller:
             ) as answer:
                 code, data = answer.status, await _read(answer)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ServerError(f"{self._server} does not answer: {error or type(error).__name__}") from None
+            raise ServerError(f"{self._server} does not answer: {str(error) or type(error).__name__}") from None
         return _answer(code, data)
 
 

@@ -17,9 +17,10 @@ from aiohttp.test_utils import TestServer
 
 from overlay.hoststate import StateError
 from overlay.span_parts import MARK_BYTES, SetPart, marks_sum, part_encode, set_change, set_compare, sum_with
-from supervisor_glue.api.http_client import error_of, lines_read
+from supervisor_glue.api.http_client import HttpClient, error_of, lines_read
 from supervisor_glue.api.server import refusal
 from supervisor_glue.api.status import ApiError
+from supervisor_glue.auth.kubeconfig import Kubeconfig
 from supervisor_glue.auth.user import User
 from supervisor_glue.controllers.groups import Group, parts_pack
 from supervisor_glue.controllers.informer import Views
@@ -290,3 +291,29 @@ def test_a_set_after_changes_is_the_set_that_has_these_members(seed: int) -> Non
         if changes[-1].removed != changes[-1].added and lost != before:
             with pytest.raises(StateError):
                 set_change(lost, [set_compare(before, part(rows | {random.randbytes(36)}))])
+
+
+class Silent:
+    """A session whose requests come to nothing, and say nothing about it."""
+
+    def request(self, *_: object, **__: object) -> Silent:
+        return self
+
+    async def __aenter__(self) -> None:
+        raise TimeoutError
+
+    async def __aexit__(self, *_: object) -> None:
+        pass
+
+
+def test_a_request_that_came_to_nothing_says_how() -> None:
+    client = HttpClient(Kubeconfig("https://there:1", b"", "user"), "test")
+    client._session = Silent()  # type: ignore[assignment]
+
+    async def body() -> None:
+        with pytest.raises(ConnectionError, match="https://there:1: TimeoutError"):
+            await client.request("GET", "/version")
+        with pytest.raises(ConnectionError, match="https://there:1: TimeoutError"):
+            await anext(client.lines("GET", "/version"))
+
+    asyncio.run(body())
