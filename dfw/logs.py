@@ -47,6 +47,17 @@ def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
     return logger
 
 
+class _Stderr:
+    """sys.stderr as it is when something is written: loggers stay, and whoever runs a command in a process of their own
+    (a test) may exchange it and close it."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def apply_settings() -> None:
     """Hand the remembered settings to structlog."""
     import os
@@ -68,7 +79,7 @@ def apply_settings() -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_settings.level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_Stderr()),  # type: ignore[arg-type]
         cache_logger_on_first_use=False,
     )
     _settings.applied = True

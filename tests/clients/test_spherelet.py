@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import subprocess
 import time
 from base64 import b64decode
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ from overlay.cgroup import Limits, groups_named, plan_groups, read_hierarchies
 from tests.support.control_plane import PATIENCE, ControlPlane, control_plane
 from tests.support.kubectl import Kubectl, kubectl_path
 from tests.support.patience import until
-from tests.support.spherelet import Spherelet, bind, read, spherelet
+from tests.support.spherelet import Spherelet, read, spherelet
+from tests.support.spherelet_pods import Put, events, is_ready, namespace_made, phase, put_made, reaches, shell
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns]
 HOST = "esx-1"
@@ -48,49 +48,12 @@ def kubectl(host: tuple[ControlPlane, Spherelet], tmp_path: Path) -> Kubectl:
 
 @pytest.fixture
 def namespace(kubectl: Kubectl) -> str:
-    name = f"test-{secrets.token_hex(4)}"
-    kubectl("create", "namespace", name)
-    kubectl("create", "serviceaccount", "default", "-n", name)  # as the controllers do, without which a pod waits
-    kubectl("create", "configmap", "kube-root-ca.crt", "-n", name, "--from-literal=ca.crt=a CA")
-    return name
-
-
-Put = Callable[..., dict[str, Any]]
+    return namespace_made(kubectl)
 
 
 @pytest.fixture
 def put(kubectl: Kubectl, namespace: str) -> Put:
-    """Make a pod, bind it, and wait until it says what is expected."""
-
-    def made(name: str, spec: dict[str, Any], wanted: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}}, "spec": spec}
-        kubectl("create", "-n", namespace, "--validate=false", "-f", "-", given=json.dumps(pod))
-        bind(kubectl, namespace, name, HOST)
-        return reaches(kubectl, namespace, name, wanted)
-
-    return made
-
-
-def reaches(kubectl: Kubectl, namespace: str, name: str, wanted: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    """The pod, once it is as it should be."""
-
-    def found() -> dict[str, Any] | None:
-        pod = read(kubectl, namespace, name)
-        return pod if wanted(pod) else None
-
-    return until(found, f"pod {name} does not get there: {read(kubectl, namespace, name)['status']}")
-
-
-def phase(word: str) -> Callable[[dict[str, Any]], bool]:
-    return lambda pod: pod["status"].get("phase") == word
-
-
-def is_ready(pod: dict[str, Any]) -> bool:
-    return any(item["type"] == "Ready" and item["status"] == "True" for item in pod["status"].get("conditions", ()))
-
-
-def shell(script: str, **more: Any) -> dict[str, Any]:
-    return {"name": "main", "image": "host", "command": ["/bin/sh", "-c", script], **more}
+    return put_made(kubectl, namespace, HOST)
 
 
 def test_the_host_is_a_node(kubectl: Kubectl, host: tuple[ControlPlane, Spherelet]) -> None:
@@ -216,15 +179,6 @@ def test_restarts_and_probes(kubectl: Kubectl, namespace: str, put: Put) -> None
     missing = put("missing", {"containers": [{"name": "main", "image": "host", "command": ["no-such"]}]}, backs_off)
     told = missing["status"]["containerStatuses"][0]["lastState"]["terminated"]
     assert told["exitCode"] == 128 and "no-such" in told["message"]
-
-
-def events(kubectl: Kubectl, namespace: str, name: str) -> dict[str, tuple[int, str]]:
-    """By reason: how often, and the words of the last."""
-    items = json.loads(kubectl("get", "events", "-n", namespace, "-o", "json").out)["items"]
-    found: dict[str, tuple[int, str]] = {}
-    for item in (item for item in items if item["involvedObject"]["name"] == name):
-        found[item["reason"]] = (found.get(item["reason"], (0, ""))[0] + item["count"], item["message"])
-    return found
 
 
 def test_volumes_of_all_kinds_and_their_changes(kubectl: Kubectl, namespace: str, put: Put) -> None:
