@@ -28,6 +28,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "timing.h"
+
 #define LINE 64
 #define AHEAD 32
 #define COPY_BYTES ((size_t)256 << 20)
@@ -37,23 +39,6 @@
 #define TEST_PROTOCOL 0x88b5 /* IEEE 802: local experiments */
 
 static volatile uint64_t sink;
-static uint64_t state = 88172645463325252ull;
-
-static uint64_t random_next(void)
-{
-    state ^= state << 13;
-    state ^= state >> 7;
-    return state ^= state << 17;
-}
-
-static double now(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
 static void *memory(size_t bytes, int advice)
 {
     const size_t huge = (size_t)2 << 20;

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
+HEADER: Final = ROOT / "benchmarks" / "timing.h"
 FLAGS: Final = ("-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror")
 
 
@@ -32,13 +33,14 @@ def read_package(name: str, apt: str) -> list[str]:
 def apply_compile(source: Path, flags: Sequence[str] = ()) -> Path:
     """The program of this source. Raises LackingError without a compiler, or with what the compiler said."""
     program = ROOT / "build" / "benchmarks" / source.stem
-    if program.exists() and program.stat().st_mtime > source.stat().st_mtime:
+    newest = max(path.stat().st_mtime for path in (source, HEADER))
+    if program.exists() and program.stat().st_mtime > newest:
         return program
     compiler = shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         raise LackingError("no C compiler: apt-get install -y gcc libc6-dev")
     program.parent.mkdir(parents=True, exist_ok=True)
-    command = [compiler, *FLAGS, str(source), "-o", str(program), *flags]
+    command = [compiler, *FLAGS, f"-I{HEADER.parent}", str(source), "-o", str(program), *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise LackingError(f"{source.name} does not compile here: {done.stderr.strip()[:500]}")
