@@ -109,7 +109,7 @@ def _peer(name: str, result: Result) -> Iterator[Line]:
 def _adversary(name: str, result: Result) -> Iterator[Line]:
     for kind, worst in result["kinds"].items():
         most = result["must_ratio"]
-        ours = f"{worst['ratio']:.2f} times, {worst['ns']:.0f} ns"
+        ours = f"{worst['ratio']:.2f} times, {worst['ns']:.0f} ns, found in {result['seconds']:.0f} s"
         beside = f"benign {worst['benign_ns']:.0f} ns"
         yield _line(f"{name} {kind}", result, "worst packet", ours, beside, f"{most:.0f} times", worst["ratio"] <= most)
 

@@ -76,7 +76,13 @@ def test_two_workers(table: ModuleType, tmp_path: Path) -> None:
 
 def test_worst_packets(table: ModuleType, tmp_path: Path) -> None:
     worst = {"ratio": 3.01, "ns": 301.0, "benign_ns": 100.0}
-    result = {"case": "adversary/1/1rules/v1", "must_ratio": 3.0, "verified": True, "kinds": {"hit": worst}}
+    result = {
+        "case": "adversary/1/1rules/v1",
+        "must_ratio": 3.0,
+        "seconds": 60.0,
+        "verified": True,
+        "kinds": {"hit": worst},
+    }
     assert reached(table, tmp_path, result, "worst packet") is False
     assert reached(table, tmp_path, result | {"kinds": {"hit": worst | {"ratio": 3.0}}}, "worst packet") is True
 
