@@ -59,6 +59,9 @@ class Mixed:
         hosts.tell(POLICY)
         # The switch reads frames from the wire one by one: cards that cut and sum nothing, on both sides of it.
         switch_off_offloads(hosts.netns("h1"), "ul0")
+        # The card's frames reach the kernel too, which would answer ARP for br-phy's addresses with the card's own MAC.
+        sysctl = "echo 8 > /proc/sys/net/ipv4/conf/ul0/arp_ignore"
+        subprocess.run(["nsenter", f"--net={hosts.netns('h2')}", "sh", "-c", sysctl], check=True)
         ovs.start()
         netdev = "datapath_type=netdev"
         ovs.vsctl("add-br", "br-phy", "--", "set", "bridge", "br-phy", netdev)
