@@ -37,8 +37,19 @@ img { max-width: 100%; }
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """Every result, by its file's name."""
-    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    """Every result, by its file's name. Raises ValueError: a file that is none, and where."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{error.lineno}:{error.colno}: this is no JSON: {error.msg}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} cannot be read: {error}") from None
+        if not isinstance(result, dict) or not {"case", "machine"} <= set(result):
+            raise ValueError(f"{path}: this is no result of a benchmark: it has no `case` or no `machine`")
+        found[path.stem] = result
+    return found
 
 
 def plan_missing(results: Results) -> list[str]:
@@ -63,14 +74,12 @@ def render_section(section: Section) -> str:
 
 def render_markdown(results: Results, sections: Sequence[Section], on: str) -> str:
     """The page."""
-    machines = {
-        json.dumps(_fixed(result["machine"]), sort_keys=True) for result in results.values() if "machine" in result
-    }
+    machines = {json.dumps(_fixed(result["machine"]), sort_keys=True) for result in results.values()}
     told = "; ".join(
         f"{one['cpu']}, {one['cores']} cores, Linux {one['kernel']}, {one['compiler']}"
         for one in map(json.loads, sorted(machines))
     )
-    loads = [result["machine"]["load"] for result in results.values() if "machine" in result]
+    loads = [result["machine"]["load"] for result in results.values()]
     missing = plan_missing(results)
     lines = [
         "<!-- SPDX-License-Identifier: Apache-2.0 -->",
@@ -143,9 +152,12 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="results of make bench")
     parser.add_argument("--out", type=Path, required=True, help="folder of the page")
     given = parser.parse_args()
-    results = read_results(given.folder) if given.folder.is_dir() else {}
-    if not results:
-        print(f"{given.folder}: no results of `make bench` there", file=sys.stderr)
+    try:
+        results = read_results(given.folder)
+        if not results:
+            raise ValueError(f"{given.folder}: no results of `make bench` there")
+    except ValueError as error:
+        print(error, file=sys.stderr)
         return 2
     sections = plan_sections(results, list(read_lines(given.folder)))
     given.out.mkdir(parents=True, exist_ok=True)

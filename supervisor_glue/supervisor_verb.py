@@ -133,7 +133,8 @@ def up(
     except (OSError, PkiError, StoreError) as error:
         raise EnvironmentLacksError(
             f"the API cannot be served: {error}",
-            "another --listen, a --data directory that can be written, or a --store that answers",
+            "another --listen, a --data directory that can be written, a --store that answers"
+            + (f", or a network namespace that is there: --leg {leg_text}" if leg_text else ""),
         ) from None
 
 

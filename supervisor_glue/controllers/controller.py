@@ -15,6 +15,7 @@ from dfw.logs import get_logger
 from supervisor_glue.api.client import Client, Resource
 from supervisor_glue.api.status import ApiError, Object
 from supervisor_glue.controllers.informer import Handler, Views
+from supervisor_glue.controllers.objects import is_deleted, name_of, owner_uids, spec_of
 from supervisor_glue.controllers.queue import WorkQueue
 
 Triggers: TypeAlias = Mapping[Resource, Callable[[Object], Iterable[str]]]
@@ -102,6 +103,20 @@ class Controller(ABC):
             if error.reason != "AlreadyExists":
                 raise
             return None
+
+    async def ensured(self, resource: Resource, wanted: Object) -> None:
+        """There, with this spec, and its owner's: what somebody changed is changed back. Raises ApiError where it
+        belongs to another: then nothing is made of it until that one is gone."""
+        found = self.views[resource].get(name_of(wanted))
+        if found is None:
+            if await self.created(resource, wanted) is not None:
+                return
+            found = await self.client.get(resource, name_of(wanted))
+        if owner_uids(found) != owner_uids(wanted):
+            self.log.warning("belongs-to-another", kind=resource.plural, object=name_of(wanted))
+            raise ApiError(CONFLICT, "Conflict", f"{resource.plural} {name_of(wanted)} belongs to another")
+        if dict(spec_of(found)) != dict(spec_of(wanted)) and not is_deleted(found):
+            await self.client.update(resource, {**found, "spec": wanted["spec"]})
 
     async def deleted(self, resource: Resource, item: Object) -> None:
         """Delete this very object, unless it is gone or going."""

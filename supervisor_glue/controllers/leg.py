@@ -20,7 +20,7 @@ import yaml
 from dfw.assign import free_mac
 from dfw.model import Address, address_parse
 from dfw.model.address import range_of_address
-from supervisor_glue.api.client import Client, Resource
+from supervisor_glue.api.client import Client
 from supervisor_glue.api.leg import LEG
 from supervisor_glue.api.status import Object
 from supervisor_glue.auth.node import CLUSTER_INFO, PUBLIC
@@ -95,9 +95,9 @@ class LegController(Controller):
             await self.created(GATEWAYS, object_made(GATEWAYS, self.settings.tier0, spec={"tier": 0}))
         owner = owner_reference(PORTS, port)
         gateway = {"tier": 1, "tier0": self.settings.tier0}
-        await self._ensure(GATEWAYS, object_made(GATEWAYS, GATEWAY, spec=gateway, owner=owner))
+        await self.ensured(GATEWAYS, object_made(GATEWAYS, GATEWAY, spec=gateway, owner=owner))
         segment = {"vni": block.vni, "subnets": [str(block.subnet)], "gateway": GATEWAY}
-        await self._ensure(SEGMENTS, object_made(SEGMENTS, LEG, spec=segment, owner=owner))
+        await self.ensured(SEGMENTS, object_made(SEGMENTS, LEG, spec=segment, owner=owner))
         wanted = {"host": spec_of(port).get("host"), "segment": LEG, "mac": free_mac(LEG, {}), "ips": [address]}
         if dict(spec_of(port)) != wanted:
             await self.client.update(PORTS, {**port, "spec": wanted})
@@ -123,13 +123,6 @@ class LegController(Controller):
                     return found
         self.log.warning("leg.no-block", pools=[str(pool) for pool in settings.pod_cidrs])
         return None
-
-    async def _ensure(self, resource: Resource, wanted: Object) -> None:
-        found = self.views[resource].get(name_of(wanted))
-        if found is None:
-            await self.created(resource, wanted)
-        elif dict(spec_of(found)) != wanted["spec"] and not is_deleted(found):
-            await self.client.update(resource, {**found, "spec": wanted["spec"]})
 
     async def _cluster_info(self, owner: Object, address: str) -> None:
         host = f"[{address}]" if ":" in address else address

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from typing import ClassVar, Final
 
 from supervisor_glue.api.client import Client, Resource
-from supervisor_glue.api.status import ApiError, Object
+from supervisor_glue.api.status import Object
 from supervisor_glue.controllers import namespace_plan as plan
 from supervisor_glue.controllers.controller import Controller, NotThereError, Now, Triggers, there
 from supervisor_glue.controllers.informer import Index, Views
@@ -104,7 +104,7 @@ class NamespaceController(Controller):
             await self._condition(namespace, "False", "PoolExhausted", str(error))
             return 30.0  # another's end does not call us
         for resource, wanted in plan.plan_networks(namespace, blocks, self.settings):
-            await self._ensure(resource, wanted)
+            await self.ensured(resource, wanted)
         segments = ", ".join(
             f"segment {plan.segment_name(key, block.number)} {block.subnet} (VNI {block.vni})" for block in blocks
         )
@@ -116,20 +116,6 @@ class NamespaceController(Controller):
         """The Tier-0 that all Tier-1s are connected to; nobody owns it."""
         if self.views[GATEWAYS].get(self.settings.tier0) is None:
             await self.created(GATEWAYS, object_made(GATEWAYS, self.settings.tier0, spec={"tier": 0}))
-
-    async def _ensure(self, resource: Resource, wanted: Object) -> None:
-        """There, with this spec, and ours; what somebody changed is changed back."""
-        found = self.views[resource].get(name_of(wanted))
-        if found is None:
-            if await self.created(resource, wanted) is not None:
-                return
-            found = await self.client.get(resource, name_of(wanted))
-        if owner_uids(found) != owner_uids(wanted):
-            raise ApiError(
-                409, "Conflict", f"{resource.plural} {name_of(wanted)} is there already, and belongs to another"
-            )
-        if dict(spec_of(found)) != dict(spec_of(wanted)) and not is_deleted(found):
-            await self.client.update(resource, {**found, "spec": wanted["spec"]})
 
     # What is taken of the pools.
 

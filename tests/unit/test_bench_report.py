@@ -98,6 +98,21 @@ def test_no_results_are_said(tmp_path: Path) -> None:
     assert done.returncode == 2 and "no results of `make bench` there" in done.stderr and not done.stdout
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"case": 3', "x.json:1:11: this is no JSON: Expecting ',' delimiter"),
+        ("[]", "x.json: this is no result of a benchmark"),
+        ('{"case": "limits/v1"}', "x.json: this is no result of a benchmark"),
+    ],
+)
+def test_what_is_no_result_is_said_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "x.json").write_text(text)
+    done = report(tmp_path)
+    assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("program", ["limits.py", "peers/rte_hash.py"])
 def test_nonsense_is_refused(program: str) -> None:
     done = subprocess.run(

@@ -38,7 +38,7 @@ from supervisor_glue.controllers.settings import Settings
 from supervisor_glue.spherelet.access import PLACE, access_given, access_mounted, api_variables
 from supervisor_glue.spherelet.sources import Sources
 from tests.support.api_twin import ApiTwin
-from tests.support.controlling import names, running
+from tests.support.controlling import names, running, until_async
 from tests.support.patience import PATIENCE
 
 SETTINGS = Settings(pod_cidrs=(prefix_parse("10.244.0.0/26"),), tier0="t0")
@@ -81,6 +81,28 @@ def test_a_leg_gets_a_block_a_segment_and_an_address_and_they_go_with_it() -> No
             await settled()
             assert LEG not in names(server, PORTS, SEGMENTS) and "supervisor" not in names(server, GATEWAYS)
             assert len(names(server, ALLOCATIONS)) == 3 and "cluster-info" not in names(server, CONFIG_MAPS)
+
+    asyncio.run(asyncio.wait_for(body(), PATIENCE))
+
+
+def test_what_is_anothers_stays() -> None:
+    """A gateway of that name that is somebody's own is no leg's: nothing is made of it, and the log says so."""
+
+    async def body() -> None:
+        server = ApiTwin()
+        await server.create(NAMESPACES, object_made(NAMESPACES, "kube-public"))
+        foreign = {"tier": 1, "tier0": "theirs"}
+        await server.create(GATEWAYS, object_made(GATEWAYS, "supervisor", spec=foreign))
+        async with running(server, _all) as settled:
+            await server.create(PORTS, object_made(PORTS, LEG, spec={"host": "h1"}))
+            await until_async(lambda: names(server, ALLOCATIONS), "no block is taken")
+            await asyncio.sleep(0.1)
+            assert server.objects[GATEWAYS, "", "supervisor"]["spec"] == foreign
+            assert LEG not in names(server, SEGMENTS) and "ips" not in server.objects[PORTS, "", LEG]["spec"]
+            await server.delete(GATEWAYS, "supervisor")
+            await until_async(lambda: "ips" in server.objects[PORTS, "", LEG]["spec"], "the leg has no network")
+            await settled()
+            assert server.objects[GATEWAYS, "", "supervisor"]["spec"] == {"tier": 1, "tier0": "t0"}
 
     asyncio.run(asyncio.wait_for(body(), PATIENCE))
 
