@@ -14,7 +14,6 @@ import json
 import os
 import socket
 import time
-from pathlib import Path
 from typing import Any, Final
 
 import msgspec
@@ -32,7 +31,7 @@ from overlay.holder import HolderClient, HolderError, holder_open
 from overlay.host_log import HostLog
 from overlay.hoststate import HostState, file_replace
 from overlay.limits import live_limits
-from overlay.linux import process_start
+from overlay.linux import boot_id, process_start
 from overlay.metrics import HostCounters, render_metrics
 from overlay.move import Moves
 from overlay.path_mtu import paths_answer
@@ -103,7 +102,7 @@ class Agent(AgentBase):
 
     def _memory(self) -> Memory:
         """What the agent before this one knew. Its connections' deadlines count by the clock of one boot."""
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        boot = boot_id()
         try:
             memory = msgspec.json.decode((self.options.run / MEMORY).read_bytes(), type=Memory)
         except (OSError, msgspec.DecodeError):

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import socket
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from overlay.backoff import Backoff
 from overlay.desired import Desired, DesiredFile
 from overlay.host_log import FILES
 from overlay.hoststate import HostState, StateError, file_replace, state_decode
+from overlay.pod import importing
+from overlay.timer import pending_read, timer_lives
 from overlay.uplink import read_mtu
 
 POLL_SECONDS: Final = 0.5  # how often the file is looked at, when nobody says that it has changed
@@ -149,6 +152,7 @@ class AgentBase(ABC):
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.ended.set)
         self._begin()
+        timer = await self._timer()
         async with server:
             while not self.ended.is_set():
                 await self.look()
@@ -159,6 +163,26 @@ class AgentBase(ABC):
                     await asyncio.wait_for(self.ended.wait(), pause)
         self._end()
         path.unlink(missing_ok=True)
+        if timer is not None and timer.returncode is None:
+            self.log.info("a change still waits to be confirmed", timer=timer.pid)
+
+    async def _timer(self) -> asyncio.subprocess.Process | None:
+        """A change that nobody has confirmed goes back although its timer was killed, or the machine started anew: the
+        process that sees to it; None where none is needed."""
+        pending = pending_read(self.options.kept)
+        if pending is None or timer_lives(pending):
+            return None
+        self.log.warning("a change waits to be confirmed, without a timer", back_to=pending.base)
+        with (self.options.kept / "timer.log").open("ab") as log:
+            return await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "overlay.host_timer", str(self.options.run / SOCKET)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=importing(os.environ),
+                start_new_session=True,  # it outlives this agent, too
+                cwd="/",
+            )
 
     async def _client(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError, ValueError, asyncio.IncompleteReadError):

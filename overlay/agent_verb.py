@@ -180,7 +180,7 @@ def install(
         raise click.BadParameter(text, ctx, param_hint="--underlay")
     where = root or Path("/")
     command = installing.agent_command(host, underlay, desired, uplink)
-    missing = installing.plan_missing(where, installing.plan_install(command))
+    missing = installing.plan_missing(where, installing.plan_install(command, desired))
     if dry_run:
         click.echo("\n".join(f"+ {step.what} /{step.path}" for step in missing) or "nothing to do")
         click.echo("when it runs: " + "; ".join(installing.RUNNING))

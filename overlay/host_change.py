@@ -30,11 +30,19 @@ from overlay.linux import Process
 from overlay.pod import importing
 from overlay.span import UNDERLAY_MTU, resolve_span
 from overlay.state_diff import plan_state_changes
-from overlay.timer import TimerError, boot_seconds, timer_begin, timer_end
+from overlay.timer import (
+    PENDING,
+    TimerError,
+    boot_seconds,
+    pending_read,
+    timer_adopt,
+    timer_begin,
+    timer_end,
+    timer_lives,
+)
 
 APPLY_SECONDS: Final = 60.0
 REVISIONS: Final = "revisions"
-PENDING: Final = "pending.json"
 _POLL_SECONDS: Final = 0.1
 
 
@@ -63,10 +71,7 @@ class HostPlace:
     @property
     def pending(self) -> PendingRecord | None:
         """The change that waits to be confirmed."""
-        try:
-            return msgspec.json.decode((self.folder / PENDING).read_bytes(), type=PendingRecord)
-        except (OSError, msgspec.DecodeError):
-            return None
+        return pending_read(self.folder)
 
     def pend(self, pending: PendingRecord) -> None:
         """This one waits now. Raises OSError."""
@@ -162,6 +167,18 @@ def expire(socket: Path, timer: Process) -> float:
         _put(place, inputs, _state(place, inputs), f"back to {pending.base}: not confirmed")
         _settle(place)
         return 0
+
+
+def adopt(socket: Path) -> float | None:
+    """This process sees from now on to a change whose timer is gone. Returns the deadline; None: there is none such.
+    Raises AskError, NoHostError, OSError."""
+    with _changing(socket) as place:
+        pending = place.pending
+        if pending is None or timer_lives(pending):
+            return None
+        adopted = timer_adopt(pending)
+        place.pend(adopted)
+        return adopted.deadline
 
 
 def wait(socket: Path, seconds: float) -> tuple[HostPlace, str | None]:

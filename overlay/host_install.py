@@ -31,6 +31,7 @@ from overlay.linux import Process, process_lives, process_signal
 from overlay.namespace import apply_namespace_end, namespace_exists
 from overlay.sysctl_keep import BEFORE, restore_sysctls
 from overlay.tap_port import apply_tap_end
+from overlay.timer import pending_read, timer_end
 from overlay.uplink import TEP_INTERFACE, plan_uplink, remove_uplink
 
 CONFIG: Final = Path("etc/palisade")
@@ -78,13 +79,13 @@ def agent_command(host: str, underlay: str, desired: str, uplink: str) -> list[s
     return [*command, "--uplink", uplink, *places]
 
 
-def plan_install(command: Sequence[str]) -> tuple[InstallStep, ...]:
-    """What there shall be, in order."""
+def plan_install(command: Sequence[str], desired: str) -> tuple[InstallStep, ...]:
+    """What there shall be, in order. `desired`: the file that `command` names."""
     return (
         InstallStep("folder", CONFIG),
         InstallStep("folder", STATE, mode=0o700),
         InstallStep("folder", UNITS),
-        InstallStep("file", UNITS / UNIT, render_unit(command), 0o644),
+        InstallStep("file", UNITS / UNIT, render_unit(command, str(Path(desired).parent)), 0o644),
         InstallStep("folder", WANTS),
         InstallStep("link", WANTS / UNIT, f"/{UNITS / UNIT}"),
     )
@@ -155,6 +156,8 @@ def plan_uninstall(manifest: Manifest, purge: bool) -> tuple[Path, ...]:
 def apply_uninstall(root: Path, manifest: Manifest, purge: bool) -> list[str]:
     """Take away what was made. Folders that others have put something into stay, and are named."""
     notes = []
+    if (pending := pending_read(root / STATE)) is not None:
+        timer_end(pending)  # there is nothing left that could go back
     for item in _attached(root):
         if item.tap and namespace_exists(Path(item.netns)):
             apply_tap_end(item.interface, Path(item.netns), was_up=item.was_up)

@@ -43,6 +43,8 @@ RestrictAddressFamilies=AF_UNIX AF_NETLINK AF_INET AF_INET6 AF_PACKET
 DevicePolicy=closed
 DeviceAllow=/dev/net/tun rw
 ProtectSystem=strict
+# A change that nobody confirmed goes back: what the host is told is then written here (palisade apply --confirm).
+ReadWritePaths={told}
 ProtectHome=read-only
 PrivateTmp=yes
 ProtectClock=yes
@@ -62,12 +64,17 @@ WantedBy=multi-user.target
 """
 
 
-def render_unit(command: Sequence[str]) -> str:
-    """The unit's text. `command`: program (its path) and arguments."""
-    return _UNIT.format(command=" ".join(map(_word, command)))
+def render_unit(command: Sequence[str], told: str) -> str:
+    """The unit's text. `command`: program (its path) and arguments; `told`: the directory of the desired state."""
+    return _UNIT.format(command=" ".join(map(_word, command)), told=_quoted(f"-{told}"))
 
 
 def _word(word: str) -> str:
-    """A word of ExecStart= as systemd.service(5) reads it: quoted where it must be; % and $ are no specifiers."""
-    escaped = word.replace("\\", "\\\\").replace("%", "%%").replace("$", "$$").replace('"', '\\"')
+    """A word of ExecStart= as systemd.service(5) reads it: $ is no variable."""
+    return _quoted(word.replace("$", "$$"))
+
+
+def _quoted(word: str) -> str:
+    """A word of a setting as systemd.syntax(7) reads it: quoted where it must be; % is no specifier."""
+    escaped = word.replace("\\", "\\\\").replace("%", "%%").replace('"', '\\"')
     return f'"{escaped}"' if not word or set(word) & set(" \t\"'\\;") else escaped

@@ -70,11 +70,12 @@ class MoveRecord(msgspec.Struct):
 
 class PendingRecord(msgspec.Struct):
     """A change that waits to be confirmed: the revision that comes back if it is not, when (seconds of CLOCK_BOOTTIME),
-    and the process that sees to it (overlay/lab_timer.py)."""
+    and the process that sees to it (overlay/timer.py), both of one start of the machine (`boot`)."""
 
     base: int
     deadline: float
     timer: Process
+    boot: str = ""
 
 
 class LabRecord(msgspec.Struct):

@@ -122,6 +122,19 @@ def process_start(pid: int) -> int | None:
     return None if len(fields) < 20 or fields[0] in (b"Z", b"X") else int(fields[19])
 
 
+def process_self() -> Process:
+    """This one."""
+    start = process_start(os.getpid())
+    assert start is not None
+    return Process(os.getpid(), start)
+
+
+def boot_id() -> str:
+    """This start of the machine; another one after the next (random(4), boot_id). Raises OSError."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
 def process_lives(process: Process) -> bool:
     """Whether it is still there: the same process, not another with its number."""
     return process_start(process.pid) == process.start

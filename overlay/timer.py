@@ -14,10 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from dfw.logs import get_logger
 from overlay.lab_record import PendingRecord
-from overlay.linux import Process, process_signal, process_start
+from overlay.linux import Process, boot_id, process_lives, process_self, process_signal, process_start
 
+PENDING: Final = "pending.json"  # in the state directory of a host that is no lab's
 _TRIES: Final = 5
 _AGAIN_SECONDS: Final = 2.0
 
@@ -29,6 +32,14 @@ class TimerError(RuntimeError):
 def boot_seconds() -> float:
     """Seconds since the machine was started, sleep included: what a deadline counts by."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def pending_read(folder: Path) -> PendingRecord | None:
+    """The change of a host, whose state directory this is, that waits to be confirmed."""
+    try:
+        return msgspec.json.decode((folder / PENDING).read_bytes(), type=PendingRecord)
+    except (OSError, msgspec.DecodeError):
+        return None
 
 
 def timer_begin(
@@ -52,7 +63,18 @@ def timer_begin(
     start = process_start(process.pid)
     if not ready or start is None:
         raise TimerError(f"the timer that would take the change back does not start: see {log}")
-    return PendingRecord(base, deadline, Process(process.pid, start))
+    return PendingRecord(base, deadline, Process(process.pid, start), boot_id())
+
+
+def timer_lives(pending: PendingRecord) -> bool:
+    """Whether its process sees to it still."""
+    return pending.boot == boot_id() and process_lives(pending.timer)
+
+
+def timer_adopt(pending: PendingRecord) -> PendingRecord:
+    """This process sees to it from now on; at once where the machine was started anew: that may be its doing."""
+    deadline = pending.deadline if pending.boot == boot_id() else boot_seconds()
+    return PendingRecord(pending.base, deadline, process_self(), boot_id())
 
 
 def timer_end(pending: PendingRecord) -> None:
@@ -65,9 +87,7 @@ def timer_end(pending: PendingRecord) -> None:
 def timer_run(expire: Callable[[Process], float], deadline: float, what: str) -> int:
     """What that process does: wait, then `expire`, which returns how many seconds it has to wait still. Returns an exit
     status."""
-    start = process_start(os.getpid())
-    assert start is not None
-    me = Process(os.getpid(), start)
+    me = process_self()
     print("ready", flush=True)
     os.dup2(2, 1)  # whoever started this reads no further
     left, tries = deadline - boot_seconds(), 0

@@ -9,12 +9,15 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dfw import cli
 from overlay.host_change import read_place
-from overlay.hoststate import state_read
-from overlay.linux import process_lives
+from overlay.hoststate import file_replace, state_read
+from overlay.lab_record import PendingRecord
+from overlay.linux import process_lives, process_self, process_signal
+from overlay.timer import PENDING, pending_read, timer_lives
 from tests.netns.test_attach import reached
 from tests.support.one_host import INVENTORY, OneHost
 from tests.support.patience import until
@@ -107,6 +110,36 @@ def test_packets_follow_and_every_way_back(host: Host, capfd: pytest.CaptureFixt
     until(lambda: not process_lives(pending.timer), "the timer goes on")
     assert host.rules() == {"shut"} and not host.passes()
     assert "no change of host h1 waits" in host.palisade(capfd, "apply", "--confirmed", status=2)
+
+
+@pytest.mark.parametrize("is_rebooted", [False, True])
+def test_a_change_goes_back_although_its_timer_is_gone(
+    host: Host, capfd: pytest.CaptureFixture[str], is_rebooted: bool
+) -> None:
+    """The next agent sees to it: the machine may have been started anew because of that change."""
+    inventory = host.folder / "inventory.yaml"
+    inventory.write_text(PORTS)
+    host.palisade(capfd, "apply", inventory, host.policy("open", "ALLOW"))
+    host.palisade(capfd, "apply", host.policy("shut", "REJECT"), "--confirm", "600s")
+    pending = pending_read(host.state)
+    assert pending is not None and process_signal(pending.timer, signal.SIGKILL)
+    if is_rebooted:  # its number is another process' now, and the deadline says nothing
+        pending.boot, pending.timer = "another", process_self()
+        file_replace(host.state / PENDING, msgspec.json.encode(pending))
+    os.kill(host.ask({"do": "status"})["pid"], signal.SIGKILL)
+    if is_rebooted:
+        until(lambda: host.rules() == {"open"} and pending_read(host.state) is None, "not gone back")
+        assert "back to 1: not confirmed" in host.palisade(capfd, "rollback", "--list")
+        return
+
+    def adopted() -> PendingRecord | None:
+        found = pending_read(host.state)
+        return found if found is not None and timer_lives(found) else None
+
+    found = until(adopted, "no other timer")
+    assert found is not None and found.deadline == pending.deadline and found.timer != pending.timer
+    assert host.rules() == {"shut"} and "revision 2 stays" in host.palisade(capfd, "apply", "--confirmed")
+    until(lambda: not process_lives(found.timer), "the timer goes on")
 
 
 def test_what_the_agent_refuses_is_taken_back(host: Host, capfd: pytest.CaptureFixture[str]) -> None:

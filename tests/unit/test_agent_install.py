@@ -137,13 +137,14 @@ def test_join_is_a_command_that_the_supervisor_brings(capfd: pytest.CaptureFixtu
 
 def test_the_unit_is_as_it_was_agreed() -> None:
     command = ["/usr/bin/palisade", "agent", "run", "--host", "100% a$b", "--desired", '/etc/my "files"/x.json']
-    assert render_unit(command) == GOLDEN.read_text(encoding="utf-8")
+    assert render_unit(command, '/etc/my "files"') == GOLDEN.read_text(encoding="utf-8")
 
 
 @pytest.mark.needs_tool("systemd-analyze")
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     """Without complaint; whether systemd runs this machine does not matter for that."""
-    (step,) = (step for step in plan_install(agent_command("h", "eth0", "/etc/x", "auto")) if step.what == "file")
+    told = "/etc/pali $ade/x"
+    (step,) = (step for step in plan_install(agent_command("h", "eth0", told, "auto"), told) if step.what == "file")
     path = tmp_path / UNIT
     path.write_text(step.text)
     done = subprocess.run(["systemd-analyze", "verify", str(path)], capture_output=True, text=True, check=False)
