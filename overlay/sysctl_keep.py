@@ -10,7 +10,8 @@ from typing import Final
 
 import msgspec
 
-from overlay.hoststate import file_replace
+from dfw.logs import get_logger
+from overlay.hoststate import StateError, file_replace
 from overlay.uplink import UplinkStep
 
 BEFORE: Final = "before.json"
@@ -26,16 +27,26 @@ class Before(msgspec.Struct):
 
 
 def read_before(path: Path) -> Before:
-    """What was found; nothing where nothing was kept, or it cannot be read."""
+    """What was found; nothing where nothing was kept. Raises StateError: it cannot be read."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Before)
-    except (OSError, msgspec.DecodeError):
+        found = msgspec.json.decode(path.read_bytes(), type=Before)
+    except FileNotFoundError:
         return Before()
+    except (OSError, msgspec.DecodeError) as error:
+        raise StateError(f"{path} cannot be read: {error}") from error
+    if found.version != VERSION:
+        raise StateError(f"{path} is of version {found.version}; this agent reads version {VERSION}")
+    return found
 
 
 def keep_sysctls(path: Path, steps: Iterable[UplinkStep]) -> None:
-    """Keep the values of what these steps will set; what was kept already stays. Raises OSError."""
-    before = read_before(path)
+    """Keep the values of what these steps will set; what was kept already stays, also where it cannot be read: what is
+    there now is no longer as it was. Raises OSError."""
+    try:
+        before = read_before(path)
+    except StateError as error:
+        get_logger("sysctl").warning("settings as they were are not kept", error=str(error))
+        return
     missing = [step.interface for step in steps if step.what == "sysctl" and step.interface not in before.sysctls]
     if not missing:
         return
@@ -47,8 +58,12 @@ def keep_sysctls(path: Path, steps: Iterable[UplinkStep]) -> None:
 
 def restore_sysctls(path: Path) -> list[str]:
     """Put back what was kept, in reverse order. Returns a line for each that was changed or cannot be."""
+    try:
+        kept = read_before(path).sysctls
+    except StateError as error:
+        return [f"kernel settings stay as they are: {error}"]
     lines = []
-    for name, value in reversed(read_before(path).sysctls.items()):
+    for name, value in reversed(kept.items()):
         file = _SYSCTLS / name
         try:
             if file.exists() and file.read_text(encoding="ascii").strip() != value:
