@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import ipaddress
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from itertools import repeat
+from typing import Any, Final, NamedTuple
 
 from dfw.compile import Compiled, CompiledRule, compile_policy
 from dfw.errors import UnsupportedError
 from dfw.model import Action, Address, Family, Inventory, PolicySet, Port, mac_packed
-from dfw.nftables import WIRE, refuse_unsupported, render_ruleset, render_wire, vnic_mark
+from dfw.nftables import WIRE, refuse_unsupported, render_ruleset, render_wire, vnic_mark, wire_tables
 from dfw.nftables.judge import Answer, KernelJudge, decisions_logged, ipv4_summed
-from dfw.oracle import parse
+from dfw.nftables.staged import CUT, PASSES_TOO, STAGED, WOULD_PASS
+from dfw.oracle import Judgement, parse
 from dfw.oracle.packet import Packet
+from dfw.oracle.replay import Ends, packet_ends
 from dfw.records import json_line, seconds
 from dfw.replay_feed import feed_capture, unread_link
 from dfw.replay_run import CaptureResult, RunOptions, RunResult
+from dfw.staged_judgements import Said
+from dfw.staged_kernel import NOT_DELIVERED, StagedKernel
 
 _NOT_JUDGED: Final = "not-judged"
 _BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
@@ -35,7 +40,7 @@ _FragmentKey = tuple[int, bytes, int, int]
 
 @dataclass(frozen=True, slots=True)
 class _Arrival:
-    """An input packet: number and time, file, who its ends are (numbers from 1, 0 for none)."""
+    """An input packet: number and time, file, which vNICs its ends are (numbers from 1, 0 for none), who they are."""
 
     n: int
     ts_ns: int
@@ -43,6 +48,7 @@ class _Arrival:
     sender: int
     receiver: int
     length: int
+    ends: Ends
 
 
 @dataclass(slots=True)
@@ -56,13 +62,50 @@ class _Line:
     ct: str | None = None
     reply: bool = False
 
-    def text(self) -> str:
-        """As CONTRACT section 3 has it."""
+    def text(self, staged: Said = ()) -> str:
+        """As CONTRACT section 3 has it; `staged`: what it says of staged policies."""
         rule = (None, None) if self.rule is None else (self.rule.rule_id, self.rule.path)
         shown = (("vnic", self.vnic), ("dir", self.dir), ("verdict", self.verdict), ("reason", self.reason))
         state = (("rule", rule[0]), ("rule_path", rule[1]), ("ct", self.ct), ("reply", self.reply))
         at = (("n", self.arrival.n), ("ts", seconds(self.arrival.ts_ns)), ("file", self.arrival.file))
-        return json_line((*at, *shown, *state))
+        return json_line((*at, *shown, *state, *staged))
+
+    def judgement(self, order: int) -> Judgement:
+        """The same as the oracle has it. Raises ValueError where nothing was judged."""
+        if self.verdict is None:
+            raise ValueError("nothing was judged")
+        of, rule = self.arrival, self.rule
+        return Judgement(
+            of.n,
+            of.ts_ns,
+            self.vnic,
+            self.dir,
+            self.verdict,
+            self.reason,
+            None if rule is None else rule.rule_id,
+            None if rule is None else rule.path,
+            self.ct or "",
+            self.reply,
+            of.file,
+            of.length,
+            order,
+            ends=of.ends,
+        )
+
+
+class _Frame(NamedTuple):
+    """What was said of a packet by the rules in force and by the staged ones; `order`: its place in the input."""
+
+    order: int
+    lines: list[_Line]
+    staged: list[_Line]
+
+    def judgements(self) -> tuple[list[Judgement], list[Judgement]] | None:
+        """Both as the oracle has them; None where nothing was judged."""
+        if self.lines[0].verdict is None:
+            return None
+        now, then = ([line.judgement(self.order) for line in some] for some in (self.lines, self.staged))
+        return now, then
 
 
 def run_nftables(
@@ -73,6 +116,8 @@ def run_nftables(
     _refuse_options(world, options)
     refuse_unsupported(world)
     compiled = compile_policy(world)
+    staged = StagedKernel(world, paths, vnics=options.vnics) if world.staged else None
+    beside = compile_policy(world.what_if) if staged is not None else None
     inventory = world.inventory if options.vnics else None
     if inventory is not None:
         _refuse_shared_addresses(inventory)
@@ -84,7 +129,7 @@ def run_nftables(
             entry = CaptureResult(path)
             result.captures.append(entry)
             if run is None:
-                run = _Run(compiled, inventory)
+                run = _Run(compiled, inventory, beside, staged)
             _feed(run, entry, result, progress)
             if options.each:
                 lines += run.end(result)
@@ -96,9 +141,12 @@ def run_nftables(
         if run is not None:
             run.judge.close()
     _count(result, lines, compiled)
+    said: Iterable[Said] = repeat(()) if staged is None else staged.said
+    if staged is not None:
+        result.staged = staged.summary()
     if options.verdicts is not None:
         with open("/dev/stdout" if options.verdicts == "-" else options.verdicts, "w", encoding="utf-8") as file:
-            file.writelines(line.text() for line in lines)
+            file.writelines(line.text(also) for line, also in zip(lines, said, strict=staged is not None))
     return result
 
 
@@ -117,8 +165,7 @@ def _refuse_options(world: PolicySet, options: RunOptions) -> None:
         "--speed real": options.realtime,
         "--repeat": options.repeat > 1,
         "--workers": options.workers > 1,
-        "staged policies in a replay": world.staged,
-        "schedules in a replay": world.schedules,
+        "schedules in a replay": world.schedules or world.what_if.schedules,
     }
     for name, value in wanted.items():
         if value:
@@ -139,19 +186,28 @@ def _refuse_shared_addresses(inventory: Inventory) -> None:
 class _Run:
     """One namespace from an empty connection table on."""
 
-    def __init__(self, compiled: Compiled, inventory: Inventory | None) -> None:
-        self._inventory = inventory
+    def __init__(
+        self,
+        compiled: Compiled,
+        inventory: Inventory | None,
+        beside: Compiled | None,
+        staged: StagedKernel | None,
+    ) -> None:
+        self._inventory, self._staged = inventory, staged
         self._names = [WIRE] if inventory is None else [port.name for port in inventory]
         self._numbers = {name: number for number, name in enumerate(self._names, 1)}
         self._by_mac: dict[bytes, list[Port]] = {}
         for port in inventory or ():
             self._by_mac.setdefault(mac_packed(port.mac), []).append(port)
         if inventory is None:
-            rendered = render_wire(compiled.rules, compiled.sets, compiled.tap)
+            tap = None if beside is None else wire_tables(beside.rules, beside.sets, beside.tap)
+            rendered = render_wire(compiled.rules, compiled.sets, compiled.tap, staged=tap)
         else:
-            rendered = render_ruleset(compiled, self._names)
+            rendered = render_ruleset(compiled, self._names, staged=beside)
         self._rules = rendered.rule_of
-        self._lines: list[tuple[int, _Line]] = []
+        # The staged rules by what their counters are called behind the word that says so.
+        self._staged_rules = {name.removeprefix(STAGED): rule for name, rule in rendered.staged_of.items()}
+        self._frames: list[_Frame] = []
         self._order = 0
         self._waiting: dict[_FragmentKey, list[tuple[int, _Arrival]]] = {}
         self.judge = KernelJudge(decisions_logged(rendered.ruleset))
@@ -161,9 +217,10 @@ class _Run:
         packet = parse(data, link, wire)
         self._order += 1
         sender, receiver = self._ends(packet)
-        arrival = _Arrival(n, ts_ns, file, sender, receiver, packet.ip_length)
+        arrival = _Arrival(n, ts_ns, file, sender, receiver, packet.ip_length, packet_ends(packet, wire))
         if not sender and not receiver:
-            self._lines.append((self._order, _Line(arrival, None, None, "ALLOW", "no-filter", ct="untracked")))
+            line = _Line(arrival, None, None, "ALLOW", "no-filter", ct="untracked")
+            self._frames.append(_Frame(self._order, [line], [line]))
         elif packet.ip_version == 0 and packet.refusal is None:
             self._judged(arrival, Answer("untracked", False, (), 1, 0), "non-ip")
         elif self._inventory is not None and _is_for_many(packet):
@@ -190,19 +247,27 @@ class _Run:
 
     def _judged(self, arrival: _Arrival, answer: Answer, reason: str, order: int = 0) -> None:
         """The lines of a packet that the kernel judged: OUT, and IN where it came so far."""
-        said = _said(answer, "out" if arrival.sender else "in")
+        order = order or self._order
+        now, then = _worlds_said(answer.said)
+        lines = self._world_lines(arrival, answer, now, self._rules, reason)
+        lost = lines[-1].verdict == "ALLOW" and not answer.delivered
+        if lines[-1].verdict != "ALLOW" and answer.delivered:
+            raise RuntimeError(f"packet {arrival.n} was delivered, but refused: {answer}")
+        staged = [] if self._staged is None else self._world_lines(arrival, answer, then, self._staged_rules, reason)
+        for last in (line for some in (lines, staged) if lost for line in some[-1:] if line.verdict == "ALLOW"):
+            last.verdict, last.reason = "DROP", NOT_DELIVERED
+        self._frames.append(_Frame(order, lines, staged))
+
+    def _world_lines(
+        self, arrival: _Arrival, answer: Answer, told: Sequence[str], rules: Mapping[str, CompiledRule], reason: str
+    ) -> list[_Line]:
+        """What one world's rules said at the ends, up to where they refused: there it never came to the receiver."""
+        said = _said(told, "out" if arrival.sender else "in")
         lines = [
-            self._line(arrival, self._names[number - 1], direction, answer, said[side], reason)
+            self._line(arrival, self._names[number - 1], direction, answer, said[side], rules, reason)
             for side, direction, number in self._sides(arrival)
         ]
-        # Refused going out: it never came to the receiver.
-        lines = lines[: next((at for at, line in enumerate(lines, 1) if line.verdict != "ALLOW"), len(lines))]
-        if lines[-1].verdict == "ALLOW" and not answer.delivered:
-            lines[-1].verdict, lines[-1].reason = "DROP", "not-delivered"
-        elif lines[-1].verdict == "DROP" and answer.delivered:
-            raise RuntimeError(f"packet {arrival.n} was delivered, but refused: {answer}")
-        for line in lines:
-            self._lines.append((order or self._order, line))
+        return lines[: next((at for at, line in enumerate(lines, 1) if line.verdict != "ALLOW"), len(lines))]
 
     def _sides(self, arrival: _Arrival) -> list[tuple[str, str, int]]:
         if self._inventory is None:
@@ -211,11 +276,18 @@ class _Run:
         return [side for side in sides if side[2]]
 
     def _line(
-        self, arrival: _Arrival, vnic: str, direction: str, answer: Answer, said: Sequence[str], reason: str
+        self,
+        arrival: _Arrival,
+        vnic: str,
+        direction: str,
+        answer: Answer,
+        said: Sequence[str],
+        known: Mapping[str, CompiledRule],
+        reason: str,
     ) -> _Line:
         """What the rules of one end said: the last rule of the policy, and whatever refused after it."""
-        rules = [self._rules[text] for text in said if text in self._rules]
-        refused = [text for text in said if text not in self._rules]
+        rules = [known[text] for text in said if text in known]
+        refused = [text for text in said if text not in known]
         rule = rules[-1] if rules else None
         verdict = "ALLOW"
         if refused:
@@ -231,7 +303,7 @@ class _Run:
     def _refused(self, arrival: _Arrival, verdict: str | None, reason: str, ct: str | None, order: int) -> None:
         _, direction, number = self._sides(arrival)[0]
         line = _Line(arrival, self._names[number - 1], direction, verdict, reason, ct=ct)
-        self._lines.append((order, line))
+        self._frames.append(_Frame(order, [line], [line]))
 
     def end(self, result: RunResult) -> list[_Line]:
         """All lines in order; the namespace goes. Fragments that still wait for others are refused."""
@@ -242,7 +314,10 @@ class _Run:
         for name in ("created", "open"):
             result.connections[name] += count
         self.judge.close()
-        return [line for _, line in sorted(self._lines, key=lambda item: item[0])]
+        frames = sorted(self._frames, key=lambda item: item.order)
+        if self._staged is not None:
+            self._staged.take(frame.judgements() for frame in frames)
+        return [line for frame in frames for line in frame.lines]
 
     # Which filters (packet-path.md section 12)
 
@@ -277,11 +352,18 @@ def _is_for_many(packet: Packet) -> bool:
     return address.is_multicast or address == _BROADCAST
 
 
-def _said(answer: Answer, first: str) -> dict[str, list[str]]:
+def _worlds_said(said: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What the rules in force said; what the staged ones said, in the same words."""
+    now = [text for text in said if not text.startswith(STAGED)]
+    sums = (WOULD_PASS, PASSES_TOO, CUT)
+    return now, [text.removeprefix(STAGED) for text in said if text.startswith(STAGED) and text not in sums]
+
+
+def _said(told: Sequence[str], first: str) -> dict[str, list[str]]:
     """What the rules said at each end; before they begin at one, it is the first that speaks."""
     found: dict[str, list[str]] = {"out": [], "in": []}
     side = first
-    for text in answer.said:
+    for text in told:
         if text in found:
             side = text
         else:

@@ -49,7 +49,7 @@ class RuleName(NamedTuple):
 
 
 class Names(NamedTuple):
-    """What the numbers in changes mean: rules in force, staged rules, filters, files; and the staged policies."""
+    """What the numbers in changes mean: rules in force, staged ones, filters, files, reasons; and staged policies."""
 
     rules: Sequence[RuleName]
     staged_rules: Sequence[RuleName]
@@ -57,6 +57,7 @@ class Names(NamedTuple):
     files: Sequence[str]
     directions: dict[int, str | None]
     policies: Sequence[str]
+    reasons: Sequence[str] = REASONS
 
 
 @dataclass(slots=True)
@@ -187,7 +188,7 @@ class StagedChanges:
             {
                 "change": _WORDS[change],
                 **_named(names.staged_rules, rule),
-                "reason": REASONS[reason],
+                "reason": names.reasons[reason],
                 **dict(zip(("flows", "packets", "bytes"), sums, strict=True)),
             }
             for (change, rule, reason), sums in of_rule.items()
@@ -255,11 +256,11 @@ def _shown(flow: _Flow, names: Names) -> dict[str, Any]:
         "packets": flow.packets,
         "bytes": flow.bytes,
         "verdict": VERDICTS[int(row["verdict"])],
-        "reason": REASONS[int(row["reason"])],
+        "reason": names.reasons[int(row["reason"])],
         **_named(names.rules, int(row["rule"])),
         "staged": {
             "verdict": VERDICTS[int(row["staged_verdict"])],
-            "reason": REASONS[int(row["staged_reason"])],
+            "reason": names.reasons[int(row["staged_reason"])],
             **_named(names.staged_rules, int(row["staged_rule"])),
         },
     }

@@ -17,6 +17,7 @@ from dfw.logs import get_logger
 from dfw.model import PROTO_ICMP, PROTO_ICMPV6, Action, Address, Family
 from dfw.nftables import Rendered
 from dfw.nftables.nflog import LogListener, LogRecord
+from dfw.nftables.shared import RECEIVER_MASK
 from dfw.nftables.tables import LOG_GROUP
 from dfw.oracle import parse
 from overlay.host_log import FILES, MISSED_SECONDS
@@ -108,5 +109,5 @@ def log_entry(record: LogRecord, rendered: Rendered) -> PacketEntry | None:
 
 def _end(mark: int, numbers: Mapping[str, int]) -> tuple[str | None, str]:
     """Whose rules spoke: the sender's as long as it is in the mark."""
-    number, direction = (mark >> 16, "OUT") if mark >> 16 else (mark & 0xFFFF, "IN")
+    number, direction = (mark >> 16, "OUT") if mark >> 16 else (mark & RECEIVER_MASK, "IN")
     return next((name for name, known in numbers.items() if known == number), None), direction

@@ -6,7 +6,7 @@
 
 from dfw.nftables.capabilities import refuse_unsupported, unsupported_features
 from dfw.nftables.names import Names
-from dfw.nftables.render import WIRE, Rendered, render_ruleset, render_wire, vnic_mark
+from dfw.nftables.render import WIRE, Rendered, render_ruleset, render_wire, vnic_mark, wire_tables
 from dfw.nftables.ruleset import Ruleset, ruleset_parse, ruleset_sorted, ruleset_text
 from dfw.nftables.update import Update, plan_update, update_text
 
@@ -26,4 +26,5 @@ __all__ = [
     "unsupported_features",
     "update_text",
     "vnic_mark",
+    "wire_tables",
 ]

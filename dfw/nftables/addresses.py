@@ -40,8 +40,10 @@ def address_sets(
     rows: TableRows,
     numbers: Numbering,
     before: Mapping[str, AddressElements],
+    shared: Mapping[str, AddressElements] | None = None,
 ) -> dict[int, AddressElements]:
-    """Those that rules refer to, by number.
+    """Those that rules refer to, by number. `shared`: of the rules in force, where these are of staged ones: what holds
+    the same is the same set.
 
     A group is known by its name, raw addresses by what they are. A set that is no hash any more is another set.
     """
@@ -53,8 +55,18 @@ def address_sets(
     found = {}
     for at in np.flatnonzero(used).tolist():
         key = f"{keys[at]}#{times[at]}" if times[at] else keys[at]
+        other = shared.get(key) if shared is not None else None
+        if other is not None and _holds(other, sets[at].ranges):
+            found[at] = other
+            continue
+        key = key if shared is None else f"staged {key}"
         found[at] = _elements(key, numbers.number(key), sets[at].ranges, before.get(key))
     return found
+
+
+def _holds(item: AddressElements, ranges: RangeArray) -> bool:
+    """Are these its elements?"""
+    return all(np.array_equal(item.rows[family], rows) for family, rows in _rows_of(ranges).items())
 
 
 def set_codes(count: int, sets: Mapping[int, AddressElements]) -> npt.NDArray[np.int64]:
@@ -67,7 +79,7 @@ def set_codes(count: int, sets: Mapping[int, AddressElements]) -> npt.NDArray[np
 
 def _elements(key: str, number: int, ranges: RangeArray, before: AddressElements | None) -> AddressElements:
     known = {} if before is None else {item.family: item for item in before.sets}
-    rows = {family: _octets(ranges[ranges["family"] == int(family)]) for family in Family}
+    rows = _rows_of(ranges)
     made: list[ElementSet] = []
     for family, own in rows.items():
         old = known.get(family)
@@ -80,6 +92,10 @@ def _elements(key: str, number: int, ranges: RangeArray, before: AddressElements
         return before
     kinds = sum((2 if item.is_interval else 1) * (3 if item.family is Family.IPV6 else 1) for item in made)
     return AddressElements(key, number * 9 + kinds, rows, tuple(made))
+
+
+def _rows_of(ranges: RangeArray) -> dict[Family, _Rows]:
+    return {family: _octets(ranges[ranges["family"] == int(family)]) for family in Family}
 
 
 def _octets(ranges: RangeArray) -> _Rows:

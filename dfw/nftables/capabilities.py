@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dfw.errors import UnsupportedError
-from dfw.model import Alg, FloodLimits, PolicySet, Tier, Timers
+from dfw.model import Alg, FloodLimits, Policy, PolicySet, Tier, Timers
 from dfw.nftables.names import MOST_VNICS
 
 ENFORCER = "nftables"
@@ -24,14 +24,20 @@ def unsupported_features(world: PolicySet) -> Iterator[str]:
     if len(world.inventory.ports) > MOST_VNICS:
         yield f"{len(world.inventory.ports)} vNICs (at most {MOST_VNICS})"
     for policy in world.ordered:
-        for rule in policy.rules:
-            if rule.disabled:
-                continue
-            if policy.tier is Tier.ETHERNET:
-                yield f"layer-2 rules (rule {rule.path})"
-            entries = [entry for service in rule.services for entry in service.entries]
-            algs = dict.fromkeys(entry.alg.value for entry in entries if entry.alg not in _ALGS)
-            yield from (f"the ALG {alg} (rule {rule.path})" for alg in algs)
+        yield from _policy_features(policy, "")
+    for policy in world.staged:
+        yield from _policy_features(policy, "staged ")
+
+
+def _policy_features(policy: Policy, word: str) -> Iterator[str]:
+    for rule in policy.rules:
+        if rule.disabled:
+            continue
+        if policy.tier is Tier.ETHERNET:
+            yield f"{word}layer-2 rules (rule {rule.path})"
+        entries = [entry for service in rule.services for entry in service.entries]
+        algs = dict.fromkeys(entry.alg.value for entry in entries if entry.alg not in _ALGS)
+        yield from (f"the ALG {alg} ({word}rule {rule.path})" for alg in algs)
 
 
 def refuse_unsupported(world: PolicySet) -> None:

@@ -9,8 +9,8 @@ from typing import Final
 
 import msgspec
 
-MOST_VNICS: Final = 0xFFFF
-"""vNICs of one ruleset: their numbers take half a packet mark each."""
+MOST_VNICS: Final = 0x7FFF
+"""vNICs of one ruleset: their numbers take half a packet mark each, less a bit of the receiver's."""
 
 
 class Numbers(msgspec.Struct):
@@ -29,6 +29,8 @@ class Names(msgspec.Struct):
     rules: Numbers = msgspec.field(default_factory=Numbers)
     sets: Numbers = msgspec.field(default_factory=Numbers)
     ports: Numbers = msgspec.field(default_factory=Numbers)
+    staged_tables: Numbers = msgspec.field(default_factory=Numbers)
+    staged_rules: Numbers = msgspec.field(default_factory=Numbers)
 
 
 class Numbering:

@@ -13,7 +13,7 @@ for each packet: that is what a stateless rule means.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -23,9 +23,9 @@ import numpy.typing as npt
 from dfw.compile import AddressSet, CompiledRule, RuleTable
 from dfw.nftables.addresses import AddressElements, address_sets, set_codes
 from dfw.nftables.entry import EntryMatcher
-from dfw.nftables.names import Names, Numbering, occurrences, tables_numbered, vnics_numbered
+from dfw.nftables.names import Names, Numbering, Numbers, occurrences, tables_numbered, vnics_numbered
 from dfw.nftables.rows import TableRows, tables_flat
-from dfw.nftables.ruleset import Ruleset, VerdictMap
+from dfw.nftables.ruleset import Chain, Ruleset, VerdictMap
 from dfw.nftables.shared import (
     IN,
     METERS,
@@ -37,6 +37,7 @@ from dfw.nftables.shared import (
     base_chains,
     verdict_chains,
 )
+from dfw.nftables.staged import STAGED, STAGED_COUNTERS, staged_base, staged_part, staged_verdicts
 from dfw.nftables.tables import Numbered, PortSet, PortSets, TablePart, table_keys, table_write
 
 TABLE: Final = "palisade"
@@ -74,30 +75,41 @@ class SomeTables:
 
 @dataclass(frozen=True, slots=True)
 class Memo:
-    """What the next rendering takes over if it is still the same: tables by number, address sets and sets of
-    ports by what they are known by."""
+    """What the next rendering takes over if it is still the same: tables by number, those of staged policies too,
+    address sets and sets of ports by what they are known by."""
 
     tables: Mapping[int, TablePart] = field(default_factory=dict)
     sets: Mapping[str, AddressElements] = field(default_factory=dict)
     ports: Mapping[str, PortSet] = field(default_factory=dict)
+    staged: Mapping[int, TablePart] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A ruleset, the policy's rule behind each counter of it by the counter's name, and the names that it uses."""
+    """A ruleset, the policy's rule behind each counter of it by the counter's name, likewise the staged rule, and the
+    names that it uses."""
 
     ruleset: Ruleset
     rule_of: Mapping[str, CompiledRule]
     names: Names = field(default_factory=Names)
     memo: Memo = field(default_factory=Memo, repr=False, compare=False)
+    staged_of: Mapping[str, CompiledRule] = field(default_factory=dict)
 
 
 WIRE: Final = "tap"
 
 
-def render_wire(rules: Sequence[CompiledRule], sets: Sequence[AddressSet], table: RuleTable) -> Rendered:
-    """The ruleset of one filter on a wire, number 1, that judges each packet once, going out."""
-    return _render(SomeTables(rules, sets, (table,), {WIRE: 0}), (WIRE,), WIRE_SIDES, {}, Names(), Memo())
+def wire_tables(rules: Sequence[CompiledRule], sets: Sequence[AddressSet], table: RuleTable) -> Tables:
+    """The tables of one filter on a wire."""
+    return SomeTables(rules, sets, (table,), {WIRE: 0})
+
+
+def render_wire(
+    rules: Sequence[CompiledRule], sets: Sequence[AddressSet], table: RuleTable, *, staged: Tables | None = None
+) -> Rendered:
+    """The ruleset of one filter on a wire, number 1, that judges each packet once, going out. `staged`: its
+    `wire_tables` as staged policies would have them."""
+    return _render(wire_tables(rules, sets, table), (WIRE,), WIRE_SIDES, {}, Names(), Memo(), staged)
 
 
 def render_ruleset(
@@ -107,16 +119,18 @@ def render_ruleset(
     zones: Mapping[str, int] | None = None,
     names: Names | None = None,
     before: Rendered | None = None,
+    staged: Tables | None = None,
 ) -> Rendered:
     """The ruleset of these vNICs. `names`: of the ruleset before; without, vNICs are numbered from 1 in this order.
     `before`: that ruleset itself, with its names: what has not changed is taken over, and the result is the same.
+    `staged`: the tables as staged policies would have them, which are counted (dfw/nftables/staged.py).
 
     `zones`: conntrack zone of what comes in by an interface (a bridge), for routing domains whose addresses may be the
     same; others are in zone 0. Raises ValueError for more vNICs than a mark can tell apart.
     """
     if before is not None:
-        return _render(tables, vnics, SIDES, zones or {}, before.names, before.memo)
-    return _render(tables, vnics, SIDES, zones or {}, names or Names(), Memo())
+        return _render(tables, vnics, SIDES, zones or {}, before.names, before.memo, staged)
+    return _render(tables, vnics, SIDES, zones or {}, names or Names(), Memo(), staged)
 
 
 def _render(
@@ -126,49 +140,111 @@ def _render(
     zones: Mapping[str, int],
     names: Names,
     before: Memo,
+    staged: Tables | None,
 ) -> Rendered:
     numbers = vnics_numbered(vnics, names.vnics)
-    users: dict[int, list[str]] = {}
-    for name in vnics:
-        users.setdefault(tables.table_of[name], []).append(name)
-    table_number, kept_tables = tables_numbered(users, names.tables)
-    rule_numbers, set_numbers, port_numbers = map(Numbering, (names.rules, names.sets, names.ports))
-    used = [tables.tables[at] for at in users]
-    rows = tables_flat(used)
-    sets = address_sets(tables.sets, rows, set_numbers, before.sets)
-    known = Numbered(tables.rules, _rules_numbered(tables.rules, rows, rule_numbers), set_codes(len(tables.sets), sets))
-    port_sets = PortSets(port_numbers, before.ports)
-    element_names = {
-        (at, item.family): item.name for at, some in sets.items() for item in some.sets if item.family is not None
-    }
-    matcher = EntryMatcher(element_names, port_sets.name)
-    parts: dict[int, TablePart] = {}
-    wanted = [table_number[at] for at in users]
-    for table, number, key in zip(used, wanted, table_keys(rows, wanted, sides, known), strict=True):
-        part = before.tables.get(number)
-        if part is None or part.key != key:
-            part = table_write(table, number, sides, known, matcher, port_sets, key)
-        parts[number] = part
-        for item in part.ports:
-            port_sets.keep(item)
-    maps = []
-    for side in SIDES:
-        pairs = sorted(
-            (numbers[name] << side.shift, parts[table_number[tables.table_of[name]]].of_side[side.name])
-            for name in vnics
-        )
-        maps.append(VerdictMap(side.name, ((0, "nobody"), *pairs)))
-    rule_of = _rules_named(tables.rules, known.rule_numbers, parts.values())
-    chains = (chain for part in parts.values() for chain in part.chains)
-    base = (*verdict_chains(sides), *chains, *base_chains(sides, zones))
+    set_numbers, port_numbers = Numbering(names.sets), Numbering(names.ports)
+    writer = _Writer(vnics, numbers, sides, set_numbers, PortSets(port_numbers, before.ports), before.sets)
+    now = writer.write(tables, names.tables, names.rules, before.tables)
+    then = _NOTHING
+    if staged is not None:
+        then = writer.write(staged, names.staged_tables, names.staged_rules, before.staged, in_force=now)
+    sets = {some.key: some for some in (*now.sets, *then.sets)}
     elements = (
         *(item for some in sets.values() for item in some.sets),
-        *(found.item for found in port_sets.kept.values()),
+        *(found.item for found in writer.ports.kept.values()),
     )
-    helpers = tuple(dict.fromkeys(helper for part in parts.values() for helper in part.helpers))
-    ruleset = Ruleset(TABLE, elements, tuple(maps), (*OWN_COUNTERS, *rule_of), base, helpers, METERS)
-    names = Names(numbers, kept_tables, rule_numbers.kept(), set_numbers.kept(), port_numbers.kept())
-    return Rendered(ruleset, rule_of, names, Memo(parts, {some.key: some for some in sets.values()}, port_sets.kept))
+    chains = [*verdict_chains(sides), *now.chains, *base_chains(sides, zones)]
+    counters = [*OWN_COUNTERS, *now.rule_of]
+    if staged is not None:
+        chains += [*staged_verdicts(sides), *then.chains, *staged_base(sides)]
+        counters += [*STAGED_COUNTERS, *then.rule_of]
+    helpers = tuple(dict.fromkeys(helper for part in now.parts.values() for helper in part.helpers))
+    maps = (*now.maps, *then.maps)
+    ruleset = Ruleset(TABLE, elements, maps, tuple(counters), tuple(chains), helpers, METERS)
+    found = Names(numbers, now.names, now.rules, set_numbers.kept(), port_numbers.kept(), then.names, then.rules)
+    memo = Memo(now.parts, sets, writer.ports.kept, then.parts)
+    return Rendered(ruleset, now.rule_of, found, memo, then.rule_of)
+
+
+@dataclass(frozen=True, slots=True)
+class _Written:
+    """Tables as they were written, the maps that lead to them, the rule behind each counter, the numbers in names."""
+
+    parts: Mapping[int, TablePart]
+    maps: tuple[VerdictMap, ...]
+    rule_of: Mapping[str, CompiledRule]
+    sets: tuple[AddressElements, ...]
+    names: Numbers
+    rules: Numbers
+
+    @property
+    def chains(self) -> Iterator[Chain]:
+        """Those of all tables."""
+        return (chain for part in self.parts.values() for chain in part.chains)
+
+
+_NOTHING: Final = _Written({}, (), {}, (), Numbers(), Numbers())
+
+
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """Writes tables of these vNICs; all of them share address sets and sets of ports."""
+
+    vnics: Sequence[str]
+    numbers: Mapping[str, int]
+    sides: Sequence[Side]
+    set_numbers: Numbering
+    ports: PortSets
+    sets_before: Mapping[str, AddressElements]
+
+    def write(
+        self,
+        tables: Tables,
+        names: Numbers,
+        rule_names: Numbers,
+        before: Mapping[int, TablePart],
+        *,
+        in_force: _Written | None = None,
+    ) -> _Written:
+        """The tables of one world; `in_force`: those in force, where these are as staged policies would have them."""
+        users: dict[int, list[str]] = {}
+        for name in self.vnics:
+            users.setdefault(tables.table_of[name], []).append(name)
+        table_number, kept_tables = tables_numbered(users, names)
+        rule_numbers = Numbering(rule_names)
+        used = [tables.tables[at] for at in users]
+        rows = tables_flat(used)
+        shared = None if in_force is None else {some.key: some for some in in_force.sets}
+        sets = address_sets(tables.sets, rows, self.set_numbers, self.sets_before, shared)
+        known = Numbered(
+            tables.rules, _rules_numbered(tables.rules, rows, rule_numbers), set_codes(len(tables.sets), sets)
+        )
+        element_names = {
+            (at, item.family): item.name for at, some in sets.items() for item in some.sets if item.family is not None
+        }
+        matcher = EntryMatcher(element_names, self.ports.name)
+        parts: dict[int, TablePart] = {}
+        wanted = [table_number[at] for at in users]
+        for table, number, key in zip(used, wanted, table_keys(rows, wanted, self.sides, known), strict=True):
+            part = before.get(number)
+            if part is None or part.key != key:
+                is_staged = in_force is not None
+                part = table_write(table, number, self.sides, known, matcher, self.ports, key, is_apart=is_staged)
+                part = staged_part(part, self.sides) if is_staged else part
+            parts[number] = part
+            for item in part.ports:
+                self.ports.keep(item)
+        maps = []
+        prefix = "" if in_force is None else STAGED
+        for side in SIDES:
+            pairs = sorted(
+                (self.numbers[name] << side.shift, parts[table_number[tables.table_of[name]]].of_side[side.name])
+                for name in self.vnics
+            )
+            maps.append(VerdictMap(f"{prefix}{side.name}", ((0, f"{prefix}nobody"), *pairs)))
+        rule_of = _rules_named(tables.rules, known.rule_numbers, parts.values(), prefix)
+        return _Written(parts, tuple(maps), rule_of, tuple(sets.values()), kept_tables, rule_numbers.kept())
 
 
 def _rules_numbered(rules: Sequence[CompiledRule], rows: TableRows, numbers: Numbering) -> npt.NDArray[np.int64]:
@@ -183,10 +259,10 @@ def _rules_numbered(rules: Sequence[CompiledRule], rows: TableRows, numbers: Num
 
 
 def _rules_named(
-    rules: Sequence[CompiledRule], numbers: npt.NDArray[np.int64], parts: Iterable[TablePart]
+    rules: Sequence[CompiledRule], numbers: npt.NDArray[np.int64], parts: Iterable[TablePart], prefix: str
 ) -> dict[str, CompiledRule]:
     """By counter. A rule that is for other directions than those judged has none."""
-    of_counter = {f"rule{number}": rule for number, rule in zip(numbers.tolist(), rules, strict=True)}
+    of_counter = {f"{prefix}rule{number}": rule for number, rule in zip(numbers.tolist(), rules, strict=True)}
     return {name: of_counter[name] for name in dict.fromkeys(name for part in parts for name in part.counters)}
 
 

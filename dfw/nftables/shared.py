@@ -11,7 +11,10 @@ from dfw.model import PROTO_SCTP, Direction
 from dfw.nftables.ruleset import Chain, ChainRule, Expression, Hook, Meter
 
 SENDER_MASK: Final = 0xFFFF0000
-RECEIVER_MASK: Final = 0x0000FFFF
+RECEIVER_MASK: Final = 0x00007FFF
+REFUSED_MARK: Final = 0x00008000
+"""Bit of a packet's mark: staged rules would have refused it (dfw/nftables/staged.py). Rules in force do not ask."""
+_NO_SENDER: Final = RECEIVER_MASK | REFUSED_MARK
 OWN_COUNTERS: Final = ("source-route", "invalid", "tcp-strict", "related", "reject-rate", "no-rule", "no-ruleset")
 """Counters of what is refused without a rule of the policy."""
 ACCEPT: Final[Expression] = {"accept": None}
@@ -43,7 +46,7 @@ WIRE_SIDES = (replace(OUT, original_bit=_BOTH_KEEP, reply_bit=_BOTH_KEEP), IN)
 
 def base_chains(sides: Sequence[Side], zones: Mapping[str, int]) -> Iterator[Chain]:
     """Those by which packets come in; they refer to the verdict maps of both sides."""
-    yield from map(_side_chain, sides)
+    yield from map(side_chain, sides)
     for side in sides:
         yield Chain(f"forward-{side.name}", (goto(side.name),), Hook("forward", side.priority, "drop"))
     if sides is SIDES:
@@ -56,15 +59,15 @@ def base_chains(sides: Sequence[Side], zones: Mapping[str, int]) -> Iterator[Cha
 def verdict_chains(sides: Sequence[Side]) -> Iterator[Chain]:
     """Those to which tables refer."""
     yield from _reject_chains(sides)
-    yield from _keep_chains(sides)
+    yield from keep_chains(sides)
     yield _NOBODY
 
 
-def _side_chain(side: Side) -> Chain:
+def side_chain(side: Side) -> Chain:
     """One end: state kept, or where the map leads for its vNIC. One without a rule set passes nothing."""
     begin = tuple(_source_routed()) if side.name == OUT.name else ()
     mark: Expression = {"meta": {"key": "mark"}}
-    receiver_only: Expression = {"mangle": {"key": mark, "value": {"&": [mark, RECEIVER_MASK]}}}
+    receiver_only: Expression = {"mangle": {"key": mark, "value": {"&": [mark, _NO_SENDER]}}}
     return Chain(
         side.name,
         (
@@ -99,7 +102,7 @@ def _source_routed() -> Iterator[ChainRule]:
     yield ChainRule((routing, *counted_drop("source-route").expressions))
 
 
-def _keep_chains(sides: Sequence[Side]) -> Iterator[Chain]:
+def keep_chains(sides: Sequence[Side]) -> Iterator[Chain]:
     """What a stateful ALLOW does: refuse what begins nothing, and remember that this end allowed the connection.
 
     To this end the packet is the connection's first, whatever the other end's stateless rule has let through: a
@@ -232,7 +235,7 @@ def _no(flags: Any) -> Expression:
 def judged_at(side: Side) -> Expression:
     """Matches where this side is being judged: the sender is in the mark as long as it is the sender's turn."""
     operator = ">" if side.name == OUT.name else "<="
-    return {"match": {"op": operator, "left": {"meta": {"key": "mark"}}, "right": RECEIVER_MASK}}
+    return {"match": {"op": operator, "left": {"meta": {"key": "mark"}}, "right": _NO_SENDER}}
 
 
 def _equal(left: Any, right: Any) -> Expression:

@@ -125,15 +125,17 @@ def table_write(
     matcher: EntryMatcher,
     port_sets: PortSets,
     key: bytes,
+    *,
+    is_apart: bool = False,
 ) -> TablePart:
-    """A table's chains."""
+    """A table's chains; `is_apart`: in any case those of each side."""
     entries = [(entry, tuple(matcher.matches(entry))) for entry in entries_joined(table)]
     writer = _TableWriter(known)
     name = f"table{number}"
     chains: list[Chain] = []
     of_side: dict[str, str] = {}
     # One chain for both directions, where most rules are for both.
-    is_one = 2 * sum(entry.direction == Direction.IN_OUT for entry, _ in entries) > len(entries)
+    is_one = not is_apart and 2 * sum(entry.direction == Direction.IN_OUT for entry, _ in entries) > len(entries)
     for side in (None,) if is_one else sides:
         chain = name if side is None else f"{name}-{side.name}"
         chains += writer.chains(chain, side, entries)

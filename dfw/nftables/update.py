@@ -70,6 +70,7 @@ def plan_update(old: Ruleset, new: Ruleset) -> Update:
     before = [_command("add", "counter", table, name) for name in new.counters if name not in counters]
     before += [{"add": {"set": meter_json(table, item)}} for item in new.meters if item not in old.meters]
     before += [{"add": {"ct helper": helper_json(table, item)}} for item in new.helpers if item not in old.helpers]
+    before += [_map_new(table, name) for name in new_maps if name not in maps]
     after: list[dict[str, Any]] = []
     changes: list[SetChange] = []
     for name, chain in new_chains.items():
@@ -90,8 +91,9 @@ def plan_update(old: Ruleset, new: Ruleset) -> Update:
         after += _map_changed(table, maps.get(name), verdicts)
     gone = [name for name in chains if name not in new_chains]
     after += [{"flush": {"chain": _at(table, name)}} for name in gone]
-    after += [_command("delete", "chain", table, name) for name in gone]
+    # Rules refer to maps, and these to chains.
     after += [_command("delete", "map", table, name) for name in maps if name not in new_maps]
+    after += [_command("delete", "chain", table, name) for name in gone]
     after += [_command("delete", "set", table, name) for name in sets if name not in new_sets]
     after += [_command("delete", "set", table, item.name) for item in old.meters if item not in new.meters]
     after += [_command("delete", "ct helper", table, item.name) for item in old.helpers if item not in new.helpers]
@@ -123,9 +125,11 @@ def _chain_exchanged(table: str, chain: Chain, *, is_new: bool) -> Iterator[dict
     yield from ({"add": {"rule": rule_json(table, chain.name, rule)}} for rule in chain.rules)
 
 
+def _map_new(table: str, name: str) -> dict[str, Any]:
+    return {"add": {"map": {**_at(table, name), "type": "mark", "map": "verdict"}}}
+
+
 def _map_changed(table: str, old: VerdictMap | None, new: VerdictMap) -> Iterator[dict[str, Any]]:
-    if old is None:
-        yield {"add": {"map": {**_at(table, new.name), "type": "mark", "map": "verdict"}}}
     before, wanted = dict(old.chains if old else ()), dict(new.chains)
     gone = [(mark, chain) for mark, chain in before.items() if wanted.get(mark) != chain]
     come = [(mark, chain) for mark, chain in wanted.items() if before.get(mark) != chain]

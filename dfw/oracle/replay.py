@@ -359,7 +359,7 @@ class Replay:
             packet.ip_length,
             arrival.order,
             0 if decision.connection is None else decision.connection.begun,
-            _ends(packet, arrival.wire),
+            packet_ends(packet, arrival.wire),
         )
         lines.append(_Line(arrival.order, hop.direction, judgement))
         if rule is not None:
@@ -404,7 +404,8 @@ def _is_in_domain(inventory: Inventory, port: Port, vni: int | None) -> bool:
     )
 
 
-def _ends(packet: Packet, wire: int) -> Ends:
+def packet_ends(packet: Packet, wire: int) -> Ends:
+    """Who talks to whom in a packet of that many bytes on the wire."""
     if packet.refusal is not None or not packet.ip_version:
         return Ends(wire, 0, 0, 0, 0, None, None)
     ports: tuple[int | None, int | None] = packet.source_port, packet.destination_port

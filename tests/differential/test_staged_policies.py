@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Staged policies on generated traffic: what is in force does not notice them, and both backends write the same bytes.
 
-Random policies: each of those in force may have a staged version (actions changed, rules left out or turned round, all
-of them gone), others are staged only; the default section too.
+Random policies and staged ones beside them (tests/support/staged_draw.py).
 """
 
 from __future__ import annotations
@@ -18,54 +17,17 @@ import pytest
 
 pytest.importorskip("dfw.core", reason="the packet core is not built")
 
-from dfw.model import Action, Policy, PolicySet, Rule, Tier, default_policy
+from dfw.model import Action, Policy, PolicySet, Rule, Tier
 from dfw.replay_oracle import run_oracle
 from dfw.replay_run import RunOptions, RunResult, run_native
 from tests.support.agreement import events_of, worlds_of
 from tests.support.capture_mutations import pcap_write
 from tests.support.pcap import Captured
+from tests.support.staged_draw import staged_draw
 from tests.support.traffic import Packet, Scenario, scenario_draw
 
 PACKETS = ("allowed", "dropped", "generated")
 """Files of packets, each with comments."""
-_ACTIONS = (Action.ALLOW, Action.DROP, Action.REJECT)
-
-
-def staged_draw(rng: random.Random, worlds: list[PolicySet]) -> PolicySet:
-    """One of the worlds of generated traffic, with staged policies."""
-    world = rng.choice(worlds[:3])
-    staged = [_changed(rng, policy) for policy in world.policies if rng.random() < 0.5]
-    known = {policy.path for policy in world.policies}
-    others = [policy for other in worlds for policy in other.policies if policy.path not in known]
-    fresh = {policy.path: policy for policy in others if rng.random() < 0.4}
-    staged += [replace(policy, staged=True) for policy in fresh.values()]
-    if rng.random() < 0.3:
-        default = default_policy(rng.choice(_ACTIONS))
-        staged.append(replace(default, staged=True))
-    numbers = {rule.number for policy in world.policies for rule in policy.rules}
-    spare = iter(range(max(numbers, default=1000) + 1, 100_000))
-    numbered = [
-        replace(policy, rules=tuple(replace(rule, number=next(spare)) for rule in policy.rules))
-        for policy in staged
-        if policy.tier is not Tier.DEFAULT
-    ]
-    return replace(world, staged=(*numbered, *(policy for policy in staged if policy.tier is Tier.DEFAULT)))
-
-
-def _changed(rng: random.Random, policy: Policy) -> Policy:
-    if rng.random() < 0.1:
-        return replace(policy, rules=(), staged=True)
-    rules = [_rule_changed(rng, policy, rule) for rule in policy.rules if rng.random() < 0.9]
-    if rng.random() < 0.2:
-        rules.reverse()
-    strict = policy.tcp_strict if rng.random() < 0.8 else not policy.tcp_strict and policy.stateful
-    return replace(policy, rules=tuple(rules), tcp_strict=strict, staged=True)
-
-
-def _rule_changed(rng: random.Random, policy: Policy, rule: Rule) -> Rule:
-    if rng.random() < 0.4 and policy.tier is not Tier.ETHERNET:
-        return replace(rule, action=rng.choice(_ACTIONS))
-    return rule
 
 
 def capture_of(scenario: Scenario, packets: int, path: Path) -> None:

@@ -228,7 +228,8 @@ def engines_compare(
     """Both engines on these captures, one after another; the clock stands, for the kernel's timers never fire."""
     paths = [str(path) for path in captures]
     native, kernel = (
-        _lines(run, given, paths, vnics) for run, given in ((run_native, world), (run_nftables, kernels_world or world))
+        engine_lines(run, given, paths, vnics)
+        for run, given in ((run_native, world), (run_nftables, kernels_world or world))
     )
     assert native.keys() == kernel.keys()
     found, both = [], {True: 0, False: 0}
@@ -236,7 +237,7 @@ def engines_compare(
     for (file, n), theirs in kernel.items():
         ours = native[file, n]
         seen = packets_seen(Path(file))[n - 1]
-        conversation = seen and _conversation(seen)
+        conversation = seen and conversation_of(seen)
         passes = [all(line["verdict"] == "ALLOW" for line in some) for some in (ours, theirs)]
         if theirs[0]["verdict"] is None:
             tainted[conversation].add("not judged")
@@ -245,14 +246,8 @@ def engines_compare(
         elif passes[0] == passes[1]:
             both[passes[0]] += 1
         else:
-            name = _named_by_history(tainted[conversation], ours[-1]["reason"], theirs[-1]["ct"])
-            if Path(file).name in _RST_CAPTURES:
-                name = "rst"
-            elif Path(file).name == _PING_CAPTURE:
-                name = "ping codes"
-            elif ours[-1]["reason"] in _REFUSED_BEFORE_RULES and theirs[-1]["ct"] == "invalid":
-                name = "invalid"
-            found.append(Difference(file, n, *(tuple(map(_shown, some)) for some in (ours, theirs)), name))
+            name = difference_name(file, tainted[conversation], ours[-1]["reason"], theirs[-1]["ct"])
+            found.append(Difference(file, n, *(tuple(map(line_shown, some)) for some in (ours, theirs)), name))
         if n in begins_nothing(Path(file)) and any((line["reason"], line["ct"]) == ("match", "new") for line in ours):
             tainted[conversation].add("picked up")
         if any(line["ct"] == "untracked" for line in ours):
@@ -260,6 +255,18 @@ def engines_compare(
         if ours[0]["verdict"] == "ALLOW" and ours[-1]["verdict"] != "ALLOW":
             tainted[conversation].add("one connection")
     return Comparison(sum(both.values()) + len(found), both[True], both[False], tuple(found))
+
+
+def difference_name(file: str, happened: set[str], reason: str, kernels_ct: str) -> str:
+    """The class of a difference: by its capture, its reason, and what happened in the conversation before; empty for
+    none."""
+    if Path(file).name in _RST_CAPTURES:
+        return "rst"
+    if Path(file).name == _PING_CAPTURE:
+        return "ping codes"
+    if reason in _REFUSED_BEFORE_RULES and kernels_ct == "invalid":
+        return "invalid"
+    return _named_by_history(happened, reason, kernels_ct)
 
 
 def _named_by_history(happened: set[str], reason: str, kernels_ct: str) -> str:
@@ -272,7 +279,8 @@ def _named_by_history(happened: set[str], reason: str, kernels_ct: str) -> str:
     return "stateless" if "stateless" in happened and reason == "tcp-state" else ""
 
 
-def _lines(run: Any, world: PolicySet, paths: list[str], vnics: bool) -> dict[tuple[str, int], list[Any]]:
+def engine_lines(run: Any, world: PolicySet, paths: list[str], vnics: bool) -> dict[tuple[str, int], list[Any]]:
+    """An engine's verdict lines of these captures, by file and packet; the clock stands."""
     with TemporaryDirectory() as folder:
         file = Path(folder, "verdicts")
         result = run(world, paths, RunOptions(vnics=vnics, stopped=True, verdicts=str(file)))
@@ -284,9 +292,11 @@ def _lines(run: Any, world: PolicySet, paths: list[str], vnics: bool) -> dict[tu
         return lines
 
 
-def _conversation(seen: Seen) -> Any:
+def conversation_of(seen: Seen) -> Any:
+    """The same for all packets of a conversation."""
     return seen.protocol, frozenset(((seen.source, seen.source_port), (seen.destination, seen.destination_port)))
 
 
-def _shown(line: dict[str, Any]) -> str:
+def line_shown(line: dict[str, Any]) -> str:
+    """A line, without what says which packet."""
     return " ".join(str(line[name]) for name in ("vnic", "dir", "verdict", "reason", "ct", "rule_path"))

@@ -21,6 +21,7 @@ from tests.support.replaying import (
     BACK,
     CLIENT,
     INVENTORY,
+    POLICY,
     THERE,
     Run,
     capture,
@@ -133,6 +134,42 @@ def test_a_capture_that_is_not_there_does_not_stop_the_others(run: Run) -> None:
     capture("a.pcap", conversation()[:2])
     done = run("none.pcap", "a.pcap", "--backend", "nftables", "-o", "json")
     assert done.status == cli.BAD_INPUT and done.json["packets"] == 2 and done.json["captures"][0]["error"]
+
+
+STAGED = POLICY.replace("category: Application", "category: Application\nstaged: true").replace(
+    "{id: web, services: [HTTP], action: ALLOW}", "{id: web, services: [HTTP], action: DROP}"
+)
+
+
+@pytest.mark.parametrize("where", [[], ["--inventory", "i.yaml"]], ids=["tap", "vnics"])
+def test_staged_policies_are_judged_beside_as_by_the_core(run: Run, where: list[str]) -> None:
+    allowed = STAGED.replace("services: [MySQL], action: REJECT", "services: [MySQL], action: ALLOW")
+    Path("s.yaml").write_text(f"{POLICY}---\n{allowed}")
+    many = WirePath(CLIENT, End("224.0.0.9", "01:00:5e:00:00:09"))
+    capture("cap.pcap", [*conversation(), *refused(), frame(many.udp(1, 53), many)])
+    found = {}
+    for backend in ("native", "nftables"):
+        done = run(
+            "cap.pcap", *where, "--backend", backend, "--verdicts", f"{backend}.jsonl", "-o", "json", policy="s.yaml"
+        )
+        assert done.status == 0, done.err
+        found[backend] = check_schema(done)["staged"]
+    assert found["nftables"] == found["native"]
+    assert (found["native"]["cut"]["packets"], found["native"]["pass"]["packets"]) == (7, 1)
+    said = {
+        backend: [
+            [line.get(name) for name in ("n", "vnic", "staged", "staged_then")]
+            for line in lines(f"{backend}.jsonl")
+            if line["n"] < 10
+        ]
+        for backend in found
+    }
+    assert said["nftables"] == said["native"]
+    plain = run("cap.pcap", *where, "--backend", "nftables", "--verdicts", "plain.jsonl")
+    assert plain.status == 0
+    without = [{name: line[name] for name in line if not name.startswith("staged")} for line in lines("nftables.jsonl")]
+    assert without == lines("plain.jsonl")
+    assert lines("nftables.jsonl")[-1]["staged"] is None  # nothing judged it
 
 
 def test_what_this_backend_does_not_have_is_refused(run: Run) -> None:
