@@ -35,7 +35,8 @@ class Allowance:
     watches: int
 
 
-NODE_ALLOWANCE: Final = Allowance(100, 500, 100)
+NODE_ALLOWANCE: Final = Allowance(100, 500, 1000)
+"""A host watches each ConfigMap and each Secret in its pods' volumes."""
 USER_ALLOWANCE: Final = Allowance(200, 1000, 500)
 SYSTEM_ALLOWANCE: Final = Allowance(5000, 20_000, 20_000)
 

@@ -9,7 +9,7 @@ is looked at once more by `node_admit`, when it is known.
 |---|---|
 | Node, Host, HostStatus, Lease of its name | read; write its Node, Lease (kube-node-lease), HostStatus, Host's status |
 | pods bound to it | get; list and watch by `spec.nodeName`; delete; write the status |
-| ConfigMaps and Secrets that these pods use | get |
+| ConfigMaps and Secrets that these pods use | get; list and watch by `metadata.name` |
 | ServiceAccounts of these pods | get, create tokens |
 | ConfigMap kube-public/cluster-info | get: where pods reach the API |
 | span.palisade.internal | list and watch: it is served its own part only, whatever it asks |
@@ -141,8 +141,8 @@ class NodeAuthorizer:
         return "can only list/watch pods with spec.nodeName field selector"
 
     def _used_by_pods(self, host: str, asked: Attributes) -> str | None:
-        if asked.verb != "get" or asked.subresource or not asked.name:
-            return "can only read resources of this type with get"
+        if asked.verb not in _READ or asked.subresource or not asked.name or not asked.namespace:
+            return "can only get, or list and watch one by its name, resources of this type"
         reference = (asked.resource, asked.namespace, asked.name)
         is_used = reference in self._used.get(host, ()) or reference == ("configmaps", PUBLIC, CLUSTER_INFO)
         return None if is_used else _unrelated(host)

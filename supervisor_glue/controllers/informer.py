@@ -30,14 +30,22 @@ GONE: Final = 410
 
 
 class Informer:
-    """The view of one collection, without managedFields: more than half of an object, and a write without them leaves
-    them as they are. `revision`: as of which it is."""
+    """The view of one collection (or of a Namespace's part), without managedFields: more than half of an object, and a
+    write without them leaves them as they are. `revision`: as of which it is."""
 
-    def __init__(self, client: Client, resource: Resource, *, fields: str = "", sleep: Sleep = asyncio.sleep) -> None:
+    def __init__(
+        self,
+        client: Client,
+        resource: Resource,
+        *,
+        namespace: str = "",
+        fields: str = "",
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
         self.resource = resource
         self.revision = ""
         self.synced = asyncio.Event()
-        self._client, self._fields, self._sleep = client, fields, sleep
+        self._client, self._namespace, self._fields, self._sleep = client, namespace, fields, sleep
         self._items: dict[str, Object] = {}
         self._handlers: list[Handler] = []
 
@@ -89,10 +97,10 @@ class Informer:
             pause = min(pause * 2, LONGEST_PAUSE)
 
     def _watch(self) -> Any:
-        return self._client.watch(self.resource, self.revision, fields=self._fields)
+        return self._client.watch(self.resource, self.revision, self._namespace, fields=self._fields)
 
     async def _list(self) -> None:
-        listed = await self._client.list(self.resource, fields=self._fields)
+        listed = await self._client.list(self.resource, self._namespace, fields=self._fields)
         found = {object_key(item): unmanaged(item) for item in listed.items}
         before, self._items = self._items, found
         self.revision = listed.revision

@@ -21,9 +21,6 @@ from supervisor_glue.spherelet.sources import Sources
 
 VOLUME: Final = "kube-api-access.pod"  # no name that a volume of the spec may have
 PLACE: Final = "/var/run/secrets/kubernetes.io/serviceaccount"
-ACCESS_SECONDS: Final = 300.0
-"""So often that volume is looked at where nothing else asks for it. Nearly every pod has one, and what is in it changes
-when a token's life is over by four fifths, and when the CA is another."""
 _TOKEN_SECONDS: Final = 3607  # as Kubernetes asks
 
 

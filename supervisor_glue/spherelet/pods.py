@@ -58,6 +58,7 @@ class Pods:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            await self._sources.close()
             self._threads.shutdown(wait=True)
             self._launcher.close()
 

@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ConfigMaps and Secrets that pods of this host use. A host may only get them one by one, so they are asked for again
-after a while instead of being watched."""
+"""ConfigMaps and Secrets that pods of this host use. A host may only read them one by one: those behind volumes, which
+follow them, are each watched once for all pods that have them, as kubelet does it; others are asked for when a
+container starts."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from base64 import b64decode
-from typing import Final
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
 
 from supervisor_glue.api.client import Client
 from supervisor_glue.api.status import ApiError, Object
+from supervisor_glue.controllers.informer import Informer
 from supervisor_glue.controllers.objects import name_of, namespace_of, spec_of, uid_of
 from supervisor_glue.controllers.resources import CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS
 
@@ -17,24 +22,72 @@ REFRESH_SECONDS: Final = 5.0
 _NOT_FOUND: Final = 404
 _KINDS: Final = {"configMap": CONFIG_MAPS, "secret": SECRETS}
 
+Key: TypeAlias = "tuple[str, str, str]"
+"""`("configMap", namespace, name)`, or of kind `secret`."""
+
 
 class MissingError(Exception):
     """A pod's container cannot be made as its author wants: a sentence."""
 
 
+@dataclass(slots=True)
+class Followed:
+    """An object's view, and whom a change of it concerns: by pod."""
+
+    view: Informer
+    task: asyncio.Task[None]
+    users: dict[str, Callable[[], None]] = field(default_factory=dict)
+
+    def changed(self, _old: Object | None, _new: Object | None) -> None:
+        for tell in list(self.users.values()):
+            tell()
+
+
 class Sources:
-    """Data by `(kind, namespace, name)`, kind `configMap` or `secret`; at most `REFRESH_SECONDS` old."""
+    """Data by key: of what is followed as the API last said, of others at most `REFRESH_SECONDS` old."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._followed: dict[Key, Followed] = {}
         self._tokens: dict[tuple[str, str, int], tuple[float, str]] = {}
         self._known: dict[tuple[str, str, str], tuple[float, dict[str, bytes] | None]] = {}
         self._automount: dict[tuple[str, str], tuple[float, bool]] = {}
+
+    def follow(self, user: str, keys: Iterable[Key], changed: Callable[[], None]) -> None:
+        """A pod (its uid) has these objects in volumes, until it leaves: `changed` is called when one of them does."""
+        for key in keys:
+            found = self._followed.get(key)
+            if found is None:
+                kind, namespace, name = key
+                view = Informer(self._client, _KINDS[kind], namespace=namespace, fields=f"metadata.name={name}")
+                found = self._followed[key] = Followed(view, asyncio.create_task(view.run()))
+                view.handle(found.changed)
+            found.users[user] = changed
+
+    def leave(self, user: str) -> None:
+        """A pod has gone. What no other has is not watched any more."""
+        for key, found in list(self._followed.items()):
+            found.users.pop(user, None)
+            if not found.users:
+                found.task.cancel()
+                del self._followed[key]
+
+    async def close(self) -> None:
+        """Nothing is followed any more."""
+        tasks = [found.task for found in self._followed.values()]
+        self._followed.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def data(self, kind: str, namespace: str, name: str, *, fresh: bool = False) -> dict[str, bytes] | None:
         """What an object holds; None: there is no such object, or no pod here uses it. Raises ApiError,
         ConnectionError."""
         key = (kind, namespace, name)
+        followed = self._followed.get(key)
+        if followed is not None and followed.view.synced.is_set():
+            item = followed.view.get(name, namespace)
+            return None if item is None else _data(item)
         now = time.monotonic()
         known = self._known.get(key)
         if known is not None and not fresh and now - known[0] < REFRESH_SECONDS:

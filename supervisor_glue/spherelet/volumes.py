@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -22,11 +22,13 @@ from supervisor_glue.api.status import Object
 from supervisor_glue.controllers.objects import namespace_of, spec_of
 from supervisor_glue.controllers.quantity import whole
 from supervisor_glue.spherelet.environment import expanded, field_value, resource_value
-from supervisor_glue.spherelet.sources import MissingError, Sources
+from supervisor_glue.spherelet.sources import Key, MissingError, Sources
 
 _DATA: Final = "..data"
 _MODE: Final = 0o644
 _TOKEN_SECONDS: Final = 3600
+LOOK_SECONDS: Final = 300.0
+"""So often volumes are looked at although nothing they show is said to have changed."""
 
 
 class File(NamedTuple):
@@ -34,6 +36,31 @@ class File(NamedTuple):
 
     content: bytes
     mode: int = _MODE
+
+
+def followed_keys(pod: Object) -> Iterator[Key]:
+    """The ConfigMaps and Secrets whose changes a pod's volumes follow."""
+    for volume in spec_of(pod).get("volumes") or ():
+        for source in (volume, *((volume.get("projected") or {}).get("sources") or ())):
+            for kind in ("configMap", "secret"):
+                found = source.get(kind) or {}
+                name = found.get("secretName") or found.get("name")
+                if name:
+                    yield kind, namespace_of(pod), str(name)
+
+
+def look_seconds(volumes: Iterable[Mapping[str, Any]]) -> float | None:
+    """How often volumes are looked at when nobody says that something has changed; None: never. A token is another
+    one when four fifths of its life are over."""
+    if all("emptyDir" in volume for volume in volumes):
+        return None
+    every = LOOK_SECONDS
+    for volume in volumes:
+        for source in (volume.get("projected") or {}).get("sources") or ():
+            asked = source.get("serviceAccountToken")
+            if asked:
+                every = min(every, float(asked.get("expirationSeconds") or _TOKEN_SECONDS) / 10)
+    return every
 
 
 async def volume_files(pod: Object, volume: Mapping[str, Any], sources: Sources) -> dict[str, File] | None:

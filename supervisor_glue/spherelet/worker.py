@@ -26,24 +26,23 @@ from supervisor_glue.controllers.objects import (
     uid_of,
 )
 from supervisor_glue.controllers.resources import PODS
-from supervisor_glue.spherelet.access import ACCESS_SECONDS, access_given, access_mounted, access_volume
+from supervisor_glue.spherelet.access import access_mounted, access_volume
 from supervisor_glue.spherelet.attachments import Attachments
 from supervisor_glue.spherelet.containers import PROBES, Container
 from supervisor_glue.spherelet.environment import command_of, environment_of, supported_check
+from supervisor_glue.spherelet.kept_volumes import KeptVolumes
 from supervisor_glue.spherelet.logs import LogKeeper
 from supervisor_glue.spherelet.network import VnicWait
 from supervisor_glue.spherelet.records import Ended
 from supervisor_glue.spherelet.runtime import PodRuntime, StartError
 from supervisor_glue.spherelet.settings import Settings
-from supervisor_glue.spherelet.sources import REFRESH_SECONDS, MissingError, Sources
+from supervisor_glue.spherelet.sources import MissingError, Sources
 from supervisor_glue.spherelet.status import failures_next, is_sidecar, pod_status, policy_of, start_in
 from supervisor_glue.spherelet.volumes import (
     apply_empties,
-    apply_files,
     limited_empties,
     mounts_of,
     read_exceeded,
-    volume_files,
 )
 
 _Result = TypeVar("_Result")
@@ -84,8 +83,7 @@ class PodWorker:
         self._threads = threads
         self._vnic = VnicWait(self.port, self.runtime.netns, attachments, settings.agent is not None, self.blocking)
         self._is_networked = self.runtime.is_host_network or not settings.network
-        self._refreshed = 0.0
-        self._has_access = False
+        self._kept = KeptVolumes(sources, self.uid, self.runtime.volumes, self.blocking, self.changed.set)
         self._eviction, self._measure_at, self._measure_pause = "", 0.0, 0.5
         self._told: tuple[str, str] = ("", "")
 
@@ -112,6 +110,7 @@ class PodWorker:
                         await self.changed.wait()
         finally:
             self._vnic.close()
+            self._kept.close()
             for container in self.containers.values():
                 for task in container.tasks():
                     task.cancel()
@@ -195,32 +194,12 @@ class PodWorker:
 
     async def _volumes(self, pod: Object, pauses: list[float]) -> bool:
         """Whether all volumes are there, as the objects behind them are now."""
-        now = time.monotonic()
-        self._has_access = self._has_access or await access_given(pod, self.sources)
-        volumes = [*(spec_of(pod).get("volumes") or ()), *([access_volume()] if self._has_access else ())]
-        if not volumes:
-            return True
-        changing = any("emptyDir" not in volume for volume in spec_of(pod).get("volumes") or ())
-        every = REFRESH_SECONDS if changing else ACCESS_SECONDS if self._has_access else None
-        group = (spec_of(pod).get("securityContext") or {}).get("fsGroup")
-        left = self._refreshed + (every or REFRESH_SECONDS) - now
-        if self._refreshed and left > 0:
-            if every is not None:
-                pauses.append(left)
-            return True
         try:
-            for volume in volumes:
-                files = await volume_files(self._known(pod), volume, self.sources)
-                folder = self.runtime.volumes / volume["name"]
-                if files is not None:
-                    await self.blocking(lambda folder=folder, files=files: apply_files(folder, files, group))  # type: ignore[misc]
+            await self._kept.sync(self._known(pod), pauses)
         except MissingError as error:
             pauses.append(RETRY_SECONDS)
             await self._tell("FailedMount", str(error))
-            return self._refreshed > 0  # what runs keeps what it has
-        self._refreshed = now
-        if every is not None:
-            pauses.append(every)
+            return self._kept.are_there  # what runs keeps what it has
         return True
 
     async def _evicted(self, pod: Object, pauses: list[float]) -> bool:
@@ -331,7 +310,7 @@ class PodWorker:
 
     def _accessing(self, pod: Object, container: Object) -> tuple[Object, Object]:
         """Both with what containers reach the API by, where they do."""
-        if not self._has_access:
+        if not self._kept.has_access:
             return pod, container
         volumes = [*(spec_of(pod).get("volumes") or ()), access_volume()]
         return {**pod, "spec": {**spec_of(pod), "volumes": volumes}}, access_mounted(container)

@@ -47,6 +47,7 @@ class ApiTwin:
         self.forgotten = 0
         self.log: list[Happened] = []
         self.writes = 0
+        self.watches = 0  # that are open
         self.fail: Callable[[str, Resource], Exception | None] = lambda verb, resource: None
         self._uids = 0
         self._changed = asyncio.Condition()
@@ -74,24 +75,30 @@ class ApiTwin:
         if at < self.forgotten:
             raise error_gone("too old resource version")
         position = next((n for n, happened in enumerate(self.log) if happened.revision > at), len(self.log))
-        while True:
-            while position < len(self.log):
-                happened = self.log[position]
-                position += 1
-                of, within, _ = happened.key
-                if of != resource or namespace not in ("", within):
-                    continue
-                was = happened.before is not None and _selected(happened.before, labels, fields)
-                is_now = happened.type != "DELETED" and _selected(happened.object, labels, fields)
-                kind = {(False, True): "ADDED", (True, True): "MODIFIED", (True, False): "DELETED"}.get((was, is_now))
-                if kind is not None:
-                    yield WatchEvent(kind, copy.deepcopy(happened.object))
-            failure = self.fail("watching", resource)
-            if failure is not None:
-                raise failure
-            async with self._changed:
-                if position >= len(self.log):
-                    await self._changed.wait()
+        self.watches += 1
+        try:
+            while True:
+                while position < len(self.log):
+                    happened = self.log[position]
+                    position += 1
+                    of, within, _ = happened.key
+                    if of != resource or namespace not in ("", within):
+                        continue
+                    was = happened.before is not None and _selected(happened.before, labels, fields)
+                    is_now = happened.type != "DELETED" and _selected(happened.object, labels, fields)
+                    kind = {(False, True): "ADDED", (True, True): "MODIFIED", (True, False): "DELETED"}.get(
+                        (was, is_now)
+                    )
+                    if kind is not None:
+                        yield WatchEvent(kind, copy.deepcopy(happened.object))
+                failure = self.fail("watching", resource)
+                if failure is not None:
+                    raise failure
+                async with self._changed:
+                    if position >= len(self.log):
+                        await self._changed.wait()
+        finally:
+            self.watches -= 1
 
     async def create(
         self, resource: Resource, item: Object, namespace: str = "", *, name: str = "", subresource: str = ""

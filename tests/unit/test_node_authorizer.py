@@ -75,11 +75,14 @@ def test_nothing_of_another_host_is_allowed(authorizer: Authorizer) -> None:
 
 
 def test_secrets_are_read_one_at_a_time_by_who_runs_their_pods(authorizer: Authorizer) -> None:
-    assert may(authorizer, "get", "secrets", "mine", namespace="shop")
-    assert not may(authorizer, "get", "secrets", "mine", namespace="other")
-    assert not may(authorizer, "get", "configmaps", "mine", namespace="shop")
-    for verb in VERBS[1:]:
-        assert not may(authorizer, verb, "secrets", "mine", namespace="shop"), verb
+    for verb in ("get", "list", "watch"):
+        assert may(authorizer, verb, "secrets", "mine", namespace="shop")
+        assert not may(authorizer, verb, "secrets", "mine", namespace="other")
+        assert not may(authorizer, verb, "secrets", "mine")
+        assert not may(authorizer, verb, "secrets", "theirs", namespace="shop")
+        assert not may(authorizer, verb, "configmaps", "mine", namespace="shop")
+    for verb in VERBS:
+        assert may(authorizer, verb, "secrets", "mine", namespace="shop") == (verb in ("get", "list", "watch")), verb
         assert not may(authorizer, verb, "secrets", namespace="shop"), verb
     with pytest.raises(ApiError) as caught:
         authorizer.check(Attributes(ESX1, "get", resource="secrets", namespace="shop", name="theirs"))
@@ -102,9 +105,8 @@ def test_where_pods_reach_the_api_is_known_to_hosts(authorizer: Authorizer) -> N
     for name, namespace, allowed in (("cluster-info", "kube-public", True), ("cluster-info", "shop", False)):
         assert may(authorizer, "get", "configmaps", name, namespace=namespace) == allowed
     assert not may(authorizer, "get", "secrets", "cluster-info", namespace="kube-public")
-    assert [verb for verb in VERBS if may(authorizer, verb, "configmaps", "cluster-info", namespace="kube-public")] == [
-        "get"
-    ]
+    read = [verb for verb in VERBS if may(authorizer, verb, "configmaps", "cluster-info", namespace="kube-public")]
+    assert read == ["get", "list", "watch"]
     assert may(authorizer, "get", "configmaps", "kube-root-ca.crt", namespace="shop")
     authorizer.put(pod("web", "esx-1", automountServiceAccountToken=False))
     assert not may(authorizer, "get", "configmaps", "kube-root-ca.crt", namespace="shop")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How often a pod's volumes are looked at again: what nearly every pod has must not be asked for all the time."""
+"""When a pod's volumes are looked at again: when what they show is said to have changed, and nothing is asked for all
+the time."""
 
 from __future__ import annotations
 
@@ -10,12 +11,18 @@ from typing import Any
 import pytest
 
 from overlay.launcher import Launcher
-from supervisor_glue.spherelet.access import ACCESS_SECONDS, VOLUME
+from supervisor_glue.controllers.objects import object_made
+from supervisor_glue.controllers.resources import CONFIG_MAPS, NAMESPACES, PODS, SECRETS
+from supervisor_glue.spherelet.access import VOLUME
 from supervisor_glue.spherelet.attachments import Attachments
 from supervisor_glue.spherelet.logs import LogKeeper
 from supervisor_glue.spherelet.settings import Settings
-from supervisor_glue.spherelet.sources import REFRESH_SECONDS
+from supervisor_glue.spherelet.sources import Sources
+from supervisor_glue.spherelet.volumes import LOOK_SECONDS
 from supervisor_glue.spherelet.worker import PodWorker
+from tests.support.api_twin import ApiTwin
+from tests.support.controlling import until_async
+from tests.support.patience import PATIENCE
 
 
 class Held:
@@ -23,6 +30,10 @@ class Held:
 
     def __init__(self, token: bool) -> None:
         self.gives = token
+        self.followed: list[Any] = []
+
+    def follow(self, user: str, keys: Any, changed: Any) -> None:
+        self.followed += keys
 
     async def automount(self, namespace: str, account: str) -> bool:
         return self.gives
@@ -34,13 +45,18 @@ class Held:
         return "token"
 
 
+NAMED = [{"name": "said", "configMap": {"name": "c"}}]
+SHORT = [{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "t", "expirationSeconds": 600}}]}}]
+
+
 @pytest.mark.parametrize(
     "volumes, token, again",
     [
-        ([], True, ACCESS_SECONDS),
-        ([{"name": "room", "emptyDir": {}}], True, ACCESS_SECONDS),
-        ([{"name": "said", "configMap": {"name": "c"}}], True, REFRESH_SECONDS),
-        ([{"name": "said", "configMap": {"name": "c"}}], False, REFRESH_SECONDS),
+        ([], True, LOOK_SECONDS),
+        ([{"name": "room", "emptyDir": {}}], True, LOOK_SECONDS),
+        (NAMED, True, LOOK_SECONDS),
+        (NAMED, False, LOOK_SECONDS),
+        (SHORT, False, 60.0),
         ([{"name": "room", "emptyDir": {}}], False, None),
         ([], False, None),
     ],
@@ -63,8 +79,71 @@ def test_when_volumes_are_looked_at_again(
         first, second = list[float](), list[float]()
         assert await worker._volumes(pod, first) and await worker._volumes(pod, second)
         assert (worker.runtime.volumes / VOLUME).is_dir() is token
+        assert sources.followed == ([("configMap", "x", "c")] if volumes == NAMED else [])
         return first, second
 
     first, second = asyncio.run(body())
     assert first == ([] if again is None else [again])
     assert [again is not None and 0 < left <= again for left in second] == ([] if again is None else [True])
+
+
+def test_a_change_reaches_a_pods_files_and_nothing_is_asked_meanwhile(tmp_path: Path) -> None:
+    """A ConfigMap that is projected and a Secret that is not there yet, both optional; another Namespace's is none of
+    ours."""
+    sources: list[dict[str, Any]] = [{"configMap": {"name": "c", "optional": True}}]
+    volumes = [
+        {"name": "v", "projected": {"sources": sources}},
+        {"name": "s", "secret": {"secretName": "s", "optional": True}},
+    ]
+    spec = {"containers": [{"name": "main"}], "volumes": volumes, "automountServiceAccountToken": False}
+
+    async def body() -> None:
+        server = ApiTwin()
+        for namespace in ("x", "y"):
+            await server.create(NAMESPACES, object_made(NAMESPACES, namespace))
+            made = object_made(CONFIG_MAPS, "c", namespace)
+            await server.create(CONFIG_MAPS, {**made, "data": {"k": namespace}}, namespace)
+        asked: list[tuple[str, Any]] = []
+        known = Sources(server)
+        unused: Any = None
+        settings = Settings("esx-1", tmp_path / "run", tmp_path / "room")
+        pod = object_made(PODS, "a", "x", spec=spec)
+        pod["metadata"]["uid"] = "u1"
+        logs, launcher = LogKeeper(settings), Launcher("PALISADE_TEST=1")
+        worker = PodWorker(unused, settings, known, pod, None, unused, Attachments(), logs, launcher)
+        worker.runtime.record(pod)
+        files = worker.runtime.volumes
+
+        async def look() -> None:
+            worker.changed.clear()
+            assert await worker._volumes(pod, [])
+
+        async def shows(name: str, text: str) -> None:
+            while not (files / name).exists() or (files / name).read_text() != text:
+                await worker.changed.wait()
+                await look()
+
+        await look()
+        await shows("v/k", "x")
+        await until_async(lambda: server.watches == 2, "it is not followed")
+        await look()
+        state = (files / "v" / "..data").readlink()
+        server.fail = lambda verb, resource: asked.append((verb, resource))  # type: ignore[func-returns-value]
+        await look()
+        assert (files / "v" / "..data").readlink() == state and not worker.changed.is_set()
+        await server.patch(CONFIG_MAPS, "c", {"data": {"k": "y of y"}}, "y")
+        await server.patch(CONFIG_MAPS, "c", {"data": {"k": "changed", "more": "too"}}, "x")
+        await shows("v/k", "changed")
+        assert (files / "v" / "more").read_text() == "too" and (files / "v" / "..data").readlink() != state
+        await server.create(SECRETS, {**object_made(SECRETS, "s", "x"), "data": {"p": "Z2VoZWlt"}}, "x")
+        await shows("s/p", "geheim")
+        await server.delete(SECRETS, "s", "x")
+        while (files / "s" / "p").exists():
+            await worker.changed.wait()
+            await look()
+        assert [verb for verb, _ in asked if verb != "watching"] == ["patch", "patch", "create", "delete"]
+        known.leave("u1")
+        await until_async(lambda: not server.watches, "it is still followed")
+        await known.close()
+
+    asyncio.run(asyncio.wait_for(body(), PATIENCE))
