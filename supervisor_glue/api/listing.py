@@ -72,7 +72,7 @@ class Listing:
             for place, record in enumerate(part.records):
                 after = record.key
                 entry = entry_of(self._kinds, record.key, record.value, record.revision)
-                if entry is not None and selector.matches(entry.item):
+                if entry is not None and entry.matches(selector):
                     found.append(entry)
                 if limit and len(found) == limit:
                     remaining = part.remaining + len(part.records) - place - 1

@@ -126,7 +126,7 @@ class Objects:
             if is_gone(kind, new):
                 gone = await self._remove(entry, [Condition(kind.key(namespace, name), entry.revision)], dry_run)
                 if gone:
-                    return entry._replace(item=new), False
+                    return Entry(kind, namespace, name, entry.revision, new, entry.rest), False
             elif _same(old, new):
                 return entry, False
             else:

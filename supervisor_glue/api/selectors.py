@@ -51,6 +51,7 @@ class Selector(NamedTuple):
     fields: tuple[tuple[str, bool, str], ...] = ()  # path, equal (or not), value
 
     def matches(self, item: Mapping[str, Any]) -> bool:
+        """Of an object, or of what is `selectable` of it."""
         if self.labels:
             labels = item["metadata"].get("labels") or {}
             if not all(term.matches(labels) for term in self.labels):
@@ -63,7 +64,7 @@ class Selector(NamedTuple):
 
 EVERYTHING = Selector()
 
-_FIELDS: dict[tuple[str, str], tuple[str, ...]] = {
+FIELDS: dict[tuple[str, str], tuple[str, ...]] = {
     ("", "Pod"): (
         "spec.nodeName",
         "spec.restartPolicy",
@@ -108,13 +109,29 @@ def field_value(item: Mapping[str, Any], path: str) -> str:
     return "" if value is None else str(value)
 
 
+def selectable(kind: Kind, item: Mapping[str, Any]) -> dict[str, Any]:
+    """As much of an object as any selector can see."""
+    metadata = item["metadata"]
+    found: dict[str, Any] = {
+        "metadata": {key: metadata[key] for key in ("name", "namespace", "labels") if key in metadata}
+    }
+    for path in FIELDS.get((kind.group, kind.kind), ()):
+        head, _, leaf = path.partition(".")
+        value = item.get(head)
+        if not leaf or not isinstance(value, Mapping):
+            found[head] = value
+        elif leaf in value:
+            found.setdefault(head, {})[leaf] = value[leaf]
+    return found
+
+
 def selector_parse(kind: Kind, labels: str, fields: str) -> Selector:
     """Raises ApiError 400 with what is wrong."""
     return Selector(_labels_parse(labels) if labels else (), _fields_parse(kind, fields) if fields else ())
 
 
 def _fields_parse(kind: Kind, text: str) -> tuple[tuple[str, bool, str], ...]:
-    known = _COMMON + _FIELDS.get((kind.group, kind.kind), ())
+    known = _COMMON + FIELDS.get((kind.group, kind.kind), ())
     found = []
     for term in re.split(r"(?<!\\),", text):
         if not term:

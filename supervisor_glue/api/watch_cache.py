@@ -11,19 +11,22 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import msgspec
 
 from dfw.logs import get_logger
 from supervisor_glue.api.kinds import STORED, Kind
-from supervisor_glue.api.selectors import EVERYTHING, Selector
+from supervisor_glue.api.selectors import EVERYTHING, Selector, selectable
 from supervisor_glue.api.status import ApiError, Object, error_gone, error_too_large, error_too_many
 from supervisor_glue.store import CompactedError, Event, Store, StoreError, UnavailableError
 
 PREFIX = "/kubernetes/"
 KEPT = 20_000
-"""Changes of a kind that a watch can begin after."""
+"""Changes of a kind that a watch can begin after, at most;"""
+KEPT_BYTES = 32 << 20
+"""and of how much JSON."""
 MOST_WAITING = 50_000
 """Events that a watch may be behind before it is ended."""
 
@@ -34,16 +37,22 @@ _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
 
-class Entry(NamedTuple):
-    """An object as it is at a revision. `item` is shared and never changed; `rest`: its JSON after kind and
-    apiVersion."""
+class Entry:
+    """An object as it is at a revision, or as it was: then what selectors see is still at hand, and the rest is decoded
+    when somebody asks. `rest`: its JSON after kind and apiVersion."""
 
-    kind: Kind
-    namespace: str
-    name: str
-    revision: int
-    item: Object
-    rest: bytes
+    __slots__ = ("_item", "_seen", "kind", "name", "namespace", "rest", "revision")
+
+    def __init__(self, kind: Kind, namespace: str, name: str, revision: int, item: Object, rest: bytes) -> None:
+        self.kind, self.namespace, self.name = kind, namespace, name
+        self.revision, self.rest = revision, rest
+        self._item: Object | None = item
+        self._seen = item
+
+    @property
+    def item(self) -> Object:
+        """The object, which is shared and never changed."""
+        return self.copy() if self._item is None else self._item
 
     @property
     def body(self) -> bytes:
@@ -55,6 +64,14 @@ class Entry(NamedTuple):
         found: Object = _decode(self.body)
         return found
 
+    def matches(self, selector: Selector) -> bool:
+        return selector.matches(self._seen)
+
+    def pass_away(self) -> None:
+        """Another has taken its place: only who watches from before will still want it. (A decoded object takes four
+        times the room of its JSON.)"""
+        self._seen, self._item = selectable(self.kind, self._seen), None
+
 
 class Change(NamedTuple):
     """What became of an object: at least one of both is there."""
@@ -62,6 +79,12 @@ class Change(NamedTuple):
     revision: int
     before: Entry | None
     after: Entry | None
+
+    @property
+    def size(self) -> int:
+        """Of the JSON that came with it."""
+        known = self.after or self.before
+        return 0 if known is None else len(known.rest)
 
 
 @dataclass(slots=True, eq=False)
@@ -86,10 +109,12 @@ class _Watcher:
 
 @dataclass(slots=True)
 class _Collection:
-    """Of a kind. `horizon`: changes after this revision are all in `changes`."""
+    """Of a kind. `horizon`: changes after this revision are all in `changes`, whose JSON is of this
+    `size`."""
 
     entries: dict[str, dict[str, Entry]] = field(default_factory=dict)
     changes: deque[Change] = field(default_factory=deque)
+    size: int = 0
     horizon: int = 0
     watchers: set[_Watcher] = field(default_factory=set)
     count: int = 0
@@ -188,7 +213,7 @@ class WatchCache:
         """In the order of their keys; no namespace: of all."""
         names = [namespace] if namespace or not kind.namespaced else sorted(self._of[kind].entries)
         found = [entry for space in names for _, entry in sorted(self._of[kind].entries.get(space, {}).items())]
-        return [entry for entry in found if selector.matches(entry.item)] if selector else found
+        return [entry for entry in found if entry.matches(selector)] if selector else found
 
     def count(self, kind: Kind) -> int:
         return self._of[kind].count
@@ -223,9 +248,9 @@ class WatchCache:
             if initial:
                 first.append(WatchEvent("INITIAL", None, self.revision))
         else:
-            for change in collection.changes:
-                if change.revision > after:
-                    watcher.offer(change)
+            later = takewhile(lambda change: change.revision > after, reversed(collection.changes))
+            for change in reversed(list(later)):
+                watcher.offer(change)
         collection.watchers.add(watcher)
         try:
             for event in first:
@@ -299,7 +324,7 @@ class WatchCache:
             return
         kind, namespace, name = place
         collection = self._of[kind]
-        before = collection.entries.get(namespace, {}).get(name)
+        known = before = collection.entries.get(namespace, {}).get(name)
         after = None
         if event.record is not None:
             after = entry_of(self._kinds, event.key, event.record.value, event.revision)
@@ -310,12 +335,19 @@ class WatchCache:
         if before is None and after is None:
             return
         collection.changes.append(change)
-        if len(collection.changes) > KEPT:
-            collection.horizon = collection.changes.popleft().revision
+        collection.size += change.size
+        while len(collection.changes) > KEPT or collection.size > KEPT_BYTES:
+            forgotten = collection.changes.popleft()
+            collection.size -= forgotten.size
+            collection.horizon = forgotten.revision
         for heard in self._heard:
             heard(change)
         for watcher in collection.watchers:
             watcher.offer(change)
+        if known is not None:
+            known.pass_away()
+        if after is None and before is not None and before is not known:
+            before.pass_away()
 
     def _set(self, kind: Kind, namespace: str, name: str, entry: Entry | None) -> None:
         collection = self._of[kind]
@@ -332,8 +364,8 @@ class WatchCache:
 
 def event_of(change: Change, selector: Selector) -> WatchEvent | None:
     """What somebody who watches with a selector is told; None: it does not concern them."""
-    before = change.before is not None and selector.matches(change.before.item)
-    after = change.after is not None and selector.matches(change.after.item)
+    before = change.before is not None and change.before.matches(selector)
+    after = change.after is not None and change.after.matches(selector)
     if after:
         return WatchEvent("MODIFIED" if before else "ADDED", change.after, change.revision)
     if before:

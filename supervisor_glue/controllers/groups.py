@@ -192,3 +192,16 @@ def left_behind(holders: dict[_Key, set[str]], keys: Iterable[_Key], holder: str
         holders[key].discard(holder)
         if not holders[key]:
             del holders[key]
+
+
+def looking_count(
+    looking: dict[int, Counter[str]], before: Mapping[str, frozenset[int]], now: Mapping[str, frozenset[int]]
+) -> None:
+    """Count at which sets a host's policies look now: of a set that changes, the policies of all its hosts are found
+    without asking each host."""
+    for policies, others, more in ((before, now, -1), (now, before, 1)):
+        for path, looked_at in policies.items():
+            for number in looked_at - others.get(path, frozenset()):
+                counted_add(looking.setdefault(number, Counter()), {path: more})
+                if not looking[number]:
+                    del looking[number]

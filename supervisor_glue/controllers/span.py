@@ -16,16 +16,16 @@ from dfw.incremental import collector_paused, collector_spared
 from dfw.logs import get_logger
 from dfw.model import Port, Segment
 from overlay.hoststate import BfdState
-from overlay.span_parts import (
-    VERSION,
-    GatewayPart,
-    HostPart,
-    MemberPart,
-    SegmentPart,
-    TepPart,
-    part_encode,
+from overlay.span_parts import VERSION, GatewayPart, HostPart, MemberPart, SegmentPart, TepPart, part_encode
+from supervisor_glue.controllers.groups import (
+    OWN_LOG_ENTRIES,
+    Group,
+    Part,
+    counted_add,
+    left_behind,
+    looking_count,
+    part_made,
 )
-from supervisor_glue.controllers.groups import OWN_LOG_ENTRIES, Group, Part, counted_add, left_behind, part_made
 from supervisor_glue.controllers.informer import Views
 from supervisor_glue.controllers.intent import LOOKED_AT, Changed, Intent
 from supervisor_glue.controllers.settings import Settings
@@ -63,6 +63,7 @@ class Span:
         self._hosts_with_pods: dict[str, Counter[str]] = {}  # by Namespace
         self._of_vnic: dict[str, dict[str, frozenset[int]]] = {}
         self._sets_on: dict[int, set[str]] = {}  # hosts by set
+        self._looking: dict[int, Counter[str]] = {}  # by set: paths of policies that look at it, and on how many hosts
         self._sets_of: dict[str, frozenset[int]] = {}  # sets by host
         self._touched: set[str] = set()  # since the last compile
         self._dirty = asyncio.Event()
@@ -375,18 +376,15 @@ class Span:
     def _sets(self, numbers: Iterable[int], revision: int) -> set[str]:
         """Address sets whose members changed, on the hosts that have them."""
         told: set[str] = set()
-        changed = frozenset(numbers)
         sets = self.intent.state.sets.of
-        for number in changed & sets.keys():
+        for number in frozenset(numbers) & sets.keys():
             hosts = self._sets_on.get(number)
             if hosts:
                 key, part, change = self.rules.set_changed(number)
-                told.update(host for host in hosts if self.own[host].put_part(key, part, change))
-        if told:
-            for host in told:
-                for path, looked_at in self.policies_on[host].items():
-                    if not changed.isdisjoint(looked_at):
-                        self._touch(path, revision)
+                having = [host for host in hosts if self.own[host].put_part(key, part, change)]
+                told.update(having)
+                for path in self._looking.get(number, ()) if having else ():
+                    self._touch(path, revision)
         return told
 
     def _host(self, host: str, revision: int) -> bool:
@@ -425,6 +423,7 @@ class Span:
         left_behind(self._hosts_with, self.policies_on.get(host, {}).keys() - policies.keys(), host)
         for path in policies:
             self._hosts_with.setdefault(path, set()).add(host)
+        looking_count(self._looking, self.policies_on.get(host, {}), policies)
         self.policies_on[host] = policies
         group = self.own.setdefault(host, Group(log_entries=OWN_LOG_ENTRIES))
         is_changed = group.replace(parts)

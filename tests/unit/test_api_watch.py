@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from supervisor_glue.api import watch_cache
+from supervisor_glue.api.kinds import STORED
 from supervisor_glue.api.listing import Listing
 from supervisor_glue.api.objects import Deletion, Objects
 from supervisor_glue.api.request import Options
-from supervisor_glue.api.selectors import EVERYTHING, Selector, selector_parse
+from supervisor_glue.api.selectors import EVERYTHING, FIELDS, Selector, field_value, selectable, selector_parse
 from supervisor_glue.api.status import ApiError, Object
 from supervisor_glue.api.watch_cache import WatchCache, WatchEvent
 from supervisor_glue.store.records import UnavailableError
@@ -103,8 +104,9 @@ def test_initial_events_end_with_a_bookmark(tmp_path: Path) -> None:
     assert kinds[-2:] == ["INITIAL", "BOOKMARK"] and set(kinds[:-2]) == {"ADDED"}
 
 
-def test_what_is_forgotten_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watch_cache, "KEPT", 10)
+@pytest.mark.parametrize("bound, most", [("KEPT", 10), ("KEPT_BYTES", 2000)])
+def test_what_is_forgotten_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: str, most: int) -> None:
+    monkeypatch.setattr(watch_cache, bound, most)
 
     async def work(objects: Objects) -> None:
         history = await changed_at_random(objects, random.Random(2), 40)
@@ -116,6 +118,47 @@ def test_what_is_forgotten_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert replayed(state_of(history[recent], EVERYTHING), events) == state_of(history[max(history)], EVERYTHING)
 
     run(tmp_path, work)
+
+
+def test_what_has_passed_is_kept_as_its_json_alone(tmp_path: Path) -> None:
+    """And is told whole, also to who began to watch before."""
+
+    async def work(objects: Objects) -> None:
+        made = await objects.create(CONFIG_MAPS, "x", config_map("c", app="a"), unchanged)
+        before = objects.cache.get(CONFIG_MAPS, "x", "c")
+        assert before is not None and before.item is before.item
+
+        def other(old: Object | None) -> Object:
+            assert old is not None
+            return {**old, "data": {"n": "1"}}
+
+        await objects.change(CONFIG_MAPS, "x", "c", other, unchanged)
+        await objects.delete(CONFIG_MAPS, "x", "c", Deletion())
+        events = await watched(objects.cache, selector_parse(CONFIG_MAPS, "app=a", ""), made.revision - 1)
+        told = [(event.type, event.entry) for event in events if event.entry is not None]
+        assert [(kind, entry.item["data"]["n"]) for kind, entry in told] == [
+            ("ADDED", "0"),
+            ("MODIFIED", "1"),
+            ("DELETED", "1"),
+        ]
+        assert not any(entry.item is entry.item for _, entry in told) and before.item == made.item
+
+    run(tmp_path, work)
+
+
+def test_a_selector_sees_as_much_of_what_has_passed() -> None:
+    item: Object = {"metadata": {"name": "n", "namespace": "x", "labels": {"app": "a"}, "annotations": {"k": "v"}}}
+    for kind in STORED:
+        paths = FIELDS.get((kind.group, kind.kind), ())
+        full = {**item, "data": {"k": "v"}, "spec": {"more": 1}, "reportingComponent": "r"}
+        for number, path in enumerate(paths):
+            head, _, leaf = path.partition(".")
+            value: Object | str = {"component": "c"} if path == "source" else f"v{number}"
+            full[head] = {**full.get(head, {}), leaf: value} if leaf else value
+        small = selectable(kind, full)
+        assert "data" not in small and small["metadata"].keys() == {"name", "namespace", "labels"}
+        for path in (*paths, "metadata.name", "metadata.namespace"):
+            assert field_value(small, path) == field_value(full, path) != "", path
 
 
 def test_a_watch_after_a_restart_goes_on(tmp_path: Path) -> None:
