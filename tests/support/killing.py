@@ -1,48 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Supervisor in pieces, each of which can be killed at any moment and started again: the API, controllers, a host's
-Spherelet behind a line that can be cut."""
+"""A lab's Supervisor in pieces, each of which can be killed at any moment and comes again: the API, controllers, the
+Spherelets (one of them behind a line that can be cut), the packet agents."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
 from asyncio import StreamReader, StreamWriter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from overlay import linux
-from overlay.namespace import apply_room_end
-from supervisor_glue.api.http_client import HttpClient
+from overlay.linux import process_signal, processes_marked
+from overlay.pod import importing
+from supervisor_glue.auth.joining import KUBECONFIG
 from supervisor_glue.auth.kubeconfig import kubeconfig_read, kubeconfig_write
-from supervisor_glue.controllers.objects import object_made
-from supervisor_glue.controllers.resources import HOSTS
+from supervisor_glue.lab_supervisor import leg_netns, supervisor_paths
 from tests.support import clocked
-from tests.support.control_plane import PALISADE, PATIENCE, control_plane_start
-from tests.support.controllers_apart import host_config
+from tests.support.control_plane import PALISADE
+from tests.support.patience import PATIENCE
+from tests.support.pods_talk import agent_kill
+from tests.support.supervisor_lab import SupervisorLab
 
-HOST = "h1"
+HOSTS = ("esx-1", "esx-2")
+CUT = HOSTS[1]  # whose Spherelet is behind the line
+AGENT = "agent "
 
 
 @dataclass(slots=True)
 class Piece:
-    """A process that comes again."""
+    """A process that comes again. `by_itself`: the statuses with which it ended otherwise than killed."""
 
     name: str
     command: Sequence[str]
     log: Path
+    environment: Mapping[str, str]
     process: subprocess.Popen[bytes] | None = None
+    by_itself: list[int] = field(default_factory=list)
 
     def start(self) -> None:
         with self.log.open("ab") as out:
-            self.process = subprocess.Popen(self.command, stdout=out, stderr=out)
+            self.process = subprocess.Popen(self.command, stdout=out, stderr=out, env=self.environment)
 
     def kill(self) -> None:
-        if self.process is not None and self.process.poll() is None:
+        if self.process is None:
+            return
+        if (status := self.process.poll()) is not None:
+            self.by_itself.append(status)
+        else:
             self.process.kill()
             self.process.wait()
 
@@ -103,70 +113,77 @@ class Line:
 class Pieces:
     """All of them."""
 
-    kubeconfig: Path
+    lab: SupervisorLab
     clock: Path
     of: dict[str, Piece]
     line: Line
-    host_started: Callable[[], None]
+
+    @property
+    def names(self) -> list[str]:
+        """What can be killed."""
+        return [*self.of, *(AGENT + host for host in HOSTS)]
 
     def jump(self, seconds: float) -> None:
         """The wall clock of the API and of controllers, for as long as nothing else is said."""
         clocked.offset_write(self.clock, seconds)
 
-    def kill(self, name: str) -> None:
-        """It begins anew at once."""
+    def kill(self, name: str) -> bool:
+        """It begins anew at once. False: there was none, since it was killed a moment ago."""
+        if name.startswith(AGENT):
+            return agent_kill(self.lab, name.removeprefix(AGENT))
         self.of[name].kill()
         self.of[name].start()
+        return True
+
+    async def line_begin(self) -> None:
+        """From now on the Spherelet that can be cut off comes through the line."""
+        port = await self.line.open()
+        file = self.lab.paths.host(CUT) / "spherelet" / KUBECONFIG
+        kubeconfig_write(file, replace(kubeconfig_read(file), server=f"https://127.0.0.1:{port}"))
+        self.kill(CUT)
 
     def told(self) -> str:
         """The end of what each has said."""
-        return "\n".join(
-            f"== {piece.name}\n{piece.log.read_text(errors='replace')[-1500:]}" for piece in self.of.values()
-        )
+        logs = [piece.log for piece in self.of.values()]
+        logs += [self.lab.paths.host(host) / "run" / "agent.log" for host in HOSTS]
+        return "\n".join(f"== {log}\n{log.read_text(errors='replace')[-1500:]}" for log in logs)
 
 
 @contextmanager
-def supervisor_in_pieces(folder: Path, lease: float = 3) -> Iterator[Pieces]:
-    """For a `with`: the API and one process of controllers run; `host_started` once the line is open."""
+def supervisor_in_pieces(lab: SupervisorLab, folder: Path, lease: float = 3) -> Iterator[Pieces]:
+    """For a `with`: what has run of the lab's Supervisor has been killed, and runs as pieces."""
     clock = folder / "clock"
     clocked.offset_write(clock, 0)
     jumping = (sys.executable, clocked.__file__, str(clock))
-    plane = control_plane_start(folder / "plane", "--no-controllers", within=jumping)
-    server = kubeconfig_read(plane.kubeconfig).server
+    where = supervisor_paths(lab.paths)
+    server = kubeconfig_read(where.kubeconfig).server
     port = urlsplit(server).port
     assert port is not None
-    api = ["-v", "supervisor", "up", "--no-controllers", "--listen", f"127.0.0.1:{port}", "--data", str(plane.data)]
-    controllers = ["-v", "supervisor", "controllers", "--server", server, "--data", str(plane.data)]
+    name, _, value = lab.paths.mark.partition("=")
+    environment = {**importing(os.environ), "OPENBLAS_NUM_THREADS": "1", name: value}
+    api = ["-v", "supervisor", "up", "--no-controllers", "--listen", f"127.0.0.1:{port}", "--data", str(where.data)]
+    api += ["--leg", f"{HOSTS[0]}={leg_netns(lab.paths)}"]
+    controllers = ["-v", "supervisor", "controllers", "--server", server, "--data", str(where.data)]
     controllers += ["--lease", str(lease)]
-    run, room, mark = folder / "run", folder / "room", f"PALISADE_TEST={folder}"
-    kubeconfig = folder / "host-kubeconfig"
-    host = [*PALISADE, "-v", "spherelet", "run", "--host", HOST, "--kubeconfig", str(kubeconfig), "--run", str(run)]
-    host += ["--room", str(room), "--mark", mark, "--address", "127.0.0.1", "--no-network"]
     pieces = {
-        "api": Piece("api", [*jumping, *PALISADE, *api], plane.log, plane.process),
-        "controllers": Piece("controllers", [*jumping, *PALISADE, *controllers], folder / "controllers.log"),
+        "api": Piece("api", [*jumping, *PALISADE, *api], folder / "api.log", environment),
+        "controllers": Piece(
+            "controllers", [*jumping, *PALISADE, *controllers], folder / "controllers.log", environment
+        ),
     }
-    line = Line(port)
-
-    def host_started() -> None:
-        pieces["host"] = Piece("host", host, folder / "host.log")
-        pieces["host"].start()
-
-    pieces["controllers"].start()
+    for process in processes_marked(lab.paths.mark):
+        command = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode().split("\0")[:-1]
+        if "spherelet" in command:
+            host = command[command.index("--host") + 1]
+            pieces[host] = Piece(host, command, folder / f"{host}.log", environment)
+        elif "supervisor" not in command:
+            continue
+        process_signal(process, signal.SIGKILL)
+    assert pieces.keys() == {"api", "controllers", *HOSTS}
+    for piece in pieces.values():
+        piece.start()
     try:
-        yield Pieces(plane.kubeconfig, clock, pieces, line, host_started)
+        yield Pieces(lab, clock, pieces, Line(port))
     finally:
         for piece in pieces.values():
             piece.kill()
-        for process in linux.processes_marked(mark):
-            linux.process_signal(process, signal.SIGKILL)
-        apply_room_end(room)
-
-
-async def host_begin(pieces: Pieces, client: HttpClient, folder: Path) -> None:
-    """Make the host, open its line, and start it."""
-    made = await client.create(HOSTS, object_made(HOSTS, HOST, spec={"tep": "172.16.0.1"}))
-    port = await pieces.line.open()
-    config = host_config(folder / "plane" / "data", kubeconfig_read(pieces.kubeconfig), HOST, made["metadata"]["uid"])
-    kubeconfig_write(folder / "host-kubeconfig", replace(config, server=f"https://127.0.0.1:{port}"))
-    pieces.host_started()

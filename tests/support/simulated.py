@@ -41,6 +41,7 @@ QUIET = 0.4  # seconds in which no host is told anything: a change has come to a
 PAUSE_BETWEEN = 1.0  # seconds, between two changes
 LOOK = 5.0  # seconds, between two lists of all pods
 MOST_CHANGED = 40
+UIDS = "uids.json"  # of a store that has been filled: the Hosts' uids
 
 
 @dataclass
@@ -273,17 +274,20 @@ async def filled(load: Load, folder: Path) -> dict[str, str]:
     return found
 
 
-async def simulate(load: Load, folder: Path, many: int, direct: bool, short: bool = False) -> dict[str, Any]:
-    """All parts, one after the other; `short`: without a cut and another leader. `direct`: the store is filled without
-    the API, and of the controllers those alone run that tell hosts."""
+async def simulate(
+    load: Load, folder: Path, many: int, direct: bool, short: bool = False, fill: bool = False
+) -> dict[str, Any]:
+    """All parts, one after the other; `short`: without a cut and another leader; `fill`: the store is filled, no more.
+    `direct`: the store is filled without the API, and of the controllers those alone run that tell hosts."""
     control = ControlPlane(folder, load.cidr, direct)
-    uids = await filled(load, folder) if direct else {}
+    known = folder / UIDS
+    uids = json.loads(known.read_text()) if known.exists() else await filled(load, folder) if direct else {}
     await control.start()
     try:
         async with HttpClient.of_file(control.kubeconfig, "palisade-load") as client:
             run = Run(load, control, client, uids)
             try:
-                await parts(run, many, short)
+                await (loaded(run) if fill else parts(run, many, short))
             finally:
                 for host in run.hosts:
                     await host.cut()
@@ -292,16 +296,25 @@ async def simulate(load: Load, folder: Path, many: int, direct: bool, short: boo
         control.stop()
 
 
-async def parts(run: Run, many: int, short: bool) -> None:
+async def loaded(run: Run) -> None:
+    """What there is to be is there."""
     load, control, client = run.load, run.control, run.client
     run.say("what", load.counts())
+    if run.uids:
+        return
     begun = time.monotonic()
-    if not run.uids:
-        run.uids = await hosts_load(client, load)
-        await load_all(client, load)
-        run.say("loaded", {"seconds": round(time.monotonic() - begun, 1)})
-        await addressed(run)
-        run.say("addressed", {"seconds": round(time.monotonic() - begun, 1), "memory_mb": control.memory()})
+    run.uids = await hosts_load(client, load)
+    await load_all(client, load)
+    run.say("loaded", {"seconds": round(time.monotonic() - begun, 1), "control_plane_cpu": control.cpu()})
+    await addressed(run)
+    seconds = round(time.monotonic() - begun, 1)
+    run.say("addressed", {"seconds": seconds, "control_plane_cpu": control.cpu(), "memory_mb": control.memory()})
+    (control.folder / UIDS).write_text(json.dumps(run.uids))
+
+
+async def parts(run: Run, many: int, short: bool) -> None:
+    await loaded(run)
+    load, control, client = run.load, run.control, run.client
     server = kubeconfig_read(control.kubeconfig).server
     run.hosts = hosts_make(server, control.authority, run.uids)
     await ready(run)
@@ -324,11 +337,15 @@ def main() -> None:
     parser.add_argument("--direct", action="store_true", help="fill the store without the API")
     parser.add_argument("--short", action="store_true", help="without a cut and another leader")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--folder", type=Path, help="which is kept: a store that was filled in it is used again")
+    parser.add_argument("--fill", action="store_true", help="fill the store, and nothing else")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="palisade-simulated-") as folder:
-        load = Load(asked.hosts, asked.namespaces, asked.pods)
-        buffers_limit()
-        result = asyncio.run(simulate(load, Path(folder), asked.changes, asked.direct, asked.short))
+    load = Load(asked.hosts, asked.namespaces, asked.pods)
+    buffers_limit()
+    with tempfile.TemporaryDirectory(prefix="palisade-simulated-") as made:
+        folder = Path(made) if asked.folder is None else asked.folder
+        work = simulate(load, folder, asked.changes, asked.direct, asked.short, asked.fill)
+        result = asyncio.run(work)
     text = json.dumps(result, indent=2) + "\n"
     if asked.out:
         asked.out.write_text(text)

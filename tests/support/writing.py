@@ -8,6 +8,7 @@ it may be seen or not, until the client has asked.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from random import Random
@@ -35,6 +36,15 @@ async def persistent(work: Any) -> Any:
         except _AWAY:
             pass
         await asyncio.sleep(0.05)
+
+
+async def asked(work: Callable[[], Awaitable[Any]], *done: int) -> None:
+    """Until it is done: who asks again is told that it is, by one of these statuses. Raises ApiError."""
+    try:
+        await persistent(work)
+    except ApiError as error:
+        if error.code not in done:
+            raise
 
 
 @dataclass(slots=True)
