@@ -10,7 +10,8 @@ from __future__ import annotations
 import ipaddress
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any, Final, NamedTuple
 
@@ -18,6 +19,7 @@ from dfw.compile import Compiled, CompiledRule, compile_policy
 from dfw.errors import UnsupportedError
 from dfw.model import Action, Address, Family, Inventory, PolicySet, Port, mac_packed
 from dfw.nftables import WIRE, refuse_unsupported, render_ruleset, render_wire, vnic_mark, wire_tables
+from dfw.nftables.frame_judge import FrameAnswer
 from dfw.nftables.judge import Answer, KernelJudge, decisions_logged, ipv4_summed
 from dfw.nftables.staged import CUT, PASSES_TOO, STAGED, WOULD_PASS
 from dfw.oracle import Judgement, parse
@@ -25,12 +27,15 @@ from dfw.oracle.packet import Packet
 from dfw.oracle.replay import Ends, packet_ends
 from dfw.records import json_line, seconds
 from dfw.replay_feed import feed_capture, unread_link
+from dfw.replay_frames import FrameRun
 from dfw.replay_run import CaptureResult, RunOptions, RunResult
 from dfw.staged_judgements import Said
 from dfw.staged_kernel import NOT_DELIVERED, StagedKernel
 
 _NOT_JUDGED: Final = "not-judged"
 _BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
+_UNASKED = Answer("untracked", False, (), 0, 0)  # layer 2 has dropped it
+_PASSED = Answer("untracked", False, (), 1, 0)  # nothing of layer 3's
 _HOPS: Final = 64
 _HEADERS: Final = {4: 20, 6: 40}
 _REASONS: Final = {"related": "icmp-unrelated"}
@@ -139,7 +144,7 @@ def run_nftables(
             run = None
     finally:
         if run is not None:
-            run.judge.close()
+            run.close()
     _count(result, lines, compiled)
     said: Iterable[Said] = repeat(()) if staged is None else staged.said
     if staged is not None:
@@ -201,7 +206,7 @@ class _Run:
             self._by_mac.setdefault(mac_packed(port.mac), []).append(port)
         if inventory is None:
             tap = None if beside is None else wire_tables(beside.rules, beside.sets, beside.tap)
-            rendered = render_wire(compiled.rules, compiled.sets, compiled.tap, staged=tap)
+            rendered = render_wire(compiled.rules, compiled.sets, compiled.tap, compiled.ether.tap, staged=tap)
         else:
             rendered = render_ruleset(compiled, self._names, staged=beside)
         self._rules = rendered.rule_of
@@ -209,8 +214,16 @@ class _Run:
         self._staged_rules = {name.removeprefix(STAGED): rule for name, rule in rendered.staged_of.items()}
         self._frames: list[_Frame] = []
         self._order = 0
-        self._waiting: dict[_FragmentKey, list[tuple[int, _Arrival]]] = {}
-        self.judge = KernelJudge(decisions_logged(rendered.ruleset))
+        self._waiting: dict[_FragmentKey, list[tuple[int, _Arrival, FrameAnswer]]] = {}
+        with ExitStack() as opened:
+            self.judge = opened.enter_context(KernelJudge(decisions_logged(rendered.ruleset)))
+            self._bridge = FrameRun(rendered.ruleset)
+            opened.pop_all()
+
+    def close(self) -> None:
+        """Nothing more is judged."""
+        self.judge.close()
+        self._bridge.close()
 
     def feed(self, n: int, ts_ns: int, file: str, data: bytes, wire: int, link: int) -> None:
         """One captured packet. Raises ValueError for a link type that we do not read."""
@@ -221,53 +234,87 @@ class _Run:
         if not sender and not receiver:
             line = _Line(arrival, None, None, "ALLOW", "no-filter", ct="untracked")
             self._frames.append(_Frame(self._order, [line], [line]))
+            return
+        layer2 = self._bridge.ask(packet, sender, receiver)
+        if not layer2.judged:
+            self._refused(arrival, None, _NOT_JUDGED, None, self._order)
+        elif layer2.out_refused:
+            self._judged(arrival, _UNASKED, "", layer2)
         elif packet.ip_version == 0 and packet.refusal is None:
-            self._judged(arrival, Answer("untracked", False, (), 1, 0), "non-ip")
+            self._passed_on(packet, arrival, layer2)
         elif self._inventory is not None and _is_for_many(packet):
             # A bridge floods it; forwarding never sees it.
             self._refused(arrival, None, _NOT_JUDGED, None, self._order)
         elif packet.ip_version == 0 or packet.ip_length < _HEADERS[packet.ip_version]:
             self._refused(arrival, None, _NOT_JUDGED, None, self._order)
         else:
-            self._ask(packet, arrival)
+            self._ask(packet, arrival, layer2)
 
-    def _ask(self, packet: Packet, arrival: _Arrival) -> None:
-        answer = self.judge.judge(packet_bytes(packet), vnic_mark(arrival.sender, arrival.receiver))
+    def _passed_on(self, packet: Packet, arrival: _Arrival, layer2: FrameAnswer) -> None:
+        """A frame that is none of layer 3's: layer-2 rules of its receiver, or of all, say what becomes of it."""
+        receivers = [arrival.receiver]
+        if self._inventory is not None and _is_for_many(packet):
+            receivers = self._others(arrival.sender) or receivers
+        for number in receivers:
+            answer = layer2 if number == arrival.receiver else self._bridge.ask(packet, 0, number)
+            sender = arrival.sender if number == receivers[0] else 0
+            one = replace(arrival, sender=sender, receiver=number)
+            self._judged(one, _UNASKED if answer.in_refused else _PASSED, "non-ip", answer)
+
+    def _ask(self, packet: Packet, arrival: _Arrival, layer2: FrameAnswer) -> None:
+        mark = vnic_mark(arrival.sender, arrival.receiver)
+        answer = self.judge.judge(packet_bytes(packet), mark, dropped=bool(layer2.in_refused))
         if packet.is_fragment and packet.refusal is None:
             key = _fragment_key(packet)
             pieces = self._waiting.setdefault(key, [])
-            pieces.append((self._order, arrival))
+            pieces.append((self._order, arrival, layer2))
             if answer.state is not None:
-                for order, piece in self._waiting.pop(key):
-                    self._judged(piece, answer, "", order)
+                # One frame's header stands for the whole datagram.
+                spoke = next((own for _, _, own in pieces if bool(own.in_refused) is answer.dropped), layer2)
+                for order, piece, _ in self._waiting.pop(key):
+                    self._judged(piece, answer, "", spoke, order)
         elif answer.state is None:
             self._refused(arrival, None, _NOT_JUDGED, None, self._order)
         else:
-            self._judged(arrival, answer, "")
+            self._judged(arrival, answer, "", layer2)
 
-    def _judged(self, arrival: _Arrival, answer: Answer, reason: str, order: int = 0) -> None:
+    def _judged(self, arrival: _Arrival, answer: Answer, reason: str, layer2: FrameAnswer, order: int = 0) -> None:
         """The lines of a packet that the kernel judged: OUT, and IN where it came so far."""
         order = order or self._order
         now, then = _worlds_said(answer.said)
-        lines = self._world_lines(arrival, answer, now, self._rules, reason)
+        lines = self._world_lines(arrival, answer, now, self._rules, reason, layer2)
         lost = lines[-1].verdict == "ALLOW" and not answer.delivered
         if lines[-1].verdict != "ALLOW" and answer.delivered:
             raise RuntimeError(f"packet {arrival.n} was delivered, but refused: {answer}")
-        staged = [] if self._staged is None else self._world_lines(arrival, answer, then, self._staged_rules, reason)
+        staged: list[_Line] = []
+        if self._staged is not None:
+            staged = self._world_lines(arrival, answer, then, self._staged_rules, reason, layer2)
         for last in (line for some in (lines, staged) if lost for line in some[-1:] if line.verdict == "ALLOW"):
             last.verdict, last.reason = "DROP", NOT_DELIVERED
         self._frames.append(_Frame(order, lines, staged))
 
     def _world_lines(
-        self, arrival: _Arrival, answer: Answer, told: Sequence[str], rules: Mapping[str, CompiledRule], reason: str
+        self,
+        arrival: _Arrival,
+        answer: Answer,
+        told: Sequence[str],
+        rules: Mapping[str, CompiledRule],
+        reason: str,
+        layer2: FrameAnswer,
     ) -> list[_Line]:
-        """What one world's rules said at the ends, up to where they refused: there it never came to the receiver."""
+        """What one world's rules said at the ends, up to where they refused: there it never came to the receiver.
+        Layer 2 is the same in all worlds, and is asked first going out, last coming in."""
         said = _said(told, "out" if arrival.sender else "in")
-        lines = [
-            self._line(arrival, self._names[number - 1], direction, answer, said[side], rules, reason)
-            for side, direction, number in self._sides(arrival)
-        ]
-        return lines[: next((at for at, line in enumerate(lines, 1) if line.verdict != "ALLOW"), len(lines))]
+        lines: list[_Line] = []
+        for side, direction, number in self._sides(arrival):
+            vnic, dropped = self._names[number - 1], layer2.out_refused if side == "out" else layer2.in_refused
+            line = self._line(arrival, vnic, direction, answer, said[side], rules, reason)
+            if dropped and line.verdict == "ALLOW":
+                line = _Line(arrival, vnic, direction, "DROP", "match", self._rules[dropped], "untracked")
+            lines.append(line)
+            if line.verdict != "ALLOW":
+                break
+        return lines
 
     def _sides(self, arrival: _Arrival) -> list[tuple[str, str, int]]:
         if self._inventory is None:
@@ -308,18 +355,24 @@ class _Run:
     def end(self, result: RunResult) -> list[_Line]:
         """All lines in order; the namespace goes. Fragments that still wait for others are refused."""
         for pieces in self._waiting.values():
-            for order, arrival in pieces:
+            for order, arrival, _ in pieces:
                 self._refused(arrival, "DROP", "frag-incomplete", "invalid", order)
         count = self.judge.connections()
         for name in ("created", "open"):
             result.connections[name] += count
-        self.judge.close()
+        self.close()
         frames = sorted(self._frames, key=lambda item: item.order)
         if self._staged is not None:
             self._staged.take(frame.judgements() for frame in frames)
         return [line for frame in frames for line in frame.lines]
 
     # Which filters (packet-path.md section 12)
+
+    def _others(self, sender: int) -> list[int]:
+        """The other vNICs on the sender's segment."""
+        assert self._inventory is not None
+        ports = list(self._inventory)
+        return [at for at, port in enumerate(ports, 1) if at != sender and port.segment == ports[sender - 1].segment]
 
     def _ends(self, packet: Packet) -> tuple[int, int]:
         if self._inventory is None:

@@ -45,12 +45,19 @@ def _bridge_table(state: HostState, numbers: Mapping[str, int]) -> Iterator[str]
     yield "  type filter hook prerouting priority -300; policy accept;"
     yield f'  iifname != {{ "{CARD_ANY}", "{TUNNEL}*" }} accept'
     yield "  meta mark set 0"
-    yield "  ether type != { ip, ip6, arp } drop"
+    # VLAN tags of a workload's own, and what bridges say to each other.
+    yield "  ether type { 0x8100, 0x88a8, 0x9100 } drop"
+    yield "  ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 drop"
     yield "  iifname vmap @guards"
     yield "  meta mark set iifname map @senders"
     yield " }"
     yield " chain forward {"
     yield "  type filter hook forward priority -10; policy accept;"
+    yield "  oifname vmap @receivers"
+    yield " }"
+    # Routed packets, and what the host itself says, come to a card only here.
+    yield " chain postrouting {"
+    yield "  type filter hook postrouting priority -10; policy accept;"
     yield "  oifname vmap @receivers"
     yield " }"
     yield "}"

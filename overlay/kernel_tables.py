@@ -15,6 +15,7 @@ from dfw.model import Action, FloodLimits, Tier, Timers
 from overlay.hoststate import HostState, StateError
 
 _TIERS: Final = dict(Tier.__members__)  # an Enum's own look-up takes as long as all the rest
+_MAC: Final = np.dtype(np.uint64)
 _ACTIONS: Final = dict(Action.__members__)
 
 
@@ -22,8 +23,8 @@ def host_tables(state: HostState) -> Compiled:
     """The rule tables of the host's vNICs. Raises StateError for what is no table, or what the kernel cannot enforce
     (overlay/span.py refuses that where the whole policy is known)."""
     for vnic in state.vnics:
-        if vnic.ether is not None or any(vnic.flood):
-            raise StateError(f"vNIC {vnic.name} has layer-2 rules or flood limits, which nftables does not enforce")
+        if any(vnic.flood):
+            raise StateError(f"vNIC {vnic.name} has flood limits, which nftables does not enforce")
     rules = [
         CompiledRule(
             number,
@@ -52,7 +53,11 @@ def host_tables(state: HostState) -> Compiled:
         {},
         FloodLimits(),
         {},
-        EtherCompiled((), {}, EtherTable(_rows(b"", ETHER_DTYPE), _rows(b"", np.dtype(np.uint64)))),
+        EtherCompiled(
+            tuple(EtherTable(_rows(item.entries, ETHER_DTYPE), _rows(item.macs, _MAC)) for item in state.ether),
+            {vnic.name: vnic.ether for vnic in state.vnics if vnic.ether is not None},
+            EtherTable(_rows(b"", ETHER_DTYPE), _rows(b"", _MAC)),
+        ),
     )
 
 

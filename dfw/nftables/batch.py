@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from dfw.model import Family
 from dfw.nftables.attributes import NESTED, attribute_make, number_make, text_make
 from dfw.nftables.bytecode import COUNTER, rule_encode, verdict_make
-from dfw.nftables.ruleset import set_parse
+from dfw.nftables.ruleset import FAMILY, set_parse
 from dfw.nftables.update import Ranges, Update
 
 _NEW_CHAIN, _DELETE_CHAIN, _NEW_RULE, _DELETE_RULE, _NEW_SET, _DELETE_SET = 3, 5, 6, 8, 9, 11
@@ -54,6 +54,8 @@ def update_messages(update: Update) -> list[Message]:
 def _command(table: str, command: Mapping[str, Any], number: int) -> Iterator[Message]:
     ((verb, thing),) = command.items()
     ((kind, value),) = thing.items()
+    if value["family"] != FAMILY:
+        raise ValueError(f"{verb} {kind} of family {value['family']}")
     name = value.get("name", "")
     match verb, kind:
         case "add", "rule":

@@ -33,7 +33,7 @@ def _policy_features(policy: Policy, word: str) -> Iterator[str]:
     for rule in policy.rules:
         if rule.disabled:
             continue
-        if policy.tier is Tier.ETHERNET:
+        if word and policy.tier is Tier.ETHERNET:
             yield f"{word}layer-2 rules (rule {rule.path})"
         entries = [entry for service in rule.services for entry in service.entries]
         algs = dict.fromkeys(entry.alg.value for entry in entries if entry.alg not in _ALGS)

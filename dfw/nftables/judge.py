@@ -14,6 +14,7 @@ import os
 import shutil
 import struct
 import subprocess
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,12 +32,14 @@ JUDGE_GROUP: Final = 6082
 MTU: Final = 65_521  # a TAP's largest
 STATES: Final = ("new", "established", "related", "invalid", "untracked")
 _TAP_MAC: Final = bytes.fromhex("02504c000001")
-_MAC_HEAD: Final = bytes.fromhex("0200")
-_BARRIER_MARK: Final = 0xFFFFFFFF
+_MAC_HEAD, _DROPPED_HEAD = bytes.fromhex("0200"), bytes.fromhex("0201")
+_LAYER_2: Final = "layer 2"
+BARRIER_MARK: Final = 0xFFFFFFFF
 _OWN_ADDRESS: Final = "198.18.255.254"
 _BARRIER_ENDS: Final = bytes((198, 18, 255, 252, 198, 18, 255, 253))
-_SECONDS: Final = 60.0
-_TUNSETIFF, _IFF_TUN, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 1, 2, 0x1000
+SECONDS: Final = 60.0
+IFF_TUN, IFF_TAP = 1, 2
+_TUNSETIFF, _IFF_NO_PI = 0x400454CA, 0x1000
 _SETTINGS: Final = {
     "net/ipv4/ip_forward": "1",
     "net/ipv4/conf/all/rp_filter": "0",
@@ -67,38 +70,38 @@ route add ::/0 dev out0
 class Answer:
     """What became of a packet. `said`: what the rules logged, in order; `delivered`: packets that came out with its
     addresses; `made`: packets that the kernel made of it (RST, ICMP). `state` None: it was not forwarded, so
-    nothing judged it."""
+    nothing judged it. `dropped`: it came to where its receiver's layer-2 rules drop it."""
 
     state: str | None
     is_reply: bool
     said: tuple[str, ...]
     delivered: int
     made: int
+    dropped: bool = False
 
 
 class KernelJudge:
     """A namespace with this ruleset in force, until closed. Raises EnvironmentLacksError, OSError."""
 
     def __init__(self, ruleset: Ruleset) -> None:
-        if shutil.which("ip") is None:
-            raise EnvironmentLacksError("no command ip", "apt-get install iproute2")
         with ExitStack() as opened:
             self._namespace = opened.enter_context(PrivateNamespace())
             self._in, self._out = self._namespace.run(_devices)
             opened.callback(os.close, self._in)
             opened.callback(os.close, self._out)
-            self._log = opened.enter_context(self._namespace.run(_listener))
-            self._namespace.run(lambda: _apply(ruleset))
+            self._log = opened.enter_context(self._namespace.run(judge_listener))
+            self._namespace.run(lambda: ruleset_put(ruleset))
             self._opened = opened.pop_all()
-        self._barrier = _frame(_BARRIER_MARK, _barrier_packet())
+        self._barrier = _frame(BARRIER_MARK, _barrier_packet())
 
-    def judge(self, packet: bytes, mark: int) -> Answer:
-        """Hand over one IP packet. Raises TimeoutError where the kernel stops answering, OSError."""
-        os.write(self._in, _frame(mark, packet))
+    def judge(self, packet: bytes, mark: int, *, dropped: bool = False) -> Answer:
+        """Hand over one IP packet. `dropped`: if the rules let it pass, its receiver's layer-2 rules drop it.
+        Raises TimeoutError where the kernel stops answering, OSError."""
+        os.write(self._in, _frame(mark, packet, _DROPPED_HEAD if dropped else _MAC_HEAD))
         os.write(self._in, self._barrier)
         said: list[str] = []
         while not said or said[-1] != "barrier":
-            said += self._log.prefixes(_SECONDS)
+            said += self._log.prefixes(SECONDS)
         said.pop()
         states = [text.removeprefix("ct ") for text in said if text.startswith("ct ")]
         state, _, reply = states[-1].partition("/") if states else ("", "", "")
@@ -108,8 +111,8 @@ class KernelJudge:
                 delivered += 1
             elif not _is_multicast(found):
                 made += 1
-        rules = tuple(text for text in said if not text.startswith("ct "))
-        return Answer(state or None, bool(reply), rules, delivered, made)
+        rules = tuple(text for text in said if text != _LAYER_2 and not text.startswith("ct "))
+        return Answer(state or None, bool(reply), rules, delivered, made, _LAYER_2 in said)
 
     def connections(self) -> int:
         """How many connections the kernel has now."""
@@ -140,46 +143,68 @@ class KernelJudge:
 
 def _devices() -> tuple[int, int]:
     """The TAP and the TUN, up, with routes and settings, in the namespace of this thread."""
-    _settings_write(_EARLY_SETTINGS)
+    settings_write(_EARLY_SETTINGS)
     with ExitStack() as opened:
         files = []
-        for name, kind in (("in0", _IFF_TAP), ("out0", _IFF_TUN)):
-            try:
-                file = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-                opened.callback(os.close, file)
-                fcntl.ioctl(file, _TUNSETIFF, struct.pack("16sH22x", name.encode(), kind | _IFF_NO_PI))
-            except OSError as error:
-                if error.errno in (errno.ENOENT, errno.EPERM, errno.EACCES, errno.ENODEV):
-                    raise EnvironmentLacksError("no /dev/net/tun", "modprobe tun, and run as root") from error
-                raise
-            files.append(file)
-        done = subprocess.run(["ip", "-batch", "-"], input=_LINKS, text=True, capture_output=True, check=False)
-        if done.returncode != 0:
-            raise OSError(errno.EIO, f"the namespace's devices: {done.stderr.strip()}")
+        for name, kind in (("in0", IFF_TAP), ("out0", IFF_TUN)):
+            files.append(tun_open(name, kind))
+            opened.callback(os.close, files[-1])
+        links_make(_LINKS)
         # Conntrack begins with the first rule that asks for it, and its settings are there from then on.
-        _apply(_observer())
-        _settings_write(_SETTINGS)
+        ruleset_put(_observer())
+        settings_write(_SETTINGS)
         opened.pop_all()
         return files[0], files[1]
 
 
-def _listener() -> LogListener:
+def tun_open(name: str, kind: int) -> int:
+    """A new device in the namespace of this thread, not up yet; it goes with its descriptor. `kind`: IFF_TUN or
+    IFF_TAP. Raises EnvironmentLacksError, OSError."""
+    file = -1
+    try:
+        file = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        fcntl.ioctl(file, _TUNSETIFF, struct.pack("16sH22x", name.encode(), kind | _IFF_NO_PI))
+    except OSError as error:
+        if file >= 0:
+            os.close(file)
+        if error.errno in (errno.ENOENT, errno.EPERM, errno.EACCES, errno.ENODEV):
+            raise EnvironmentLacksError("no /dev/net/tun", "modprobe tun, and run as root") from error
+        raise
+    return file
+
+
+def links_make(lines: str) -> None:
+    """Lines of `ip -batch`, in the namespace of this thread. Raises EnvironmentLacksError, OSError."""
+    if shutil.which("ip") is None:
+        raise EnvironmentLacksError("no command ip", "apt-get install iproute2")
+    done = subprocess.run(["ip", "-batch", "-"], input=lines, text=True, capture_output=True, check=False)
+    if done.returncode != 0:
+        raise OSError(errno.EIO, f"the namespace's devices: {done.stderr.strip()}")
+
+
+def judge_listener() -> LogListener:
+    """Hears what rules tell the judge, in the namespace of this thread. Raises EnvironmentLacksError."""
     try:
         return LogListener(JUDGE_GROUP)
     except OSError as error:
         raise EnvironmentLacksError(f"no NFLOG in this kernel ({error.strerror})", "it takes nfnetlink_log") from error
 
 
-def _apply(ruleset: Ruleset) -> None:
+def ruleset_put(ruleset: Ruleset) -> None:
+    """Into the namespace of this thread. Raises EnvironmentLacksError."""
     try:
         apply_ruleset(ruleset)
     except LoadError as error:
         raise EnvironmentLacksError(str(error), "it takes nf_tables, nf_conntrack and nfnetlink_log") from error
 
 
-def _settings_write(settings: dict[str, str]) -> None:
+def settings_write(settings: Mapping[str, str]) -> None:
+    """Settings below /proc/sys, of the namespace of this thread. Raises OSError."""
     for name, value in settings.items():
         Path("/proc/sys", name).write_text(value)
+
+
+_DROP: Final[Expression] = {"drop": None}
 
 
 def _observer() -> Ruleset:
@@ -187,31 +212,39 @@ def _observer() -> Ruleset:
     mark: Expression = {
         "mangle": {"key": {"meta": {"key": "mark"}}, "value": {"payload": {"base": "ll", "offset": 64, "len": 32}}}
     }
-    barrier = {"match": {"op": "==", "left": {"meta": {"key": "mark"}}, "right": _BARRIER_MARK}}
-    rules = [ChainRule((barrier, _log("barrier"), {"drop": None}))]
+    barrier = {"match": {"op": "==", "left": {"meta": {"key": "mark"}}, "right": BARRIER_MARK}}
+    rules = [ChainRule((barrier, log_to_judge("barrier"), {"drop": None}))]
     for state in STATES:
         is_state = {"match": {"op": "in", "left": {"ct": {"key": "state"}}, "right": state}}
         reply = {"match": {"op": "==", "left": {"ct": {"key": "direction"}}, "right": "reply"}}
-        rules.append(ChainRule((is_state, reply, _log(f"ct {state}/reply"), {"accept": None})))
-        rules.append(ChainRule((is_state, _log(f"ct {state}"), {"accept": None})))
+        rules.append(ChainRule((is_state, reply, log_to_judge(f"ct {state}/reply"), {"accept": None})))
+        rules.append(ChainRule((is_state, log_to_judge(f"ct {state}"), {"accept": None})))
+    head: Expression = {"payload": {"base": "ll", "offset": 48, "len": 16}}
+    dropped: Expression = {"match": {"op": "==", "left": head, "right": int.from_bytes(_DROPPED_HEAD)}}
     arrivals: Expression = {"match": {"op": "==", "left": {"meta": {"key": "iifname"}}, "right": "in0"}}
     return Ruleset(
         "palisade-judge",
         chains=(
             Chain("mark", (ChainRule((arrivals, mark)),), Hook("prerouting", -450, "accept")),
             Chain("observe", tuple(rules), Hook("forward", -10, "accept")),
+            Chain(
+                "layer-2",
+                (ChainRule((dropped, log_to_judge(_LAYER_2), {"drop": None})),),
+                Hook("forward", 10, "accept"),
+            ),
         ),
     )
 
 
-def _log(text: str) -> Expression:
+def log_to_judge(text: str) -> Expression:
+    """A statement that tells the judge."""
     return {"log": {"prefix": text, "group": JUDGE_GROUP}}
 
 
-def _frame(mark: int, packet: bytes) -> bytes:
+def _frame(mark: int, packet: bytes, head: bytes = _MAC_HEAD) -> bytes:
     ether_type = 0x0800 if packet[0] >> 4 == 4 else 0x86DD
     # The kernel takes the four bytes for the mark as they stand in memory.
-    return _TAP_MAC + _MAC_HEAD + struct.pack("=I", mark) + struct.pack(">H", ether_type) + packet
+    return _TAP_MAC + head + struct.pack("=I", mark) + struct.pack(">H", ether_type) + packet
 
 
 def _barrier_packet() -> bytes:
@@ -229,20 +262,22 @@ def ipv4_summed(packet: bytes) -> bytes:
 
 
 def decisions_logged(ruleset: Ruleset) -> Ruleset:
-    """The same, and it tells the judge: `out` or `in` where a vNIC's rules begin, and each counter of a decision."""
-    return replace(ruleset, chains=tuple(map(_chain_logged, ruleset.chains)))
+    """The same for packets only, and it tells the judge: `out` or `in` where a vNIC's rules begin, and each counter of
+    a decision."""
+    return replace(ruleset, chains=tuple(map(chain_logged, ruleset.chains)), frames=None)
 
 
-def _chain_logged(chain: Chain) -> Chain:
+def chain_logged(chain: Chain) -> Chain:
+    """The same, and it tells the judge."""
     rules = []
     for rule in chain.rules:
         expressions: list[Expression] = []
         for item in rule.expressions:
             if "vmap" in item:
-                expressions.append(_log(chain.name))
+                expressions.append(log_to_judge(chain.name))
             expressions.append(item)
             if "counter" in item:
-                expressions.append(_log(item["counter"]))
+                expressions.append(log_to_judge(item["counter"]))
         rules.append(replace(rule, expressions=tuple(expressions)))
     return replace(chain, rules=tuple(rules))
 

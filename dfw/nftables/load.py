@@ -8,14 +8,17 @@ which is GPL-2.0-only.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
 from dfw.errors import EnvironmentLacksError
 from dfw.nftables.batch import update_messages
+from dfw.nftables.frames import FRAME_FAMILY, frames_parse
 from dfw.nftables.namespace import namespace_entered
 from dfw.nftables.netlink import RuleSocket
 from dfw.nftables.ruleset import FAMILY, Ruleset, ruleset_parse, ruleset_text
@@ -45,8 +48,8 @@ class RulesetLink:
         self._namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
     def apply(self, ruleset: Ruleset) -> None:
-        """Put this table in the place of the one of its name. Raises LoadError."""
-        self._run(ruleset_text(ruleset))
+        """Put this table in the place of the one of its name, and what is asked of frames. Raises LoadError."""
+        self._run(ruleset_text(ruleset, had_frames=self._has_frames()))
 
     def update(self, update: Update) -> None:
         """Put an update in force, whole or not at all. Raises LoadError, also where the table is not what it was
@@ -64,12 +67,15 @@ class RulesetLink:
             raise LoadError(str(error)) from error
 
     def read(self) -> Ruleset:
-        """The table as the kernel has it. Raises LoadError (not there); ValueError where somebody put into it what we
-        never make."""
-        return ruleset_parse(self._list(), self.table)
+        """The table as the kernel has it, and that for frames. Raises LoadError (not there); ValueError where somebody
+        put into them what we never make."""
+        found = ruleset_parse(self._list(FAMILY), self.table)
+        if not self._has_frames():
+            return found
+        return replace(found, frames=frames_parse(self._list(FRAME_FAMILY), self.table))
 
     def counters(self) -> dict[str, tuple[int, int]]:
-        """Packets and bytes of each counter. Raises OSError; there are none where there is no table."""
+        """Packets and bytes of each counter, of frames' too. Raises OSError; there are none where there is no table."""
         return self._netlink.counters_read(self.table)
 
     def generation(self) -> int:
@@ -78,7 +84,7 @@ class RulesetLink:
 
     def delete(self) -> None:
         """Take the table away, if it is there. Raises LoadError."""
-        self._run(ruleset_text(Ruleset(self.table)))
+        self.apply(Ruleset(self.table))
         self._run(f'{{"nftables": [{{"delete": {{"table": {{"family": "{FAMILY}", "name": "{self.table}"}}}}}}]}}')
 
     def _run(self, text: str) -> None:
@@ -89,10 +95,23 @@ class RulesetLink:
         if status != 0:
             raise LoadError(_sentence(said))
 
-    def _list(self) -> str:
+    def _has_frames(self) -> bool:
+        """Is there a table for frames?"""
+        tables = json.loads(self._said(f"list tables {FRAME_FAMILY}") or "{}").get("nftables", ())
+        return any(item.get("table", {}).get("name") == self.table for item in tables)
+
+    def _list(self, family: str) -> str:
+        return self._said(f"list table {family} {self.table}", words=family == FRAME_FAMILY)
+
+    def _said(self, command: str, *, words: bool = False) -> str:
+        """What is listed: numbers, or words for what has some."""
         if self._binding is None:
-            return self._nft(["-j", "-nn", "list", "table", FAMILY, self.table], "")
-        status, found, said = self._binding.cmd(f"list table {FAMILY} {self.table}")
+            return self._nft(["-j", *(("-y", "-p") if words else ("-nn",)), *command.split()], "")
+        self._binding.set_numeric_symbol_output(not words)
+        try:
+            status, found, said = self._binding.cmd(command)
+        finally:
+            self._binding.set_numeric_symbol_output(True)
         if status != 0:
             raise LoadError(_sentence(said))
         return str(found)

@@ -22,7 +22,8 @@ class Numbers(msgspec.Struct):
 
 
 class Names(msgspec.Struct):
-    """All that a ruleset numbers. `vnics`: from 1, the smallest that is free; `tables`: by the vNIC that uses it."""
+    """All that a ruleset numbers. `vnics`: from 1, the smallest that is free; `tables`, `ether` (of layer-2 rules): by
+    the vNIC that uses it."""
 
     vnics: dict[str, int] = {}
     tables: Numbers = msgspec.field(default_factory=Numbers)
@@ -31,6 +32,7 @@ class Names(msgspec.Struct):
     ports: Numbers = msgspec.field(default_factory=Numbers)
     staged_tables: Numbers = msgspec.field(default_factory=Numbers)
     staged_rules: Numbers = msgspec.field(default_factory=Numbers)
+    ether: Numbers = msgspec.field(default_factory=Numbers)
 
 
 class Numbering:

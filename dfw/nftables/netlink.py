@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from dfw.nftables.attributes import attribute_make, attributes_read
@@ -20,7 +20,7 @@ _COUNTER: Final = 1  # NFT_OBJECT_COUNTER
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 ERROR, DONE = 2, 3
 _REQUEST, ACKNOWLEDGE, DUMP = 1, 4, 0x300
-_INET: Final = 1  # NFPROTO_INET
+_INET, _BRIDGE = 1, 7  # NFPROTO_INET, NFPROTO_BRIDGE
 _ANSWER_BYTES: Final = 1 << 16
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
@@ -97,19 +97,21 @@ class RuleSocket(NetfilterSocket):
         raise OSError("no answer about the generation of the rules")
 
     def counters_read(self, table: str) -> dict[str, tuple[int, int]]:
-        """Packets and bytes of each named counter of a table. Raises OSError."""
+        """Packets and bytes of each named counter of the tables of this name. Raises OSError."""
+        return {name: counts for family in (_INET, _BRIDGE) for name, counts in self._counters(table, family)}
+
+    def _counters(self, table: str, family: int) -> Iterator[tuple[str, tuple[int, int]]]:
         wanted = attribute_make(1, table.encode() + b"\0") + attribute_make(3, struct.pack(">I", _COUNTER))
-        found: dict[str, tuple[int, int]] = {}
-        asked = self.ask(_OURS | _GET_OBJECT, DUMP, wanted)
+        asked = self.ask(_OURS | _GET_OBJECT, DUMP, wanted, family)
         while True:
             for kind, body in asked:
                 if kind == DONE:
-                    return found
+                    return
                 values = dict(attributes_read(body[4:]))
                 if values[1].rstrip(b"\0").decode() == table:
                     counts = dict(attributes_read(values[4]))
                     numbers = [int.from_bytes(counts[at], "big") for at in (2, 1)]
-                    found[values[2].rstrip(b"\0").decode()] = numbers[0], numbers[1]
+                    yield values[2].rstrip(b"\0").decode(), (numbers[0], numbers[1])
             asked = self.answers()
 
 

@@ -21,8 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from dfw.compile import AddressSet, CompiledRule, RuleTable
+from dfw.compile_ether import EtherCompiled, EtherTable
+from dfw.layout import ETHER_DTYPE
 from dfw.nftables.addresses import AddressElements, address_sets, set_codes
 from dfw.nftables.entry import EntryMatcher
+from dfw.nftables.ether import ether_write
 from dfw.nftables.names import Names, Numbering, Numbers, occurrences, tables_numbered, vnics_numbered
 from dfw.nftables.rows import TableRows, tables_flat
 from dfw.nftables.ruleset import Chain, Ruleset, VerdictMap
@@ -41,6 +44,8 @@ from dfw.nftables.staged import STAGED, STAGED_COUNTERS, staged_base, staged_par
 from dfw.nftables.tables import Numbered, PortSet, PortSets, TablePart, table_keys, table_write
 
 TABLE: Final = "palisade"
+NO_ETHER: Final = EtherCompiled((), {}, EtherTable(np.zeros(0, ETHER_DTYPE), np.zeros(0, np.uint64)))
+"""No layer-2 rules."""
 
 
 class Tables(Protocol):
@@ -62,6 +67,10 @@ class Tables(Protocol):
     def table_of(self) -> Mapping[str, int]:
         """By vNIC, the index of its table."""
 
+    @property
+    def ether(self) -> EtherCompiled:
+        """Layer-2 rules."""
+
 
 @dataclass(frozen=True, slots=True)
 class SomeTables:
@@ -71,6 +80,7 @@ class SomeTables:
     sets: Sequence[AddressSet]
     tables: Sequence[RuleTable]
     table_of: Mapping[str, int]
+    ether: EtherCompiled = NO_ETHER
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +109,24 @@ class Rendered:
 WIRE: Final = "tap"
 
 
-def wire_tables(rules: Sequence[CompiledRule], sets: Sequence[AddressSet], table: RuleTable) -> Tables:
-    """The tables of one filter on a wire."""
-    return SomeTables(rules, sets, (table,), {WIRE: 0})
+def wire_tables(
+    rules: Sequence[CompiledRule], sets: Sequence[AddressSet], table: RuleTable, ether: EtherTable = NO_ETHER.tap
+) -> Tables:
+    """The tables of one filter on a wire; `ether`: what is asked of frames."""
+    return SomeTables(rules, sets, (table,), {WIRE: 0}, EtherCompiled((ether,), {WIRE: 0}, ether))
 
 
 def render_wire(
-    rules: Sequence[CompiledRule], sets: Sequence[AddressSet], table: RuleTable, *, staged: Tables | None = None
+    rules: Sequence[CompiledRule],
+    sets: Sequence[AddressSet],
+    table: RuleTable,
+    ether: EtherTable = NO_ETHER.tap,
+    *,
+    staged: Tables | None = None,
 ) -> Rendered:
-    """The ruleset of one filter on a wire, number 1, that judges each packet once, going out. `staged`: its
-    `wire_tables` as staged policies would have them."""
-    return _render(wire_tables(rules, sets, table), (WIRE,), WIRE_SIDES, {}, Names(), Memo(), staged)
+    """The ruleset of one filter on a wire, number 1, that judges each packet once, going out. `ether`: what is asked of
+    frames. `staged`: its `wire_tables` as staged policies would have them."""
+    return _render(wire_tables(rules, sets, table, ether), (WIRE,), WIRE_SIDES, {}, Names(), Memo(), staged)
 
 
 def render_ruleset(
@@ -145,10 +162,12 @@ def _render(
     numbers = vnics_numbered(vnics, names.vnics)
     set_numbers, port_numbers = Numbering(names.sets), Numbering(names.ports)
     writer = _Writer(vnics, numbers, sides, set_numbers, PortSets(port_numbers, before.ports), before.sets)
-    now = writer.write(tables, names.tables, names.rules, before.tables)
+    rule_numbers, staged_numbers = Numbering(names.rules), Numbering(names.staged_rules)
+    now = writer.write(tables, names.tables, rule_numbers, before.tables)
+    layer2 = ether_write(tables.ether, tables.rules, rule_keys(tables.rules), rule_numbers, numbers, sides, names.ether)
     then = _NOTHING
     if staged is not None:
-        then = writer.write(staged, names.staged_tables, names.staged_rules, before.staged, in_force=now)
+        then = writer.write(staged, names.staged_tables, staged_numbers, before.staged, in_force=now)
     sets = {some.key: some for some in (*now.sets, *then.sets)}
     elements = (
         *(item for some in sets.values() for item in some.sets),
@@ -161,10 +180,19 @@ def _render(
         counters += [*STAGED_COUNTERS, *then.rule_of]
     helpers = tuple(dict.fromkeys(helper for part in now.parts.values() for helper in part.helpers))
     maps = (*now.maps, *then.maps)
-    ruleset = Ruleset(TABLE, elements, maps, tuple(counters), tuple(chains), helpers, METERS)
-    found = Names(numbers, now.names, now.rules, set_numbers.kept(), port_numbers.kept(), then.names, then.rules)
+    ruleset = Ruleset(TABLE, elements, maps, tuple(counters), tuple(chains), helpers, METERS, layer2.frames)
+    found = Names(
+        numbers,
+        now.names,
+        rule_numbers.kept(),
+        set_numbers.kept(),
+        port_numbers.kept(),
+        then.names,
+        staged_numbers.kept(),
+        layer2.names,
+    )
     memo = Memo(now.parts, sets, writer.ports.kept, then.parts)
-    return Rendered(ruleset, now.rule_of, found, memo, then.rule_of)
+    return Rendered(ruleset, {**now.rule_of, **layer2.rule_of}, found, memo, then.rule_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +204,6 @@ class _Written:
     rule_of: Mapping[str, CompiledRule]
     sets: tuple[AddressElements, ...]
     names: Numbers
-    rules: Numbers
 
     @property
     def chains(self) -> Iterator[Chain]:
@@ -184,7 +211,7 @@ class _Written:
         return (chain for part in self.parts.values() for chain in part.chains)
 
 
-_NOTHING: Final = _Written({}, (), {}, (), Numbers(), Numbers())
+_NOTHING: Final = _Written({}, (), {}, (), Numbers())
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +229,7 @@ class _Writer:
         self,
         tables: Tables,
         names: Numbers,
-        rule_names: Numbers,
+        rule_numbers: Numbering,
         before: Mapping[int, TablePart],
         *,
         in_force: _Written | None = None,
@@ -212,7 +239,6 @@ class _Writer:
         for name in self.vnics:
             users.setdefault(tables.table_of[name], []).append(name)
         table_number, kept_tables = tables_numbered(users, names)
-        rule_numbers = Numbering(rule_names)
         used = [tables.tables[at] for at in users]
         rows = tables_flat(used)
         shared = None if in_force is None else {some.key: some for some in in_force.sets}
@@ -244,18 +270,23 @@ class _Writer:
             )
             maps.append(VerdictMap(f"{prefix}{side.name}", ((0, f"{prefix}nobody"), *pairs)))
         rule_of = _rules_named(tables.rules, known.rule_numbers, parts.values(), prefix)
-        return _Written(parts, tuple(maps), rule_of, tuple(sets.values()), kept_tables, rule_numbers.kept())
+        return _Written(parts, tuple(maps), rule_of, tuple(sets.values()), kept_tables)
 
 
 def _rules_numbered(rules: Sequence[CompiledRule], rows: TableRows, numbers: Numbering) -> npt.NDArray[np.int64]:
     """By index, the number of each rule that these tables have; -1 for others."""
-    paths = [rule.path for rule in rules]
-    times = occurrences(paths)
+    keys = rule_keys(rules)
     used, first = np.unique(rows.entries["rule"], return_index=True)
     found = np.full(len(rules), -1, dtype=np.int64)
     in_order = used[np.argsort(first)].tolist()
-    found[in_order] = [numbers.number(f"{paths[at]}#{times[at]}" if times[at] else paths[at]) for at in in_order]
+    found[in_order] = [numbers.number(keys[at]) for at in in_order]
     return found
+
+
+def rule_keys(rules: Sequence[CompiledRule]) -> list[str]:
+    """What each rule is known by."""
+    paths = [rule.path for rule in rules]
+    return [f"{path}#{times}" if times else path for path, times in zip(paths, occurrences(paths), strict=True)]
 
 
 def _rules_named(

@@ -10,20 +10,58 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import msgspec
 
 from dfw.model import Family
+from dfw.nftables.frames import FrameRules, frames_replaced, frames_sorted
+from dfw.nftables.statements import (
+    FAMILY,
+    Chain,
+    ChainRule,
+    Expression,
+    Hook,
+    VerdictMap,
+    chain_json,
+    chain_parse,
+    expression_parse,
+    map_parse,
+    pairs_json,
+    rule_json,
+)
 
-FAMILY: Final = "inet"
+__all__ = [
+    "ELEMENT_TYPES",
+    "FAMILY",
+    "METER_SECONDS",
+    "Chain",
+    "ChainRule",
+    "ElementSet",
+    "Expression",
+    "Helper",
+    "Hook",
+    "Meter",
+    "Ruleset",
+    "VerdictMap",
+    "chain_json",
+    "elements_json",
+    "helper_json",
+    "meter_json",
+    "pairs_json",
+    "rule_json",
+    "ruleset_commands",
+    "ruleset_parse",
+    "ruleset_sorted",
+    "ruleset_text",
+    "set_json",
+    "set_parse",
+]
+
 METER_SECONDS: Final = 10
 ELEMENT_TYPES: Final = {Family.IPV4: "ipv4_addr", Family.IPV6: "ipv6_addr", None: "inet_service"}
 _FAMILIES: Final = {name: family for family, name in ELEMENT_TYPES.items()}
-
-Expression = Mapping[str, Any]
-"""One statement of a rule: a match or an effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,42 +102,11 @@ class Helper:
 
 
 @dataclass(frozen=True, slots=True)
-class VerdictMap:
-    """A named map from a packet mark to the chain where such packets go (`goto`)."""
-
-    name: str
-    chains: tuple[tuple[int, str], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ChainRule:
-    """One rule of a chain; `comment` names the policy's rule that it stands for, empty for none."""
-
-    expressions: tuple[Expression, ...]
-    comment: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Hook:
-    """Where a base chain is called: name and priority as in nft(8); `policy`: what becomes of a packet at its end."""
-
-    name: str
-    priority: int
-    policy: str
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """A list of rules; a base chain has a hook."""
-
-    name: str
-    rules: tuple[ChainRule, ...]
-    hook: Hook | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Ruleset:
-    """One table and all that is in it. The order of rules says something; that of sets, maps, counters, chains not."""
+    """One table and all that is in it. The order of rules says something; that of sets, maps, counters, chains not.
+
+    `frames`: the table of its name that is asked of frames, None for none.
+    """
 
     table: str
     sets: tuple[ElementSet, ...] = ()
@@ -108,16 +115,18 @@ class Ruleset:
     chains: tuple[Chain, ...] = ()
     helpers: tuple[Helper, ...] = ()
     meters: tuple[Meter, ...] = ()
+    frames: FrameRules | None = None
 
 
-def ruleset_text(ruleset: Ruleset) -> str:
-    """The JSON that replaces the table by this one, in one transaction: one command a line."""
+def ruleset_text(ruleset: Ruleset, *, had_frames: bool = False) -> str:
+    """The JSON that replaces the table by this one, in one transaction: one command a line. `had_frames`: there may be
+    a table for frames that is to go."""
     encode = msgspec.json.Encoder().encode
-    lines = b",\n".join(map(encode, ruleset_commands(ruleset))).decode()
+    lines = b",\n".join(map(encode, ruleset_commands(ruleset, had_frames=had_frames))).decode()
     return f'{{"nftables": [\n{lines}\n]}}\n'
 
 
-def ruleset_commands(ruleset: Ruleset) -> Iterator[dict[str, Any]]:
+def ruleset_commands(ruleset: Ruleset, *, had_frames: bool = False) -> Iterator[dict[str, Any]]:
     """The commands of that transaction. Chains stand before whatever refers to them."""
     where = {"family": FAMILY, "table": ruleset.table}
     table = {"table": {"family": FAMILY, "name": ruleset.table}}
@@ -136,12 +145,8 @@ def ruleset_commands(ruleset: Ruleset) -> Iterator[dict[str, Any]]:
     for chain in ruleset.chains:
         for rule in chain.rules:
             yield {"add": {"rule": rule_json(ruleset.table, chain.name, rule)}}
-
-
-def rule_json(table: str, chain: str, rule: ChainRule) -> dict[str, Any]:
-    """A rule at the end of a chain."""
-    comment = {"comment": rule.comment} if rule.comment else {}
-    return {"family": FAMILY, "table": table, "chain": chain, **comment, "expr": list(rule.expressions)}
+    if ruleset.frames is not None or had_frames:
+        yield from frames_replaced(ruleset.table, ruleset.frames)
 
 
 def helper_json(table: str, item: Helper) -> dict[str, Any]:
@@ -164,22 +169,9 @@ def set_json(table: str, item: ElementSet) -> dict[str, Any]:
     return {"family": FAMILY, "table": table, "name": item.name, "type": kind, **flags, **elements}
 
 
-def pairs_json(chains: Iterable[tuple[int, str]]) -> list[Any]:
-    """Elements of a verdict map."""
-    return [[mark, {"goto": {"target": chain}}] for mark, chain in chains]
-
-
 def elements_json(family: Family | None, ranges: Iterable[tuple[int, int]]) -> list[Any]:
     """Elements of a set."""
     return [_element(family, *ends) for ends in ranges]
-
-
-def chain_json(table: str, chain: Chain) -> dict[str, Any]:
-    """A chain without its rules."""
-    at = {"family": FAMILY, "table": table, "name": chain.name}
-    if chain.hook is None:
-        return at
-    return {**at, "type": "filter", "hook": chain.hook.name, "prio": chain.hook.priority, "policy": chain.hook.policy}
 
 
 def _element(family: Family | None, first: int, last: int) -> Any:
@@ -196,8 +188,8 @@ def _element(family: Family | None, first: int, last: int) -> Any:
 
 
 def ruleset_parse(text: str, table: str) -> Ruleset:
-    """This table as `nft -j -nn list` (or `list ruleset`) shows it. Raises ValueError where the text is no such list,
-    or holds in this table what a Ruleset cannot."""
+    """This table, without what is asked of frames, as `nft -j -nn list` (or `list ruleset`) shows it. Raises ValueError
+    where the text is no such list, or holds in this table what a Ruleset cannot."""
     try:
         return _items_parse(json.loads(text)["nftables"], table)
     except (json.JSONDecodeError, LookupError, TypeError, AttributeError) as error:
@@ -208,7 +200,7 @@ def _items_parse(items: Sequence[Mapping[str, Any]], table: str) -> Ruleset:
     sets: list[ElementSet] = []
     maps: list[VerdictMap] = []
     counters: list[str] = []
-    hooks: dict[str, Hook | None] = {}
+    chains: dict[str, Chain] = {}
     rules: dict[str, list[ChainRule]] = {}
     helpers: list[Helper] = []
     meters: list[Meter] = []
@@ -223,21 +215,19 @@ def _items_parse(items: Sequence[Mapping[str, Any]], table: str) -> Ruleset:
             case "set":
                 sets.append(set_parse(value))
             case "map":
-                chains = tuple(sorted((mark, verdict["goto"]["target"]) for mark, verdict in value.get("elem", ())))
-                maps.append(VerdictMap(value["name"], chains))
+                maps.append(map_parse(value))
             case "ct helper":
                 helpers.append(Helper(value["name"], value["type"], value["protocol"]))
             case "counter":
                 counters.append(value["name"])
             case "chain":
-                hook = Hook(value["hook"], value["prio"], value["policy"]) if "hook" in value else None
-                hooks[value["name"]] = hook
+                chains[value["name"]] = chain_parse(value)
             case "rule":
-                expressions = tuple(map(_expression_parse, value["expr"]))
+                expressions = tuple(map(expression_parse, value["expr"]))
                 rules.setdefault(value["chain"], []).append(ChainRule(expressions, value.get("comment", "")))
             case _:
                 raise ValueError(f"the table {table} has a {kind}, which we never make")
-    found = tuple(Chain(name, tuple(rules.get(name, ())), hook) for name, hook in hooks.items())
+    found = tuple(replace(chain, rules=tuple(rules.get(name, ()))) for name, chain in chains.items())
     return Ruleset(table, tuple(sets), tuple(maps), tuple(counters), found, tuple(helpers), tuple(meters))
 
 
@@ -251,6 +241,7 @@ def ruleset_sorted(ruleset: Ruleset) -> Ruleset:
         tuple(sorted(ruleset.chains, key=lambda item: item.name)),
         tuple(sorted(ruleset.helpers, key=lambda item: item.name)),
         tuple(sorted(ruleset.meters, key=lambda item: item.name)),
+        frames_sorted(ruleset.frames),
     )
 
 
@@ -275,60 +266,3 @@ def _element_parse(element: Any) -> tuple[int, int]:
     if isinstance(first, int):
         return first, last
     return int(ipaddress.ip_address(first)), int(ipaddress.ip_address(last))
-
-
-# What -nn lists as numbers, by the key that it belongs to.
-_WORDS: Final[Mapping[str, Mapping[int, str]]] = {
-    "state": {1: "invalid", 2: "established", 4: "related", 8: "new", 64: "untracked"},
-    "direction": {0: "original", 1: "reply"},
-    "nfproto": {2: "ipv4", 10: "ipv6"},
-}
-
-
-def _expression_parse(expression: Any) -> Expression:
-    """A listed statement as we write it: words for states, directions and families, one number for a set of bits."""
-    found: dict[str, Any] = dict(expression)
-    if "match" in found:
-        match = dict(found["match"])
-        match["left"], key = _left_parse(match["left"])
-        match["right"] = _right_parse(match["right"], key)
-        found["match"] = match
-    elif "set" in found:
-        found["set"] = {**found["set"], "elem": _key_parse(found["set"]["elem"])}
-    elif found.get("reject", {}).get("type") == "icmpx":
-        found["reject"] = {"type": "icmpx", "expr": "admin-prohibited"} if found["reject"]["expr"] == 3 else {}
-    return found
-
-
-def _key_parse(key: Any) -> Any:
-    """A meter's key: bits of a mark are one number, a prefix's stay an address."""
-    if "concat" in key:
-        return {"concat": list(map(_key_parse, key["concat"]))}
-    if "&" in key:
-        value, bits = key["&"]
-        return {"&": [value, bits if isinstance(bits, str) else _bits(bits)]}
-    return key
-
-
-def _left_parse(left: Any) -> tuple[Any, str]:
-    if "&" in left:
-        value, bits = left["&"]
-        return {"&": [value, _bits(bits)]}, "bits"
-    (kind,) = left
-    return left, left[kind].get("key", "") if kind in ("ct", "meta") else ""
-
-
-def _bits(value: Any) -> int:
-    """A number that is listed as itself, as its single bits, or as these joined by `|`."""
-    if isinstance(value, list):
-        return sum(map(_bits, value))
-    return sum(map(_bits, value["|"])) if isinstance(value, dict) else int(value)
-
-
-def _right_parse(right: Any, key: str) -> Any:
-    if key == "bits":
-        return right if isinstance(right, dict) else _bits(right)
-    words = _WORDS.get(key)
-    if words is None:
-        return right
-    return [words[item] for item in right] if isinstance(right, Sequence) else words[right]

@@ -203,7 +203,7 @@ class _TableWriter:
         self.counters.append(counter)
         effects: list[Expression] = [{"counter": counter}]
         if entry.flags & PAL_RULE_LOGGED:
-            effects.append({"log": {"prefix": f"palisade {counter} {rule.rule_id}", "group": LOG_GROUP}})
+            effects.append(log_of(counter, rule))
         asked: tuple[Expression, ...] = ()
         if side is None and entry.direction != Direction.IN_OUT:
             side = OUT if entry.direction == Direction.OUT else IN
@@ -213,9 +213,19 @@ class _TableWriter:
             self.helpers[helper.name] = helper
             effects.append({"ct helper": helper.name})
         effects.append(_verdict(entry, table, side))
-        comment = rule.path.encode()[:_COMMENT_BYTES].decode(errors="ignore")
+        comment = comment_of(rule)
         for matches in alternatives:
             yield ChainRule((*asked, *matches, *effects), comment)
+
+
+def log_of(counter: str, rule: CompiledRule) -> Expression:
+    """What a logged rule tells of a packet."""
+    return {"log": {"prefix": f"palisade {counter} {rule.rule_id}", "group": LOG_GROUP}}
+
+
+def comment_of(rule: CompiledRule) -> str:
+    """What names the policy's rule in the kernel's."""
+    return rule.path.encode()[:_COMMENT_BYTES].decode(errors="ignore")
 
 
 def _verdict(entry: Entry, table: str, side: Side | None) -> Expression:

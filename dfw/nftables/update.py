@@ -14,6 +14,7 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from dfw.model import Family
+from dfw.nftables.frames import frames_update
 from dfw.nftables.ruleset import (
     FAMILY,
     Chain,
@@ -99,6 +100,7 @@ def plan_update(old: Ruleset, new: Ruleset) -> Update:
     after += [_command("delete", "ct helper", table, item.name) for item in old.helpers if item not in new.helpers]
     kept = set(new.counters)
     after += [_command("delete", "counter", table, name) for name in old.counters if name not in kept]
+    after += frames_update(table, old.frames, new.frames)
     return Update(table, tuple(before), tuple(changes), tuple(after))
 
 

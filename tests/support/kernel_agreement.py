@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -26,6 +26,7 @@ from dfw.model import (
     Direction,
     Family,
     Inventory,
+    MacAddresses,
     Machine,
     Peers,
     Policy,
@@ -47,6 +48,7 @@ from tests.support.pcap import pcap_read
 
 TIERS = (Tier.EMERGENCY, Tier.ENVIRONMENT, Tier.APPLICATION)
 MOST_PORTS = 12
+LAYER_2 = "/l2"
 
 
 class Seen(NamedTuple):
@@ -83,8 +85,17 @@ def begins_nothing(path: Path) -> frozenset[int]:
     return frozenset(n for n, packet in packets if packet.protocol == PROTO_TCP and not packet.flags & 2)
 
 
+@cache
+def frames_seen(path: Path) -> tuple[frozenset[str], frozenset[int]]:
+    """The MAC addresses and EtherTypes of a capture."""
+    packets = [parse(item.data, item.link, item.wire) for item in pcap_read(path)]
+    macs = [mac.hex(":") for packet in packets for mac in (packet.source_mac, packet.destination_mac) if mac]
+    return frozenset(macs), frozenset(packet.ether_type for packet in packets if packet.ether_type is not None)
+
+
 class _Draw:
     def __init__(self, seed: int, captures: Sequence[Path], vnics: bool) -> None:
+        self.captures = captures
         self.random = Random(f"kernel {seed}")
         self.seen = sorted({item for path in captures for item in packets_seen(path) if item is not None})
         addresses = sorted({(item.family, at) for item in self.seen for at in (item.source, item.destination)})
@@ -134,6 +145,43 @@ class _Draw:
             logged=random.random() < 0.2,
         )
 
+    def layer2(self) -> Policy:
+        """Rules over the MAC addresses and EtherTypes that there are; most frames pass."""
+        random = self.random
+        some = [frames_seen(path) for path in random.sample(self.captures, min(len(self.captures), 40))]
+        macs = sorted({mac for found, _ in some for mac in found} | {port.mac for port in self.inventory})
+        kinds = sorted({kind for _, found in some for kind in found} | {0x0800, 0x0806, 0x86DD})
+        rules = []
+        for number in range(random.randint(1, 5)):
+            sides = [self._macs(macs), self._macs(macs)]
+            types = random.sample(kinds, random.choice((0, 1, 1, 2)))
+            rules.append(
+                Rule(
+                    f"{LAYER_2}/rules/{number}",
+                    str(number),
+                    9000 + number,
+                    random.choice((Action.ALLOW, Action.DROP, Action.DROP)),
+                    *sides,
+                    random.random() < 0.1,
+                    random.random() < 0.1,
+                    (Service("", tuple(ServiceEntry(ether_type=kind) for kind in types)),) if types else (),
+                    random.choice((Direction.IN_OUT, Direction.IN, Direction.OUT)),
+                    applied_to=Peers((PortMember(random.choice(sorted(self.inventory.ports))),))
+                    if self.inventory.ports and random.random() < 0.6
+                    else ANY_PEERS,
+                )
+            )
+        return Policy(LAYER_2, Tier.ETHERNET, 0, rules=tuple(rules), stateful=False, tcp_strict=False)
+
+    def _macs(self, macs: Sequence[str]) -> Peers:
+        random = self.random
+        if random.random() < 0.3:
+            return ANY_PEERS
+        terms: list[Any] = [MacAddresses(tuple(random.sample(macs, random.randint(1, max(1, len(macs) // 4)))))]
+        if self.inventory.ports and random.random() < 0.4:
+            terms.append(PortMember(random.choice(sorted(self.inventory.ports))))
+        return Peers(tuple(terms))
+
     def _peers(self, family: Family, address: int) -> Peers:
         random = self.random
         if random.random() < 0.4:
@@ -171,9 +219,11 @@ class _Draw:
         return ServiceEntry(item.protocol, sources, random.choice((ports, ports[:1], ())))
 
 
-def world_draw(seed: int, captures: Sequence[Path], *, vnics: bool) -> PolicySet:
-    """A policy by seed, over the addresses and services in these captures."""
-    return _Draw(seed, captures, vnics).world()
+def world_draw(seed: int, captures: Sequence[Path], *, vnics: bool, layer2: bool = False) -> PolicySet:
+    """A policy by seed, over the addresses and services in these captures; `layer2`: with rules for its frames too."""
+    draw = _Draw(seed, captures, vnics)
+    world = draw.world()
+    return replace(world, policies=(*world.policies, draw.layer2())) if layer2 else world
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +245,7 @@ NAMED: Final = {
     "picked up": "a connection picked up in mid-stream has no window tests in the core; the kernel tests",
     "stateless": "a stateless rule let the conversation begin: the kernel knows by whom, the core does not",
     "ping codes": "the kernel's pings differ by their code; the core's by identifier and addresses only",
+    "layer 2": "layer-2 rules drop one direction of a TCP conversation, and an RST of the other fits nothing seen",
     "invalid": "refused by its form or by its connection; in the kernel a stateless rule lets what is invalid pass",
 }
 """docs/policy-semantics.md says the same to users."""
@@ -214,12 +265,13 @@ _REFUSED_BEFORE_RULES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`compared`: packets that the kernel judged; `delivered`, `refused`: by both."""
+    """`compared`: packets that the kernel judged; `delivered`, `refused`: by both; `layer2`: by rules of that."""
 
     compared: int
     delivered: int
     refused: int
     differences: tuple[Difference, ...]
+    layer2: int = 0
 
 
 def engines_compare(
@@ -227,12 +279,13 @@ def engines_compare(
 ) -> Comparison:
     """Both engines on these captures, one after another; the clock stands, for the kernel's timers never fire."""
     paths = [str(path) for path in captures]
+    has_layer2 = any(policy.tier is Tier.ETHERNET for policy in world.policies)
     native, kernel = (
         engine_lines(run, given, paths, vnics)
         for run, given in ((run_native, world), (run_nftables, kernels_world or world))
     )
     assert native.keys() == kernel.keys()
-    found, both = [], {True: 0, False: 0}
+    found, both, by_layer2 = [], {True: 0, False: 0}, 0
     tainted: dict[Any, set[str]] = defaultdict(set)
     for (file, n), theirs in kernel.items():
         ours = native[file, n]
@@ -241,10 +294,11 @@ def engines_compare(
         passes = [all(line["verdict"] == "ALLOW" for line in some) for some in (ours, theirs)]
         if theirs[0]["verdict"] is None:
             tainted[conversation].add("not judged")
-        elif ours[0]["reason"] == "non-ip":
+        elif ours[0]["reason"] == "non-ip" and not has_layer2:
             continue
         elif passes[0] == passes[1]:
             both[passes[0]] += 1
+            by_layer2 += all((some[-1]["rule_path"] or "").startswith(LAYER_2) for some in (ours, theirs))
         else:
             name = difference_name(file, tainted[conversation], ours[-1]["reason"], theirs[-1]["ct"])
             found.append(Difference(file, n, *(tuple(map(line_shown, some)) for some in (ours, theirs)), name))
@@ -252,9 +306,11 @@ def engines_compare(
             tainted[conversation].add("picked up")
         if any(line["ct"] == "untracked" for line in ours):
             tainted[conversation].add("stateless")
+        if (ours[-1]["rule_path"] or "").startswith(LAYER_2):
+            tainted[conversation].add("layer 2")
         if ours[0]["verdict"] == "ALLOW" and ours[-1]["verdict"] != "ALLOW":
             tainted[conversation].add("one connection")
-    return Comparison(sum(both.values()) + len(found), both[True], both[False], tuple(found))
+    return Comparison(sum(both.values()) + len(found), both[True], both[False], tuple(found), by_layer2)
 
 
 def difference_name(file: str, happened: set[str], reason: str, kernels_ct: str) -> str:
@@ -274,8 +330,9 @@ def _named_by_history(happened: set[str], reason: str, kernels_ct: str) -> str:
     for name in ("not judged", "one connection"):
         if name in happened:
             return name
-    if "picked up" in happened and (reason, kernels_ct) == ("state", "invalid"):
-        return "picked up"
+    for name in ("picked up", "layer 2"):
+        if name in happened and (reason, kernels_ct) == ("state", "invalid"):
+            return name
     return "stateless" if "stateless" in happened and reason == "tcp-state" else ""
 
 

@@ -210,10 +210,6 @@ _RPC = rule("rpc", Action.ALLOW, _ENTRY)
         (policies(_RPC), "the ALG SUN_RPC_TCP (rule /p/rules/rpc)"),
         (policies(timers=Timers(udp_single=12)), "session timers other than the default"),
         (replace(policies(), flood=FloodLimits(udp_active=5)), "flood protection"),
-        (
-            load([str(Path(__file__).parent.parent / "golden" / "025-ethernet" / "in.yaml")]).world,
-            "layer-2 rules (rule",
-        ),
     ],
 )
 def test_what_is_refused_and_how(world: PolicySet, words: str) -> None:

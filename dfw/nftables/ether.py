@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layer-2 rules of compiled vNIC tables -> the rules that frames are asked by. Pure.
+
+A frame says who its ends are by its mark, as packets do (render.py). It is asked where it comes off its sender's card,
+before the bridge looks at it, and once more where it leaves for its receiver's, after all that is asked of packets.
+DROP ends it; ALLOW, or no rule that matches, lets it go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from dfw.compile import CompiledRule
+from dfw.compile_ether import EtherCompiled, EtherTable
+from dfw.layout import RULE_DST_NEGATED, RULE_SRC_NEGATED
+from dfw.model import Action
+from dfw.nftables.frames import FrameRules, MacSet
+from dfw.nftables.names import Numbering, Numbers, tables_numbered
+from dfw.nftables.ruleset import Chain, ChainRule, Expression, Hook, VerdictMap
+from dfw.nftables.shared import ACCEPT, OUT, RECEIVER_MASK, WIRE_SIDES, Side
+from dfw.nftables.tables import comment_of, log_of
+
+FRAME_OUT, FRAME_IN = "frame-out", "frame-in"
+"""Chains: where a frame's rules begin at each end."""
+_OUT_PRIORITY, _IN_PRIORITY = -290, 0  # behind who the ends are, and the guards (overlay/kernel_ends.py)
+_SIDES: Final = (("src", "saddr", RULE_SRC_NEGATED), ("dst", "daddr", RULE_DST_NEGATED))
+_MARK: Final[Expression] = {"meta": {"key": "mark"}}
+
+
+@dataclass(frozen=True, slots=True)
+class EtherWritten:
+    """What is asked of frames, None where there is nothing; the rule behind each counter; the tables' numbers."""
+
+    frames: FrameRules | None
+    rule_of: Mapping[str, CompiledRule]
+    names: Numbers
+
+
+def ether_write(
+    ether: EtherCompiled,
+    rules: Sequence[CompiledRule],
+    keys: Sequence[str],
+    numbers: Numbering,
+    vnics: Mapping[str, int],
+    sides: Sequence[Side],
+    before: Numbers,
+) -> EtherWritten:
+    """What is asked at these vNICs, by number. `keys`: what each rule is known by; `numbers` gives those their numbers;
+    `before`: numbers that tables had. A wire is judged once, whichever way a frame goes."""
+    writer = _EtherWriter(rules, keys, numbers)
+    return writer.write(ether, vnics, sides[:1] if sides is WIRE_SIDES else sides, before)
+
+
+class _EtherWriter:
+    """Writes the rules of one ruleset. `counters`: of the rules that drop something, with the rule."""
+
+    def __init__(self, rules: Sequence[CompiledRule], keys: Sequence[str], numbers: Numbering) -> None:
+        self._rules, self._keys, self._numbers = rules, keys, numbers
+        self.counters: dict[str, CompiledRule] = {}
+        self._sets: dict[str, MacSet] = {}
+
+    def write(
+        self, ether: EtherCompiled, vnics: Mapping[str, int], sides: Sequence[Side], before: Numbers
+    ) -> EtherWritten:
+        """All of them."""
+        users: dict[int, list[str]] = {}
+        for name in vnics:
+            if name in ether.table_of:
+                users.setdefault(ether.table_of[name], []).append(name)
+        table_number, kept = tables_numbered(users, before)
+        chains: list[Chain] = []
+        pairs: dict[str, list[tuple[int, str]]] = {}
+        for at, names in users.items():
+            written = {side.name: tuple(self._side(ether.tables[at], side)) for side in sides}
+            is_one = len(sides) > 1 and all(rules == written[OUT.name] for rules in written.values())
+            for side in sides:
+                if not (rules := written[side.name]):
+                    continue
+                chain = f"ether{table_number[at]}" + ("" if is_one else f"-{side.name}")
+                if not is_one or side is sides[0]:
+                    chains.append(Chain(chain, rules))
+                pairs.setdefault(side.name, []).extend((vnics[name] << side.shift, chain) for name in names)
+        if not pairs:
+            return EtherWritten(None, {}, kept)
+        maps = tuple(VerdictMap(name, tuple(sorted(some))) for name, some in pairs.items())
+        bases = (_base(side) for side in sides if side.name in pairs)
+        frames = FrameRules(tuple(self._sets.values()), maps, tuple(self.counters), (*chains, *bases))
+        return EtherWritten(frames, self.counters, kept)
+
+    def _side(self, table: EtherTable, side: Side) -> Iterator[ChainRule]:
+        """A table's rules for one direction, in order."""
+        for row in table.entries:
+            if not row["dir"] & side.direction:
+                continue
+            at = int(row["rule"])
+            rule, number = self._rules[at], self._numbers.number(self._keys[at])
+            found: list[Expression] = []
+            for end, field, negated in _SIDES:
+                first, count = int(row[f"{end}_off"]), int(row[f"{end}_n"])
+                if count:
+                    name = f"macs{number}-{end}"
+                    self._sets[name] = MacSet(name, tuple(table.macs[first : first + count].tolist()))
+                    found.append(_match("!=" if row["flags"] & negated else "==", field, f"@{name}"))
+            if row["ether_type"]:
+                found.append(_match("==", "type", int(row["ether_type"])))
+            if rule.action is Action.DROP:
+                counter = f"rule{number}"
+                self.counters[counter] = rule
+                found += [{"counter": counter}, *([log_of(counter, rule)] if rule.logged else []), {"drop": None}]
+            else:
+                found.append(ACCEPT)
+            yield ChainRule(tuple(found), comment_of(rule))
+
+
+def _base(side: Side) -> Chain:
+    """Where frames come in. What is said of a packet from there on is said for its receiver (shared.py)."""
+    hop: Expression = {"vmap": {"key": {"&": [_MARK, side.mask]}, "data": f"@{side.name}"}}
+    if side.name == OUT.name:
+        return Chain(FRAME_OUT, (ChainRule((hop,)),), Hook("prerouting", _OUT_PRIORITY, "accept"))
+    receiver_only: Expression = {"mangle": {"key": _MARK, "value": {"&": [_MARK, RECEIVER_MASK]}}}
+    return Chain(
+        FRAME_IN, (ChainRule((receiver_only,)), ChainRule((hop,))), Hook("postrouting", _IN_PRIORITY, "accept")
+    )
+
+
+def _match(operator: str, field: str, right: int | str) -> Expression:
+    left = {"payload": {"protocol": "ether", "field": field}}
+    return {"match": {"op": operator, "left": left, "right": right}}

@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layer-2 rules on live hosts: what a kernel does with frames is what the core does, for IP, for all else, and for
+connections that are there."""
+
+from __future__ import annotations
+
+import json
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from dfw import cli
+from overlay.lab_record import LabPaths, labs_folder, record_read
+from overlay.namespace import namespace_entered
+from tests.netns.test_lab_nftables import EXAMPLE, SHOP, connected, lab_test, shown
+from tests.netns.test_lab_probe import probe, run  # noqa: F401 (a fixture)
+from tests.support.patience import PATIENCE, until
+
+MACS = {
+    "web-1": "02:00:00:00:01:11",
+    "web-2": "02:00:00:00:01:12",
+    "ops-1": "02:00:00:00:01:21",
+    "app-1": "02:00:00:00:02:11",
+    "dns-1": "02:00:00:00:02:53",
+}
+EVERYBODY = "ff:ff:ff:ff:ff:ff"
+SECRET, OPEN = 0x88B5, 0x88B6  # for local experiments (IEEE 802)
+LAYER_2 = """\
+resource_type: SecurityPolicy
+id: frames
+category: Ethernet
+rules:
+  - {id: no-v6, service_entries: [{resource_type: EtherTypeServiceEntry, ether_type: 0x86dd}], action: DROP, scope: [app-1-port], logged: true}
+  - {id: to-web, source_groups: [ops-1-port], service_entries: [{resource_type: EtherTypeServiceEntry, ether_type: 0x88b5}], action: DROP, direction: IN, scope: [web-1-port]}
+  - {id: from-app, service_entries: [{resource_type: EtherTypeServiceEntry, ether_type: 0x88b5}], action: DROP, direction: OUT, scope: [app-1-port]}
+"""  # noqa: E501
+CUT = """\
+---
+resource_type: SecurityPolicy
+id: cut
+category: Ethernet
+rules: [{id: all, action: DROP, scope: [web-1-port]}]
+"""
+PORT = """\
+---
+resource_type: Group
+id: {name}-port
+expression: [{{resource_type: PathExpression, paths: [/infra/segments/{segment}/ports/{name}]}}]
+"""
+
+
+def groups() -> str:
+    """A group for each port that rules name."""
+    segments = {"app-1": "back", "ops-1": "front", "web-1": "front"}
+    return "".join(PORT.format(name=name, segment=segment) for name, segment in segments.items())
+
+
+def wire_of(pod: str) -> socket.socket:
+    """A pod's wire: frames as they are."""
+    paths = LabPaths(labs_folder() / "lab")
+    record = record_read(paths)
+    assert record is not None
+    with namespace_entered(paths.room / record.pods[pod].netns):
+        made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        made.bind(("eth0", 3))
+    made.settimeout(PATIENCE)
+    return made
+
+
+def frame(sender: str, receiver: str, kind: int, text: bytes) -> bytes:
+    """A frame between two pods, or for everybody."""
+    macs = (MACS.get(receiver, EVERYBODY), MACS[sender])
+    return (
+        b"".join(bytes.fromhex(mac.replace(":", "")) for mac in macs) + kind.to_bytes(2, "big") + text.ljust(46, b".")
+    )
+
+
+def heard(wire: socket.socket, last: bytes) -> list[bytes]:
+    """The frames of our EtherTypes that came to a pod, up to the one with this text."""
+    found = []
+    while not found or not found[-1].startswith(last):
+        data = wire.recv(2048)
+        if int.from_bytes(data[12:14], "big") in (SECRET, OPEN):
+            found.append(data[14:].rstrip(b"."))
+    return found
+
+
+@lab_test
+def test_frames_by_kernel_and_core(run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    text = (EXAMPLE / "inventory.yaml").read_text().replace("{name: esx-1", "{enforcer: nftables, name: esx-1")
+    files = [tmp_path / "inventory.yaml", tmp_path / "frames.yaml"]
+    files[0].write_text(text)
+    files[1].write_text(LAYER_2 + groups())
+    up = ["lab", "up", "-q", *map(str, files), str(EXAMPLE / "neighbours.yaml"), str(SHOP / "policy.yaml")]
+    assert cli.run(up) == 0
+    six = probe(capfd, "--family", "6", "--ports", "tcp/80,icmp")
+    assert all(
+        row["observed"] == "denied" for row in six if "app-1" in (row["from"], row["to"]) and row["from"] != row["to"]
+    )
+    probe(capfd, "--ports", "tcp/80,icmp")
+    with ExitStack() as opened:
+        wires = {name: opened.enter_context(wire_of(name)) for name in MACS}
+        # What is not IP passes, but where a rule drops it: coming in at one, going out at another; to other hosts too.
+        for sender, kind, receiver in (
+            ("ops-1", SECRET, "web-1"),
+            ("ops-1", SECRET, "all"),
+            ("web-2", SECRET, "web-1"),
+            ("app-1", SECRET, "dns-1"),
+            ("app-1", OPEN, "dns-1"),
+            ("ops-1", OPEN, "all"),
+        ):
+            wires[sender].send(frame(sender, receiver, kind, f"{sender} {kind:x} {receiver}".encode()))
+        # The last one may overtake on its way between the hosts.
+        assert set(heard(wires["web-1"], b"web-2")) - {b"ops-1 88b6 all"} == {b"web-2 88b5 web-1"}
+        assert heard(wires["web-2"], b"ops-1 88b6")[-2:] == [b"ops-1 88b5 all", b"ops-1 88b6 all"]
+        assert heard(wires["dns-1"], b"app-1") == [b"app-1 88b6 dns-1"]
+        hits = {
+            str(row["rule_path"]).rpartition("/")[2]: row["packets"]
+            for row in shown(capfd, "rules", "--counters", "--host", "esx-1")
+        }
+        assert (hits["to-web"], hits["from-app"]) == (2, 1) and hits["no-v6"]
+        log = LabPaths(run / "labs" / "lab").host("esx-1") / "run" / "dfwpktlogs.jsonl"
+
+        def refused() -> set[tuple[str, str]]:
+            lines = map(json.loads, log.read_text().splitlines() if log.exists() else ())
+            return {(line["vnic"], line["dir"]) for line in lines if line["rule_path"].endswith("/no-v6")}
+
+        until(lambda: refused() == {("app-1", "IN"), ("app-1", "OUT")}, "what layer 2 refuses is not logged")
+        # A rule of layer 2 comes before connections, and ends none.
+        one, other = connected(opened, "ops-1", "web-1", "10.1.1.11", 80)
+        files[1].write_text(LAYER_2 + CUT + groups())
+        assert cli.run(up) == 0
+        one.sendall(b"waits")
+        other.settimeout(1)
+        with pytest.raises(TimeoutError):
+            other.recv(5)
+        files[1].write_text(LAYER_2 + groups())
+        assert cli.run(up) == 0
+        other.settimeout(PATIENCE)
+        assert other.recv(5) == b"waits"
+        later = {
+            str(row["rule_path"]).rpartition("/")[2]: row["packets"]
+            for row in shown(capfd, "rules", "--counters", "--host", "esx-1")
+        }
+        assert later["to-web"] == hits["to-web"] and "all" not in later
