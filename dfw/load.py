@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from dfw.documents import Document, Node, documents_read
 from dfw.errors import PolicyError, Problem
-from dfw.fields import Cursor, nearest
+from dfw.fields import Cursor, nearest, shown_value
 from dfw.findings import Finding
 from dfw.inventory import API_VERSION, INVENTORY_KINDS, inventory_load
 from dfw.kube import KUBE_KINDS, ignored_kind, kube_load
@@ -125,7 +125,7 @@ def _register(cursor: Cursor, implied: _Implied, findings: list[Finding]) -> str
             return "nsx"
         at = cursor.member("resource_type")
         near = nearest(str(resource_type.value), RESOURCE_TYPES, cursor.problems)
-        at.problem(f"{at.value!r} is not supported; one of {', '.join(RESOURCE_TYPES)}{near}")
+        at.problem(f"{shown_value(at.value)} is not supported; one of {', '.join(RESOURCE_TYPES)}{near}")
     elif resource_type is not None:
         cursor.problem("resource_type (NSX) and kind exclude each other")
     elif kind is None and not implied.kind:
@@ -161,8 +161,8 @@ def _kind_register(cursor: Cursor, implied: _Implied, findings: list[Finding]) -
         known = (*INVENTORY_KINDS, *KUBE_KINDS)
         near = nearest(kind, known, cursor.problems)
         at.problem(
-            f"{shown}kind {kind or at.value!r} is not supported; {', '.join(INVENTORY_KINDS)} of {API_VERSION} are, "
-            f"and {', '.join(KUBE_KINDS)}{near}"
+            f"{shown}kind {shown_value(kind or at.value)} is not supported; "
+            f"{', '.join(INVENTORY_KINDS)} of {API_VERSION} are, and {', '.join(KUBE_KINDS)}{near}"
         )
     return None
 

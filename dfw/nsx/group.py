@@ -20,6 +20,7 @@ from dfw.fields import (
     parsed,
     reference,
     shaped,
+    shown_value,
     text,
     unsupported,
 )
@@ -229,29 +230,31 @@ def _criteria(context: Context, path: str, cursors: tuple[Cursor, ...], tables: 
     return criteria
 
 
-def _kind_of(cursor: Cursor) -> object:
+def _kind_of(cursor: Cursor) -> str | None:
     node = cursor.node.get("resource_type")
-    return node.value if node else None
+    return node.value if node and isinstance(node.value, str) else None
 
 
 _SELECTORS = frozenset({"Condition", "NestedExpression"})
 
 
-def _is_selector(kind: object) -> bool:
+def _is_selector(kind: str | None) -> bool:
     return kind in _SELECTORS
 
 
 def _kind(cursor: Cursor, tables: Mapping[str, Any]) -> str | None:
     kind = _kind_of(cursor)
-    if isinstance(kind, str) and kind in tables:
+    if kind in tables:
         return kind
     if kind == "IdentityGroupExpression":
         cursor.problem("IdentityGroupExpression is not supported: identity groups need a directory")
     elif kind in TABLES:
         cursor.problem(f"{kind} cannot stand in a NestedExpression: only Condition and ConjunctionOperator AND can")
     else:
-        what = "the field resource_type is missing" if kind is None else f"{kind!r} is not an expression"
-        near = nearest(kind, tables, cursor.problems) if isinstance(kind, str) else ""
+        node = cursor.node.get("resource_type")
+        value = node.value if node else None
+        what = "the field resource_type is missing" if value is None else f"{shown_value(value)} is not an expression"
+        near = nearest(kind, tables, cursor.problems) if kind is not None else ""
         cursor.problem(f"{what}; one of {', '.join(tables)}{near}")
     return None
 

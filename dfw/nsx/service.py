@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from dfw.catalogue import SERVICES_ROOT, catalogue_find, catalogue_ids
@@ -34,6 +35,7 @@ from dfw.model import (
     ServiceEntry,
 )
 from dfw.nsx.common import COMMON, Context, is_read_only
+from dfw.nsx.nesting import MAXIMUM_NESTING
 
 ETHER_TYPE_LEAST = 0x0600  # below, the field is a length (IEEE 802.3 section 3.2.6)
 MAXIMUM_PORTS = 15  # of one side of an L4PortSetServiceEntry; a range counts two
@@ -107,7 +109,8 @@ class Services:
     def __init__(self, context: Context) -> None:
         self.context = context
         self.found: dict[str, Service | None] = {}
-        self.open: list[str] = []
+        self.open: dict[str, None] = {}  # of what is being resolved, outermost first
+        self.depths: dict[str, int] = {}
 
     def load_all(self) -> dict[str, Service]:
         """Every service that a document defines."""
@@ -126,7 +129,7 @@ class Services:
             return self._document(path)
         built_in = catalogue_find(written.text)
         if built_in is None:
-            known = [*(item.rpartition("/")[2] for item in paths), *catalogue_ids()]
+            known = chain((item.rpartition("/")[2] for item in paths), catalogue_ids())
             self.context.problem(
                 written, f"there is no service {written.text!r}{nearest(written.text, known, self.context.problems)}"
             )
@@ -135,12 +138,13 @@ class Services:
     def _document(self, path: str) -> Service | None:
         if path not in self.found:
             self.found[path] = None
-            self.open.append(path)
+            self.open[path] = None
+            self.depths[path] = 1
             cursor = self.context.service_documents[path]
             values = mapping(cursor, SERVICE, ignore=is_read_only)
             if values is not None:
                 self.found[path] = Service(path, self.entries(values["service_entries"] or ()), cursor.place)
-            self.open.pop()
+            del self.open[path]
         return self.found[path]
 
     def entries(self, cursors: tuple[Cursor, ...]) -> tuple[ServiceEntry, ...]:
@@ -155,7 +159,8 @@ class Services:
         node = cursor.node.get("resource_type")
         kind = node.value if node else None
         if not isinstance(kind, str) or kind not in TABLES:
-            what = "the field resource_type is missing" if node is None else f"{kind!r} is not a service entry"
+            shown = shown_value(kind)
+            what = "the field resource_type is missing" if node is None else f"{shown} is not a service entry"
             near = nearest(kind, TABLES, cursor.problems) if isinstance(kind, str) else ""
             cursor.problem(f"{what}; one of {', '.join(TABLES)}{near}")
             return ()
@@ -232,5 +237,13 @@ class Services:
         if path in self.open:
             self.context.problem(written, f"the service {path} nests itself")
             return ()
-        service = self.find(written)
+        is_deep = len(self.open) >= MAXIMUM_NESTING  # no deeper: the walk is a recursion
+        service = None if is_deep else self.find(written)
+        if self.open:  # nothing is where a rule's own entries are read
+            depth = 1 + self.depths.get(path, 1)  # of what was resolved before too, so that order is no matter
+            if is_deep or depth > MAXIMUM_NESTING:
+                self.context.problem(written, f"services nest more than {MAXIMUM_NESTING} levels deep")
+                return ()
+            above = next(reversed(self.open))
+            self.depths[above] = max(self.depths[above], depth)
         return service.entries if service else ()
