@@ -152,8 +152,19 @@ class EtherState(_Struct, frozen=True):
     macs: bytes
 
 
+class StagedState(_Struct, frozen=True):
+    """The rules of a host's vNICs as staged policies would have them. `table_of`: of each of its vNICs, in their
+    order, the index of its table."""
+
+    rules: tuple[RuleState, ...]
+    sets: tuple[SetState, ...]
+    tables: tuple[TableState, ...]
+    table_of: tuple[int, ...]
+
+
 class HostState(_Struct, frozen=True):
-    """All that a host is told, as of one revision. `enforcer`: what is to judge its packets, of ENFORCERS."""
+    """All that a host is told, as of one revision. `enforcer`: what is to judge its packets, of ENFORCERS. `staged`:
+    what it is to count of staged policies, None where there are none, or it does not count them."""
 
     host: str
     revision: int
@@ -175,6 +186,7 @@ class HostState(_Struct, frozen=True):
     sets: tuple[SetState, ...] = ()
     tables: tuple[TableState, ...] = ()
     ether: tuple[EtherState, ...] = ()
+    staged: StagedState | None = None
 
 
 def state_encode(state: HostState) -> bytes:
@@ -247,10 +259,13 @@ def state_check(state: HostState) -> None:
     _check_word("enforcer", state.enforcer, ENFORCERS)
     for number, end in enumerate(state.teps):
         _check_word(f"teps[{number}].encap", end.encap, ENCAPSULATIONS)
-    for field, words in (("tier", tuple(Tier.__members__)), ("action", tuple(Action.__members__))):
-        if not {getattr(rule, field) for rule in state.rules} <= set(words):
-            for number, rule in enumerate(state.rules):
-                _check_word(f"rules[{number}].{field}", getattr(rule, field), words)
+    _check_rules("rules", state.rules)
+    if state.staged is not None:
+        _check_rules("staged.rules", state.staged.rules)
+        if len(state.staged.table_of) != len(state.vnics):
+            raise StateError(f"{len(state.staged.table_of)} staged tables for {len(state.vnics)} vNICs")
+        for vnic, table in zip(state.vnics, state.staged.table_of, strict=True):
+            inside(f"the staged table of vNIC {vnic.name}", table, len(state.staged.tables))
     names: set[str] = set()
     for number, vnic in enumerate(state.vnics):
         for guard in vnic.guards:
@@ -285,6 +300,13 @@ def state_check(state: HostState) -> None:
         if route.kind != ROUTE_BLACKHOLE:
             count = len(state.gateways if route.kind == ROUTE_GATEWAY else state.segments)
             inside(f"the target of {route.prefix}", route.target, count)
+
+
+def _check_rules(path: str, rules: tuple[RuleState, ...]) -> None:
+    for field, words in (("tier", tuple(Tier.__members__)), ("action", tuple(Action.__members__))):
+        if not {getattr(rule, field) for rule in rules} <= set(words):
+            for number, rule in enumerate(rules):
+                _check_word(f"{path}[{number}].{field}", getattr(rule, field), words)
 
 
 def _check_word(path: str, word: str, known: tuple[str, ...]) -> None:

@@ -35,6 +35,7 @@ from overlay.kernel_show import (
     show_stats,
     unable_sentence,
 )
+from overlay.kernel_staged import show_staged, staged_counts, staged_sums
 from overlay.linux import process_start
 from overlay.rule_counts import RuleCounts
 from overlay.sysctl_keep import BEFORE
@@ -195,6 +196,10 @@ class KernelAgent(AgentBase):
         rendered = self.kernel.rendered
         return {} if rendered is None else judgements(rendered, self._counts())
 
+    def _staged(self) -> dict[str, int] | None:
+        rendered = self.kernel.rendered
+        return None if rendered is None or not rendered.staged_of else staged_sums(self._counts())
+
     def counters(self) -> KernelCounters:
         """Everything that is counted here, now. Raises OSError."""
         found, rendered = read_cards(), self.kernel.rendered
@@ -203,7 +208,8 @@ class KernelAgent(AgentBase):
         cards["uplink"] = found.get(self.options.underlay)
         held, room = _number("nf_conntrack_count"), _number("nf_conntrack_max")
         there = {name: card for name, card in cards.items() if card is not None}
-        return KernelCounters(self.options.host, self._judged(), held, room, there, self.wanted, self.realized)
+        judged, staged = self._judged(), self._staged()
+        return KernelCounters(self.options.host, judged, held, room, there, self.wanted, self.realized, staged)
 
     def reset_counts(self) -> realized.Rows:
         """Rule counters begin at 0 again; the rows as they were."""
@@ -218,7 +224,8 @@ class KernelAgent(AgentBase):
             return {}
         found = self._counts()
         rules = ((rule.path, found.get(name, (0, 0))) for name, rule in rendered.rule_of.items())
-        return {path: (packets, packets, octets) for path, (packets, octets) in rules}
+        mine = {path: (packets, packets, octets) for path, (packets, octets) in rules}
+        return mine | staged_counts(rendered, found)
 
     def show(self, what: str) -> realized.Rows | None:
         """The rows of `palisade show` that this host has; None for a word that it does not know."""
@@ -234,7 +241,7 @@ class KernelAgent(AgentBase):
             )
             return show_health(facts)
         if what == "stats":
-            return show_stats(self._judged())
+            return show_stats(self._judged(), self._staged())
         if what not in (*realized.STATE_SHOWS, "vnics", "rules", "counters", "tep-table"):
             return None
         if state is None:
@@ -250,7 +257,8 @@ class KernelAgent(AgentBase):
             return realized.show_rules(state, self.since_reset.shown(self.rule_counts()))
         if what == "counters":
             counts = self.since_reset.shown(self.rule_counts())
-            return realized.show_counters(state, counts, self.since_reset.since)
+            since = self.since_reset.since
+            return realized.show_counters(state, counts, since) + show_staged(state, counts, since)
         return realized.STATE_SHOWS[what](state)
 
     def close(self) -> None:

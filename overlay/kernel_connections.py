@@ -51,27 +51,32 @@ def connections_refused(connections: Iterable[Connection], owners: Owners, compi
 
     What an ALG announced goes on, as in the core. Raises CoreError.
     """
-    asked: dict[str, list[tuple[Connection, Packet]]] = {}
-    refused: dict[bytes, Connection] = {}
+    known = [item for item in connections if not item.status & EXPECTED]
+    return list({item.key: item for item, _, allows in ends_judged(known, owners, compiled) if not allows}.values())
+
+
+def ends_judged(
+    connections: Iterable[Connection], owners: Owners, compiled: Compiled
+) -> Iterator[tuple[Connection, int, bool]]:
+    """Connections at each end where a rule in force allowed them: the end's bit in their mark, and whether a stateful
+    rule of these tables would allow their first packet there. One that is gone allows nothing. Raises CoreError."""
+    asked: dict[str, list[tuple[Connection, int, Packet]]] = {}
     for item in connections:
-        if item.status & EXPECTED:
-            continue
         for vnic, direction in connection_ends(item, owners):
+            bit = 1 if direction is Direction.OUT else 2
             if vnic is None:
-                refused[item.key] = item
+                yield item, bit, False
                 continue
             is_icmp = item.protocol in _ICMP
             ports = (0, item.dport & 0xFF00) if is_icmp else (item.sport, item.dport)
             packet = Packet(item.source, item.destination, item.protocol, *ports, _SYN, direction)
-            asked.setdefault(vnic, []).append((item, packet))
-    for vnic, pairs in asked.items():
+            asked.setdefault(vnic, []).append((item, bit, packet))
+    for vnic, some in asked.items():
         judge = BatchJudge(compiled, vnic)
-        entries = judge.entry_of(keys_of(packet for _, packet in pairs)).tolist()
-        for (item, _), entry in zip(pairs, entries, strict=True):
+        entries = judge.entry_of(keys_of(packet for _, _, packet in some)).tolist()
+        for (item, bit, _), entry in zip(some, entries, strict=True):
             row = judge.entries[entry]
-            if entry < 0 or row["action"] != ACTION_ALLOW or not row["flags"] & RULE_STATEFUL:
-                refused[item.key] = item
-    return list(refused.values())
+            yield item, bit, entry >= 0 and row["action"] == ACTION_ALLOW and bool(row["flags"] & RULE_STATEFUL)
 
 
 def connections_meant(

@@ -24,7 +24,8 @@ from overlay.hoststate import HostState, file_replace
 from overlay.kernel_connections import connections_refused, vnic_owners
 from overlay.kernel_ends import render_ends
 from overlay.kernel_fabric import apply_fabric, plan_fabric, segment_zones
-from overlay.kernel_tables import host_tables
+from overlay.kernel_staged import KEPT_MASK, connections_would
+from overlay.kernel_tables import host_tables, staged_tables
 from overlay.kernel_tunnels import FabricStep, geneve_lack, speaks_geneve
 from overlay.sysctl_keep import keep_sysctls
 from overlay.uplink import UplinkStep, apply_uplink, plan_uplink, remove_uplink
@@ -68,23 +69,26 @@ class KernelHost:
     def apply(self, state: HostState) -> None:
         """Put a state in force. Raises StateError, LoadError, OSError: then the rules are as they were. What cannot be
         done for one vNIC or the underlay stands in `problems`."""
-        compiled = host_tables(state)
+        compiled, staged = host_tables(state), staged_tables(state)
         rendered = render_ruleset(
             compiled,
             [vnic.name for vnic in state.vnics],
             zones=segment_zones(state),
             names=self.memory.names,
             before=self.rendered,
+            staged=staged,
         )
         numbers = rendered.names.vnics
         attached = {vnic.name: _pod(vnic.netns) for vnic in state.vnics if vnic.netns is not None}
         attached = {name: pod for name, pod in attached.items() if pod}
         steps = plan_fabric(state, numbers, attached)
+        self.mark_staged(state, staged)
         self._rules(rendered.ruleset)
         self.rendered, self.memory.names, self.state = rendered, rendered.names, state
         self._put_ends(render_ends(state, numbers))
         self.generation = self.link.generation()
         self.end_refused(compiled)
+        self.mark_staged(state, staged)
         self.problems = {
             vnic.name: f"{vnic.interface} in {vnic.netns}: there is no such namespace"
             for vnic in state.vnics
@@ -114,6 +118,12 @@ class KernelHost:
         refused = connections_refused(found, vnic_owners(self.state), compiled)
         if refused:
             self.log.info("connections ended by the rules", ended=self.conntrack.end(refused), of=len(found))
+
+    def mark_staged(self, state: HostState, staged: Compiled | None) -> None:
+        """Say in the marks of open connections what staged rules would have said of them: before these rules are there,
+        so that none counts as cut meanwhile, and after it, of those that have come."""
+        if staged is not None:
+            self.conntrack.mark(connections_would(self.conntrack.connections(), vnic_owners(state), staged), KEPT_MASK)
 
     def _rules(self, wanted: Ruleset) -> None:
         """From what is in force, as far as anybody knows; else as a whole."""

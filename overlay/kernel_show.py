@@ -50,12 +50,12 @@ def judgements(rendered: Rendered, counts: Counts) -> dict[tuple[str, str], int]
     return found
 
 
-def show_stats(judged: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
-    """Rows of `show stats`: the most first."""
-    return [
-        {"verdict": verdict, "reason": reason, "judgements": count}
-        for (verdict, reason), count in sorted(judged.items(), key=lambda item: -item[1])
-    ]
+def show_stats(judged: Mapping[tuple[str, str], int], staged: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+    """Rows of `show stats`: the most first; behind them the packets of which `staged` policies would say otherwise."""
+    rows = [(*key, count) for key, count in sorted(judged.items(), key=lambda item: -item[1])]
+    if staged is not None:
+        rows += [("ALLOW", "staged-cut", staged["cut"]), ("DROP", "staged-pass", staged["pass"])]
+    return [{"verdict": verdict, "reason": reason, "judgements": count} for verdict, reason, count in rows]
 
 
 class CardTotals(NamedTuple):
@@ -81,7 +81,8 @@ def read_cards(text: str | None = None) -> dict[str, CardTotals]:
 
 @dataclass(frozen=True, slots=True)
 class KernelCounters:
-    """Everything that is counted on one host, at one moment. `cards`: by the vNIC's name, and `uplink`."""
+    """Everything that is counted on one host, at one moment. `cards`: by the vNIC's name, and `uplink`. `staged`: what
+    staged policies would change; None where there are none."""
 
     host: str
     judged: Mapping[tuple[str, str], int]
@@ -90,6 +91,7 @@ class KernelCounters:
     cards: Mapping[str, CardTotals]
     revision_wanted: int
     revision_realized: int
+    staged: Mapping[str, int] | None = None
 
 
 def render_metrics(counters: KernelCounters) -> str:
@@ -109,6 +111,11 @@ class _Collected(Collector):
         for (verdict, reason), count in c.judged.items():
             judged.add_metric([c.host, verdict, reason], count)
         yield judged
+        if c.staged is not None:
+            staged = counter_family("staged_packets", "Packets of which staged policies would say otherwise", "change")
+            for change, count in c.staged.items():
+                staged.add_metric([c.host, change], count)
+            yield staged
         yield gauge_family("connections", "Connections tracked", c.host, c.connections)
         yield gauge_family("connections_capacity", "Connections that fit", c.host, c.capacity)
         yield gauge_family("revision_wanted", "Revision of the desired state", c.host, c.revision_wanted)

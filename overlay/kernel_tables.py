@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +13,8 @@ from dfw.compile import AddressSet, Compiled, CompiledRule, RuleTable
 from dfw.compile_ether import EtherCompiled, EtherTable
 from dfw.layout import ETHER_DTYPE, RANGE_DTYPE, RULE_DTYPE
 from dfw.model import Action, FloodLimits, Tier, Timers
-from overlay.hoststate import HostState, StateError
+from dfw.nftables.render import NO_ETHER
+from overlay.hoststate import HostState, RuleState, SetState, StateError, TableState
 
 _TIERS: Final = dict(Tier.__members__)  # an Enum's own look-up takes as long as all the rest
 _MAC: Final = np.dtype(np.uint64)
@@ -25,7 +27,32 @@ def host_tables(state: HostState) -> Compiled:
     for vnic in state.vnics:
         if any(vnic.flood):
             raise StateError(f"vNIC {vnic.name} has flood limits, which nftables does not enforce")
-    rules = [
+    table_of = {vnic.name: vnic.table for vnic in state.vnics}
+    ether = EtherCompiled(
+        tuple(EtherTable(_rows(item.entries, ETHER_DTYPE), _rows(item.macs, _MAC)) for item in state.ether),
+        {vnic.name: vnic.ether for vnic in state.vnics if vnic.ether is not None},
+        NO_ETHER.tap,
+    )
+    return _compiled(state.rules, state.sets, state.tables, table_of, ether)
+
+
+def staged_tables(state: HostState) -> Compiled | None:
+    """Likewise as staged policies would have them; None where there are none. Raises StateError."""
+    staged = state.staged
+    if staged is None:
+        return None
+    table_of = {vnic.name: table for vnic, table in zip(state.vnics, staged.table_of, strict=True)}
+    return _compiled(staged.rules, staged.sets, staged.tables, table_of, NO_ETHER)
+
+
+def _compiled(
+    rules: Sequence[RuleState],
+    sets: Sequence[SetState],
+    tables: Sequence[TableState],
+    table_of: Mapping[str, int],
+    ether: EtherCompiled,
+) -> Compiled:
+    made = [
         CompiledRule(
             number,
             rule.rule_id,
@@ -36,28 +63,20 @@ def host_tables(state: HostState) -> Compiled:
             rule.logged,
             rule.tag,
         )
-        for number, rule in enumerate(state.rules)
-    ]
-    sets = [AddressSet(number, item.name, _rows(item.ranges, RANGE_DTYPE)) for number, item in enumerate(state.sets)]
-    tables = [
-        RuleTable(_rows(table.entries, RULE_DTYPE), _rows(table.refs, np.dtype(np.uint32))) for table in state.tables
+        for number, rule in enumerate(rules)
     ]
     nothing = RuleTable(_rows(b"", RULE_DTYPE), _rows(b"", np.dtype(np.uint32)))
     return Compiled(
-        tuple(rules),
-        tuple(sets),
-        tuple(tables),
-        {vnic.name: vnic.table for vnic in state.vnics},
+        tuple(made),
+        tuple(AddressSet(number, item.name, _rows(item.ranges, RANGE_DTYPE)) for number, item in enumerate(sets)),
+        tuple(RuleTable(_rows(table.entries, RULE_DTYPE), _rows(table.refs, np.dtype(np.uint32))) for table in tables),
+        table_of,
         nothing,
         Timers(),
         {},
         FloodLimits(),
         {},
-        EtherCompiled(
-            tuple(EtherTable(_rows(item.entries, ETHER_DTYPE), _rows(item.macs, _MAC)) for item in state.ether),
-            {vnic.name: vnic.ether for vnic in state.vnics if vnic.ether is not None},
-            EtherTable(_rows(b"", ETHER_DTYPE), _rows(b"", _MAC)),
-        ),
+        ether,
     )
 
 

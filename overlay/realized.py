@@ -91,6 +91,7 @@ def show_counters(state: HostState, counts: Mapping[str, tuple[int, int, int]], 
             "vnics": vnics[number],
             **dict(zip(("hits", "packets", "bytes"), counts.get(rule.path, (0, 0, 0)), strict=True)),
             "since": None if since is None else since.isoformat(timespec="milliseconds"),
+            "staged": False,
         }
         for number, rule in enumerate(state.rules)
         if vnics[number]

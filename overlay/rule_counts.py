@@ -9,7 +9,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 Counts = Mapping[str, tuple[int, int, int]]
-"""Hits, packets and bytes, by the rule's path."""
+"""Hits, packets and bytes, by the rule's path; of a staged rule by `staged_key`."""
+
+
+def staged_key(path: str) -> str:
+    """What a staged rule's counts are known by: the rule in force of the same path has its own."""
+    return f"staged {path}"
 
 
 @dataclass(slots=True)
@@ -30,8 +35,9 @@ class RuleCounts:
     def reset(self, rows: Iterable[Mapping[str, Any]], rules: Collection[str]) -> None:
         """From what these rows (of `show rules --counters`) say, begin at 0 again. `rules`: those that there are."""
         for row in rows:
-            hits, packets, octets = self._zero.get(row["rule_path"], (0, 0, 0))
-            self._zero[row["rule_path"]] = (hits + row["hits"], packets + row["packets"], octets + row["bytes"])
+            key = staged_key(row["rule_path"]) if row.get("staged") else row["rule_path"]
+            hits, packets, octets = self._zero.get(key, (0, 0, 0))
+            self._zero[key] = (hits + row["hits"], packets + row["packets"], octets + row["bytes"])
         self.keep(rules)
         self.since = datetime.now(UTC)
 

@@ -13,6 +13,7 @@ from dataclasses import astuple
 from typing import NamedTuple, TypedDict
 
 import numpy as np
+from msgspec.structs import replace
 
 from dfw.compile import Compiled, RuleTable, compile_policy
 from dfw.compile_ether import EtherTable
@@ -46,6 +47,7 @@ from overlay.hoststate import (
     RuleState,
     SegmentState,
     SetState,
+    StagedState,
     TableState,
     TepState,
     VnicState,
@@ -84,10 +86,22 @@ def resolve_span(
     compiled = compile_policy(world)
     inventory = world.inventory
     fabric = Fabric(inventory, routers)
-    return {
+    states = {
         host.name: HostSpan(fabric, compiled, host, attachments, underlay_mtu).state(revision)
         for host in inventory.hosts.values()
     }
+    counting = [host for host in inventory.hosts.values() if host.enforcer == NFTABLES]
+    if world.staged and counting:
+        staged = compile_policy(world.what_if)
+        for host in counting:
+            would = HostSpan(fabric, staged, host, attachments, underlay_mtu).state(revision)
+            states[host.name] = replace(states[host.name], staged=staged_state(would))
+    return states
+
+
+def staged_state(would: HostState) -> StagedState:
+    """What a host is to count, from the state that it would have if the staged policies were in force."""
+    return StagedState(would.rules, would.sets, would.tables, tuple(vnic.table for vnic in would.vnics))
 
 
 def _refuse_unsupported(world: PolicySet) -> None:

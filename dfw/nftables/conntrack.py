@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from dfw.model import PROTO_ICMP, PROTO_ICMPV6, Address, Family
-from dfw.nftables.attributes import attribute_make, attributes_read
+from dfw.nftables.attributes import attribute_make, attributes_read, number_make
 from dfw.nftables.netlink import ACKNOWLEDGE, DONE, DUMP, ERROR, NetfilterSocket
 
 EXPECTED: Final = 1
 """Bit of `status`: an ALG had announced it."""
 SEEN_REPLY: Final = 2
-_GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
+_NEW, _GET, _DELETE = 1 << 8, 1 << 8 | 1, 1 << 8 | 2
+_MARK_MASK: Final = 21  # CTA_MARK_MASK
 _ORIGINAL, _STATUS, _PROTOCOL_INFO, _TIMEOUT, _MARK, _COUNTS, _REPLY_COUNTS, _ID, _ZONE = 1, 3, 4, 7, 8, 9, 10, 12, 18
 _FAMILIES: Final = {Family.IPV4: 2, Family.IPV6: 10}
 _STATES: Final = (
@@ -82,6 +83,20 @@ class ConntrackSocket(NetfilterSocket):
                 if error.errno != errno.ENOENT:
                     raise
         return ended
+
+    def mark(self, connections: Iterable[tuple[Connection, int]], mask: int) -> int:
+        """Give these connections these marks, as far as bits are in the mask. Returns how many were still there. Raises
+        OSError."""
+        marked = 0
+        for item, mark in connections:
+            wanted = number_make(_MARK, mark & mask) + number_make(_MARK_MASK, mask)
+            try:
+                self.ask(_NEW, ACKNOWLEDGE, item.key + wanted, _FAMILIES[item.source.family])
+                marked += 1
+            except OSError as error:
+                if error.errno != errno.ENOENT:
+                    raise
+        return marked
 
 
 def _connection(family: Family, values: dict[int, bytes]) -> Connection:

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Staged policies on a host whose kernel enforces: which connections their rules would have allowed, and what they have
+counted. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from dfw.compile import Compiled
+from dfw.layout import RULE_DTYPE
+from dfw.nftables import Rendered
+from dfw.nftables.conntrack import EXPECTED, Connection
+from dfw.nftables.staged import CUT, KEPT_SHIFT, PASSES_TOO, WOULD_PASS
+from overlay.hoststate import HostState
+from overlay.kernel_connections import Owners, ends_judged
+from overlay.rule_counts import staged_key
+
+KEPT_MASK = 3 << KEPT_SHIFT
+"""The bits of a connection's mark that say at which ends staged rules would have allowed it."""
+
+
+def connections_would(
+    connections: Iterable[Connection], owners: Owners, staged: Compiled
+) -> list[tuple[Connection, int]]:
+    """Connections in force whose mark says something else of the staged rules than they do now, by the connection's
+    first packet; and the mark. What an ALG announced goes with its parent."""
+    known = [item for item in connections if not item.status & EXPECTED]
+    wanted = dict.fromkeys((item.key for item in known), 0)
+    for item, bit, allows in ends_judged(known, owners, staged):
+        if allows:
+            wanted[item.key] |= bit << KEPT_SHIFT
+    return [(item, wanted[item.key]) for item in known if item.mark & KEPT_MASK != wanted[item.key]]
+
+
+def staged_sums(counts: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+    """Packets that would be cut, and that would newly pass. Counters are read while packets come."""
+    passes, both, cut = (counts.get(name, (0, 0))[0] for name in (WOULD_PASS, PASSES_TOO, CUT))
+    return {"cut": cut, "pass": max(0, passes - both)}
+
+
+def staged_counts(rendered: Rendered, counts: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int, int]]:
+    """Hits, packets and bytes of each staged rule: packets that it was asked about."""
+    rules = ((rule.path, counts.get(name, (0, 0))) for name, rule in rendered.staged_of.items())
+    return {staged_key(path): (packets, packets, octets) for path, (packets, octets) in rules}
+
+
+def show_staged(
+    state: HostState, counts: Mapping[str, tuple[int, int, int]], since: datetime | None
+) -> list[dict[str, Any]]:
+    """Rows of `show rules --counters`, as overlay/realized.py has them: the staged rules of this host."""
+    if state.staged is None:
+        return []
+    vnics: Counter[int] = Counter()
+    for table in state.staged.table_of:
+        entries = np.frombuffer(state.staged.tables[table].entries, RULE_DTYPE)
+        vnics.update(np.unique(entries["rule"]).tolist())
+    return [
+        {
+            "rule": rule.rule_id,
+            "rule_path": rule.path,
+            "tier": rule.tier,
+            "action": rule.action,
+            "logged": rule.logged,
+            "vnics": vnics[number],
+            **dict(zip(("hits", "packets", "bytes"), counts.get(staged_key(rule.path), (0, 0, 0)), strict=True)),
+            "since": None if since is None else since.isoformat(timespec="milliseconds"),
+            "staged": True,
+        }
+        for number, rule in enumerate(state.staged.rules)
+        if vnics[number]
+    ]
