@@ -215,8 +215,22 @@ def sum_with(known: int, gone: bytes | None, new: bytes | None) -> int:
 
 def set_compare(before: bytes, after: bytes) -> SetChange:
     """From one content of a set's part to another. Raises StateError."""
-    had, has = (set(_rows(part_decode("set/", data).ranges)) for data in (before, after))  # type: ignore[attr-defined]
+    first, then = (part_decode("set/", data).ranges for data in (before, after))  # type: ignore[attr-defined]
+    # A large set changes often, and by few rows: those at its beginning and end that are the same are not looked at.
+    head = _same(first, then)
+    first, then = first[head:], then[head:]
+    tail = _same(first, then, step=-1)
+    had, has = (set(_rows(ranges[: len(ranges) - tail])) for ranges in (first, then))
     return SetChange(b"".join(sorted(has - had)), b"".join(sorted(had - has)), part_hash(after))
+
+
+def _same(one: bytes, other: bytes, step: int = 1) -> int:
+    """How many bytes, of whole rows, are the same from the beginning on, or (`step` -1) from the end on."""
+    first, second = (np.frombuffer(data, np.uint8)[::step] for data in (one, other))
+    length = min(len(first), len(second))
+    differs = first[:length] != second[:length]
+    same = int(differs.argmax()) if differs.any() else length
+    return same - same % PAL_RANGE.itemsize
 
 
 def set_change(before: bytes, changes: Sequence[SetChange]) -> bytes:

@@ -34,6 +34,10 @@ from supervisor_glue.controllers.vnic_rules import VnicRules
 from supervisor_glue.span_wire import NOTHING, Known
 
 GATHER: Final = 0.002  # seconds: what comes together is compiled together
+REST: Final = (
+    4  # times as long as a compile took nothing is compiled again, so that whoever changes things is not held up,
+)
+MOST_REST: Final = 0.1  # but no longer than this (seconds)
 MANY: Final = 1000  # changed ports from which on the garbage collector waits
 TELL_REVISION: Final = 1.0  # seconds: so often a host for which nothing changed is told how far this is,
 TELL_HOSTS: Final = 25  # but no more than so many hosts a second
@@ -91,10 +95,13 @@ class Span:
         with collector_paused():
             await self.compile()
         with collector_spared():
+            loop, rested = asyncio.get_running_loop(), 0.0
             while True:
                 await self._dirty.wait()
-                await asyncio.sleep(GATHER)
+                await asyncio.sleep(max(GATHER, rested - loop.time()))
+                begun = loop.time()
                 await self.compile()
+                rested = loop.time() + min(REST * (loop.time() - begun), MOST_REST)
 
     async def compile(self) -> frozenset[str]:
         """Put all that was noted in force; the hosts for which something changed."""
@@ -165,7 +172,7 @@ class Span:
 
     def _wake(self, hosts: Set[str], touched: Set[str]) -> None:
         """Those for which something changed, and those that have nothing to do for what was touched, but to say so."""
-        concerned = self._watching.keys() if len(touched) > MANY else set().union(*map(self.hosts_of, touched))
+        concerned = self._watching.keys() if len(touched) > MANY else set().union(*map(self._hosts_for, touched))
         for host in concerned & self._watching.keys():
             self._due[host] = self.revision
         for host in (hosts | concerned) & self._watching.keys():
@@ -231,13 +238,14 @@ class Span:
 
     def hosts_of(self, key: str) -> set[str]:
         """The hosts that have to put in force what `touched` has under this key."""
+        return set(self._hosts_for(key))
+
+    def _hosts_for(self, key: str) -> Iterable[str]:
         kind, _, name = key.partition("/")
         if kind == "vnic":
             port = self.intent.ports.get(name)
-            return set() if port is None else {port.host}
-        if kind == "namespace":
-            return set(self._hosts_with_pods.get(name, ()))
-        return set(self._hosts_with.get(key, ()))
+            return () if port is None else (port.host,)
+        return self._hosts_with_pods.get(name, ()) if kind == "namespace" else self._hosts_with.get(key, ())
 
     def _place(self, name: str, old: Port | None, new: Port | None) -> None:
         for port, more in ((old, -1), (new, 1)):
@@ -376,8 +384,7 @@ class Span:
     def _sets(self, numbers: Iterable[int], revision: int) -> set[str]:
         """Address sets whose members changed, on the hosts that have them."""
         told: set[str] = set()
-        sets = self.intent.state.sets.of
-        for number in frozenset(numbers) & sets.keys():
+        for number in frozenset(numbers) & self.intent.state.sets.of.keys():
             hosts = self._sets_on.get(number)
             if hosts:
                 key, part, change = self.rules.set_changed(number)
@@ -394,22 +401,19 @@ class Span:
         policies: dict[str, frozenset[int]] = {}
         parts: dict[str, Part] = {}
 
-        def add(key: str, data: bytes) -> None:
-            parts[key] = part_made(key, data)
-
         if known is not None:
             bfd = BfdState(known.bfd_interval, known.bfd_multiple)
-            add(
-                f"host/{host}", part_encode(HostPart(str(known.tep), VERSION, bfd, known.enforcer, known.encapsulation))
-            )
+            own = HostPart(str(known.tep), VERSION, bfd, known.enforcer, known.encapsulation)
+            parts[f"host/{host}"] = part_made(f"host/{host}", part_encode(own))
         for name, port in self.ports_on.get(host, {}).items() if known is not None else ():
             if port.segment not in self.intent.segments:
                 continue  # until there is a segment, nothing can be at it
             table, ether = self.rules.table(name), self.rules.ether(name)
             parts[table.key] = table.part
             if ether is not None:
-                add(*ether)
-            add(f"vnic/{name}", self.rules.vnic(port, None if ether is None else ether[0]))
+                parts[ether[0]] = part_made(*ether)
+            key = f"vnic/{name}"
+            parts[key] = part_made(key, self.rules.vnic(port, None if ether is None else ether[0]))
             sets.update(table.sets)
             self._compared(name, table.policies, revision)
             for path, looked_at in table.policies.items():

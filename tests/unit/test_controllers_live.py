@@ -11,12 +11,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from overlay.span_parts import parts_assemble
 from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.api.process import ApiProcess
 from supervisor_glue.api.process import Settings as ApiSettings
 from supervisor_glue.api.status import ApiError
-from supervisor_glue.controllers.informer import Informer
+from supervisor_glue.controllers import span as span_module
+from supervisor_glue.controllers.informer import Informer, Views
+from supervisor_glue.controllers.intent import LOOKED_AT
 from supervisor_glue.controllers.objects import condition_of, micro_time_text, object_made, status_of
 from supervisor_glue.controllers.resources import (
     ALLOCATIONS,
@@ -34,6 +38,8 @@ from supervisor_glue.controllers.resources import (
 from supervisor_glue.controllers.run import controllers_work
 from supervisor_glue.controllers.settings import Settings
 from supervisor_glue.controllers.span import Span
+from tests.support.api_twin import ApiTwin
+from tests.support.controlling import until_async
 from tests.support.nodes import node, pod
 from tests.support.patience import PATIENCE
 
@@ -168,3 +174,32 @@ async def owned(client: HttpClient) -> None:
                 await asyncio.sleep(0.01)
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
+
+
+def test_what_changes_fast_is_compiled_at_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiles leave room for what changes things; the last change is in them as the first."""
+    monkeypatch.setattr(span_module, "REST", 1e9)  # as if each had taken very long
+    monkeypatch.setattr(span_module, "MOST_REST", 0.5)
+
+    async def body() -> None:
+        server = ApiTwin()
+        await server.create(HOSTS, object_made(HOSTS, "h1", spec={"tep": "172.16.0.1"}))
+        views, span = Views(server), Span(Settings())
+        span.connect(views)
+        tasks = [asyncio.create_task(views[resource].run()) for resource in LOOKED_AT]
+        tasks.append(asyncio.create_task(span.run(views)))
+        try:
+            await span.computed()
+            before = span.compiles
+            for number in range(20):
+                await server.patch(HOSTS, "h1", {"spec": {"tep": f"172.16.0.{number}"}})
+                await asyncio.sleep(0.004)  # longer than changes are gathered
+            await until_async(lambda: span.revision == server.revision, "the last change is not compiled")
+            assert span.compiles - before < 10
+            assert b"172.16.0.19" in span.parts("h1")["host/h1"].data
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    asyncio.run(asyncio.wait_for(body(), PATIENCE))
