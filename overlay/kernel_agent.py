@@ -70,7 +70,7 @@ class KernelAgent(AgentBase):
         begun = time.monotonic()
         try:
             self.kernel.apply(state)
-        except LoadError as error:
+        except (LoadError, ValueError) as error:  # the latter: more vNICs than a packet's mark can tell apart
             raise StateError(str(error)) from error
         self.since_reset.keep(self.rule_counts())
         self._tried()

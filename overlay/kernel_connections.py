@@ -75,8 +75,8 @@ def ends_judged(
         judge = BatchJudge(compiled, vnic)
         entries = judge.entry_of(keys_of(packet for _, _, packet in some)).tolist()
         for (item, bit, _), entry in zip(some, entries, strict=True):
-            row = judge.entries[entry]
-            yield item, bit, entry >= 0 and row["action"] == ACTION_ALLOW and bool(row["flags"] & RULE_STATEFUL)
+            row = judge.entries[entry] if entry >= 0 else None
+            yield item, bit, row is not None and row["action"] == ACTION_ALLOW and bool(row["flags"] & RULE_STATEFUL)
 
 
 def connections_meant(

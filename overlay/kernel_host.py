@@ -25,7 +25,7 @@ from overlay.kernel_connections import connections_refused, vnic_owners
 from overlay.kernel_ends import render_ends
 from overlay.kernel_fabric import apply_fabric, plan_fabric, segment_zones
 from overlay.kernel_staged import KEPT_MASK, connections_would
-from overlay.kernel_tables import host_tables, staged_tables
+from overlay.kernel_tables import host_tables, staged_tables, unenforced_vnics
 from overlay.kernel_tunnels import FabricStep, geneve_lack, speaks_geneve
 from overlay.sysctl_keep import keep_sysctls
 from overlay.uplink import UplinkStep, apply_uplink, plan_uplink, remove_uplink
@@ -93,7 +93,7 @@ class KernelHost:
             vnic.name: f"{vnic.interface} in {vnic.netns}: there is no such namespace"
             for vnic in state.vnics
             if vnic.netns is not None and vnic.name not in attached
-        }
+        } | unenforced_vnics(state)
         said = apply_fabric(self.memory.steps, steps, anew=self._fresh)
         self.memory.steps = list(steps)
         lack = geneve_lack() if speaks_geneve(state) else None

@@ -11,29 +11,49 @@ import numpy.typing as npt
 
 from dfw.compile import AddressSet, Compiled, CompiledRule, RuleTable
 from dfw.compile_ether import EtherCompiled, EtherTable
+from dfw.enforcer import timer_seconds
+from dfw.errors import UnsupportedError
 from dfw.layout import ETHER_DTYPE, RANGE_DTYPE, RULE_DTYPE
 from dfw.model import Action, FloodLimits, Tier, Timers
+from dfw.nftables.capabilities import ENFORCER
 from dfw.nftables.render import NO_ETHER
 from overlay.hoststate import HostState, RuleState, SetState, StateError, TableState
 
 _TIERS: Final = dict(Tier.__members__)  # an Enum's own look-up takes as long as all the rest
+_TIMERS: Final = tuple(timer_seconds(Timers()))
 _MAC: Final = np.dtype(np.uint64)
 _ACTIONS: Final = dict(Action.__members__)
 
 
-def host_tables(state: HostState) -> Compiled:
-    """The rule tables of the host's vNICs. Raises StateError for what is no table, or what the kernel cannot enforce
-    (overlay/span.py refuses that where the whole policy is known)."""
+def unenforced_vnics(state: HostState) -> dict[str, str]:
+    """The vNICs of which something is wanted that the kernel does not enforce, each with a sentence that names it.
+    overlay/span.py refuses that where the whole policy is known; whoever else tells a host should not, and others'
+    vNICs are not to suffer for it: such a vNIC passes nothing."""
+    found = {}
     for vnic in state.vnics:
-        if any(vnic.flood):
-            raise StateError(f"vNIC {vnic.name} has flood limits, which nftables does not enforce")
-    table_of = {vnic.name: vnic.table for vnic in state.vnics}
+        wanted = (
+            ("flood protection", any(vnic.flood)),
+            ("session timers other than the default", vnic.timers != _TIMERS),
+        )
+        names = [name for name, is_so in wanted if is_so]
+        if names:
+            said = UnsupportedError(ENFORCER, " and ".join(names))
+            found[vnic.name] = f"it passes nothing: {said}"
+    return found
+
+
+def host_tables(state: HostState) -> Compiled:
+    """The rule tables of the host's vNICs; of those in `unenforced_vnics`, one without rules. Raises StateError for
+    what is no table."""
+    unenforced = unenforced_vnics(state)
+    tables = (*state.tables, TableState(b"", b""))
+    table_of = {vnic.name: len(state.tables) if vnic.name in unenforced else vnic.table for vnic in state.vnics}
     ether = EtherCompiled(
         tuple(EtherTable(_rows(item.entries, ETHER_DTYPE), _rows(item.macs, _MAC)) for item in state.ether),
         {vnic.name: vnic.ether for vnic in state.vnics if vnic.ether is not None},
         NO_ETHER.tap,
     )
-    return _compiled(state.rules, state.sets, state.tables, table_of, ether)
+    return _compiled(state.rules, state.sets, tables, table_of, ether)
 
 
 def staged_tables(state: HostState) -> Compiled | None:

@@ -9,11 +9,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from dfw import cli
 from overlay.ask import agent_ask
+from overlay.hoststate import HostState, state_read, state_write
 from overlay.lab_record import LabPaths
-from tests.netns.test_lab_nftables import lab_test, pod_socket, shop_by_kernel, shown
+from tests.netns.test_lab_nftables import connected, lab_test, pod_socket, shop_by_kernel, shown
 from tests.netns.test_lab_probe import run  # noqa: F401 (a fixture)
 from tests.support.patience import PATIENCE
 from tests.unit.test_metrics import samples_of
@@ -97,3 +99,44 @@ def test_staged_policies_are_counted_and_never_act(
     policy.write_text(text)
     assert cli.run(["lab", "up", "-q", *files]) == 0
     assert sums(capfd) == {}
+
+
+@lab_test
+def test_what_a_kernel_cannot_enforce_stops_one_vnic_by_name_and_no_other(
+    run: Path,  # noqa: F811
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    files = shop_by_kernel(tmp_path)
+    assert cli.run(["lab", "up", "-q", *files]) == 0
+    paths = LabPaths(run / "labs" / "lab")
+    desired = paths.host("esx-1") / "desired.json"
+    before = state_read(desired)
+    (app,) = (vnic.name for vnic in before.vnics if vnic.name == "app-1")
+
+    def told(state: HostState) -> list[object]:
+        """What is wrong on that host, when it has been told."""
+        state_write(desired, state)
+        agent_ask(paths.socket("esx-1"), {"do": "apply"}, PATIENCE)
+        rows = agent_ask(paths.socket("esx-1"), {"do": "show", "what": "health"}, PATIENCE)["rows"]
+        return [row["says"] for row in rows if not row["ok"] and row["check"] != "log"]
+
+    with ExitStack() as opened:
+        cut = connected(opened, app, "db-1", "10.1.3.11", 3306)
+        kept = connected(opened, "ops-1", "web-1", "10.1.1.11", 80)
+        changed = [
+            replace(vnic, flood=(5, 0, 0, 0), timers=(1, *vnic.timers[1:])) if vnic.name == app else vnic
+            for vnic in before.vnics
+        ]
+        words = "flood protection and session timers other than the default"
+        assert told(replace(before, revision=before.revision + 1, vnics=tuple(changed))) == [
+            f"{app}: it passes nothing: the enforcer nftables does not support {words}"
+        ]
+        cut[0].sendall(b"lost")
+        for end, other in (kept, kept[::-1]):
+            end.sendall(b"kept")
+            assert other.recv(4) == b"kept"
+        assert shown(capfd, "flows", "--host", "esx-1", "--match", f"vnic={app}") == []
+        assert told(replace(before, revision=before.revision + 2)) == []
+        again = opened.enter_context(pod_socket(app))
+        again.connect(("10.1.1.11", 80))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace as with_fields
@@ -15,11 +16,13 @@ from dfw.model import NATIVE, NFTABLES, Address, Family, Host, PolicySet, addres
 from dfw.nftables import render_ruleset
 from dfw.nftables.conntrack import EXPECTED, Connection
 from dfw.nftables.staged import CUT, PASSES_TOO, WOULD_PASS
+from overlay.agent_base import AgentOptions
 from overlay.hoststate import HostState, StateError, state_decode, state_encode
-from overlay.kernel_connections import vnic_owners
+from overlay.kernel_agent import KernelAgent
+from overlay.kernel_connections import connections_refused, vnic_owners
 from overlay.kernel_show import KernelCounters, render_metrics, show_stats
 from overlay.kernel_staged import connections_would, show_staged, staged_counts, staged_sums
-from overlay.kernel_tables import host_tables, staged_tables
+from overlay.kernel_tables import host_tables, staged_tables, unenforced_vnics
 from overlay.rule_counts import RuleCounts
 from overlay.span import resolve_span
 from tests.unit.test_metrics import samples_of
@@ -108,3 +111,35 @@ def test_what_is_shown() -> None:
     ]
     metrics = samples_of(render_metrics(KernelCounters("k", {}, 0, 0, {}, 1, 1, staged_sums(counts))))
     assert metrics["palisade_agent_staged_packets_total", ("change", "cut"), ("host", "k")] == 3
+
+
+def test_a_state_that_cannot_be_rendered_is_refused_and_the_agent_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Kernel:
+        """Renders and no more."""
+
+        def apply(self, state: HostState) -> None:
+            render_ruleset(host_tables(state), [vnic.name for vnic in state.vnics])
+
+    agent = KernelAgent(AgentOptions("h", tmp_path / "desired", tmp_path, "eth0", enforcer=NFTABLES))
+    monkeypatch.setattr(agent, "kernel", Kernel(), raising=False)
+    monkeypatch.setattr("dfw.nftables.names.MOST_VNICS", 1)
+    agent._take(state_encode(state_of(NFTABLES)))
+    assert (agent.error, agent.realized, agent.wanted) == ("2 vNICs (at most 1)", 0, 7)
+
+
+def test_what_a_kernel_does_not_enforce_is_named_by_vnic() -> None:
+    state = state_of(NFTABLES)
+    web, db = state.vnics
+    changed = with_fields(state, vnics=(with_fields(web, flood=(0, 5, 0, 0)), db))
+    assert unenforced_vnics(state) == {}
+    assert unenforced_vnics(changed) == {
+        "web": "it passes nothing: the enforcer nftables does not support flood protection"
+    }
+    tables = host_tables(changed)
+    assert len(tables.tables[tables.table_of["web"]].entries) == 0 < len(tables.tables[tables.table_of["db"]].entries)
+    item = connection(1, 9999, 0b0001)
+    owners = vnic_owners(state)
+    assert connections_refused([item], owners, host_tables(state)) == []
+    assert connections_refused([item], owners, tables) == [item]
