@@ -34,7 +34,7 @@ MARKERS = {
     "needs_netns": "the test makes network namespaces (needs root and CAP_SYS_ADMIN)",
     "needs_mount": "the test mounts, in a mount namespace of its own (needs root and CAP_SYS_ADMIN)",
     "needs_tun": "the test opens /dev/net/tun",
-    "needs_kernel_judge": "the test lets this kernel judge packets (nftables, conntrack, NFLOG, a TUN device)",
+    "needs_kernel_judge": "the test lets this kernel judge packets (nftables, conntrack, NFLOG, a TUN device, bridges)",
     "needs_vxlan": "the test lets this kernel forward (VXLAN, bridges, br_netfilter)",
     "needs_ipv6": "the test needs IPv6 in the kernel",
     "needs_shared_data(*names)": "the test reads ../shared/data, and in it these files or directories",
@@ -95,10 +95,13 @@ def find_lack_judge() -> tuple[str, str] | None:
     """Whether the kernel can be asked; tried once, with nothing in force."""
     from dfw.errors import EnvironmentLacksError
     from dfw.nftables import Ruleset
+    from dfw.nftables.frame_judge import FrameJudge
+    from dfw.nftables.frames import FrameRules
     from dfw.nftables.judge import KernelJudge
 
     try:
         KernelJudge(Ruleset("palisade")).close()
+        FrameJudge(FrameRules(), "palisade").close()
     except EnvironmentLacksError as error:
         return "nflog", str(error)
     return None

@@ -9,33 +9,38 @@ rulesets that are loaded as a whole (base chains, helpers) stays libnftables' wo
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from dfw.model import Family
 from dfw.nftables.attributes import NESTED, attribute_make, number_make, text_make
 from dfw.nftables.bytecode import COUNTER, rule_encode, verdict_make
+from dfw.nftables.frames import FRAME_FAMILY
 from dfw.nftables.ruleset import FAMILY, set_parse
 from dfw.nftables.update import Ranges, Update
 
 _NEW_CHAIN, _DELETE_CHAIN, _NEW_RULE, _DELETE_RULE, _NEW_SET, _DELETE_SET = 3, 5, 6, 8, 9, 11
 _NEW_ELEMENT, _DELETE_ELEMENT, _NEW_OBJECT, _DELETE_OBJECT = 12, 14, 18, 20
 _CREATE, _APPEND = 0x400, 0x800
+INET, BRIDGE = 1, 7  # NFPROTO_INET, NFPROTO_BRIDGE
+FAMILIES: Final = {FAMILY: INET, FRAME_FAMILY: BRIDGE}
 _INTERVAL: Final = 4  # NFT_SET_INTERVAL
 _INTERVAL_END: Final = number_make(3, 1)
 _TYPES: Final = {None: (13, 2), Family.IPV4: (7, 4), Family.IPV6: (8, 16)}
 """libnftables' number of a set's type, and octets of an element: inet_service, ipv4_addr, ipv6_addr."""
+_MAC_TYPE, _MAC_OCTETS = 9, 6  # ether_addr
 _BIG_ENDIAN: Final = struct.pack("=BBI", 0, 4, 2)  # NFTNL_UDATA_SET_KEYBYTEORDER
 _ELEMENTS_A_MESSAGE: Final = 1000  # an attribute is shorter than 64 KiB
 _COMMENT: Final = 0  # NFTNL_UDATA_RULE_COMMENT
 
 
 class Message(NamedTuple):
-    """One request of a transaction: what for (NFT_MSG_*), flags, attributes."""
+    """One request of a transaction: what for (NFT_MSG_*), flags, attributes, and the table's family (NFPROTO_*)."""
 
     kind: int
     flags: int
     body: bytes
+    family: int = INET
 
 
 def update_messages(update: Update) -> list[Message]:
@@ -46,7 +51,7 @@ def update_messages(update: Update) -> list[Message]:
     for change in update.sets:
         for kind, flags, ranges in ((_DELETE_ELEMENT, 0, change.removed), (_NEW_ELEMENT, _CREATE, change.added)):
             found += _elements(update.table, change.name, change.family, change.is_interval, kind, flags, ranges)
-    for number, command in enumerate(update.after):
+    for number, command in enumerate(update.after, len(update.before)):
         found += _command(update.table, command, number)
     return found
 
@@ -54,8 +59,11 @@ def update_messages(update: Update) -> list[Message]:
 def _command(table: str, command: Mapping[str, Any], number: int) -> Iterator[Message]:
     ((verb, thing),) = command.items()
     ((kind, value),) = thing.items()
-    if value["family"] != FAMILY:
-        raise ValueError(f"{verb} {kind} of family {value['family']}")
+    family = FAMILIES[value["family"]]
+    yield from (message._replace(family=family) for message in _request(table, verb, kind, value, number))
+
+
+def _request(table: str, verb: str, kind: str, value: Mapping[str, Any], number: int) -> Iterator[Message]:
     name = value.get("name", "")
     match verb, kind:
         case "add", "rule":
@@ -71,10 +79,15 @@ def _command(table: str, command: Mapping[str, Any], number: int) -> Iterator[Me
             yield Message(_NEW_OBJECT, _CREATE, body + attribute_make(NESTED | 4, b""))
         case "delete", "counter":
             yield Message(_DELETE_OBJECT, 0, text_make(1, table) + text_make(2, name) + number_make(3, COUNTER))
+        case ("add", "set") if value["type"] == "ether_addr":
+            yield _mac_set(table, name, number)
+            yield from _macs(table, name, value["elem"], is_new=True)
         case "add", "set":
             yield from _set(table, value, number)
         case "delete", ("set" | "map"):
             yield Message(_DELETE_SET, 0, text_make(1, table) + text_make(2, name))
+        case (("add" | "delete"), "element") if isinstance(value["elem"][0], str):
+            yield from _macs(table, name, value["elem"], is_new=verb == "add")
         case (("add" | "delete"), "element"):
             yield _verdicts(table, name, value["elem"], is_new=verb == "add")
         case _:
@@ -96,6 +109,21 @@ def _set(table: str, value: Mapping[str, Any], number: int) -> Iterator[Message]
     body += number_make(4, kind) + number_make(5, size) + number_make(10, number + 1)
     yield Message(_NEW_SET, _CREATE, body + attribute_make(13, _BIG_ENDIAN))
     yield from _elements(table, item.name, item.family, item.is_interval, _NEW_ELEMENT, _CREATE, item.ranges)
+
+
+def _mac_set(table: str, name: str, number: int) -> Message:
+    body = text_make(1, table) + text_make(2, name) + number_make(3, 0)
+    body += number_make(4, _MAC_TYPE) + number_make(5, _MAC_OCTETS) + number_make(10, number + 1)
+    return Message(_NEW_SET, _CREATE, body + attribute_make(13, _BIG_ENDIAN))
+
+
+def _macs(table: str, name: str, macs: Sequence[str], *, is_new: bool) -> Iterator[Message]:
+    """Elements that are MAC addresses."""
+    kind, flags = (_NEW_ELEMENT, _CREATE) if is_new else (_DELETE_ELEMENT, 0)
+    for at in range(0, len(macs), _ELEMENTS_A_MESSAGE):
+        parts = [_element(bytes.fromhex(mac.replace(":", ""))) for mac in macs[at : at + _ELEMENTS_A_MESSAGE]]
+        where = text_make(1, table) + text_make(2, name)
+        yield Message(kind, flags, where + attribute_make(NESTED | 3, b"".join(parts)))
 
 
 def _elements(

@@ -15,7 +15,7 @@ from dfw.model import PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP
 from dfw.nftables.attributes import NESTED, attribute_make, number_make, text_make
 from dfw.nftables.ruleset import Expression
 
-_NETWORK, _TRANSPORT = 1, 2  # NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER
+_LINK, _NETWORK, _TRANSPORT = 0, 1, 2  # NFT_PAYLOAD_LL_HEADER, …_NETWORK_HEADER, …_TRANSPORT_HEADER
 _MARK, _NFPROTO, _L4PROTO = 3, 15, 16  # NFT_META_MARK, NFT_META_NFPROTO, NFT_META_L4PROTO
 _FAMILIES: Final = {"ipv4": 2, "ipv6": 10}
 _OPERATORS: Final = {"==": 0, "!=": 1, "<": 2, "<=": 3, ">": 4, ">=": 5}
@@ -34,6 +34,10 @@ class _Field(NamedTuple):
 
 
 _FIELDS: Final = {
+    # In a table of family bridge, where each frame has such a header.
+    ("ether", "daddr"): _Field(_LINK, 0, 6, None, None),
+    ("ether", "saddr"): _Field(_LINK, 6, 6, None, None),
+    ("ether", "type"): _Field(_LINK, 12, 2, None, None),
     ("ip", "saddr"): _Field(_NETWORK, 12, 4, 2, None),
     ("ip", "daddr"): _Field(_NETWORK, 16, 4, 2, None),
     ("ip6", "saddr"): _Field(_NETWORK, 8, 16, 10, None),

@@ -14,8 +14,7 @@ from typing import Final
 
 from dfw.compile import CompiledRule
 from dfw.compile_ether import EtherCompiled, EtherTable
-from dfw.layout import RULE_DST_NEGATED, RULE_SRC_NEGATED
-from dfw.model import Action
+from dfw.layout import ACTION_DROP, RULE_DST_NEGATED, RULE_SRC_NEGATED
 from dfw.nftables.frames import FrameRules, MacSet
 from dfw.nftables.names import Numbering, Numbers, tables_numbered
 from dfw.nftables.ruleset import Chain, ChainRule, Expression, Hook, VerdictMap
@@ -25,17 +24,24 @@ from dfw.nftables.tables import comment_of, log_of
 FRAME_OUT, FRAME_IN = "frame-out", "frame-in"
 """Chains: where a frame's rules begin at each end."""
 _OUT_PRIORITY, _IN_PRIORITY = -290, 0  # behind who the ends are, and the guards (overlay/kernel_ends.py)
-_SIDES: Final = (("src", "saddr", RULE_SRC_NEGATED), ("dst", "daddr", RULE_DST_NEGATED))
+_DROPS: Final = 0x100  # beside the flags of an entry
 _MARK: Final[Expression] = {"meta": {"key": "mark"}}
+
+
+EtherKey = tuple[int, bool, bool, int, int, int | None, str]
+"""All that a rule of the kernel's is written from: number, sides that are asked for, flags, EtherType, its id if it is
+logged, path. Whether it drops is one more flag."""
 
 
 @dataclass(frozen=True, slots=True)
 class EtherWritten:
-    """What is asked of frames, None where there is nothing; the rule behind each counter; the tables' numbers."""
+    """What is asked of frames, None where there is nothing; the rule behind each counter; the tables' numbers; what the
+    next time is taken over."""
 
     frames: FrameRules | None
     rule_of: Mapping[str, CompiledRule]
     names: Numbers
+    memo: Mapping[EtherKey, ChainRule]
 
 
 def ether_write(
@@ -46,18 +52,26 @@ def ether_write(
     vnics: Mapping[str, int],
     sides: Sequence[Side],
     before: Numbers,
+    memo: Mapping[EtherKey, ChainRule],
 ) -> EtherWritten:
     """What is asked at these vNICs, by number. `keys`: what each rule is known by; `numbers` gives those their numbers;
-    `before`: numbers that tables had. A wire is judged once, whichever way a frame goes."""
-    writer = _EtherWriter(rules, keys, numbers)
+    `before`, `memo`: of the time before. A wire is judged once, whichever way a frame goes."""
+    writer = _EtherWriter(rules, keys, numbers, memo)
     return writer.write(ether, vnics, sides[:1] if sides is WIRE_SIDES else sides, before)
 
 
 class _EtherWriter:
     """Writes the rules of one ruleset. `counters`: of the rules that drop something, with the rule."""
 
-    def __init__(self, rules: Sequence[CompiledRule], keys: Sequence[str], numbers: Numbering) -> None:
-        self._rules, self._keys, self._numbers = rules, keys, numbers
+    def __init__(
+        self,
+        rules: Sequence[CompiledRule],
+        keys: Sequence[str],
+        numbers: Numbering,
+        memo: Mapping[EtherKey, ChainRule],
+    ) -> None:
+        self._rules, self._keys, self._numbers, self._before = rules, keys, numbers, memo
+        self._memo: dict[EtherKey, ChainRule] = {}
         self.counters: dict[str, CompiledRule] = {}
         self._sets: dict[str, MacSet] = {}
 
@@ -83,35 +97,50 @@ class _EtherWriter:
                     chains.append(Chain(chain, rules))
                 pairs.setdefault(side.name, []).extend((vnics[name] << side.shift, chain) for name in names)
         if not pairs:
-            return EtherWritten(None, {}, kept)
+            return EtherWritten(None, {}, kept, {})
         maps = tuple(VerdictMap(name, tuple(sorted(some))) for name, some in pairs.items())
         bases = (_base(side) for side in sides if side.name in pairs)
         frames = FrameRules(tuple(self._sets.values()), maps, tuple(self.counters), (*chains, *bases))
-        return EtherWritten(frames, self.counters, kept)
+        return EtherWritten(frames, self.counters, kept, self._memo)
 
     def _side(self, table: EtherTable, side: Side) -> Iterator[ChainRule]:
         """A table's rules for one direction, in order."""
-        for row in table.entries:
-            if not row["dir"] & side.direction:
+        for at, src_off, src_n, dst_off, dst_n, kind, action, direction, flags, _ in table.entries.tolist():
+            if not direction & side.direction:
                 continue
-            at = int(row["rule"])
             rule, number = self._rules[at], self._numbers.number(self._keys[at])
-            found: list[Expression] = []
-            for end, field, negated in _SIDES:
-                first, count = int(row[f"{end}_off"]), int(row[f"{end}_n"])
-                if count:
-                    name = f"macs{number}-{end}"
+            for end, first, count in (("src", src_off, src_n), ("dst", dst_off, dst_n)):
+                name = f"macs{number}-{end}"
+                if count and name not in self._sets:
                     self._sets[name] = MacSet(name, tuple(table.macs[first : first + count].tolist()))
-                    found.append(_match("!=" if row["flags"] & negated else "==", field, f"@{name}"))
-            if row["ether_type"]:
-                found.append(_match("==", "type", int(row["ether_type"])))
-            if rule.action is Action.DROP:
-                counter = f"rule{number}"
-                self.counters[counter] = rule
-                found += [{"counter": counter}, *([log_of(counter, rule)] if rule.logged else []), {"drop": None}]
-            else:
-                found.append(ACCEPT)
-            yield ChainRule(tuple(found), comment_of(rule))
+            if action == ACTION_DROP:
+                self.counters[f"rule{number}"] = rule
+                flags |= _DROPS
+            logged = rule.rule_id if rule.logged else None
+            key = (number, bool(src_n), bool(dst_n), flags, kind, logged, rule.path)
+            found = self._memo.get(key) or self._before.get(key) or ChainRule(tuple(_written(key)), comment_of(rule))
+            self._memo[key] = found
+            yield found
+
+
+def _written(key: EtherKey) -> Iterator[Expression]:
+    number, has_source, has_destination, flags, kind, logged, _ = key
+    for end, field, is_asked, negated in (
+        ("src", "saddr", has_source, RULE_SRC_NEGATED),
+        ("dst", "daddr", has_destination, RULE_DST_NEGATED),
+    ):
+        if is_asked:
+            yield _match("!=" if flags & negated else "==", field, f"@macs{number}-{end}")
+    if kind:
+        yield _match("==", "type", kind)
+    if not flags & _DROPS:
+        yield ACCEPT
+        return
+    counter = f"rule{number}"
+    yield {"counter": counter}
+    if logged is not None:
+        yield log_of(counter, logged)
+    yield {"drop": None}
 
 
 def _base(side: Side) -> Chain:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final
 
+from dfw.errors import EnvironmentLacksError
 from dfw.nftables.ether import FRAME_IN, FRAME_OUT
 from dfw.nftables.frames import FrameRules
 from dfw.nftables.judge import (
@@ -140,7 +141,10 @@ def _devices() -> tuple[socket.socket, int]:
     with ExitStack() as opened:
         out = tun_open("out0", IFF_TAP)
         opened.callback(os.close, out)
-        links_make(_LINKS)
+        try:
+            links_make(_LINKS)
+        except OSError as error:
+            raise EnvironmentLacksError(str(error), "it takes bridges and veth") from error
         ruleset_put(_observer())
         into = opened.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC))
         into.bind(("from0", 0))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from dfw.nftables.attributes import attribute_make, attributes_read
-from dfw.nftables.batch import Message
+from dfw.nftables.batch import BRIDGE, INET, Message
 
 _NETLINK_NETFILTER: Final = 12
 _SUBSYSTEM: Final = 10  # NFNL_SUBSYS_NFTABLES
@@ -20,7 +20,6 @@ _COUNTER: Final = 1  # NFT_OBJECT_COUNTER
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
 ERROR, DONE = 2, 3
 _REQUEST, ACKNOWLEDGE, DUMP = 1, 4, 0x300
-_INET, _BRIDGE = 1, 7  # NFPROTO_INET, NFPROTO_BRIDGE
 _ANSWER_BYTES: Final = 1 << 16
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
@@ -34,7 +33,7 @@ class NetfilterSocket:
         self._socket.bind((0, 0))
         self._sequence = 0
 
-    def ask(self, kind: int, flags: int, body: bytes, family: int = _INET) -> list[tuple[int, bytes]]:
+    def ask(self, kind: int, flags: int, body: bytes, family: int = INET) -> list[tuple[int, bytes]]:
         """Send one message; the first answers to it: kind, and what follows the header. Raises OSError."""
         self._sequence += 1
         self._socket.send(_message(kind, flags, 0, body, self._sequence, family))
@@ -73,10 +72,10 @@ class RuleSocket(NetfilterSocket):
         """Put a transaction in force. Raises OSError: then nothing has changed."""
         self._sequence += 1
         parts = [_message(_BATCH_BEGIN, 0, _SUBSYSTEM, b"", self._sequence)]
-        for number, (kind, flags, body) in enumerate(messages, 1):
+        for number, (kind, flags, body, family) in enumerate(messages, 1):
             # The last one's answer says that all is well; what is refused is answered in any case.
             asked = ACKNOWLEDGE if number == len(messages) else 0
-            parts.append(_message(_OURS | kind, flags | asked, 0, body, self._sequence, _INET))
+            parts.append(_message(_OURS | kind, flags | asked, 0, body, self._sequence, family))
         parts.append(_message(_BATCH_END, 0, _SUBSYSTEM, b"", self._sequence))
         batch = b"".join(parts)
         self._room(len(batch) + _ANSWER_BYTES)
@@ -98,7 +97,7 @@ class RuleSocket(NetfilterSocket):
 
     def counters_read(self, table: str) -> dict[str, tuple[int, int]]:
         """Packets and bytes of each named counter of the tables of this name. Raises OSError."""
-        return {name: counts for family in (_INET, _BRIDGE) for name, counts in self._counters(table, family)}
+        return {name: counts for family in (INET, BRIDGE) for name, counts in self._counters(table, family)}
 
     def _counters(self, table: str, family: int) -> Iterator[tuple[str, tuple[int, int]]]:
         wanted = attribute_make(1, table.encode() + b"\0") + attribute_make(3, struct.pack(">I", _COUNTER))

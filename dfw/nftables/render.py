@@ -25,10 +25,10 @@ from dfw.compile_ether import EtherCompiled, EtherTable
 from dfw.layout import ETHER_DTYPE
 from dfw.nftables.addresses import AddressElements, address_sets, set_codes
 from dfw.nftables.entry import EntryMatcher
-from dfw.nftables.ether import ether_write
+from dfw.nftables.ether import EtherKey, ether_write
 from dfw.nftables.names import Names, Numbering, Numbers, occurrences, tables_numbered, vnics_numbered
 from dfw.nftables.rows import TableRows, tables_flat
-from dfw.nftables.ruleset import Chain, Ruleset, VerdictMap
+from dfw.nftables.ruleset import Chain, ChainRule, Ruleset, VerdictMap
 from dfw.nftables.shared import (
     IN,
     METERS,
@@ -86,12 +86,13 @@ class SomeTables:
 @dataclass(frozen=True, slots=True)
 class Memo:
     """What the next rendering takes over if it is still the same: tables by number, those of staged policies too,
-    address sets and sets of ports by what they are known by."""
+    address sets and sets of ports by what they are known by; rules of layer 2."""
 
     tables: Mapping[int, TablePart] = field(default_factory=dict)
     sets: Mapping[str, AddressElements] = field(default_factory=dict)
     ports: Mapping[str, PortSet] = field(default_factory=dict)
     staged: Mapping[int, TablePart] = field(default_factory=dict)
+    ether: Mapping[EtherKey, ChainRule] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +165,9 @@ def _render(
     writer = _Writer(vnics, numbers, sides, set_numbers, PortSets(port_numbers, before.ports), before.sets)
     rule_numbers, staged_numbers = Numbering(names.rules), Numbering(names.staged_rules)
     now = writer.write(tables, names.tables, rule_numbers, before.tables)
-    layer2 = ether_write(tables.ether, tables.rules, rule_keys(tables.rules), rule_numbers, numbers, sides, names.ether)
+    layer2 = ether_write(
+        tables.ether, tables.rules, rule_keys(tables.rules), rule_numbers, numbers, sides, names.ether, before.ether
+    )
     then = _NOTHING
     if staged is not None:
         then = writer.write(staged, names.staged_tables, staged_numbers, before.staged, in_force=now)
@@ -191,7 +194,7 @@ def _render(
         staged_numbers.kept(),
         layer2.names,
     )
-    memo = Memo(now.parts, sets, writer.ports.kept, then.parts)
+    memo = Memo(now.parts, sets, writer.ports.kept, then.parts, layer2.memo)
     return Rendered(ruleset, {**now.rule_of, **layer2.rule_of}, found, memo, then.rule_of)
 
 

@@ -203,7 +203,7 @@ class _TableWriter:
         self.counters.append(counter)
         effects: list[Expression] = [{"counter": counter}]
         if entry.flags & PAL_RULE_LOGGED:
-            effects.append(log_of(counter, rule))
+            effects.append(log_of(counter, rule.rule_id))
         asked: tuple[Expression, ...] = ()
         if side is None and entry.direction != Direction.IN_OUT:
             side = OUT if entry.direction == Direction.OUT else IN
@@ -218,9 +218,9 @@ class _TableWriter:
             yield ChainRule((*asked, *matches, *effects), comment)
 
 
-def log_of(counter: str, rule: CompiledRule) -> Expression:
+def log_of(counter: str, rule_id: int) -> Expression:
     """What a logged rule tells of a packet."""
-    return {"log": {"prefix": f"palisade {counter} {rule.rule_id}", "group": LOG_GROUP}}
+    return {"log": {"prefix": f"palisade {counter} {rule_id}", "group": LOG_GROUP}}
 
 
 def comment_of(rule: CompiledRule) -> str:

@@ -15,7 +15,7 @@ from dfw.model import FloodLimits, PolicySet, Timers
 from dfw.nftables import Ruleset, plan_update, ruleset_sorted
 from dfw.nftables import load as kernel
 from dfw.nftables.attributes import attributes_read, text_make
-from dfw.nftables.batch import update_messages
+from dfw.nftables.batch import INET, update_messages
 from dfw.nftables.bytecode import rule_encode
 from dfw.nftables.namespace import PrivateNamespace
 from dfw.nftables.netlink import DONE, DUMP, NetfilterSocket
@@ -30,10 +30,10 @@ _GET_RULE, _OURS = 7, 10 << 8
 class RuleReader(NetfilterSocket):
     """Reads rules as the kernel has them."""
 
-    def rules(self) -> dict[str, list[tuple[bytes, bytes]]]:
+    def rules(self, family: int = INET) -> dict[str, list[tuple[bytes, bytes]]]:
         """Expressions and user data of each rule of the table, by chain."""
         found: dict[str, list[tuple[bytes, bytes]]] = {}
-        asked = self.ask(_OURS | _GET_RULE, DUMP, text_make(1, "palisade"))
+        asked = self.ask(_OURS | _GET_RULE, DUMP, text_make(1, "palisade"), family)
         while True:
             for kind, body in asked:
                 if kind == DONE:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ from dfw.model import (
 )
 from dfw.nftables import load as kernel
 from dfw.nftables import plan_update, render_ruleset, render_wire, ruleset_sorted, vnic_mark
+from dfw.nftables.batch import BRIDGE, update_messages
 from dfw.nftables.frame_judge import FrameJudge
 from dfw.nftables.frames import frames_parse, frames_replaced
 from dfw.nftables.namespace import PrivateNamespace
@@ -44,6 +46,7 @@ from tests.support.replaying import CLIENT, THERE, Run, capture, check_schema, f
 from tests.support.wire import End, arp, fragments
 from tests.support.wire import Path as WirePath
 from tests.unit.test_nftables import HERE, in_kernel, namespace  # noqa: F401 (a fixture)
+from tests.unit.test_nftables_batch import RuleReader
 
 GOLDEN = HERE / "ether.yaml"
 EXPECTED = HERE / "expected-ether.json"
@@ -159,6 +162,44 @@ def test_any_series_of_changes_is_in_the_kernel_as_rendered(namespace: PrivateNa
     assert all(seen.values()), seen
 
 
+def sides_of(item: Rendered) -> set[str]:
+    """At which ends something is asked."""
+    return {verdicts.name for verdicts in item.ruleset.frames.maps} if item.ruleset.frames else set()
+
+
+def rules_in(inside: PrivateNamespace) -> dict[str, list[tuple[bytes, bytes]]]:
+    """Of the table for frames, chain by chain, as the kernel has them."""
+    reader = inside.run(RuleReader)
+    try:
+        return reader.rules(BRIDGE)
+    finally:
+        reader.close()
+
+
+@in_kernel
+@pytest.mark.parametrize("seed", range(40 if LONG else 4))
+def test_changes_by_netlink_are_those_of_libnftables(seed: int) -> None:
+    draw = random.Random(seed)
+    last, by_netlink = golden(), 0
+    with (
+        PrivateNamespace() as inside,
+        PrivateNamespace() as other,
+        inside.run(lambda: kernel.RulesetLink("palisade")) as link,
+    ):
+        link.apply(last.ruleset)
+        for _ in range(6):
+            now = rendered(random_world(draw), last)
+            update = plan_update(last.ruleset, now.ruleset)
+            link.update(update)
+            assert ruleset_sorted(link.read()) == ruleset_sorted(now.ruleset)
+            if sides_of(now) == sides_of(last):  # else maps and base chains are libnftables' work
+                by_netlink += len(update_messages(update))
+            other.run(partial(kernel.apply_ruleset, now.ruleset))
+            assert rules_in(inside) == rules_in(other)
+            last = now
+    assert by_netlink
+
+
 @in_kernel
 def test_what_is_refused_changes_neither_table(namespace: PrivateNamespace) -> None:  # noqa: F811
     good = golden().ruleset
@@ -168,7 +209,7 @@ def test_what_is_refused_changes_neither_table(namespace: PrivateNamespace) -> N
         wrong = Chain("new", (ChainRule(({"counter": "none"}, {"drop": None})),))
         frames = replace(good.frames, chains=(*good.frames.chains, wrong))
         bad = replace(good, counters=("more", *good.counters), frames=frames)
-        with pytest.raises(kernel.LoadError, match=r"^nftables refused the ruleset: .*No such file or directory"):
+        with pytest.raises(kernel.LoadError, match=r"nftables refused the change: No such file or directory"):
             link.update(plan_update(good, bad))
         with pytest.raises(kernel.LoadError, match=r"^nftables refused the ruleset: .*No such file or directory"):
             link.apply(bad)
@@ -176,15 +217,21 @@ def test_what_is_refused_changes_neither_table(namespace: PrivateNamespace) -> N
 
 
 @in_kernel
-def test_counters_go_on_when_a_member_comes(namespace: PrivateNamespace) -> None:  # noqa: F811
+def test_a_member_that_comes_is_one_element(namespace: PrivateNamespace) -> None:  # noqa: F811
     world = load([str(GOLDEN)]).world
     first = rendered(world)
     group = next(path for path in world.groups if path.endswith("/known"))
     more = replace(world.groups[group], expression=MacAddresses(MACS[:4]))
     now = rendered(replace(world, groups={**world.groups, group: more}), first)
-    commands = plan_update(first.ruleset, now.ruleset).after
+    update = plan_update(first.ruleset, now.ruleset)
+    commands = update.after
     assert [list(command) for command in commands] == [["delete"], ["add"]]
     assert all("element" in thing for command in commands for thing in command.values())
+    with namespace.run(lambda: kernel.RulesetLink("palisade")) as link:
+        link.apply(first.ruleset)
+        assert update_messages(update)
+        link.update(update)
+        assert ruleset_sorted(link.read()) == ruleset_sorted(now.ruleset)
 
 
 def test_what_is_no_such_table_is_refused() -> None:
