@@ -14,11 +14,16 @@ PYTEST_WORKERS := 3 # one more than cores: live tests mostly wait
 TEST_CFLAGS := -std=gnu11 -Wall -Wextra -Werror -fno-wrapv -fno-omit-frame-pointer \
 	-fno-sanitize-recover=all -Inative/include -Inative
 TEST_LIBS := -lm -lpthread
+NATIVE := build/native
 # Compiling is most of a unit test's time: no optimisation and no forced inlining make it a seventh.
 UNIT_CFLAGS := -O0 -g1 -Wno-unused-function '-DPAL_INLINE=static inline __attribute__((unused))' -fsanitize=address,undefined
 FUZZ_CFLAGS := -O1 -g -fsanitize=fuzzer,address,undefined
 ENGINE_FUZZ_CFLAGS := -O1 -g -fsanitize=fuzzer-no-link,address,undefined
-NATIVE_TESTS := $(patsubst native/tests/%.c,build/native/%,$(wildcard native/tests/test_*.c))
+NATIVE_TESTS := $(patsubst native/tests/%.c,$(NATIVE)/%,$(wildcard native/tests/test_*.c))
+# The same for another processor, by Debian's cross compiler and qemu's emulation of its programs (without sanitizers, which do
+# not run in it).
+AARCH64 := CC=aarch64-linux-gnu-gcc RUN=qemu-aarch64 NATIVE=build/aarch64 TEST_LIBS='$(TEST_LIBS) -static' \
+	UNIT_CFLAGS="-O1 -g1 -Wno-unused-function -Wno-maybe-uninitialized '-DPAL_INLINE=static inline __attribute__((unused))'"
 # Programs with a whole engine in them are linked with one archive of it: most of what they would compile. A program that
 # includes a source for its statics has that source's symbols already, and the archive's object stays out.
 ENGINE := $(filter-out native/engine/bench%,$(wildcard native/engine/*.c)) $(wildcard native/io/*.c) native/tests/support/rig_stages.c
@@ -26,7 +31,7 @@ RIG := $(shell grep -lE '"(\.\./tests/)?support/(host_)?rig.h"' native/tests/tes
 FUZZERS := $(patsubst native/fuzz/%.c,build/fuzz/%,$(wildcard native/fuzz/fuzz_*.c))
 
 .PHONY: help setup build demo test test-long lint native-tests fuzz bench conformance uninstall clean \
-	setup-build setup-demo setup-test setup-bench FORCE
+	native-tests-aarch64 setup-build setup-demo setup-test setup-bench FORCE
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1 \t\2/p' Makefile | expand -t 24
@@ -57,14 +62,19 @@ lint: setup-build ## ruff, mypy --strict, import-linter, clang -Wall -Wextra
 	@scripts/lint.sh
 
 native-tests: $(NATIVE_TESTS) ## C unit tests under ASan and UBSan
-	@JOBS=$(JOBS) scripts/native-tests.sh $(NATIVE_TESTS)
+	@JOBS=$(JOBS) RUN=$(RUN) scripts/native-tests.sh $(NATIVE_TESTS)
 
-build/native/%: native/tests/%.c Makefile
+native-tests-aarch64: ## the C unit tests on an emulated aarch64 (Debian: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user)
+	@command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64 >/dev/null || { \
+	echo "this needs: apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user" >&2; exit 3; }
+	@$(MAKE) --no-print-directory native-tests $(AARCH64)
+
+$(NATIVE)/%: native/tests/%.c Makefile
 	@mkdir -p $(@D)
 	@echo "  cc $<"
 	@$(CC) $(TEST_CFLAGS) $(UNIT_CFLAGS) $(RIG_FLAGS) -MMD -MP -MF $@.d $< -o $@ $(RIG_LIBS) $(TEST_LIBS)
 
-build/native/%.o: native/%.c Makefile
+$(NATIVE)/%.o: native/%.c Makefile
 	@mkdir -p $(@D)
 	@echo "  cc $<"
 	@$(CC) $(TEST_CFLAGS) $(UNIT_CFLAGS) -MMD -MP -MF $@.d -c $< -o $@
@@ -74,7 +84,7 @@ build/fuzz/%.o: native/%.c Makefile
 	@echo "  $(FUZZ_CC) $<"
 	@$(FUZZ_CC) $(TEST_CFLAGS) $(ENGINE_FUZZ_CFLAGS) -MMD -MP -MF $@.d -c $< -o $@
 
-build/native/engine.a: $(ENGINE:native/%.c=build/native/%.o)
+$(NATIVE)/engine.a: $(ENGINE:native/%.c=$(NATIVE)/%.o)
 build/fuzz/engine.a: $(ENGINE:native/%.c=build/fuzz/%.o)
 %/engine.a:
 	@rm -f $@
@@ -85,7 +95,7 @@ $(1): $(2)/engine.a
 $(1): RIG_FLAGS := -DRIG_LINKED
 $(1): RIG_LIBS := $(2)/engine.a
 endef
-$(foreach test,$(filter native/tests/%,$(RIG)),$(eval $(call rig_program,$(test:native/tests/%.c=build/native/%),build/native)))
+$(foreach test,$(filter native/tests/%,$(RIG)),$(eval $(call rig_program,$(test:native/tests/%.c=$(NATIVE)/%),$(NATIVE))))
 $(foreach test,$(filter native/fuzz/%,$(RIG)),$(eval $(call rig_program,$(test:native/fuzz/%.c=build/fuzz/%),build/fuzz)))
 
 # The packet core as one program under ASan and UBSan, without Python, for tests/sanitizers.

@@ -7,6 +7,7 @@
 #define PAL_TESTS_RIG_H
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #ifdef RIG_LINKED /* with an archive of the engine: the Makefile compiles it once for all programs */
 #define RIG_LINKED_CLASSIFIER
