@@ -5,12 +5,29 @@ the server's descriptors for nothing. A connection that has asked once is aiohtt
 from __future__ import annotations
 
 import asyncio
+import resource
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final, Protocol
 
 from supervisor_glue.auth.limits import CONNECTIONS, HEADER_SECONDS
 
 LOOK_SECONDS: Final = 2.0
+_MOST_DESCRIPTORS: Final = 1 << 20  # the kernel's own bound (fs.nr_open)
+
+
+def apply_descriptors() -> int:
+    """Let this process open as many descriptors as it ever may, as Go's programs do; how many those are."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return _MOST_DESCRIPTORS if soft == resource.RLIM_INFINITY else min(soft, _MOST_DESCRIPTORS)
+
+
+def connections_most(descriptors: int) -> int:
+    """How many connections an API server holds: a tenth of its descriptors stays free for all else."""
+    return min(CONNECTIONS, descriptors - descriptors // 10)
 
 
 class Connection(Protocol):

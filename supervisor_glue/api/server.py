@@ -16,7 +16,7 @@ from aiohttp import web
 from dfw.logs import get_logger
 from supervisor_glue.api.documents import document_of
 from supervisor_glue.api.health import Health
-from supervisor_glue.api.idle import IdleWatch
+from supervisor_glue.api.idle import IdleWatch, apply_descriptors, connections_most
 from supervisor_glue.api.kinds import SPAN
 from supervisor_glue.api.media import JSON, Form, form_of, media_type, written
 from supervisor_glue.api.request import Target, options_of, target_of
@@ -70,7 +70,7 @@ class ApiServer:
         self.closing = asyncio.Event()
         self.health = Health(cache, self.closing.is_set)
         self.limits = Limits()
-        self.idle = IdleWatch()
+        self.idle = IdleWatch(connections_most(apply_descriptors()))
         self.log = get_logger("api")
 
     def application(self) -> web.Application:

@@ -22,8 +22,8 @@ HEADER_SECONDS: Final = 32.0
 """Until a connection has sent its first request's headers, as Kubernetes has it."""
 BODY_SECONDS: Final = 60.0
 """Until a request's body is there."""
-CONNECTIONS: Final = 10_000
-"""At a time, all users together."""
+CONNECTIONS: Final = 100_000
+"""At a time, all users together; fewer where a process may not open so many descriptors. A host has two or three."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from supervisor_glue.api.http_client import HttpClient
+from supervisor_glue.api.idle import apply_descriptors
 from supervisor_glue.auth.kubeconfig import kubeconfig_read
 from supervisor_glue.auth.pki import Authority, authority_open
 from supervisor_glue.auth.tls import buffers_limit
@@ -36,11 +37,13 @@ from tests.support.simulated_hosts import SimulatedHost, each, hosts_make
 from tests.support.simulated_objects import Load, hosts_load, load_all
 from tests.support.simulated_verdict import sizes_of, verdict
 
-ROOM = 1200.0  # seconds, for what shall take no more than a minute with a thousand hosts
+ROOM = 1200.0  # seconds a thousand hosts, for what shall take no more than a minute with a thousand
 QUIET = 0.4  # seconds in which no host is told anything: a change has come to all
 PAUSE_BETWEEN = 1.0  # seconds, between two changes
 LOOK = 5.0  # seconds, between two lists of all pods
 MOST_CHANGED = 40
+COMPARED = 100  # hosts whose every part is compared, where there are more than a thousand
+TICK = 30.0  # seconds, between two words on how far it is
 UIDS = "uids.json"  # of a store that has been filled: the Hosts' uids
 
 
@@ -73,7 +76,8 @@ class ControlPlane:
         command += [str(self.kubeconfig), self.cidr, *["span"] * self.only_span]
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log)
-        await until(lambda: self.kubeconfig.exists() or (self.process and self.process.poll() is not None), 0.02)
+        while not self.kubeconfig.exists() and self.process.poll() is None:
+            await asyncio.sleep(0.02)
         assert self.kubeconfig.exists(), (self.folder / "log").read_text()[-2000:]
 
     def stop(self, number: int = signal.SIGTERM) -> None:
@@ -107,22 +111,44 @@ class Run:
     hosts: list[SimulatedHost] = field(default_factory=list)
     result: dict[str, Any] = field(default_factory=dict)
     random: random.Random = field(default_factory=lambda: random.Random(1))
+    out: Path | None = None  # where the result is written, as far as it is
+
+    @property
+    def room(self) -> float:
+        """Seconds until what does not come is given up."""
+        return ROOM * max(1, self.load.hosts / 1000)
+
+    def compared(self) -> list[SimulatedHost]:
+        """Those whose parts are looked at one by one: each has all of its routing domain."""
+        return self.hosts if len(self.hosts) <= 1000 else self.random.sample(self.hosts, COMPARED)
 
     def say(self, key: str, value: Any) -> None:
         self.result[key] = value
-        print(f"{key}: {json.dumps(value)}", file=sys.stderr, flush=True)
+        self.tell(f"{key}: {json.dumps(value)}")
+        if self.out is not None:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            self.out.write_text(json.dumps(self.result, indent=2) + "\n")
+
+    def tell(self, what: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {what}", file=sys.stderr, flush=True)
+
+    async def until(self, is_so: Callable[[], Any], every: float = 0.05) -> None:
+        """And say now and then how far it is."""
+        begun = told = time.monotonic()
+        while not is_so():
+            now = time.monotonic()
+            assert now < begun + self.room, "it does not come"
+            if now - told > TICK and self.control.process is not None:
+                told, there = now, sum(host.connected.is_set() for host in self.hosts)
+                sent, cpu = sum(host.bytes for host in self.hosts) >> 20, self.control.cpu()
+                said = f"{there} hosts have all, {sent} MiB, {cpu:.0f} s of a core, {self.control.memory()}"
+                self.tell(f"  {now - begun:.0f} s: {said}")
+            await asyncio.sleep(every)
 
 
-async def until(is_so: Callable[[], Any], every: float = 0.05) -> None:
-    end = time.monotonic() + ROOM
-    while not is_so():
-        assert time.monotonic() < end, "it does not come"
-        await asyncio.sleep(every)
-
-
-async def quiet(hosts: Sequence[SimulatedHost], since: float, seconds: float = QUIET) -> None:
+async def quiet(run: Run, since: float, seconds: float = QUIET) -> None:
     """Until some host has been told something since then, and none for a while."""
-    await until(lambda: time.perf_counter() - max(since, *(host.heard for host in hosts)) > seconds, 0.02)
+    await run.until(lambda: time.perf_counter() - max(since, *(host.heard for host in run.hosts)) > seconds, 0.02)
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -144,7 +170,7 @@ async def ready(run: Run) -> None:
     await run.control.start()
     answers = time.monotonic() - begun
     await each(host.start() for host in run.hosts)
-    await until(lambda: all(host.connected.is_set() for host in run.hosts))
+    await run.until(lambda: all(host.connected.is_set() for host in run.hosts))
     run.say(
         "ready",
         {
@@ -154,7 +180,7 @@ async def ready(run: Run) -> None:
             "memory_mb": run.control.memory(),
         },
     )
-    await until(lambda: all(host.reported for host in run.hosts))
+    await run.until(lambda: all(host.reported for host in run.hosts))
     run.say("reported", {"seconds": round(time.monotonic() - begun, 2), "control_plane_cpu": run.control.cpu()})
     sample = run.random.sample(run.hosts, min(20, len(run.hosts)))
     sizes = sizes_of(sample)
@@ -184,13 +210,13 @@ async def changes(run: Run, count: int, key: str, labels_of: Callable[[int], dic
         made = await run.client.patch(PODS, name, {"metadata": {"labels": labels_of(number)}}, namespace)
         revision, answered = int(made["metadata"]["resourceVersion"]), time.perf_counter()
         await asyncio.sleep(0)
-        await quiet(run.hosts, answered)
+        await quiet(run, answered)
         heard = [host for host in run.hosts if host.told and host.heard > begun]
         if heard:
             taken.append(1000 * (max(host.heard for host in heard) - begun))
             told.append(len(heard))
             sent += [host.bytes for host in heard]
-            await until(lambda heard=heard, revision=revision: all(host.reported >= revision for host in heard))  # type: ignore[misc]
+            await run.until(lambda heard=heard, revision=revision: all(host.reported >= revision for host in heard))  # type: ignore[misc]
             reported.append(time.perf_counter() - begun)
     if not taken:  # nothing was different for any host
         run.say(key, {})
@@ -202,7 +228,7 @@ async def changes(run: Run, count: int, key: str, labels_of: Callable[[int], dic
 async def cut(run: Run) -> None:
     """All hosts are cut off, something changes, and they come back."""
     await each(host.cut() for host in run.hosts)
-    before = {host.name: dict(host.reader.parts) for host in run.hosts}
+    before = {host.name: dict(host.reader.parts) for host in run.compared()}
     for host in run.hosts:
         host.count()
     pods = [(namespace, name) for namespace, names in run.load.pods.items() for name in names]
@@ -215,7 +241,7 @@ async def cut(run: Run) -> None:
         await addressed(run)
     begun = time.monotonic()
     await each(host.start() for host in run.hosts)
-    await until(lambda: all(host.connected.is_set() for host in run.hosts))
+    await run.until(lambda: all(host.connected.is_set() for host in run.hosts))
     seconds = time.monotonic() - begun
     run.say("cut", {"seconds": round(seconds, 2), **bytes_again(run, before)})
 
@@ -223,7 +249,7 @@ async def cut(run: Run) -> None:
 def bytes_again(run: Run, before: dict[str, dict[str, bytes]]) -> dict[str, Any]:
     """What hosts sent and were sent when they came back, against what had changed and how much they knew."""
     worst, sent, allowed = 0.0, [], []
-    for host in run.hosts:
+    for host in (host for host in run.hosts if host.name in before):
         was, now = before[host.name], host.reader.parts
         changed = sum(len(part) for key, part in now.items() if was.get(key) != part)
         changed += sum(len(key) for key in was.keys() - now.keys())
@@ -236,22 +262,22 @@ def bytes_again(run: Run, before: dict[str, dict[str, bytes]]) -> dict[str, Any]
 
 async def leader_change(run: Run) -> None:
     """The control plane is killed; another begins with the same store and nothing else."""
-    before = {host.name: dict(host.reader.parts) for host in run.hosts}
+    before = {host.name: dict(host.reader.parts) for host in run.compared()}
     run.control.stop(signal.SIGKILL)
-    await until(lambda: not any(host.connected.is_set() for host in run.hosts))
+    await run.until(lambda: not any(host.connected.is_set() for host in run.hosts))
     for host in run.hosts:
         host.count()
     begun = time.monotonic()
     await run.control.start()
-    await until(lambda: all(host.connected.is_set() for host in run.hosts))
+    await run.until(lambda: all(host.connected.is_set() for host in run.hosts))
     seconds = time.monotonic() - begun
-    await quiet(run.hosts, time.perf_counter(), 2.0)
+    await quiet(run, time.perf_counter(), 2.0)
     run.say("leader", {"seconds": round(seconds, 2), **bytes_again(run, before), "memory_mb": run.control.memory()})
 
 
 async def addressed(run: Run) -> None:
     """Until every pod has its address, and its vNIC with it."""
-    end = time.monotonic() + 3 * ROOM
+    end = time.monotonic() + 3 * run.room
     while True:
         without = 1
         with suppress(ConnectionError):  # it is busy
@@ -275,7 +301,13 @@ async def filled(load: Load, folder: Path) -> dict[str, str]:
 
 
 async def simulate(
-    load: Load, folder: Path, many: int, direct: bool, short: bool = False, fill: bool = False
+    load: Load,
+    folder: Path,
+    many: int,
+    direct: bool,
+    short: bool = False,
+    fill: bool = False,
+    out: Path | None = None,
 ) -> dict[str, Any]:
     """All parts, one after the other; `short`: without a cut and another leader; `fill`: the store is filled, no more.
     `direct`: the store is filled without the API, and of the controllers those alone run that tell hosts."""
@@ -285,7 +317,7 @@ async def simulate(
     await control.start()
     try:
         async with HttpClient.of_file(control.kubeconfig, "palisade-load") as client:
-            run = Run(load, control, client, uids)
+            run = Run(load, control, client, uids, out=out)
             try:
                 await (loaded(run) if fill else parts(run, many, short))
             finally:
@@ -325,7 +357,7 @@ async def parts(run: Run, many: int, short: bool) -> None:
         await cut(run)
         await leader_change(run)
         await labels(run, max(2, many // 10), "label_after_ms")
-    run.say("verdict", await verdict(client, load, run.hosts))
+    run.say("verdict", await verdict(client, load, run.hosts, run.compared()))
 
 
 def main() -> None:
@@ -336,20 +368,17 @@ def main() -> None:
     parser.add_argument("--changes", type=int, default=100)
     parser.add_argument("--direct", action="store_true", help="fill the store without the API")
     parser.add_argument("--short", action="store_true", help="without a cut and another leader")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="where the result is written, after each part")
     parser.add_argument("--folder", type=Path, help="which is kept: a store that was filled in it is used again")
     parser.add_argument("--fill", action="store_true", help="fill the store, and nothing else")
     asked = parser.parse_args()
     load = Load(asked.hosts, asked.namespaces, asked.pods)
     buffers_limit()
+    apply_descriptors()
     with tempfile.TemporaryDirectory(prefix="palisade-simulated-") as made:
         folder = Path(made) if asked.folder is None else asked.folder
-        work = simulate(load, folder, asked.changes, asked.direct, asked.short, asked.fill)
-        result = asyncio.run(work)
-    text = json.dumps(result, indent=2) + "\n"
-    if asked.out:
-        asked.out.write_text(text)
-    print(text)
+        work = simulate(load, folder, asked.changes, asked.direct, asked.short, asked.fill, asked.out)
+        print(json.dumps(asyncio.run(work), indent=2))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from contextlib import aclosing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +23,8 @@ from tests.support.simulated_reader import Shared, SharingReader
 
 PAUSE = 0.2  # seconds, between two tries to reach the control plane
 AGENT_SECONDS = 0.05  # that a packet agent takes at least to put in force what it is told
+CROWD = 5000  # hosts from which on none keeps a second connection: their descriptors are one process', too
+REPORTING = 2000  # of them that report at a time
 OPENING = 50  # connections that are being opened at a time, in all hosts of a process
 
 
@@ -30,10 +32,17 @@ class SimulatedHost:
     """One host. `heard`: when it was last told parts; `bytes`: what it was sent, and sent itself, since `count`;
     `reported`: the revision that the API server took last."""
 
-    def __init__(self, name: str, config: Kubeconfig, shared: Shared, opening: asyncio.Semaphore) -> None:
+    def __init__(
+        self,
+        name: str,
+        client: HttpClient,
+        shared: Shared,
+        opening: asyncio.Semaphore,
+        reporting: AbstractAsyncContextManager[Any],
+    ) -> None:
         self.name = name
         self.reader = SharingReader(shared)
-        self.client = HttpClient(config, "palisade-simulated")
+        self.client, self._reporting = client, reporting
         self.revision, self.bytes, self.heard, self.told, self.reported = 0, 0, 0.0, 0, 0
         self.connected = asyncio.Event()
         self._opening = opening
@@ -93,22 +102,37 @@ class SimulatedHost:
             due, revision = REPORTS.after(due, time.monotonic()), self.revision
             status = {"realizedRevision": revision, "error": "", "problems": {}, "reported": time_text(time.time())}
             try:
-                await self.client.patch(HOST_STATUSES, self.name, {"status": status}, subresource="status")
+                async with self._reporting:
+                    await self.client.patch(HOST_STATUSES, self.name, {"status": status}, subresource="status")
                 self.reported = revision
             except (ApiError, ConnectionError):
                 self._due.set()
                 await asyncio.sleep(REPORTS.seconds)
 
 
+class ClosingClient(HttpClient):
+    """Keeps no connection that nobody uses."""
+
+    async def __aenter__(self) -> HttpClient:
+        await super().__aenter__()
+        assert self._session is not None and self._session.connector is not None
+        self._session.connector._force_close = True
+        return self
+
+
 def hosts_make(server: str, authority: Authority, uids: dict[str, str]) -> list[SimulatedHost]:
     """Hosts of these names, with certificates that hold their Hosts' uids."""
     shared = Shared()
     opening = asyncio.Semaphore(OPENING)
+    is_crowd = len(uids) > CROWD
+    reporting = asyncio.Semaphore(REPORTING) if is_crowd else nullcontext()
     now, found = datetime.now(UTC), []
     for name, uid in uids.items():
         user = f"system:node:{name}"
         identity = client_issue(authority, user, ("system:nodes",), now=now, uid=uid)
-        found.append(SimulatedHost(name, Kubeconfig(server, authority.pem, user, identity), shared, opening))
+        config = Kubeconfig(server, authority.pem, user, identity)
+        client = (ClosingClient if is_crowd else HttpClient)(config, "palisade-simulated")
+        found.append(SimulatedHost(name, client, shared, opening, reporting))
     return found
 
 

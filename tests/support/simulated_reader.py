@@ -49,6 +49,10 @@ class Layers(MutableMapping[str, bytes]):
 
     def __iter__(self) -> Iterator[str]:
         yield from (key for key in self.base if key not in self.over)
+        yield from self.own()
+
+    def own(self) -> Iterator[str]:
+        """Keys of what is not the base's."""
         yield from (key for key, value in self.over.items() if value is not None)
 
     def __len__(self) -> int:

@@ -56,8 +56,10 @@ def sizes_of(hosts: Sequence[SimulatedHost]) -> dict[str, Any]:
     return found
 
 
-async def verdict(client: HttpClient, load: Load, hosts: Sequence[SimulatedHost]) -> dict[str, Any]:
-    """All hosts' parts against those of a Span that is made now of what the API lists."""
+async def verdict(
+    client: HttpClient, load: Load, hosts: Sequence[SimulatedHost], compared: Sequence[SimulatedHost]
+) -> dict[str, Any]:
+    """The parts of some hosts against those of a Span that is made now of what the API lists; all hosts' vNICs."""
     span = Span(Settings(pod_cidrs=(prefix_parse(load.cidr),)))
     for resource in LOOKED_AT:
         for item in (await client.list(resource)).items:
@@ -65,10 +67,11 @@ async def verdict(client: HttpClient, load: Load, hosts: Sequence[SimulatedHost]
     await span.compile()
     different = [
         host.name
-        for host in hosts
+        for host in compared
         if {key: part.data for key, part in span.parts(host.name).items()} != host.reader.parts
     ]
-    vnics = sum(key.startswith("vnic/") for host in hosts for key in host.reader.parts)
-    for host in random.Random(2).sample(list(hosts), min(5, len(hosts))):
+    vnics = sum(key.startswith("vnic/") for host in hosts for key in host.reader.parts.own())
+    for host in random.Random(2).sample(list(compared), min(5, len(compared))):
         state_of(host)  # it is whole
-    return {"hosts": len(hosts), "different": len(different), "first": different[:3], "vnics": vnics}
+    found = {"hosts": len(hosts), "compared": len(compared), "different": len(different), "first": different[:3]}
+    return found | {"vnics": vnics}

@@ -3,15 +3,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from contextlib import ExitStack
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from supervisor_glue.api.idle import IdleWatch
+from supervisor_glue.api.idle import IdleWatch, apply_descriptors, connections_most
 from supervisor_glue.api.status import ApiError
 from supervisor_glue.auth.limits import (
+    CONNECTIONS,
     NODE_ALLOWANCE,
     SYSTEM_ALLOWANCE,
     USER_ALLOWANCE,
@@ -104,3 +107,14 @@ def test_silent_connections_are_closed_in_time_or_where_there_are_too_many() -> 
     assert watch.late([asking, second, *more], 18.5) == [second]
     assert watch.late([asking, *more], 28.4) == []
     assert set(watch.late([asking, *more], 28.5)) == set(more)
+
+
+def test_connections_leave_descriptors_for_all_else() -> None:
+    """In a process of its own: it may open as many as it ever may, and holds fewer connections than that."""
+    words = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 900)); "
+    words += "from supervisor_glue.api.idle import apply_descriptors; "
+    words += "print(apply_descriptors(), resource.getrlimit(resource.RLIMIT_NOFILE))"
+    said = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["900", "(900,", "900)"]
+    assert connections_most(900) == 810 and connections_most(1 << 20) == CONNECTIONS
+    assert 0 < connections_most(apply_descriptors()) < apply_descriptors()
