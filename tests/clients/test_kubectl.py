@@ -244,3 +244,18 @@ def test_apply_prunes_what_is_on_its_list(kubectl: Kubectl, namespace: str) -> N
     assert kubectl("get", "configmaps", *there, "-l", "a=b", "-o", "name").out.split() == ["configmap/x"]
     refused = kubectl("apply", *there, "--prune", "-l", "a=b", "-f", "-", given=json.dumps(maps[0]), code=1).err
     assert "no matches for kind" in refused
+
+
+@pytest.mark.every_version
+def test_apply_prunes_what_is_of_its_set(kubectl: Kubectl, namespace: str) -> None:
+    """An ApplySet remembers its kinds itself: no list of kubectl's is asked for."""
+
+    def apply(given: object) -> str:
+        named = ("-n", namespace, "--prune", "--applyset=mine", "-f", "-")
+        return kubectl("apply", *named, given=json.dumps(given), KUBECTL_APPLYSET="true").out
+
+    maps = [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}} for name in "xy"]
+    apply({"apiVersion": "v1", "kind": "List", "items": maps})
+    told = apply(maps[0])
+    assert "configmap/x unchanged" in told and "configmap/y pruned" in told
+    assert kubectl("get", "configmap", "-n", namespace, "-o", "name", "x", "y", code=1).out.split() == ["configmap/x"]

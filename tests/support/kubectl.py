@@ -73,9 +73,10 @@ class Kubectl:
     kubeconfig: Path
     home: Path
 
-    def __call__(self, *arguments: str, given: str = "", code: int | None = 0) -> Done:
-        """Run it; fails where it ends otherwise than `code` (None: any)."""
+    def __call__(self, *arguments: str, given: str = "", code: int | None = 0, **more: str) -> Done:
+        """Run it; fails where it ends otherwise than `code` (None: any). `more`: of its environment."""
         environment = {
+            **more,
             "PATH": os.environ["PATH"],
             "HOME": str(self.home),
             "KUBECONFIG": str(self.kubeconfig),
