@@ -14,6 +14,7 @@ import aiohttp
 import msgspec
 
 from supervisor_glue.api.client import Listed, Resource, WatchEvent
+from supervisor_glue.api.managed_fields import unmanaged
 from supervisor_glue.api.media import JSON, encode
 from supervisor_glue.api.resource import APPLY
 from supervisor_glue.api.status import ApiError, Object
@@ -26,6 +27,15 @@ _WATCH_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_r
 _WATCH_SECONDS: Final = 1800
 _KEPT_SECONDS: Final = 75.0  # a connection without a request: longer than the pauses between a host's reports
 _MOST_LINE: Final = 64 * 1024 * 1024
+
+
+class _List(msgspec.Struct):
+    metadata: dict[str, Any]
+    items: list[msgspec.Raw] | None = None
+    kind: str = ""
+
+
+_list_decode: Final = msgspec.json.Decoder(_List).decode
 
 
 class HttpClient:
@@ -78,6 +88,18 @@ class HttpClient:
         query: Mapping[str, str] | None = None,
     ) -> Object:
         """An answer's object. Raises ApiError, ConnectionError."""
+        found: Object = msgspec.json.decode(await self._answered(method, path, body, media=media, query=query))
+        return found
+
+    async def _answered(
+        self,
+        method: str,
+        path: str,
+        body: object | None = None,
+        *,
+        media: str = JSON,
+        query: Mapping[str, str] | None = None,
+    ) -> bytes:
         assert self._session is not None
         data = None if body is None else encode(body)
         headers = {"Content-Type": media} if data is not None else {}
@@ -88,19 +110,21 @@ class HttpClient:
             raise ConnectionError(f"{self.config.server}: {str(error) or type(error).__name__}") from None
         if response.status >= 400:
             raise error_of(response.status, content)
-        found: Object = msgspec.json.decode(content)
-        return found
+        return content
 
     async def get(self, resource: Resource, name: str, namespace: str = "") -> Object:
         return await self.request("GET", resource.path(namespace, name))
 
     async def list(self, resource: Resource, namespace: str = "", *, labels: str = "", fields: str = "") -> Listed:
+        """Objects come without managedFields: they are more than half of each, and nobody here asks for them."""
         query = _query(labelSelector=labels, fieldSelector=fields)
-        found = await self.request("GET", resource.path(namespace), query=query)
+        content = await self._answered("GET", resource.path(namespace), query=query)
+        found = _list_decode(content)
         version = f"{resource.group}/{resource.version}" if resource.group else resource.version
-        kind = str(found.get("kind", "")).removesuffix("List")
-        items = [{"kind": kind, "apiVersion": version, **item} for item in found.get("items") or ()]
-        return Listed(items, found["metadata"]["resourceVersion"])
+        head = {"kind": found.kind.removesuffix("List"), "apiVersion": version}
+        # One after the other: what is dropped of one is room for the next, and memory stays whole.
+        items = [head | unmanaged(msgspec.json.decode(item)) for item in found.items or ()]
+        return Listed(items, found.metadata["resourceVersion"])
 
     async def watch(
         self, resource: Resource, revision: str, namespace: str = "", *, labels: str = "", fields: str = ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All objects, decoded, with what changed lately: reads and watches are answered from here.
+"""All objects, with what changed lately: reads and watches are answered from here.
 
 Fed by one watch of the store, so that it is the same whoever writes there. What a request must see, it waits for: a
 write's answer comes when the cache has it, and a read's when the cache is where the store was when it came.
@@ -38,8 +38,8 @@ _decode = msgspec.json.Decoder().decode
 
 
 class Entry:
-    """An object as it is at a revision, or as it was: then what selectors see is still at hand, and the rest is decoded
-    when somebody asks. `rest`: its JSON after kind and apiVersion."""
+    """An object as it is at a revision. In memory it is its JSON, and what selectors see of it: decoded it takes four
+    times the room. `rest`: its JSON after kind and apiVersion."""
 
     __slots__ = ("_item", "_seen", "kind", "name", "namespace", "rest", "revision")
 
@@ -51,7 +51,7 @@ class Entry:
 
     @property
     def item(self) -> Object:
-        """The object, which is shared and never changed."""
+        """The object, which nobody changes; decoded now, unless this is new."""
         return self.copy() if self._item is None else self._item
 
     @property
@@ -67,10 +67,10 @@ class Entry:
     def matches(self, selector: Selector) -> bool:
         return selector.matches(self._seen)
 
-    def pass_away(self) -> None:
-        """Another has taken its place: only who watches from before will still want it. (A decoded object takes four
-        times the room of its JSON.)"""
-        self._seen, self._item = selectable(self.kind, self._seen), None
+    def settle(self) -> None:
+        """Everybody who is told at once has seen it."""
+        if self._item is not None:
+            self._seen, self._item = selectable(self.kind, self._item), None
 
 
 class Change(NamedTuple):
@@ -161,6 +161,7 @@ class WatchCache:
                 self._set(entry.kind, entry.namespace, entry.name, entry)
                 for heard in self._heard:
                     heard(Change(record.revision, None, entry))
+                entry.settle()
         self.revision = asked
         for collection in self._of.values():
             collection.horizon = asked
@@ -324,7 +325,7 @@ class WatchCache:
             return
         kind, namespace, name = place
         collection = self._of[kind]
-        known = before = collection.entries.get(namespace, {}).get(name)
+        before = collection.entries.get(namespace, {}).get(name)
         after = None
         if event.record is not None:
             after = entry_of(self._kinds, event.key, event.record.value, event.revision)
@@ -344,10 +345,9 @@ class WatchCache:
             heard(change)
         for watcher in collection.watchers:
             watcher.offer(change)
-        if known is not None:
-            known.pass_away()
-        if after is None and before is not None and before is not known:
-            before.pass_away()
+        for entry in (before, after):
+            if entry is not None:
+                entry.settle()
 
     def _set(self, kind: Kind, namespace: str, name: str, entry: Entry | None) -> None:
         collection = self._of[kind]

@@ -27,12 +27,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from supervisor_glue.api.client import Resource
 from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.api.idle import apply_descriptors
 from supervisor_glue.auth.kubeconfig import kubeconfig_read
 from supervisor_glue.auth.pki import Authority, authority_open
 from supervisor_glue.auth.tls import buffers_limit
-from supervisor_glue.controllers.resources import PODS
+from supervisor_glue.controllers.objects import condition_of, name_of
+from supervisor_glue.controllers.realized import REALIZED
+from supervisor_glue.controllers.resources import CLUSTER_NETWORK_POLICIES, NETWORK_POLICIES, PODS
 from tests.support.simulated_hosts import SimulatedHost, each, hosts_make
 from tests.support.simulated_objects import Load, hosts_load, load_all
 from tests.support.simulated_verdict import sizes_of, verdict
@@ -43,6 +46,7 @@ PAUSE_BETWEEN = 1.0  # seconds, between two changes
 LOOK = 5.0  # seconds, between two lists of all pods
 MOST_CHANGED = 40
 COMPARED = 100  # hosts whose every part is compared, where there are more than a thousand
+TOLD = (CLUSTER_NETWORK_POLICIES, NETWORK_POLICIES, PODS)
 TICK = 30.0  # seconds, between two words on how far it is
 UIDS = "uids.json"  # of a store that has been filled: the Hosts' uids
 
@@ -186,6 +190,22 @@ async def ready(run: Run) -> None:
     sizes = sizes_of(sample)
     sent = [host.bytes for host in run.hosts]
     run.say("first_bytes", {"most": max(sent), "mean": sum(sent) // len(sent), **sizes})
+
+
+async def settled(run: Run) -> None:
+    """Until every policy, Namespace and pod says that it is in force: of a new store most do not yet."""
+    begun = time.monotonic()
+    if not run.control.only_span:
+        while left := sum([len(await unrealized(run.client, resource)) for resource in TOLD]):
+            run.tell(f"  {left} objects are not in force")
+            await asyncio.sleep(LOOK)
+    seconds = round(time.monotonic() - begun, 1)
+    run.say("settled", {"seconds": seconds, "control_plane_cpu": run.control.cpu(), "memory_mb": run.control.memory()})
+
+
+async def unrealized(client: HttpClient, resource: Resource) -> list[str]:
+    found = (await client.list(resource)).items
+    return [name_of(item) for item in found if (condition_of(item, REALIZED) or {}).get("status") != "True"]
 
 
 async def labels(run: Run, count: int, key: str = "label_ms") -> None:
@@ -350,6 +370,7 @@ async def parts(run: Run, many: int, short: bool) -> None:
     server = kubeconfig_read(control.kubeconfig).server
     run.hosts = hosts_make(server, control.authority, run.uids)
     await ready(run)
+    await settled(run)
     await labels(run, many)
     await quarantined(run, max(2, many // 5))
     run.say("memory_mb", control.memory())

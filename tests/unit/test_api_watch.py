@@ -120,13 +120,13 @@ def test_what_is_forgotten_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     run(tmp_path, work)
 
 
-def test_what_has_passed_is_kept_as_its_json_alone(tmp_path: Path) -> None:
+def test_what_is_there_and_what_has_passed_is_kept_as_its_json_alone(tmp_path: Path) -> None:
     """And is told whole, also to who began to watch before."""
 
     async def work(objects: Objects) -> None:
         made = await objects.create(CONFIG_MAPS, "x", config_map("c", app="a"), unchanged)
         before = objects.cache.get(CONFIG_MAPS, "x", "c")
-        assert before is not None and before.item is before.item
+        assert before is not None and before.item == made.item and before.item is not before.item
 
         def other(old: Object | None) -> Object:
             assert old is not None
