@@ -13,7 +13,8 @@
 
 /* Of one sub-burst, in the order of the keys. */
 typedef struct cls_wide {
-    uint32_t src[CLS_BURST], dst[CLS_BURST]; /* classes */
+    uint32_t cls[2 * CLS_BURST]; /* classes of all sources, rounded up to eight, and of all destinations */
+    uint32_t *src, *dst;         /* where they begin */
     uint32_t meta[CLS_BURST], dport[CLS_BURST], sport[CLS_BURST];
 } cls_wide;
 
@@ -48,15 +49,16 @@ CLS_WIDE __m256i cls_load_keys(const uint8_t *keys, const uint32_t lane[8])
     return _mm256_inserti128_si256(_mm256_castsi128_si256(a), b, 1);
 }
 
-/* IPv4 classes of the addresses at `field` of the keys (0: source, 16: destination). */
+/* IPv4 classes of the addresses that begin at keys + lane, n groups of eight: sources and destinations in one go, since the
+ * number of those that meet a leaf is not predictable, and each end of a list costs as much as a few keys. */
 CLS_WIDE void cls_wide_classes(const pal_snap *s, const uint8_t *keys, const uint32_t *lane, uint32_t n, uint32_t *out)
 {
     const __m256i swap = _mm256_setr_epi8(3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12, 3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9,
                                           8, 15, 14, 13, 12);
     const __m256i byte = _mm256_set1_epi32(255);
-    uint8_t leaf16[CLS_BURST + 8], leaf8[CLS_BURST + 8];
-    uint32_t addr[CLS_BURST], n16 = 0, n8 = 0;
-    __m256i slot[CLS_BURST / 8];
+    uint8_t leaf16[2 * CLS_BURST + 8], leaf8[2 * CLS_BURST + 8];
+    uint32_t addr[2 * CLS_BURST], n16 = 0, n8 = 0;
+    __m256i slot[2 * CLS_BURST / 8];
     for (uint32_t g = 0; g < n; g++) {
         __m256i a = _mm256_shuffle_epi8(cls_load_keys(keys, lane + 8 * g), swap);
         _mm256_storeu_si256((__m256i *)(void *)(addr + 8 * g), a);
@@ -144,32 +146,58 @@ CLS_WIDE uint32_t cls_words(__m256i v)
     return 15u ^ (uint32_t)_mm256_movemask_pd(_mm256_castsi256_pd(zero));
 }
 
-/* dports and sports are constants at each call. */
-CLS_WIDE void cls_wide_dense(const uint8_t *base, const pal_ruleset *r, const cls_wide *x, const uint32_t *src, const uint32_t *dst,
-                             uint32_t n, uint32_t *entry, bool dports, bool sports)
+/* The same of four blocks. Packing keeps the halves of a register apart: they are put in order at the end. */
+CLS_WIDE uint32_t cls_words4(const __m256i v[4])
 {
-    uint32_t blocks = r->blocks;
+    __m256i none = _mm256_setzero_si256();
+    __m256i a = _mm256_packs_epi32(_mm256_cmpeq_epi64(v[0], none), _mm256_cmpeq_epi64(v[1], none));
+    __m256i b = _mm256_packs_epi32(_mm256_cmpeq_epi64(v[2], none), _mm256_cmpeq_epi64(v[3], none));
+    a = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(a, b), _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    return _pext_u32(~(uint32_t)_mm256_movemask_epi8(a), 0x55555555u);
+}
+_Static_assert(CLS_DENSE == 4, "dense rows are at most as long as cls_words4 says");
+
+/* blocks, dports and sports are constants at each call: one loop for each kind of rule set. */
+CLS_WIDE void cls_wide_dense_of(const uint8_t *base, const pal_ruleset *r, const cls_wide *x, const uint32_t *src, const uint32_t *dst,
+                                uint32_t n, uint32_t *entry, uint32_t blocks, bool dports, bool sports)
+{
+    const uint64_t *meta = r->meta.row, *dport = r->dport.row, *sport = r->sport.row;
     for (uint32_t i = 0; i < n; i++) {
-        const uint64_t *s = cls_unit(base, src[i]), *d = cls_unit(base, dst[i]);
-        const uint64_t *m = r->meta.row + x->meta[i] * 4 * blocks;
-        const uint64_t *dp = r->dport.row + x->dport[i] * 4 * blocks, *sp = r->sport.row + x->sport[i] * 4 * blocks;
-        uint32_t words = 0;
+        const uint64_t *s = cls_unit(base, src[i]), *d = cls_unit(base, dst[i]), *m = meta + x->meta[i] * 4 * blocks;
+        const uint64_t *dp = dport + x->dport[i] * 4 * blocks, *sp = sport + x->sport[i] * 4 * blocks;
+        uint64_t word[CLS_DENSE * CLS_BLOCK_WORDS] PAL_ALIGNED(32);
+        __m256i v[CLS_DENSE];
+#pragma GCC unroll 4
         for (uint32_t b = 0; b < blocks; b++) {
-            __m256i v = _mm256_and_si256(_mm256_and_si256(cls_load(s + 4 * b), cls_load(d + 4 * b)), cls_load(m + 4 * b));
+            v[b] = _mm256_and_si256(_mm256_and_si256(cls_load(s + 4 * b), cls_load(d + 4 * b)), cls_load(m + 4 * b));
             if (dports)
-                v = _mm256_and_si256(v, cls_load(dp + 4 * b));
+                v[b] = _mm256_and_si256(v[b], cls_load(dp + 4 * b));
             if (sports)
-                v = _mm256_and_si256(v, cls_load(sp + 4 * b));
-            words |= cls_words(v) << (4 * b);
+                v[b] = _mm256_and_si256(v[b], cls_load(sp + 4 * b));
+            _mm256_store_si256((__m256i *)(void *)(word + 4 * b), v[b]);
         }
+        uint32_t words = 0;
+        if (blocks == CLS_DENSE)
+            words = cls_words4(v);
+        else
+            for (uint32_t b = 0; b < blocks; b++)
+                words |= cls_words(v[b]) << (4 * b);
         uint32_t w = (uint32_t)_tzcnt_u32(words) & 15u;
-        uint64_t bits = s[w] & d[w] & m[w];
-        if (dports)
-            bits &= dp[w];
-        if (sports)
-            bits &= sp[w];
-        entry[i] = (w * 64 + (uint32_t)_tzcnt_u64(bits)) | (0u - (words == 0));
+        entry[i] = (w * 64 + (uint32_t)_tzcnt_u64(word[w])) | (0u - (words == 0));
     }
+}
+
+CLS_WIDE void cls_wide_dense(const uint8_t *base, const pal_ruleset *r, const cls_wide *x, const uint32_t *src, const uint32_t *dst,
+                             uint32_t n, uint32_t *entry, uint32_t blocks)
+{
+    if (r->dport.n == 1 && r->sport.n == 1)
+        cls_wide_dense_of(base, r, x, src, dst, n, entry, blocks, false, false);
+    else if (r->sport.n == 1)
+        cls_wide_dense_of(base, r, x, src, dst, n, entry, blocks, true, false);
+    else if (r->dport.n == 1)
+        cls_wide_dense_of(base, r, x, src, dst, n, entry, blocks, false, true);
+    else
+        cls_wide_dense_of(base, r, x, src, dst, n, entry, blocks, true, true);
 }
 
 /* ---- sparse rows -------------------------------------------------------------------------------------------- */
@@ -248,12 +276,14 @@ CLS_WIDE void cls_wide_sub_burst(const pal_snap *snap, const pal_ruleset *r, con
     _Static_assert(sizeof(pal_key) == 40 && offsetof(pal_key, sport) == 32 && offsetof(pal_key, proto) == 36, "as gathered");
     cls_wide x;
     uint32_t src[CLS_BURST], dst[CLS_BURST], groups = (n + 7) / 8;
-    uint32_t lane[CLS_BURST]; /* where each key begins; beyond the last key: it again */
-    for (uint32_t i = 0; i < 8 * groups; i++)
+    uint32_t lane[2 * CLS_BURST]; /* where each key's source and destination begin; beyond the last key: it again */
+    for (uint32_t i = 0; i < 8 * groups; i++) {
         lane[i] = min_u32(i, n - 1) * (uint32_t)sizeof *keys;
-    const uint8_t *k = (const uint8_t *)(const void *)keys;
-    cls_wide_classes(snap, k, lane, groups, x.src);
-    cls_wide_classes(snap, k + 16, lane, groups, x.dst);
+        lane[8 * groups + i] = lane[i] + (uint32_t)offsetof(pal_key, dst);
+    }
+    x.src = x.cls;
+    x.dst = x.cls + 8 * groups;
+    cls_wide_classes(snap, (const uint8_t *)(const void *)keys, lane, 2 * groups, x.cls);
     if (PAL_UNLIKELY(cls_wide_services(r, keys, n, &x)))
         cls_keys6(snap, keys, n, x.src, x.dst);
     const uint32_t *tab = __atomic_load_n(&r->tab, __ATOMIC_ACQUIRE);
@@ -271,14 +301,10 @@ CLS_WIDE void cls_wide_sub_burst(const pal_snap *snap, const pal_ruleset *r, con
                 prefetch_read((const uint8_t *)cls_unit(snap->base, src[i]) + PAL_CACHE_LINE);
                 prefetch_read((const uint8_t *)cls_unit(snap->base, dst[i]) + PAL_CACHE_LINE);
             }
-        if (r->dport.n == 1 && r->sport.n == 1)
-            cls_wide_dense(snap->base, r, &x, src, dst, n, entry, false, false);
-        else if (r->sport.n == 1)
-            cls_wide_dense(snap->base, r, &x, src, dst, n, entry, true, false);
-        else if (r->dport.n == 1)
-            cls_wide_dense(snap->base, r, &x, src, dst, n, entry, false, true);
+        if (r->blocks == CLS_DENSE)
+            cls_wide_dense(snap->base, r, &x, src, dst, n, entry, CLS_DENSE);
         else
-            cls_wide_dense(snap->base, r, &x, src, dst, n, entry, true, true);
+            cls_wide_dense(snap->base, r, &x, src, dst, n, entry, r->blocks);
         return;
     }
     for (uint32_t i = 0; i < n; i++)
