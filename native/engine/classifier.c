@@ -143,6 +143,7 @@ void pal_cls_free(pal_cls *c)
 {
     if (!c)
         return;
+    cls_keep(c, false);
     while (c->n_ruleset) {
         cls_rules *r = c->ruleset[0];
         for (size_t i = c->limbo.head; i < c->limbo.n; i++)

@@ -15,6 +15,7 @@ static int changed(pal_cls *c, const pal_ruleset *pub, uint32_t at, bool drop, c
     uint32_t n = pub->n - drop + (rule != NULL);
     if (n > PAL_CLS_MAX_ENTRIES)
         return PAL_CLS_TOO_LARGE;
+    cls_keep(c, true);
     cls_rules *q = cls_get(c, sizeof *q);
     q->c = c;
     cls_content_splice(c, q, r, at, drop, rule, refs);

@@ -143,6 +143,13 @@ struct PAL_ALIGNED(PAL_CACHE_LINE) pal_reader {
 
 #define CLS_BITS_WORDS (CLS_SUPERS_MAX * CLS_SUPER * CLS_BLOCK_WORDS)
 
+#define CLS_KEPT 32
+#define CLS_KEPT_BYTES ((size_t)8 << 20)
+typedef struct cls_kept {
+    void *p;
+    size_t n;
+} cls_kept;
+
 struct pal_cls {
     pal_snap *now;   /* published */
     pal_snap stage;
@@ -156,6 +163,10 @@ struct pal_cls {
     void *slabs;
     uint8_t *slab_at;
     size_t slab_left;
+    cls_kept kept[CLS_KEPT]; /* freed blocks larger than those of slabs, for the next version of a rule set */
+    size_t kept_bytes;
+    uint32_t kept_next; /* whose turn it is to go */
+    bool keeps;
     cls_arena arena;
     cls_set *set;
     uint32_t n_set, cap_set;
@@ -182,6 +193,9 @@ void *cls_get(pal_cls *c, size_t bytes);
 void *cls_take(pal_cls *c, size_t bytes); /* the same, with anything in it */  /* zeroed */
 void cls_put(pal_cls *c, void *p, size_t bytes);
 void cls_slabs_free(pal_cls *c);
+/* From now on large blocks that are freed are kept for those of the same size that will be wanted, at most CLS_KEPT_BYTES of
+ * them: while rule sets are changed one entry at a time. Or no more, and what was kept goes. */
+void cls_keep(pal_cls *c, bool keeps);
 void *cls_grow(pal_cls *c, void *p, size_t old_bytes, size_t new_bytes);
 void cls_push(pal_cls *c, cls_u32s *l, uint32_t v);
 void cls_u32s_free(pal_cls *c, cls_u32s *l);

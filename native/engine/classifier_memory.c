@@ -18,24 +18,74 @@ static size_t round_line(size_t n) { return ((n ? n : 1) + 63) & ~(size_t)63; }
 #endif
 #define SLAB_BYTES ((size_t)2 << 20)
 
+/* What pages_get takes for n bytes: blocks that grow by a row have room for it mostly, and versions of a rule set blocks of
+ * the same size. */
+static size_t pages_size(size_t n)
+{
+    size_t unit = n >= SLAB_BYTES ? SLAB_BYTES : n >= (256u << 10) ? 16u << 10 : 64;
+    return (n + unit - 1) & ~(unit - 1);
+}
+
+static void *kept_take(pal_cls *c, size_t n)
+{
+    for (uint32_t i = 0; i < CLS_KEPT; i++)
+        if (c->kept[i].p && c->kept[i].n == n) {
+            void *p = c->kept[i].p;
+            c->kept[i].p = NULL;
+            c->kept_bytes -= n;
+            return p;
+        }
+    return NULL;
+}
+
+static void kept_drop(pal_cls *c, cls_kept *k)
+{
+    if (!k->p)
+        return;
+    free(k->p);
+    k->p = NULL;
+    c->kept_bytes -= k->n;
+    c->bytes -= k->n;
+}
+
+void cls_keep(pal_cls *c, bool keeps)
+{
+    c->keeps = keeps && SLAB_BLOCK_MAX >= 64;
+    for (uint32_t i = 0; i < CLS_KEPT && !c->keeps; i++)
+        kept_drop(c, &c->kept[i]);
+}
+
 static void *pages_get(pal_cls *c, size_t n)
 {
-    size_t align = n >= SLAB_BYTES ? SLAB_BYTES : 64;
-    n = (n + align - 1) & ~(align - 1);
-    void *p = aligned_alloc(align, n);
+    n = pages_size(n);
+    void *p = c->kept_bytes ? kept_take(c, n) : NULL;
+    if (p)
+        return p;
+    p = aligned_alloc(n >= SLAB_BYTES ? SLAB_BYTES : 64, n);
     if (!p)
         abort();
-    if (align == SLAB_BYTES)
+    if (n >= SLAB_BYTES)
         madvise(p, n, MADV_HUGEPAGE); /* a hint: nothing depends on it */
     c->bytes += n;
     return p;
 }
 
+/* Memory that has just been given back comes again as pages that the kernel must clear first: for the megabytes that a
+ * changed rule set's version has of its own, half of what the change takes. */
 static void pages_put(pal_cls *c, void *p, size_t n)
 {
-    size_t align = n >= SLAB_BYTES ? SLAB_BYTES : 64;
-    c->bytes -= (n + align - 1) & ~(align - 1);
-    free(p);
+    n = pages_size(n);
+    if (!c->keeps || n > CLS_KEPT_BYTES) {
+        c->bytes -= n;
+        free(p);
+        return;
+    }
+    cls_kept *k = &c->kept[c->kept_next++ % CLS_KEPT];
+    kept_drop(c, k);
+    while (c->kept_bytes + n > CLS_KEPT_BYTES)
+        kept_drop(c, &c->kept[c->kept_next++ % CLS_KEPT]);
+    *k = (cls_kept){p, n};
+    c->kept_bytes += n;
 }
 
 /* 64-byte aligned from 33 bytes on, 32-byte aligned below. */
@@ -109,8 +159,12 @@ void cls_slabs_free(pal_cls *c)
 
 void *cls_grow(pal_cls *c, void *p, size_t old_bytes, size_t new_bytes)
 {
-    uint8_t *q = cls_take(c, new_bytes);
     size_t kept = p ? old_bytes : 0;
+    if (kept > SLAB_BLOCK_MAX && new_bytes >= kept && pages_size(kept) == pages_size(new_bytes)) {
+        memset((uint8_t *)p + kept, 0, new_bytes - kept);
+        return p;
+    }
+    uint8_t *q = cls_take(c, new_bytes);
     if (kept)
         memcpy(q, p, kept);
     memset(q + kept, 0, new_bytes - kept);

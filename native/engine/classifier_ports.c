@@ -7,6 +7,19 @@
  */
 #include "classifier_internal.h"
 
+/* in[class] |= what, of cls[from .. to-1]: neighbours are mostly of one class. */
+static void ports_mark(uint8_t *in, const uint16_t *cls, uint32_t from, uint32_t to, uint8_t what)
+{
+    while (from < to) {
+        uint64_t four = cls[from] * 0x0001000100010001ull;
+        in[cls[from]] |= what;
+        if (from + 4 <= to && load_u64(cls + from) == four)
+            from += 4;
+        else
+            from++;
+    }
+}
+
 /* in[i]: 2 class i lies inside lo .. hi, 1 outside, 3 both. */
 static bool ports_in(const cls_ports *t, uint32_t n_cls, uint32_t lo, uint32_t hi, uint8_t *in)
 {
@@ -19,8 +32,11 @@ static bool ports_in(const cls_ports *t, uint32_t n_cls, uint32_t lo, uint32_t h
         if (all && whole[page] & all)
             continue;
         whole[page] |= all;
-        for (uint32_t i = 0; i < 256; i++)
-            in[t->cls[page * 256 + i]] |= i >= a && i < b ? 2 : 1;
+        const uint16_t *cls = t->cls + page * 256;
+        b = b < a ? a : b;
+        ports_mark(in, cls, 0, a, 1);
+        ports_mark(in, cls, a, b, 2);
+        ports_mark(in, cls, b, 256, 1);
     }
     for (uint32_t i = 0; i < n_cls; i++)
         if (in[i] == 3)

@@ -252,6 +252,7 @@ int pal_cls_ruleset_build(pal_cls *c, const pal_rule *rules, uint32_t n, const u
     }
     if (tidy && !rules_are_valid(rules, n, n_refs))
         return PAL_CLS_BAD_RULE;
+    cls_keep(c, false);
     r = cls_get(c, sizeof *r);
     r->c = c;
     cls_content_copy(c, r, &content, hash);

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from dfw.bench.groupgen import datacenter_generate
-from dfw.bench.rulegen import trace_generate
-from dfw.classbench import RuleTable
+from dfw.bench.rulegen import rules_generate, trace_generate
+from dfw.classbench import RuleTable, rule_table
 from dfw.layout import NO_MATCH, RANGE_DTYPE, addresses_v4
 from tests.support.brute import first_matches as brute_matches
 
@@ -123,3 +123,20 @@ def test_nested_sets_put_at_once_leave_nothing_of_the_way_there() -> None:
         classifier.put_set(number, ranges)
     classifier.commit()
     assert classifier.bytes - empty < 16 * 2**20
+
+
+def test_what_changes_keep_for_each_other_is_bounded_and_goes_with_the_next_build() -> None:
+    table = rule_table(rules_generate("fw", 10_000, 3))
+    classifier = core.Classifier()
+    ruleset = classifier.build(table.rules, put_sets(classifier, table, 0))
+    before = classifier.bytes
+    for at in range(0, 10_000, 250):
+        changed = table.rules[at : at + 1].copy()
+        changed["dport_lo"], changed["dport_hi"] = at, at + 1 + at % 7  # versions of different sizes
+        ruleset.replace(at, changed, table.refs).release()
+    assert before < classifier.bytes <= before + 9 * 2**20
+    ruleset.release()
+    few = rule_table(rules_generate("acl", 10, 3))
+    kept = classifier.build(few.rules, put_sets(classifier, few, 1 << 20))
+    assert classifier.bytes < before
+    kept.release()
