@@ -18,7 +18,7 @@ from dfw.compile import PAL_RANGE, AddressSet, RangeArray
 from dfw.model import Family
 from dfw.nftables.names import Numbering, occurrences
 from dfw.nftables.rows import TableRows
-from dfw.nftables.ruleset import ElementSet
+from dfw.nftables.ruleset import ElementSet, RangesKnown, ranges_wide
 
 _RANGES: Final = "-ranges"
 _Rows = npt.NDArray[np.uint8]
@@ -87,7 +87,8 @@ def _elements(key: str, number: int, ranges: RangeArray, before: AddressElements
             made.append(_changed(old, family, before.rows[family], own))
         elif len(own):
             name = f"set{number}-v{4 if family is Family.IPV4 else 6}"
-            made.append(_named(ElementSet(name, family, tuple(_pairs(own, family)))))
+            pairs = tuple(_pairs(own, family))
+            made.append(_named(ElementSet(name, family, pairs, RangesKnown(pairs, ranges_wide(pairs)))))
     if before is not None and [id(item) for item in made] == [id(item) for item in before.sets]:
         return before
     kinds = sum((2 if item.is_interval else 1) * (3 if item.family is Family.IPV6 else 1) for item in made)
@@ -114,9 +115,12 @@ def _changed(old: ElementSet, family: Family, before: _Rows, rows: _Rows) -> Ele
     shorter = min(len(before), len(rows))
     first = _alike(before[:shorter], rows[:shorter])
     last = min(_alike(before[::-1][:shorter], rows[::-1][:shorter]), shorter - first)
-    between = _pairs(rows[first : len(rows) - last], family)
-    ranges = (*old.ranges[:first], *between, *old.ranges[len(old.ranges) - last :])
-    return _named(ElementSet(old.name.removesuffix(_RANGES), family, ranges))
+    end = len(old.ranges) - last
+    gone, between = old.ranges[first:end], tuple(_pairs(rows[first : len(rows) - last], family))
+    ranges = old.ranges[:first] + between + old.ranges[end:]
+    wide = (old.known.wide if old.known else ranges_wide(old.ranges)) - ranges_wide(gone) + ranges_wide(between)
+    known = RangesKnown(ranges, wide, old.ranges, first, last)
+    return _named(ElementSet(old.name.removesuffix(_RANGES), family, ranges, known))
 
 
 def _alike(one: _Rows, other: _Rows) -> int:

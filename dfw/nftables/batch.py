@@ -16,8 +16,8 @@ from dfw.model import Family
 from dfw.nftables.attributes import NESTED, attribute_make, number_make, text_make
 from dfw.nftables.bytecode import COUNTER, rule_encode, verdict_make
 from dfw.nftables.frames import FRAME_FAMILY
-from dfw.nftables.ruleset import FAMILY, set_parse
-from dfw.nftables.update import Ranges, Update
+from dfw.nftables.ruleset import FAMILY, Ranges, set_parse
+from dfw.nftables.update import Update
 
 _NEW_CHAIN, _DELETE_CHAIN, _NEW_RULE, _DELETE_RULE, _NEW_SET, _DELETE_SET = 3, 5, 6, 8, 9, 11
 _NEW_ELEMENT, _DELETE_ELEMENT, _NEW_OBJECT, _DELETE_OBJECT = 12, 14, 18, 20

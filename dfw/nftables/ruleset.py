@@ -10,8 +10,8 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -43,6 +43,8 @@ __all__ = [
     "Helper",
     "Hook",
     "Meter",
+    "Ranges",
+    "RangesKnown",
     "Ruleset",
     "VerdictMap",
     "chain_json",
@@ -50,6 +52,7 @@ __all__ = [
     "helper_json",
     "meter_json",
     "pairs_json",
+    "ranges_wide",
     "rule_json",
     "ruleset_commands",
     "ruleset_parse",
@@ -64,22 +67,53 @@ ELEMENT_TYPES: Final = {Family.IPV4: "ipv4_addr", Family.IPV6: "ipv6_addr", None
 _FAMILIES: Final = {name: family for family, name in ELEMENT_TYPES.items()}
 
 
+Ranges = tuple[tuple[int, int], ...]
+"""First and last of each."""
+
+
+class RangesKnown(NamedTuple):
+    """What whoever made `ranges` knows of them, so that nobody has to read a hundred thousand: how many are more than
+    one address (`wide`), and that all but those between the first `same` and the last `same_end` are those of
+    `before`."""
+
+    ranges: Ranges
+    wide: int
+    before: Ranges = ()
+    same: int = 0
+    same_end: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class ElementSet:
     """A named set of addresses of one family, or (None) of ports. `ranges`: first and last of them as numbers, sorted,
-    disjoint.
+    disjoint. `known`: is believed as far as it is of these very `ranges`.
 
     One range of more than one address makes it an interval set; without, it is a hash.
     """
 
     name: str
     family: Family | None
-    ranges: tuple[tuple[int, int], ...]
+    ranges: Ranges
+    known: RangesKnown | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_interval(self) -> bool:
         """Does it hold more than single addresses?"""
-        return any(first != last for first, last in self.ranges)
+        if self.known is not None and self.known.ranges is self.ranges:
+            return self.known.wide > 0
+        return ranges_wide(self.ranges) > 0
+
+    def same_as(self, other: ElementSet) -> tuple[int, int] | None:
+        """How many of the first and of the last ranges are those of the other; None where that is not known."""
+        known = self.known
+        if known is None or known.ranges is not self.ranges or known.before is not other.ranges:
+            return None
+        return known.same, known.same_end
+
+
+def ranges_wide(ranges: Iterable[tuple[int, int]]) -> int:
+    """How many of these are more than one address."""
+    return sum(first != last for first, last in ranges)
 
 
 @dataclass(frozen=True, slots=True)

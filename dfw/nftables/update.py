@@ -19,6 +19,7 @@ from dfw.nftables.ruleset import (
     FAMILY,
     Chain,
     ElementSet,
+    Ranges,
     Ruleset,
     VerdictMap,
     chain_json,
@@ -30,7 +31,6 @@ from dfw.nftables.ruleset import (
     set_json,
 )
 
-Ranges = tuple[tuple[int, int], ...]
 _STRIDE: Final = 1000
 _Named = TypeVar("_Named", Chain, ElementSet, VerdictMap)
 
@@ -82,7 +82,7 @@ def plan_update(old: Ruleset, new: Ruleset) -> Update:
     for name, item in new_sets.items():
         if name not in sets:
             before.append({"add": {"set": set_json(table, item)}})
-        elif sets[name] is not item and sets[name] != item:
+        elif sets[name] is not item and (item.same_as(sets[name]) or sets[name] != item):
             changes.append(_set_change(sets[name], item))
     for name, chain in new_chains.items():
         known = chains.get(name)
@@ -143,11 +143,16 @@ def _map_changed(table: str, old: VerdictMap | None, new: VerdictMap) -> Iterato
 def _set_change(old: ElementSet, new: ElementSet) -> SetChange:
     if (old.family, old.is_interval) != (new.family, new.is_interval):
         raise ValueError(f"the set {new.name} as another kind of set")
-    same = _alike(old.ranges, new.ranges)
-    after = _alike(old.ranges[:same:-1], new.ranges[:same:-1])
+    same, after = new.same_as(old) or _same(old.ranges, new.ranges)
     before, wanted = (set(item.ranges[same : len(item.ranges) - after]) for item in (old, new))
     removed, added = tuple(sorted(before - wanted)), tuple(sorted(wanted - before))
     return SetChange(new.name, new.family, new.is_interval, removed, added)
+
+
+def _same(one: Ranges, other: Ranges) -> tuple[int, int]:
+    """How many of the first and of the last ones are the same, at least."""
+    same = _alike(one, other)
+    return same, _alike(one[:same:-1], other[:same:-1])
 
 
 def _alike(one: Ranges, other: Ranges) -> int:

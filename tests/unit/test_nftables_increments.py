@@ -34,7 +34,7 @@ from dfw.model import (
 from dfw.nftables import plan_update, render_ruleset, ruleset_sorted
 from dfw.nftables.render import Rendered, SomeTables
 from dfw.nftables.rows import tables_flat
-from dfw.nftables.ruleset import ElementSet, Ruleset
+from dfw.nftables.ruleset import ElementSet, RangesKnown, Ruleset
 from tests.conftest import LONG
 from tests.support.oracle_bench import policies, rule
 from tests.support.random_policies import worlds
@@ -160,6 +160,7 @@ def test_a_set_of_thousands_changes_as_if_it_were_made_anew(changes: int) -> Non
         now = render_ruleset(with_numbers(numbers), names, before=last)
         assert now == render_ruleset(with_numbers(numbers), names, names=last.names)
         (change,) = plan_update(last.ruleset, now.ruleset).sets or (None,)
+        assert_planned_as_from_nothing(last.ruleset, now.ruleset)
         before, wanted = (
             {
                 pair
@@ -179,6 +180,38 @@ def test_a_set_of_thousands_changes_as_if_it_were_made_anew(changes: int) -> Non
             == (before - wanted, wanted - before)
         )
         last = now
+
+
+def assert_planned_as_from_nothing(old: Ruleset, new: Ruleset) -> None:
+    """What the rendering knows of sets that it changed makes no other plan than reading them, and it knows of each."""
+    known = {item.name: item for item in old.sets}
+    for item in new.sets:
+        before = known.get(item.name)
+        if before is not None and before is not item and before.family is not None:
+            assert item.same_as(before) is not None and before.same_as(item) is None
+        read = ElementSet(item.name, item.family, item.ranges)
+        assert (read, read.is_interval, read.same_as(item)) == (item, item.is_interval, None)
+    bare = [replace(some, sets=tuple(replace(item, known=None) for item in some.sets)) for some in (old, new)]
+    assert plan_update(*bare) == plan_update(old, new)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_known_of_a_set_is_so(seed: int) -> None:
+    draw = random.Random(f"known {seed}")
+    last = render_ruleset(_one_rule("a", "10.9.0.0/24 10.9.2.1"), ["v"])
+    for _ in range(25):
+        hosts = [f"10.9.{draw.randrange(9)}.{draw.choice((0, 7))}" for _ in range(draw.randrange(1, 6))]
+        members = " ".join(f"{text}/24" if text.endswith(".0") and draw.random() < 0.5 else text for text in hosts)
+        now = render_ruleset(_one_rule("a", members), ["v"], before=last)
+        assert_planned_as_from_nothing(last.ruleset, now.ruleset)
+        last = now
+
+
+def test_what_is_known_of_other_ranges_is_not_believed() -> None:
+    pairs = ((1, 1), (4, 9))
+    item = ElementSet("a", Family.IPV4, pairs, RangesKnown(pairs, 1, ((1, 1),), 1, 0))
+    assert item.is_interval and item.same_as(ElementSet("a", Family.IPV4, pairs[:1])) is None
+    assert not replace(item, ranges=((3, 3),)).is_interval and replace(item, name="b").is_interval
 
 
 @pytest.mark.parametrize("sizes", [(0, 1), (1, 0), (1000, 1000), (2500, 2501), (3000, 1999), (1001, 3001)])
