@@ -12,56 +12,19 @@ import errno
 import gc
 import os
 import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import click
 
-from dfw import logs
+from dfw import __version__, logs
+from dfw.settings import FOR_ALL, check_names, load_settings, with_settings
 from dfw.verbs import verb_source, verb_summary, verb_table
-
-SYSTEM_SETTINGS: Final = Path("/etc/palisade/palisade.toml")
-LOCAL_SETTINGS: Final = Path("palisade.toml")
 
 DONE: Final = 0
 NO: Final = 1
 BAD_INPUT: Final = 2
 LACKING: Final = 3
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
-
-
-def load_settings(paths: tuple[Path, ...] = (SYSTEM_SETTINGS, LOCAL_SETTINGS)) -> dict[str, Any]:
-    """Settings from the system's file, then ./palisade.toml, which wins.
-
-    Keys are option names with `_`; a verb's own stand in the table with its name. Raises click.UsageError when a file
-    cannot be read or is not TOML.
-    """
-    settings: dict[str, Any] = {}
-    for path in paths:
-        if not path.is_file():
-            continue
-        import tomllib
-
-        try:
-            found = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise click.UsageError(f"{path}: {error}") from error
-        merge_settings(settings, found)
-    return settings
-
-
-def merge_settings(into: dict[str, Any], found: Mapping[str, Any]) -> None:
-    """Lay `found` over `into`, table by table. `-` and `_` in names mean the same."""
-    for name, value in found.items():
-        key = name.replace("-", "_")
-        if isinstance(value, dict):
-            table = into.get(key)
-            if not isinstance(table, dict):
-                table = into[key] = {}
-            merge_settings(table, value)
-        else:
-            into[key] = value
 
 
 class VerbGroup(click.Group):
@@ -84,7 +47,7 @@ class VerbGroup(click.Group):
         command = point.load()
         if not isinstance(command, click.Command):
             raise TypeError(f"{point.value} is not a command")
-        return command
+        return with_settings(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of verbs in `--help`, made without importing any of them."""
@@ -116,8 +79,9 @@ Examples:
   palisade doctor
 
 \b
-Settings: flag, then PALISADE_<OPTION> (PALISADE_<VERB>_<OPTION> for a verb's own), then ./palisade.toml, then
-/etc/palisade/palisade.toml. NO_COLOR is honoured. `palisade VERB --help` has an example for each verb."""
+Settings: flag, then PALISADE_<VERB>_<OPTION> (PALISADE_OUTPUT for all verbs), then ./palisade.toml (a verb's options
+in the table with its name), then /etc/palisade/palisade.toml. NO_COLOR is honoured. `palisade VERB --help` has an
+example for each verb."""
 
 
 @click.group(
@@ -135,6 +99,7 @@ Settings: flag, then PALISADE_<OPTION> (PALISADE_<VERB>_<OPTION> for a verb's ow
 @click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Log lines on stderr."
 )
+@click.version_option(__version__, message="palisade %(version)s", help="The version, and no more; see `version`.")
 @click.pass_context
 def palisade(ctx: click.Context, verbose: int, log_format: str) -> None:
     """A distributed firewall for Linux hosts, in the style of VMware NSX under a vSphere Supervisor."""
@@ -160,6 +125,8 @@ def run(arguments: list[str]) -> int:
     """Run one command line. Returns its exit status; messages for the user are on stderr."""
     try:
         settings = load_settings()
+        own = {option.name for option in palisade.params if option.name}
+        check_names(settings, own | {FOR_ALL} | {name.replace("-", "_") for name in verb_table()}, "at the top")
         result = palisade.main(arguments, prog_name="palisade", standalone_mode=False, default_map=settings)
         return result if isinstance(result, int) and not isinstance(result, bool) else DONE
     except click.exceptions.Exit as error:

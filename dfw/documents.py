@@ -311,12 +311,14 @@ def value_text(value: object) -> str:
 
 
 _SPACE = re.compile(r"[ \t\r\n]*")
+# Between documents; `---` is YAML's, and what many write between JSON documents too.
+_BETWEEN = re.compile(r"(?:[ \t\r\n]|^---(?=[ \t\r\n]|\Z))*", re.MULTILINE)
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?", re.ASCII)
 _WORDS: tuple[tuple[str, Scalar], ...] = (("true", True), ("false", False), ("null", None))
 
 
 class _Json:
-    """RFC 8259 with places; one document, or several after each other."""
+    """RFC 8259 with places; one document, or several after each other, with or without `---` between them."""
 
     def __init__(self, text: str, file: str, problems: list[Problem]) -> None:
         self.text = text
@@ -329,14 +331,14 @@ class _Json:
         self.starts = [0, *(found.end() for found in re.finditer("\n", text))]
 
     def documents(self) -> Iterator[Node]:
-        position = self._skip(0)
+        position = self._skip(0, _BETWEEN)
         while position < len(self.text):
             node, position = self._value(position, 1)
             yield node
-            position = self._skip(position)
+            position = self._skip(position, _BETWEEN)
 
-    def _skip(self, position: int) -> int:
-        found = _SPACE.match(self.text, position)
+    def _skip(self, position: int, what: re.Pattern[str] = _SPACE) -> int:
+        found = what.match(self.text, position)
         return found.end() if found else position
 
     def _place(self, position: int) -> tuple[int, int]:

@@ -27,19 +27,23 @@ def schema_files() -> dict[str, Traversable]:
 
 
 @click.command
-@click.argument("verb", required=False)
-def schema(verb: str | None) -> None:
+@click.argument("verb", nargs=-1)
+def schema(verb: tuple[str, ...]) -> None:
     """Print the JSON Schema of a verb's output, or list the verbs that have one.
 
     \b
     Examples:
       palisade schema
       palisade schema version
+      palisade schema lab status
     """
     found = schema_files()
-    if verb is None:
+    words = " ".join(verb).replace("-", " ").split()
+    if not words:
         click.echo("\n".join(found))
         return
-    if verb not in found:
-        raise click.UsageError(f"'{verb}' has no schema; these have one: {', '.join(found)}")
-    click.echo(found[verb].read_text(encoding="utf-8"), nl=False)
+    # `bench conntrack` has the schema of `bench`, `bench lab` one of its own.
+    name = next((name for n in range(len(words), 0, -1) if (name := "-".join(words[:n])) in found), None)
+    if name is None:
+        raise click.UsageError(f"'{' '.join(verb)}' has no schema; these have one: {', '.join(found)}")
+    click.echo(found[name].read_text(encoding="utf-8"), nl=False)

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 import click
 
-from dfw.verbs import AGENT_GROUP, BENCH_GROUP, verb_table
+from dfw.settings import with_settings
+from dfw.verbs import AGENT_GROUP, BENCH_GROUP, verb_summary, verb_table
 
 
 class VerbGroup(click.Group):
@@ -25,8 +26,15 @@ class VerbGroup(click.Group):
         brought = verb_table(self.brought).get(cmd_name)
         if found is None and brought is not None:
             command: click.Command = brought.load()
-            return command
+            return with_settings(command)
         return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands in `--help`; what other packages bring is not imported for it."""
+        own = {name: command.get_short_help_str(limit=150) for name, command in self.commands.items()}
+        others = {name: verb_summary(point) or "" for name, point in verb_table(self.brought).items()}
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted({**others, **own}.items()))
 
 
 class BenchGroup(VerbGroup):

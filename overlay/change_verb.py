@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dfw.cli import DONE, NO
+from dfw.output import emit, output_option
 from overlay.lab_known import lab_known, lab_reported, name_option
 from overlay.which_agents import NAMED_BY_RUN, agent_lacks, lone_agent, run_option
 
@@ -121,14 +122,23 @@ def apply(
 @click.option("--list", "listed", is_flag=True, help="Show the revisions that are kept.")
 @click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
-def rollback(revision: int | None, name: str | None, run: Path | None, listed: bool, dry_run: bool, quiet: bool) -> int:
+@output_option
+def rollback(
+    revision: int | None,
+    name: str | None,
+    run: Path | None,
+    listed: bool,
+    dry_run: bool,
+    quiet: bool,
+    output: str,
+) -> int:
     """Go back to what a lab or host was at an earlier REVISION, as a new revision.
 
     Pods that were migrated stay where they are. The last 16 revisions are kept.
 
     \b
     Examples:
-      palisade rollback --list
+      palisade rollback --list -o json
       palisade rollback 3 --dry-run
     """
     from overlay import lab_change
@@ -143,13 +153,13 @@ def rollback(revision: int | None, name: str | None, run: Path | None, listed: b
         with host_reported():
             if revision is None:
                 place = host_change.read_place(agent)
-                click.echo(_listed(place, place.revision))
+                emit(_listed(place, place.revision), output, _list_text)
             else:
                 _tell_host(host_change.rollback(agent, revision, dry_run=dry_run), dry_run, begun)
         return DONE
     paths, record = lab_known(name, NAMED_BY_RUN)
     if revision is None:
-        click.echo(_listed(paths, record.revision))
+        emit(_listed(paths, record.revision), output, _list_text)
         return DONE
     with lab_reported():
         done = lab_change.rollback(paths, revision, dry_run=dry_run, steps=Steps(quiet))
@@ -186,21 +196,36 @@ def _tell_pending(pending: PendingRecord | None, which: str) -> None:
         click.echo(f"revision {pending.base} comes back in {left:.3g} s unless you say {again}")
 
 
-def _listed(paths: Keeps, now: int) -> str:
-    from dfw.output import render_table
+def _listed(paths: Keeps, now: int) -> list[dict[str, Any]]:
     from overlay.lab_revision import RevisionError, revision_numbers, revision_read
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for number in revision_numbers(paths):
+        row: dict[str, Any] = {"revision": number, "now": number == now, "at": None, "by": None, "files": []}
+        row["error"] = None
         try:
             found = revision_read(paths, number)
         except RevisionError as error:
-            rows.append([number, "", str(error), ""])
-            continue
-        at = found.at.strftime("%Y-%m-%d %H:%M:%S")
-        mark = f"{number} (now)" if number == now else str(number)
-        rows.append([mark, at, found.what, ", ".join(item.file for item in found.files)])
-    return render_table(["revision", "at (UTC)", "by", "files"], rows)
+            row["error"] = str(error)
+        else:
+            row.update(at=found.at.isoformat(), by=found.what, files=[item.file for item in found.files])
+        rows.append(row)
+    return rows
+
+
+def _list_text(rows: list[dict[str, Any]]) -> str:
+    from dfw.output import render_table
+
+    cells = [
+        [
+            f"{row['revision']} (now)" if row["now"] else str(row["revision"]),
+            "" if row["at"] is None else row["at"][:19].replace("T", " "),
+            row["error"] or row["by"],
+            ", ".join(row["files"]),
+        ]
+        for row in rows
+    ]
+    return render_table(["revision", "at (UTC)", "by", "files"], cells)
 
 
 @click.command

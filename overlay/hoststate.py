@@ -41,10 +41,10 @@ class _Struct(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class VnicState(_Struct, frozen=True):
-    """A workload's card. `ips`: `address/length`. `gateways`: of its default routes. `netns`: where its interface is to
-    be, None where nothing is attached. `table`: of its rules; `ether`: of its layer-2 rules, None for none. `routes`:
-    `PREFIX via ADDRESS`, of a vNIC whose kernel routes. `arriving`: it is still behind this TEP, and on its way here:
-    its rules are made ready, and nothing else."""
+    """A workload's card. `ips`: `address/length`. `gateways`: of its default routes; 0.0.0.0 or ::, everybody is on its
+    link. `netns`: where its interface is to be, None where nothing is attached. `table`: of its rules; `ether`: of its
+    layer-2 rules, None for none. `routes`: `PREFIX via ADDRESS`, of a vNIC whose kernel routes. `arriving`: it is still
+    behind this TEP, and on its way here: its rules are made ready, and nothing else."""
 
     name: str
     mac: str

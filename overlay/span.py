@@ -15,6 +15,7 @@ from typing import NamedTuple, TypedDict
 import numpy as np
 from msgspec.structs import replace
 
+from dfw.assign import PODS_SEGMENT
 from dfw.compile import Compiled, RuleTable, compile_policy
 from dfw.compile_ether import EtherTable
 from dfw.enforcer import timer_seconds
@@ -56,6 +57,7 @@ from overlay.service_router import ServiceRouter, service_routers, world_routed
 
 UNDERLAY_MTU = 1700
 WORKLOAD_MTU = 1500
+ON_LINK = {Family.IPV4: "0.0.0.0", Family.IPV6: "::"}  # a default route without a gateway
 GENEVE_OPTIONS = 16  # room that is kept for options (docs/geneve-options.md)
 
 
@@ -368,12 +370,20 @@ class VnicNetwork(TypedDict):
 
 
 def vnic_network(port: Port, segment: Segment, host: Host, underlay_mtu: int) -> VnicNetwork:
-    """A vNIC's addresses, its default routes, and what it may send in one packet."""
+    """A vNIC's addresses, its default routes, and what it may send in one packet.
+
+    Addresses that no subnet of the segment holds (Pods' as their manifests have them) know no neighbour by their
+    length: without a gateway either, all the world is on their link.
+    """
     subnets = {subnet.family: subnet for subnet in segment.subnets}
-    gateways = [gateway_address(subnet) for subnet in segment.subnets] if segment.gateway is not None else []
+    if segment.gateway is not None:
+        gateways = [str(address) for address in map(gateway_address, segment.subnets) if address is not None]
+    else:
+        families = dict.fromkeys(ip.family for ip in port.ips)
+        gateways = [ON_LINK[family] for family in families if segment.name == PODS_SEGMENT or family not in subnets]
     return {
         "ips": tuple(f"{ip}/{_length(ip, subnets.get(ip.family))}" for ip in port.ips),
-        "gateways": tuple(str(address) for address in gateways if address is not None),
+        "gateways": tuple(gateways),
         "mtu": min(WORKLOAD_MTU, underlay_mtu - overhead(host.tep.family)),
     }
 

@@ -18,6 +18,8 @@ from overlay.hoststate import VnicState
 
 IFA_F_NODAD: Final = 0x02  # linux/if_addr.h: the address is the fabric's to give, nobody else can have it
 RTNH_F_ONLINK: Final = 4  # linux/rtnetlink.h: the gateway answers on this link, whatever the addresses say
+RT_SCOPE_LINK: Final = 253  # linux/rtnetlink.h: who is meant is on this link
+ON_LINK_GATEWAYS: Final = frozenset({"0.0.0.0", "::"})  # no gateway: all destinations are on the link
 _FORWARDING: Final = ("/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding")
 FAMILY_OF_VERSION: Final = {4: 2, 6: 10}  # AF_INET, AF_INET6
 
@@ -66,7 +68,8 @@ def plan_vnic(vnic: VnicState, seen: VnicSeen) -> tuple[VnicStep, ...]:
     wanted = [ip for ip in vnic.ips if seen.has_ipv6 or ":" not in ip]
     gateways = [ip for ip in vnic.gateways if any((":" in ip) == (":" in own) for own in wanted)]
     routes = [route for route in vnic.routes if seen.has_ipv6 or ":" not in route]
-    steps = [VnicStep("gateway-remove", ip) for ip in sorted(seen.gateways - set(gateways))]
+    # A default route without a gateway may be the workload's own; a gateway takes its place.
+    steps = [VnicStep("gateway-remove", ip) for ip in sorted(seen.gateways - set(gateways) - ON_LINK_GATEWAYS)]
     if routes:  # a workload's own routes are its own
         steps += [VnicStep("route-remove", route) for route in sorted(seen.routes - set(routes))]
     steps += [VnicStep("ip-remove", ip) for ip in sorted(seen.ips - set(wanted))]
@@ -120,19 +123,19 @@ def _look(netlink: Any, interface: str) -> VnicSeen:
         row
         for family in FAMILY_OF_VERSION.values()
         for row in netlink.route("dump", family=family, table=254)
-        if row.get_attr("RTA_OIF") == index and row.get_attr("RTA_GATEWAY")
+        if row.get_attr("RTA_OIF") == index
     ]
     return VnicSeen(
         index,
         int(link.get_attr("IFLA_MTU")),
         bool(link["flags"] & 1),
         ips,
-        frozenset(_text(row.get_attr("RTA_GATEWAY")) for row in rows if row["dst_len"] == 0),
+        frozenset(_gateway(row) for row in rows if row["dst_len"] == 0),
         ipv6_is_on(interface),
         frozenset(
             f"{_text(row.get_attr('RTA_DST'))}/{row['dst_len']} via {_text(row.get_attr('RTA_GATEWAY'))}"
             for row in rows
-            if row["dst_len"] != 0
+            if row["dst_len"] != 0 and row.get_attr("RTA_GATEWAY")
         ),
         all(path.read_text(encoding="ascii").strip() == "1" for path in map(Path, _FORWARDING) if path.exists()),
     )
@@ -144,6 +147,10 @@ def ipv6_is_on(interface: str) -> bool:
         return Path(f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6").read_text(encoding="ascii").strip() == "0"
     except OSError:
         return False
+
+
+def _gateway(row: Any) -> str:
+    return _text(row.get_attr("RTA_GATEWAY") or ("0.0.0.0" if row["family"] == FAMILY_OF_VERSION[4] else "::"))
 
 
 def _text(address: str) -> str:
@@ -188,8 +195,11 @@ def _step(netlink: Any, index: int, step: VnicStep) -> None:
     else:
         prefix, _, gateway = step.value.rpartition(" via ")
         ip = ip_interface(gateway)
-        common = {"gateway": gateway, "oif": index, "family": FAMILY_OF_VERSION[ip.version]}
-        common["dst"] = prefix or _everything(ip.version)
+        common = {"oif": index, "family": FAMILY_OF_VERSION[ip.version], "dst": prefix or _everything(ip.version)}
+        if gateway in ON_LINK_GATEWAYS:
+            netlink.route("replace", scope=RT_SCOPE_LINK, **common)
+            return
+        common["gateway"] = gateway
         if step.what.endswith("-add"):
             netlink.route("replace", flags=RTNH_F_ONLINK, **common)
         else:

@@ -22,7 +22,8 @@ _LONE = "palisade agent run, or --run DIR"
 
 def lab_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--lab`: whose hosts."""
-    return click.option("--lab", metavar="NAME", help="Which lab; default: the only one running.")(function)
+    text = "Which lab; default: the only one running."
+    return click.option("--lab", metavar="NAME", envvar="PALISADE_LAB_NAME", help=text)(function)
 
 
 def run_option(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,8 +10,10 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
+from dfw.schema import schema_files
 from overlay import lab_agents
 from overlay.enter import run_in
 from overlay.lab_record import lab_locked, record_read
@@ -92,6 +94,9 @@ def test_a_policy_alone_leaves_workloads_as_they_are(begun: Lab, tmp_path: Path)
     assert "as it was" in begun.verb("rollback", "1")
     listed = begun.verb("rollback", "--list")
     assert "rollback to 1" in listed and "3 (now)" in listed
+    rows = json.loads(begun.verb("rollback", "--list", "-o", "json"))
+    jsonschema.validate(rows, json.loads(schema_files()["rollback"].read_text(encoding="utf-8")))
+    assert [row["revision"] for row in rows if row["now"]] == [3]
     assert "keeps no revision 9; it keeps 1, 2, 3" in begun.verb("rollback", "9", status=2) + begun.errors
 
 

@@ -37,12 +37,9 @@ def steps(data: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def manifests(step: Mapping[str, Any]) -> str:
-    """A step's cluster, its pods in turn on both hosts, and one segment for all."""
-    subnet = {"name": "pods", "vni": 5001, "subnets": ["192.168.0.0/16"]}
+    """A step's cluster, its pods in turn on both hosts; no segment is given for their addresses."""
     hosts = [{"name": name, "tep": f"172.16.0.{11 + at}"} for at, name in enumerate(HOSTS)]
-    found: list[dict[str, Any]] = [
-        {"apiVersion": "palisade.internal/v1alpha1", "kind": "Inventory", "hosts": hosts, "segments": [subnet]}
-    ]
+    found: list[dict[str, Any]] = [{"apiVersion": "palisade.internal/v1alpha1", "kind": "Inventory", "hosts": hosts}]
     found += [namespace(name, **own) for name, own in step["namespaces"].items()]
     for at, item in enumerate(step["pods"]):
         ports = [(port["name"], port["port"], port["protocol"]) for port in item["Ports"]]

@@ -65,6 +65,20 @@ def test_an_interface_is_set_up_and_once_is_enough(namespaces: list[str]) -> Non
     os.close(number)
 
 
+def test_everybody_is_on_the_link_of_an_interface_without_a_gateway(namespaces: list[str]) -> None:
+    alone = VnicState("x", VNIC.mac, ("10.0.0.1/32", "fd00::1/128"), 0, 0, (0,) * 11, gateways=("0.0.0.0", "::"))
+    number = run_in(namespaces[0], lambda: tap("eth0", alone.mac))
+    apply_vnic(namespaces[0], alone)
+    assert apply_vnic(namespaces[0], alone) == ()
+    assert "192.0.2.1 dev eth0" in run(namespaces[0], "ip", "route", "get", "192.0.2.1")
+    if read_vnic(namespaces[0], "eth0").has_ipv6:
+        assert "2001:db8::1 from :: dev eth0" in run(namespaces[0], "ip", "-6", "route", "get", "2001:db8::1")
+    routed = VnicState("x", VNIC.mac, ("10.1.1.11/24",), 0, 0, (0,) * 11, gateways=("10.1.1.1",))
+    apply_vnic(namespaces[0], routed)
+    assert "via 10.1.1.1" in run(namespaces[0], "ip", "route", "get", "192.0.2.1")
+    os.close(number)
+
+
 def test_a_frame_from_a_tep_reaches_the_others_tap(namespaces: list[str]) -> None:
     """Tier A's wires: a packet that we write into one host's tep0 is routed through the underlay into the other's."""
     one, two = namespaces

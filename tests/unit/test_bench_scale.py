@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from random import Random
+from subprocess import CompletedProcess
 
 import jsonschema
 import pytest
@@ -25,6 +27,13 @@ def test_small_run(hostile: bool) -> None:
     jsonschema.Draft202012Validator(schema).validate(result)
     assert result["verified"] and result["checked"] == 40
     assert result["largest_set"] >= (60 if hostile else 1)
+
+
+def test_classify_has_the_shape_that_its_schema_says(palisade: Callable[..., CompletedProcess[str]]) -> None:
+    done = palisade("bench", "classify", "--synthetic", "fw", "--count", "100", "--headers", "5000", "-o", "json")
+    assert done.returncode == 0, done.stderr
+    schema = json.loads(schema_files()["bench"].read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator(schema).validate(json.loads(done.stdout))
 
 
 def loaded(cluster: Cluster) -> tuple[PolicyState, DecodedReader]:

@@ -222,6 +222,64 @@ def test_settings_that_are_not_toml_are_bad_input(palisade: Run, tmp_path: Path)
     assert "palisade.toml" in done.stderr
 
 
+POLICY = "resource_type: SecurityPolicy\nid: p\ncategory: Application\nrules: [{id: r, action: DROP}]\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A policy and two workloads."""
+    ports = "ports: [{name: a, ips: [10.0.0.1]}, {name: b, ips: [10.0.0.2]}]"
+    (tmp_path / "p.yaml").write_text(POLICY)
+    (tmp_path / "i.yaml").write_text(f"apiVersion: palisade.internal/v1alpha1\nkind: Inventory\n{ports}\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("files", ["['p.yaml', 'i.yaml']", "'p.yaml'"])
+def test_settings_are_called_as_options_are(palisade: Run, folder: Path, files: str) -> None:
+    """Whatever the function calls its argument: `--policy`, so `policy` in the file, and PALISADE_MATRIX_POLICY."""
+    (folder / "palisade.toml").write_text(f"output = 'json'\n[matrix]\npolicy = {files}\ninventory = ['i.yaml']\n")
+    done = palisade("matrix", "--ports", "udp/53", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert {row["by"] for row in json.loads(done.stdout)} == {
+        None,
+        "/infra/domains/default/security-policies/p/rules/r",
+    }
+
+
+def test_variables_are_called_as_options_are(palisade: Run, folder: Path) -> None:
+    given = {"PALISADE_MATRIX_POLICY": "p.yaml", "PALISADE_MATRIX_INVENTORY": "i.yaml", "PALISADE_OUTPUT": "json"}
+    done = palisade("matrix", cwd=folder, env={**os.environ, **given})
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) == 4
+    own = palisade("matrix", cwd=folder, env={**os.environ, **given, "PALISADE_MATRIX_OUTPUT": "yaml"})
+    assert own.stdout.startswith("- from: a\n")
+    assert palisade("matrix", "-o", "table", cwd=folder, env={**os.environ, **given}).stdout.startswith("tcp/80")
+
+
+def test_a_setting_of_a_group_is_for_its_commands(palisade: Run, tmp_path: Path) -> None:
+    (tmp_path / "palisade.toml").write_text("[lab]\nname = 'one'\n[lab.exec]\nname = 'two'\n")
+    environment = {**os.environ, "PALISADE_RUN": str(tmp_path)}
+    assert "no lab one" in palisade("lab", "status", cwd=tmp_path, env=environment).stderr
+    assert "no lab two" in palisade("lab", "exec", "pod", "true", cwd=tmp_path, env=environment).stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[matrix]\nportz = 'udp/53'\n", "[matrix]: there is no setting 'portz'; did you mean ports?"),
+        ("[matrx]\n", "at the top: there is no setting 'matrx'; did you mean matrix?"),
+        ("workers = 2\n", "at the top: there is no setting 'workers'"),
+        ("matrix = 2\n", "the settings of matrix are a table, [matrix]"),
+        ("output = 'xml'\n", "'xml' is not one of"),
+    ],
+)
+def test_settings_that_mean_nothing_are_bad_input(palisade: Run, folder: Path, text: str, says: str) -> None:
+    (folder / "palisade.toml").write_text(text)
+    done = palisade("matrix", "--policy", "p.yaml", "--policy", "i.yaml", cwd=folder)
+    assert done.returncode == cli.BAD_INPUT
+    assert says in done.stderr
+
+
 def check_schema(verb: str, text: str) -> None:
     """Assert that a verb's JSON output is what its schema says."""
     schema = json.loads(schema_files()[verb].read_text(encoding="utf-8"))
@@ -276,6 +334,21 @@ def test_schemas_are_schemas_of_verbs(palisade: Run) -> None:
         # `bench-NAME.json` and the like belong to a verb with several shapes.
         assert name.split("-")[0] in cli.verb_table()
         jsonschema.Draft202012Validator.check_schema(json.loads(palisade("schema", name).stdout))
+
+
+def test_schema_takes_a_command_as_it_is_written(palisade: Run) -> None:
+    assert palisade("schema", "lab", "status").stdout == palisade("schema", "lab-status").stdout
+    assert palisade("schema", "lab status").stdout == palisade("schema", "lab-status").stdout
+    assert palisade("schema", "bench", "conntrack").stdout == palisade("schema", "bench").stdout
+    assert palisade("schema", "lab", "up").returncode == cli.BAD_INPUT
+
+
+def test_help_of_bench_imports_no_lab() -> None:
+    assert not {name for name in loaded_by("bench", "--help") if name.startswith(("overlay.", "numpy"))}
+
+
+def test_version_is_an_option_too(palisade: Run) -> None:
+    assert palisade("--version").stdout.splitlines() == palisade("version").stdout.splitlines()[:1]
 
 
 SIGNS = [("bash", "complete -o"), ("zsh", "#compdef palisade"), ("fish", "complete ")]

@@ -295,3 +295,13 @@ def test_only_policy_errors_come_out_of_any_bytes(data: bytes) -> None:
 @given(FRAGMENTS)
 def test_only_policy_errors_come_out_of_broken_documents(text: str) -> None:
     read_or_refused(text.encode())
+
+
+@pytest.mark.parametrize("file", ["f.json", "f.yaml", "-"])
+def test_json_documents_may_have_a_line_of_dashes_between_them(file: str) -> None:
+    assert plain('---\n{"a": "---"}\n--- \n{"a": 2}\n---\n', file) == [{"a": "---"}, {"a": 2}]
+
+
+def test_dashes_within_a_json_document_or_a_line_are_refused() -> None:
+    assert refused('{"a":\n---\n1}', "f.json").line == 2
+    assert refused('{"a": 1} ---\n{"a": 2}', "f.json").column == 10

@@ -168,6 +168,33 @@ def test_a_card_is_where_it_is_attached(world: PolicySet) -> None:
     assert vnic.mtu == 1450 - 66  # outer IPv4, UDP, Geneve with options, inner Ethernet
 
 
+def test_addresses_of_no_subnet_are_on_one_link(tmp_path: Path) -> None:
+    """Pods as their manifests have them, and ports without a segment: no length says who is a neighbour."""
+    (tmp_path / "f.yaml").write_text("""\
+apiVersion: palisade.internal/v1alpha1
+kind: Inventory
+hosts: [{name: h}]
+segments: [{name: s, subnets: [10.1.1.0/24]}]
+ports: [{name: one, segment: s, ips: [10.1.1.11, "2001:db8::1"]}, {name: two, segment: s}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: a, namespace: x}
+status: {podIPs: [{ip: 10.0.0.1}, {ip: "fd00::1"}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b, namespace: x}
+""")
+    vnics = resolve_span(load([str(tmp_path / "f.yaml")]).world, 1, {})["h"].vnics
+    assert {vnic.name: vnic.gateways for vnic in vnics} == {
+        "one": ("::",),  # its segment has a subnet of IPv4 only
+        "two": (),
+        "x/a": ("0.0.0.0", "::"),
+        "x/b": ("0.0.0.0",),  # its own address is of a subnet, x/a's is not
+    }
+
+
 def test_the_file_holds_the_state(world: PolicySet, tmp_path: Path) -> None:
     state = resolve_span(world, 3, {})["h1"]
     state_write(tmp_path / "desired.json", state)

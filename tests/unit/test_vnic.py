@@ -99,3 +99,18 @@ def test_tier_a_leaves_the_tep_to_the_tap_and_answers_for_it() -> None:
 def test_a_socket_has_the_tep_on_the_underlay_interface(tier: str) -> None:
     rows = [(step.what, step.interface, step.value) for step in plan_uplink(tier, "ul0", "172.16.0.11", (), 1700)]
     assert rows == [("address", "ul0", "172.16.0.11/32"), ("up", "ul0", "")]
+
+
+ON_LINK = msgspec.structs.replace(VNIC, ips=("10.0.0.1/32", "fd00::1/128"), gateways=("0.0.0.0", "::"))
+
+
+def test_where_everybody_is_on_the_link_a_default_route_needs_no_gateway() -> None:
+    assert steps(ON_LINK, VnicSeen(2, 1500))[-2:] == [("gateway-add", "0.0.0.0"), ("gateway-add", "::")]
+    seen = VnicSeen(2, 1500, True, frozenset(ON_LINK.ips), frozenset({"0.0.0.0", "::"}))
+    assert steps(ON_LINK, seen) == []
+
+
+def test_a_default_route_without_a_gateway_is_replaced_and_never_taken_away() -> None:
+    seen = VnicSeen(2, 1500, True, frozenset(VNIC.ips), frozenset({"0.0.0.0", "::"}))
+    assert steps(VNIC, seen) == [("gateway-add", "10.1.1.1"), ("gateway-add", "2001:db8:1::1")]
+    assert steps(msgspec.structs.replace(VNIC, gateways=()), seen) == []
