@@ -8,7 +8,7 @@ those of the packet path's step 4 (docs/packet-path.md); what is neither IP nor 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from ipaddress import IPv6Address, ip_address, ip_interface
 from typing import Final
 
@@ -21,19 +21,21 @@ _PORTS: Final = f"{{ {VXLAN_PORT}, {GENEVE_PORT} }}"  # of tunnels
 _UNSPECIFIED_ND: Final = "133, 135, 131, 132, 143"  # may come from ::
 
 
-def render_ends(state: HostState, numbers: Mapping[str, int]) -> str:
-    """Text for nft that puts both tables in the place of those before, in one transaction."""
-    return "\n".join([*_bridge_table(state, numbers), *_inet_table(state, numbers), ""])
+def render_ends(state: HostState, numbers: Mapping[str, int], closed: Collection[str] = ()) -> str:
+    """Text for nft that puts both tables in the place of those before, in one transaction. `closed`: vNICs that send
+    and get nothing at all."""
+    return "\n".join([*_bridge_table(state, numbers, closed), *_inet_table(state, numbers, closed), ""])
 
 
-def _bridge_table(state: HostState, numbers: Mapping[str, int]) -> Iterator[str]:
+def _bridge_table(state: HostState, numbers: Mapping[str, int], closed: Collection[str]) -> Iterator[str]:
     cards = {vnic.name: f'"{card_name(numbers[vnic.name])}"' for vnic in state.vnics}
     yield from _begin("bridge")
     yield from _map("senders", "ifname : mark", [f"{cards[v.name]} : {numbers[v.name] << 16}" for v in state.vnics])
-    yield from _receiver_chains(numbers)
+    yield from _receiver_chains(numbers, closed)
     for vnic in state.vnics:
         yield f" chain guard-{numbers[vnic.name]} {{"
-        yield from (f"  {line}" for line in _guard(vnic, state.gateway_mac))
+        guard = ["drop"] if vnic.name in closed else _guard(vnic, state.gateway_mac)
+        yield from (f"  {line}" for line in guard)
         yield " }"
     yield from _map(
         "receivers", "ifname : verdict", [f"{cards[v.name]} : goto to-{numbers[v.name]}" for v in state.vnics]
@@ -66,9 +68,9 @@ def _bridge_table(state: HostState, numbers: Mapping[str, int]) -> Iterator[str]
 CARD_ANY: Final = "pv*"
 
 
-def _inet_table(state: HostState, numbers: Mapping[str, int]) -> Iterator[str]:
+def _inet_table(state: HostState, numbers: Mapping[str, int], closed: Collection[str]) -> Iterator[str]:
     yield from _begin("inet")
-    yield from _receiver_chains(numbers)
+    yield from _receiver_chains(numbers, closed)
     for version, kind in ((4, "ipv4_addr"), (6, "ipv6_addr")):
         pairs = [
             f'"{bridge_name(state.segments[item.segment].vni)}" . {item.ip} : goto to-{numbers[item.vnic]}'
@@ -148,9 +150,10 @@ def _set(items: Sequence[str], is_in: bool) -> str:
     return f"{operator}{items[0]}" if len(items) == 1 else f"{operator}{{ {', '.join(items)} }}"
 
 
-def _receiver_chains(numbers: Mapping[str, int]) -> Iterator[str]:
-    for number in numbers.values():
-        yield f" chain to-{number} {{ meta mark set meta mark & 0xffff0000 | {number}; }}"
+def _receiver_chains(numbers: Mapping[str, int], closed: Collection[str]) -> Iterator[str]:
+    for name, number in numbers.items():
+        does = "drop" if name in closed else f"meta mark set meta mark & 0xffff0000 | {number}"
+        yield f" chain to-{number} {{ {does}; }}"
 
 
 def _begin(family: str) -> Iterator[str]:

@@ -85,7 +85,7 @@ class KernelHost:
         self.mark_staged(state, staged)
         self._rules(rendered.ruleset)
         self.rendered, self.memory.names, self.state = rendered, rendered.names, state
-        self._put_ends(render_ends(state, numbers))
+        self._put_ends(render_ends(state, numbers, unenforced_vnics(state)))
         self.generation = self.link.generation()
         self.end_refused(compiled)
         self.mark_staged(state, staged)

@@ -15,6 +15,7 @@ from dfw import cli
 from overlay.ask import agent_ask
 from overlay.hoststate import HostState, state_read, state_write
 from overlay.lab_record import LabPaths
+from tests.netns.test_lab_ether import OPEN, frame, heard, wire_of
 from tests.netns.test_lab_nftables import connected, lab_test, pod_socket, shop_by_kernel, shown
 from tests.netns.test_lab_probe import run  # noqa: F401 (a fixture)
 from tests.support.patience import PATIENCE
@@ -133,10 +134,14 @@ def test_what_a_kernel_cannot_enforce_stops_one_vnic_by_name_and_no_other(
             f"{app}: it passes nothing: the enforcer nftables does not support {words}"
         ]
         cut[0].sendall(b"lost")
+        wires = [opened.enter_context(wire_of(name)) for name in (app, "app-2")]
+        wires[0].send(frame(app, "app-2", OPEN, b"lost"))
         for end, other in (kept, kept[::-1]):
             end.sendall(b"kept")
             assert other.recv(4) == b"kept"
         assert shown(capfd, "flows", "--host", "esx-1", "--match", f"vnic={app}") == []
         assert told(replace(before, revision=before.revision + 2)) == []
+        wires[0].send(frame(app, "app-2", OPEN, b"again"))
+        assert heard(wires[1], b"again") == [b"again"]
         again = opened.enter_context(pod_socket(app))
         again.connect(("10.1.1.11", 80))
