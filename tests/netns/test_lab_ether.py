@@ -17,6 +17,8 @@ from overlay.namespace import namespace_entered
 from tests.netns.test_lab_nftables import EXAMPLE, SHOP, connected, lab_test, shown
 from tests.netns.test_lab_probe import probe, run  # noqa: F401 (a fixture)
 from tests.support.patience import PATIENCE, until
+from tests.support.wire import End, arp
+from tests.support.wire import Path as WirePath
 
 MACS = {
     "web-1": "02:00:00:00:01:11",
@@ -42,8 +44,10 @@ CUT = """\
 resource_type: SecurityPolicy
 id: cut
 category: Ethernet
-rules: [{id: all, action: DROP, scope: [web-1-port]}]
-"""
+rules:
+  - {id: all, action: DROP, scope: [web-1-port], direction: IN, logged: true}
+  - {id: arp, service_entries: [{resource_type: EtherTypeServiceEntry, ether_type: 0x806}], action: DROP, direction: IN, scope: [dns-1-port]}
+"""  # noqa: E501
 PORT = """\
 ---
 resource_type: Group
@@ -54,7 +58,7 @@ expression: [{{resource_type: PathExpression, paths: [/infra/segments/{segment}/
 
 def groups() -> str:
     """A group for each port that rules name."""
-    segments = {"app-1": "back", "ops-1": "front", "web-1": "front"}
+    segments = {"app-1": "back", "dns-1": "back", "ops-1": "front", "web-1": "front"}
     return "".join(PORT.format(name=name, segment=segment) for name, segment in segments.items())
 
 
@@ -78,14 +82,23 @@ def frame(sender: str, receiver: str, kind: int, text: bytes) -> bytes:
     )
 
 
-def heard(wire: socket.socket, last: bytes) -> list[bytes]:
-    """The frames of our EtherTypes that came to a pod, up to the one with this text."""
-    found = []
-    while not found or not found[-1].startswith(last):
-        data = wire.recv(2048)
-        if int.from_bytes(data[12:14], "big") in (SECRET, OPEN):
-            found.append(data[14:].rstrip(b"."))
+def everything(wire: socket.socket, last: bytes) -> list[bytes]:
+    """The frames that came to a pod, up to one of our EtherTypes with this text."""
+    found: list[bytes] = []
+    while not found or kind_of(found[-1]) not in (SECRET, OPEN) or not found[-1][14:].startswith(last):
+        data, (_, _, direction, *_) = wire.recvfrom(2048)
+        if direction != socket.PACKET_OUTGOING:
+            found.append(data)
     return found
+
+
+def heard(wire: socket.socket, last: bytes) -> list[bytes]:
+    """The texts of the frames of our EtherTypes among them."""
+    return [data[14:].rstrip(b".") for data in everything(wire, last) if kind_of(data) in (SECRET, OPEN)]
+
+
+def kind_of(data: bytes) -> int:
+    return int.from_bytes(data[12:14], "big")
 
 
 @lab_test
@@ -124,11 +137,11 @@ def test_frames_by_kernel_and_core(run: Path, tmp_path: Path, capfd: pytest.Capt
         assert (hits["to-web"], hits["from-app"]) == (2, 1) and hits["no-v6"]
         log = LabPaths(run / "labs" / "lab").host("esx-1") / "run" / "dfwpktlogs.jsonl"
 
-        def refused() -> set[tuple[str, str]]:
+        def refused(rule: str) -> set[tuple[str, str]]:
             lines = map(json.loads, log.read_text().splitlines() if log.exists() else ())
-            return {(line["vnic"], line["dir"]) for line in lines if line["rule_path"].endswith("/no-v6")}
+            return {(line["vnic"], line["dir"]) for line in lines if line["rule_path"].endswith(f"/{rule}")}
 
-        until(lambda: refused() == {("app-1", "IN"), ("app-1", "OUT")}, "what layer 2 refuses is not logged")
+        until(lambda: refused("no-v6") == {("app-1", "IN"), ("app-1", "OUT")}, "what layer 2 refuses is not logged")
         # A rule of layer 2 comes before connections, and ends none.
         one, other = connected(opened, "ops-1", "web-1", "10.1.1.11", 80)
         files[1].write_text(LAYER_2 + CUT + groups())
@@ -137,6 +150,14 @@ def test_frames_by_kernel_and_core(run: Path, tmp_path: Path, capfd: pytest.Capt
         other.settimeout(1)
         with pytest.raises(TimeoutError):
             other.recv(5)
+        until(lambda: refused("all"), "what layer 2 refuses of a connection is not logged")
+        assert refused("all") == {("web-1", "IN")}
+        # What the host itself says is asked about as well.
+        for name, address in (("app-1", "10.1.2.11"), ("dns-1", "10.1.2.53")):
+            wires[name].send(arp(WirePath(End(address, MACS[name]), End("10.1.2.1", EVERYBODY))))
+            wires["app-2"].send(frame("app-2", name, OPEN, b"end"))
+            answers = [data for data in everything(wires[name], b"end") if data[12:14] == b"\x08\x06"]
+            assert bool(answers) is (name == "app-1")
         files[1].write_text(LAYER_2 + groups())
         assert cli.run(up) == 0
         other.settimeout(PATIENCE)
