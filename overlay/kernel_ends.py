@@ -53,6 +53,11 @@ def _bridge_table(state: HostState, numbers: Mapping[str, int], closed: Collecti
     yield "  iifname vmap @guards"
     yield "  meta mark set iifname map @senders"
     yield " }"
+    # To the host itself comes nothing that the router does not understand.
+    yield " chain input {"
+    yield "  type filter hook input priority -10; policy accept;"
+    yield f'  iifname {{ "{CARD_ANY}", "{TUNNEL}*" }} ether type != {{ ip, ip6, arp }} drop'
+    yield " }"
     yield " chain forward {"
     yield "  type filter hook forward priority -10; policy accept;"
     yield "  oifname vmap @receivers"

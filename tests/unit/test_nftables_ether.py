@@ -330,10 +330,11 @@ def test_a_replay_shows_layer_2(run: Run) -> None:
     with Path("p.yaml").open("a") as file:
         file.write(LAYER_2)
     many = WirePath(CLIENT, End("255.255.255.255", "ff:ff:ff:ff:ff:ff"))
-    tagged = frame(THERE.udp(1, 53))
-    tagged = tagged[:12] + bytes.fromhex("81000005") + tagged[12:]
+    tagged, tagged_arp = (
+        item[:12] + bytes.fromhex("81000005") + item[12:] for item in (frame(THERE.udp(1, 53)), arp(THERE))
+    )
     back = [frame(item, THERE.back) for item in fragments(THERE.back.udp(53, 1, b"x" * 64), [24], 7)]
-    capture("cap.pcap", [frame(THERE.udp(1, 53)), *back, arp(THERE), arp(many), tagged])
+    capture("cap.pcap", [frame(THERE.udp(1, 53)), *back, arp(THERE), arp(many), tagged, tagged_arp])
     done = run("cap.pcap", "--inventory", "i.yaml", "--backend", "nftables", "--verdicts", "v.jsonl", "-o", "json")
     assert done.status == 0, done.err
     check_schema(done)
@@ -350,13 +351,15 @@ def test_a_replay_shows_layer_2(run: Run) -> None:
         (5, "server", "IN", "DROP", "match", "untracked", "arp"),
         (6, "client", "OUT", "ALLOW", "state", "established", ""),
         (6, "server", "IN", "ALLOW", "state", "established", ""),
+        (7, "client", "OUT", "ALLOW", "non-ip", "untracked", ""),
+        (7, "server", "IN", "DROP", "match", "untracked", "arp"),
     ]
     hits = {row["rule_path"].rpartition("/")[2]: row["hits"] for row in done.json["rules"]}
-    assert (hits["arp"], hits["back"]) == (2, 2)
+    assert (hits["arp"], hits["back"]) == (3, 2)
     # On a wire each frame is asked once.
     assert run("cap.pcap", "--backend", "nftables", "--verdicts", "v.jsonl").status == 0
     assert [row[3:] for row in shown("v.jsonl")][3:5] == [("DROP", "match", "untracked", "arp")] * 2
-    assert [row[3] for row in shown("v.jsonl")] == ["ALLOW", "DROP", "DROP", "DROP", "DROP", "ALLOW"]
+    assert [row[3] for row in shown("v.jsonl")] == ["ALLOW", "DROP", "DROP", "DROP", "DROP", "ALLOW", "DROP"]
 
 
 if __name__ == "__main__":
