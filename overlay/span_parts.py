@@ -37,6 +37,7 @@ from overlay.hoststate import (
     HostState,
     RuleState,
     SetState,
+    StagedState,
     StateError,
     TableState,
     VnicState,
@@ -44,7 +45,7 @@ from overlay.hoststate import (
 )
 from overlay.span import UNDERLAY_MTU, Fabric, ForwardingSpan, vnic_network
 
-VERSION: Final = 3
+VERSION: Final = 4
 HASH_CHARACTERS: Final = 32
 MARK_BYTES: Final = 12
 _SUMS: Final = 1 << 8 * MARK_BYTES
@@ -106,7 +107,8 @@ class SegmentPart(_Part, frozen=True):
 
 
 class VnicPart(_Part, frozen=True):
-    """A vNIC of this host, and what is in force at it, by names of parts."""
+    """A vNIC of this host, and what is in force at it, by names of parts. `staged`: its table as staged policies would
+    have it, of a host that counts them."""
 
     segment: str
     mac: str
@@ -115,6 +117,7 @@ class VnicPart(_Part, frozen=True):
     timers: tuple[int, ...]
     ether: str | None = None
     flood: tuple[int, ...] = (0, 0, 0, 0)
+    staged: str | None = None
 
 
 class TablePart(_Part, frozen=True):
@@ -301,8 +304,6 @@ class _Assembly:
         if version != VERSION:  # looked at first: what another version sends need not fit at all
             raise StateError(f"parts of version {version}; this agent reads version {VERSION}")
         self.parts: dict[str, Any] = {key: part_decode(key, data) for key, data in parts.items()}
-        self.rules: dict[RuleState, int] = {}
-        self.sets: dict[str, int] = {}
         self.own: HostPart = self.parts[own]
         hosts = {
             name: Host(name, _address(part.ip), enforcer=part.enforcer, encapsulation=part.encapsulation)
@@ -339,11 +340,14 @@ class _Assembly:
 
     def state(self, revision: int, attachments: Mapping[str, str], mtu: int) -> HostState:
         span = ForwardingSpan(self.fabric, self.host)
+        made = _Tables()
         tables: dict[str, int] = {}
         ether: dict[str, int] = {}
+        staged: list[str | None] = []
         vnics = []
         for port in span.own:
             part: VnicPart = self.parts[f"vnic/{port.name}"]
+            staged.append(part.staged)
             segment = self.fabric.inventory.segments[port.segment]
             vnics.append(
                 VnicState(
@@ -358,8 +362,8 @@ class _Assembly:
                     **vnic_network(port, segment, self.host, mtu),
                 )
             )
-        table_states = tuple(self._table(self.parts[key]) for key in tables)
-        ether_states = tuple(self._ether(self.parts[key]) for key in ether)
+        table_states = tuple(made.table(self.parts[key]) for key in tables)
+        ether_states = tuple(made.ether(self.parts[key]) for key in ether)
         return HostState(
             host=self.host.name,
             revision=revision,
@@ -369,16 +373,38 @@ class _Assembly:
             enforcer=self.own.enforcer,
             vnics=tuple(vnics),
             **span.forwarding()._asdict(),
-            rules=tuple(self.rules),
-            sets=tuple(self.parts[key] for key in self.sets),
+            rules=tuple(made.rules),
+            sets=tuple(self.parts[key] for key in made.sets),
             tables=table_states,
             ether=ether_states,
+            staged=self._staged(staged),
         )
+
+    def _staged(self, keys: Sequence[str | None]) -> StagedState | None:
+        """From the tables' names, of each vNIC in order."""
+        named = [key for key in keys if key is not None]
+        if not named:
+            return None
+        if len(named) < len(keys):
+            raise StateError("staged policies are counted at all vNICs of a host, or at none")
+        made = _Tables()
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(named))}
+        tables = tuple(made.table(self.parts[key]) for key in numbers)
+        sets = tuple(self.parts[key] for key in made.sets)
+        return StagedState(tuple(made.rules), sets, tables, tuple(numbers[key] for key in named))
+
+
+class _Tables:
+    """Tables of one world, and the rules and sets by which they count."""
+
+    def __init__(self) -> None:
+        self.rules: dict[RuleState, int] = {}
+        self.sets: dict[str, int] = {}
 
     def _numbers(self, rules: tuple[RuleState, ...]) -> Any:
         return np.array([self.rules.setdefault(rule, len(self.rules)) for rule in rules], dtype=np.uint32)
 
-    def _table(self, part: TablePart) -> TableState:
+    def table(self, part: TablePart) -> TableState:
         entries = np.frombuffer(part.entries, dtype=PAL_RULE).copy()
         numbers = self._numbers(part.rules)
         if len(entries):
@@ -388,7 +414,7 @@ class _Assembly:
         refs = np.array([self.sets.setdefault(key, len(self.sets)) for key in part.refs], dtype=np.uint32)
         return TableState(entries.tobytes(), refs.tobytes())
 
-    def _ether(self, part: EtherPart) -> EtherState:
+    def ether(self, part: EtherPart) -> EtherState:
         entries = np.frombuffer(part.entries, dtype=ETHER_DTYPE).copy()
         numbers = self._numbers(part.rules)
         if len(entries):

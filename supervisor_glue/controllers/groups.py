@@ -194,6 +194,23 @@ def left_behind(holders: dict[_Key, set[str]], keys: Iterable[_Key], holder: str
             del holders[key]
 
 
+class HeldSets:
+    """Which hosts have which address sets, by number."""
+
+    def __init__(self) -> None:
+        self.on: dict[int, set[str]] = {}
+        self._of: dict[str, frozenset[int]] = {}
+
+    def hold(self, host: str, sets: Iterable[int]) -> None:
+        """A host has these, and no others."""
+        now = frozenset(sets)
+        left_behind(self.on, self._of.pop(host, frozenset()) - now, host)
+        for number in now:
+            self.on.setdefault(number, set()).add(host)
+        if now:
+            self._of[host] = now
+
+
 def looking_count(
     looking: dict[int, Counter[str]], before: Mapping[str, frozenset[int]], now: Mapping[str, frozenset[int]]
 ) -> None:

@@ -7,7 +7,7 @@ force, and `refused` says why.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -130,14 +130,7 @@ class Intent:
                 for resource, prefix in POLICY_PREFIX.items():
                     if path.startswith(f"{prefix}/"):
                         self.refused[resource, path.partition("/")[2]] = str(error)
-        return Delta(
-            self.state.revision,
-            {number: change for delta in deltas for number, change in delta.sets.items()},
-            frozenset().union(*(delta.tables for delta in deltas)),
-            frozenset().union(*(delta.gone for delta in deltas)),
-            frozenset().union(*(delta.profiles for delta in deltas)),
-            any(delta.layer2 for delta in deltas),
-        )
+        return _joined(self.state.revision, deltas)
 
     # Namespaces and policies.
 
@@ -344,3 +337,17 @@ def _typed(resource: Resource, item: Object) -> Object:
     if "kind" in item and "apiVersion" in item:
         return item
     return {"apiVersion": api_version(resource), "kind": KIND_OF[resource], **item}
+
+
+def _joined(revision: int, deltas: Sequence[Delta]) -> Delta:
+    """What deltas one after the other made different."""
+    beside = [delta.what_if for delta in deltas if delta.what_if is not None]
+    return Delta(
+        revision,
+        {number: change for delta in deltas for number, change in delta.sets.items()},
+        frozenset().union(*(delta.tables for delta in deltas)),
+        frozenset().union(*(delta.gone for delta in deltas)),
+        frozenset().union(*(delta.profiles for delta in deltas)),
+        any(delta.layer2 for delta in deltas),
+        _joined(beside[-1].revision, beside) if beside else None,
+    )

@@ -20,6 +20,7 @@ from overlay.span_parts import VERSION, GatewayPart, HostPart, MemberPart, Segme
 from supervisor_glue.controllers.groups import (
     OWN_LOG_ENTRIES,
     Group,
+    HeldSets,
     Part,
     counted_add,
     left_behind,
@@ -29,6 +30,7 @@ from supervisor_glue.controllers.groups import (
 from supervisor_glue.controllers.informer import Views
 from supervisor_glue.controllers.intent import LOOKED_AT, Changed, Intent
 from supervisor_glue.controllers.settings import Settings
+from supervisor_glue.controllers.staged_rules import StagedRules
 from supervisor_glue.controllers.telling import OWN, HostChange, Steps, change_first, change_since
 from supervisor_glue.controllers.vnic_rules import VnicRules
 from supervisor_glue.span_wire import NOTHING, Known
@@ -66,9 +68,9 @@ class Span:
         self._hosts_with: dict[str, set[str]] = {}  # by policy path
         self._hosts_with_pods: dict[str, Counter[str]] = {}  # by Namespace
         self._of_vnic: dict[str, dict[str, frozenset[int]]] = {}
-        self._sets_on: dict[int, set[str]] = {}  # hosts by set
+        self._staged = StagedRules(self.intent)
+        self._held = HeldSets()
         self._looking: dict[int, Counter[str]] = {}  # by set: paths of policies that look at it, and on how many hosts
-        self._sets_of: dict[str, frozenset[int]] = {}  # sets by host
         self._touched: set[str] = set()  # since the last compile
         self._dirty = asyncio.Event()
         self._first = asyncio.Event()
@@ -228,7 +230,8 @@ class Span:
                 self._touch(path, revision)
                 if path.startswith("posture/"):
                     self._touch(f"namespace/{path.partition('/')[2]}", revision)
-            told |= self._sets(delta.sets.keys(), revision)
+            dirty_hosts |= self._staged.follow(delta.what_if)
+            told |= self._sets(delta.sets.keys(), revision) | self._staged.sets_changed(delta.what_if, self.own)
             told.update(host for host in dirty_hosts if self._host(host, revision))
         return told
 
@@ -385,8 +388,7 @@ class Span:
         """Address sets whose members changed, on the hosts that have them."""
         told: set[str] = set()
         for number in frozenset(numbers) & self.intent.state.sets.of.keys():
-            hosts = self._sets_on.get(number)
-            if hosts:
+            if hosts := self._held.on.get(number):
                 key, part, change = self.rules.set_changed(number)
                 having = [host for host in hosts if self.own[host].put_part(key, part, change)]
                 told.update(having)
@@ -413,17 +415,17 @@ class Span:
             if ether is not None:
                 parts[ether[0]] = part_made(*ether)
             key = f"vnic/{name}"
-            parts[key] = part_made(key, self.rules.vnic(port, None if ether is None else ether[0]))
+            parts[key] = part_made(
+                key, self.rules.vnic(port, ether and ether[0], self._staged.tell(known, name, parts))
+            )
             sets.update(table.sets)
             self._compared(name, table.policies, revision)
             for path, looked_at in table.policies.items():
                 policies[path] = policies.get(path, frozenset()) | looked_at
         for number in sets:
             parts[self.rules.set_key(number)] = self.rules.set_part(number)
-        left_behind(self._sets_on, self._sets_of.get(host, frozenset()) - sets, host)
-        for number in sets:
-            self._sets_on.setdefault(number, set()).add(host)
-        self._sets_of[host] = frozenset(sets)
+        self._held.hold(host, sets)
+        self._staged.told(host, parts)
         left_behind(self._hosts_with, self.policies_on.get(host, {}).keys() - policies.keys(), host)
         for path in policies:
             self._hosts_with.setdefault(path, set()).add(host)
@@ -432,7 +434,7 @@ class Span:
         group = self.own.setdefault(host, Group(log_entries=OWN_LOG_ENTRIES))
         is_changed = group.replace(parts)
         if known is None:
-            del self.own[host], self.policies_on[host], self._sets_of[host]
+            del self.own[host], self.policies_on[host]
         return is_changed
 
     def _compared(self, vnic: str, policies: dict[str, frozenset[int]], revision: int) -> None:

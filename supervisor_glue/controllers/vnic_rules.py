@@ -53,14 +53,14 @@ class VnicRules:
     """Of one state; remembers the tables that are in use."""
 
     def __init__(self, state: PolicyState) -> None:
-        self._state = state
+        self.state = state
         self._tables: dict[int, tuple[Table, TableInfo]] = {}  # by id: tables are never changed
         self._set_keys: dict[int, tuple[SharedSet, str]] = {}
         self._set_parts: dict[int, tuple[SharedSet, bytes, Part]] = {}  # as hosts were told last, with the records
 
     def table(self, port: str) -> TableInfo:
         """The table of a vNIC. Raises KeyError."""
-        table = self._state.tables.of[self._state.ports.slot_of[port]]
+        table = self.state.tables.of[self.state.ports.slot_of[port]]
         assert table is not None
         known = self._tables.get(id(table))
         if known is None or known[0] is not table:
@@ -69,9 +69,9 @@ class VnicRules:
 
     def forget_unused(self) -> None:
         """Tables and sets that nobody has any more."""
-        if len(self._tables) > 64 + 2 * len(self._state.tables):
+        if len(self._tables) > 64 + 2 * len(self.state.tables):
             self._tables = {key: item for key, item in self._tables.items() if item[0].users}
-        sets = self._state.sets.of
+        sets = self.state.sets.of
         if len(self._set_keys) > 64 + 2 * len(sets):
             self._set_keys = {number: item for number, item in self._set_keys.items() if sets.get(number) is item[0]}
             self._set_parts = {number: item for number, item in self._set_parts.items() if sets.get(number) is item[0]}
@@ -82,7 +82,7 @@ class VnicRules:
 
     def set_key(self, number: int) -> str:
         """A set's name: of what it means."""
-        found = self._state.sets.of[number]
+        found = self.state.sets.of[number]
         known = self._set_keys.get(number)
         if known is None or known[0] is not found:
             source = found.source
@@ -94,7 +94,7 @@ class VnicRules:
 
     def set_part(self, number: int) -> Part:
         """A set's part."""
-        found = self._state.sets.of[number]
+        found = self.state.sets.of[number]
         known = self._set_parts.get(number)
         if known is None or known[0] is not found or known[1] != found.packed:
             part = part_made(self.set_key(number), part_encode(SetState(found.name, found.packed)))
@@ -105,12 +105,12 @@ class VnicRules:
         """A set's part whose members may have changed, and how from what it was when it was last asked for."""
         known = self._set_parts.get(number)
         part = self.set_part(number)
-        is_same = known is None or known[0] is not self._state.sets.of[number]
+        is_same = known is None or known[0] is not self.state.sets.of[number]
         return self.set_key(number), part, None if is_same or known is None else set_compare(known[2].data, part.data)
 
-    def vnic(self, port: Port, ether: str | None) -> bytes:
-        """A vNIC's part."""
-        profiles = self._state.profiles_of(port.name)
+    def vnic(self, port: Port, ether: str | None, staged: str | None) -> bytes:
+        """A vNIC's part. `staged`: its table's name where staged policies are counted."""
+        profiles = self.state.profiles_of(port.name)
         timers, flood = profiles.timers or Timers(), profiles.flood or FloodLimits()
         part = VnicPart(
             segment=port.segment,
@@ -120,18 +120,19 @@ class VnicRules:
             timers=tuple(timer_seconds(timers)),
             ether=ether,
             flood=astuple(flood),
+            staged=staged,
         )
         return part_encode(part)
 
     def ether(self, port: str) -> tuple[str, bytes] | None:
         """The layer-2 list of a vNIC, named as tables are; None where it has none."""
-        number = self._state.ether.table_of.get(port)
+        number = self.state.ether.table_of.get(port)
         if number is None:
             return None
-        table = self._state.ether.tables[number]
+        table = self.state.ether.tables[number]
         entries = table.entries.copy()
         numbers, entries["rule"] = np.unique(entries["rule"], return_inverse=True)
-        rules = tuple(rule_state(self._state.rule(int(item))) for item in numbers)
+        rules = tuple(rule_state(self.state.rule(int(item))) for item in numbers)
         data = part_encode(EtherPart(entries.tobytes(), table.macs.tobytes(), rules))
         return f"ether/{part_hash(data)}", data
 
@@ -140,10 +141,10 @@ class VnicRules:
         the entries, the sets of a side stand in the order of their names."""
         entries = np.frombuffer(table.data, dtype=PAL_RULE).copy()
         numbers = dict.fromkeys(entries["rule"].tolist())
-        rules = tuple(rule_state(self._state.rule(number)) for number in numbers)
+        rules = tuple(rule_state(self.state.rule(number)) for number in numbers)
         place_of = {number: place for place, number in enumerate(numbers)}
         entries["rule"] = [place_of[number] for number in entries["rule"].tolist()]
-        set_refs = self._state.sets.set_refs()
+        set_refs = self.state.sets.set_refs()
         refs: list[int] = []
         places: dict[tuple[int, int], int] = {}
         policies = [policy_object(rule.policy) for rule in rules]

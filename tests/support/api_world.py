@@ -31,6 +31,7 @@ from supervisor_glue.controllers.span import Span
 from supervisor_glue.controllers.vnics import POD_LABEL, port_name
 from tests.support.random_clusters import a_cluster_policy, a_network_policy, a_security_policy
 
+STAGED = "palisade.internal/staged"
 SETTINGS = Settings(api=(address_parse("10.50.0.6"),), protected=(prefix_parse("10.50.0.0/28"),))
 NAMES = ("x", "y", "z")
 SEGMENTS_OF = {"x": "10.1.0", "y": "10.2.0", "z": "10.3.0"}
@@ -38,10 +39,11 @@ LABELS = ({}, {"app": "a"}, {"app": "b", "tier": "db"}, {"app": "web"}, {"tier":
 
 
 class World:
-    """Objects as the API has them, told to a Span; and as documents, for a compile from nothing."""
+    """Objects as the API has them, told to a Span; and as documents, for a compile from nothing. `stages`: some
+    policies are staged, and half of the hosts count them."""
 
-    def __init__(self, random: Random) -> None:
-        self.random, self.span = random, Span(SETTINGS)
+    def __init__(self, random: Random, *, stages: bool = False) -> None:
+        self.random, self.span, self.stages = random, Span(SETTINGS), stages
         self.objects: dict[tuple[Resource, str], Any] = {}
         self.revision = 0
 
@@ -63,7 +65,8 @@ class World:
 
     def begin(self) -> None:
         for number in range(1, 5):
-            self.put(HOSTS, object_made(HOSTS, f"h{number}", spec={"tep": f"172.16.0.{number}"}))
+            more = {"enforcer": "nftables"} if self.stages and number > 2 else {}
+            self.put(HOSTS, object_made(HOSTS, f"h{number}", spec={"tep": f"172.16.0.{number}", **more}))
         self.put(GATEWAYS, object_made(GATEWAYS, "t0", spec={"tier": 0}))
         self.put(GATEWAYS, object_made(GATEWAYS, "t1-z", spec={"tier": 1}))
         for name in ("x", "y"):
@@ -121,7 +124,10 @@ class World:
                     (SECURITY_POLICIES, a_security_policy),
                 ]
             )
-            self.put(resource, make(random, random.randrange(4)))
+            item = make(random, random.randrange(4))
+            if self.stages and random.random() < 0.4:
+                item["metadata"].setdefault("annotations", {})[STAGED] = random.choice(["true", "true", "delete"])
+            self.put(resource, item)
         elif draw < 0.87:
             policies = [key for key in self.objects if key[0] in _POLICIES]
             if policies:

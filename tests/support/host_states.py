@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from dfw.compile import PAL_RULE
 from dfw.layout import ETHER_DTYPE
@@ -46,6 +47,17 @@ def meaning(state: HostState) -> dict[str, Any]:
         rows = np.frombuffer(table.entries, dtype=ETHER_DTYPE)
         return [state.rules[int(row["rule"])].path for row in rows], table.macs
 
+    staged: Any = None
+    if state.staged is not None:
+        world = replace(
+            state, rules=state.staged.rules, sets=state.staged.sets, tables=state.staged.tables, staged=None
+        )
+        beside = [
+            replace(vnic, table=number, ether=None)
+            for vnic, number in zip(state.vnics, state.staged.table_of, strict=True)
+        ]
+        told = meaning(replace(world, vnics=tuple(beside)))["vnics"]
+        staged = {name: said[3] for name, said in told.items()} or None  # of a host without vNICs
     vnics = {
         item.name: (item.mac, item.ips, segment[item.segment], entries(item.table), item.timers, ether(item.ether))
         + (item.flood, item.gateways, item.mtu, item.netns, item.guards, item.routes)
@@ -55,6 +67,7 @@ def meaning(state: HostState) -> dict[str, Any]:
     return {
         "host": (state.host, state.tep, state.bfd, state.underlay_mtu, state.enforcer),
         "vnics": vnics,
+        "staged": staged,
         "segments": {
             item.name: (
                 item.vni,

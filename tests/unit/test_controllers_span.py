@@ -59,10 +59,11 @@ class Mirror(SpanReader):
         self.revision = change.revision
 
 
+@pytest.mark.parametrize("stages", [False, True], ids=["in force", "staged"])
 @pytest.mark.parametrize("seed", range(40 if LONG else 2))
-def test_increments_are_what_a_compile_from_nothing_gives(seed: int) -> None:
+def test_increments_are_what_a_compile_from_nothing_gives(seed: int, stages: bool) -> None:
     async def body() -> None:
-        world = World(Random(seed))
+        world, counted = World(Random(seed), stages=stages), 0
         world.begin()
         span = world.span
         await span.compile()
@@ -80,6 +81,7 @@ def test_increments_are_what_a_compile_from_nothing_gives(seed: int) -> None:
                     assert host in told or mirror.revision == span.revision
                 state = parts_assemble(host, mirror.parts, world.revision)
                 assert meaning(state) == meaning(expected[host])
+                counted += state.staged is not None and bool(state.vnics)
             fresh = World(Random(0))
             for (resource, _), item in world.objects.items():
                 fresh.span.intent.change(resource, None, item)
@@ -88,6 +90,7 @@ def test_increments_are_what_a_compile_from_nothing_gives(seed: int) -> None:
                 assert fresh.span.parts(host) == span.parts(host)
         for watch in watches.values():
             await watch.aclose()  # type: ignore[attr-defined]
+        assert (counted > 5) == stages
 
     run(body)
 
@@ -310,13 +313,13 @@ def test_another_wire_has_another_version() -> None:
     """What hosts are told by this version: whoever changes a field here makes it another version."""
     told = {kind: " ".join(field.name for field in msgspec.structs.fields(made)) for kind, made in TYPES.items()}
     assert (VERSION, told) == (
-        3,
+        4,
         {
             "host": "tep version bfd enforcer encapsulation",
             "tep": "ip enforcer encapsulation",
             "gateway": "tier uplink",
             "segment": "vni subnets gateway ports",
-            "vnic": "segment mac ips table timers ether flood",
+            "vnic": "segment mac ips table timers ether flood staged",
             "table": "entries rules refs",
             "ether": "entries macs rules",
             "set": "name ranges",
