@@ -351,3 +351,8 @@ def _joined(revision: int, deltas: Sequence[Delta]) -> Delta:
         any(delta.layer2 for delta in deltas),
         _joined(beside[-1].revision, beside) if beside else None,
     )
+
+
+def place_of(port: Port) -> tuple[object, ...]:
+    """What others have to know of a port."""
+    return port.host, port.segment, port.mac, port.ips

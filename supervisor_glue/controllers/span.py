@@ -28,7 +28,7 @@ from supervisor_glue.controllers.groups import (
     part_made,
 )
 from supervisor_glue.controllers.informer import Views
-from supervisor_glue.controllers.intent import LOOKED_AT, Changed, Intent
+from supervisor_glue.controllers.intent import LOOKED_AT, Changed, Intent, place_of
 from supervisor_glue.controllers.settings import Settings
 from supervisor_glue.controllers.staged_rules import StagedRules
 from supervisor_glue.controllers.telling import OWN, HostChange, Steps, change_first, change_since
@@ -200,7 +200,7 @@ class Span:
                 new = self.intent.ports.get(name)
                 self._place(name, old, new)
                 self._touch(f"vnic/{name}", revision)
-                moved = old is None or new is None or _place_of(old) != _place_of(new)
+                moved = old is None or new is None or place_of(old) != place_of(new)
                 for port in (old, new):
                     if port is not None:
                         dirty_hosts.add(port.host)
@@ -445,8 +445,3 @@ class Span:
         self._of_vnic[vnic] = policies
         for path in (before or {}).keys() ^ policies.keys():
             self._touch(path, revision)
-
-
-def _place_of(port: Port) -> tuple[object, ...]:
-    """What others have to know of a port."""
-    return port.host, port.segment, port.mac, port.ips
