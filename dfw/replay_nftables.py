@@ -11,9 +11,9 @@ import ipaddress
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import repeat
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from dfw.compile import Compiled, CompiledRule, compile_policy
 from dfw.errors import UnsupportedError
@@ -21,13 +21,13 @@ from dfw.model import Action, Address, Family, Inventory, PolicySet, Port, mac_p
 from dfw.nftables import WIRE, refuse_unsupported, render_ruleset, render_wire, vnic_mark, wire_tables
 from dfw.nftables.frame_judge import FrameAnswer
 from dfw.nftables.judge import Answer, KernelJudge, decisions_logged, ipv4_summed
-from dfw.nftables.staged import CUT, PASSES_TOO, STAGED, WOULD_PASS
-from dfw.oracle import Judgement, parse
+from dfw.nftables.staged import STAGED
+from dfw.oracle import parse
 from dfw.oracle.packet import Packet
-from dfw.oracle.replay import Ends, packet_ends
-from dfw.records import json_line, seconds
+from dfw.oracle.replay import packet_ends
 from dfw.replay_feed import feed_capture, unread_link
 from dfw.replay_frames import FrameRun
+from dfw.replay_kernel_lines import Arrival, Frame, Line, said_at_ends, worlds_said
 from dfw.replay_run import CaptureResult, RunOptions, RunResult
 from dfw.staged_judgements import Said
 from dfw.staged_kernel import NOT_DELIVERED, StagedKernel
@@ -41,76 +41,6 @@ _HEADERS: Final = {4: 20, 6: 40}
 _REASONS: Final = {"related": "icmp-unrelated"}
 """Reasons by counter of the ruleset, where it is not the same word. `invalid` is Linux's: it does not say what for."""
 _FragmentKey = tuple[int, bytes, int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Arrival:
-    """An input packet: number and time, file, which vNICs its ends are (numbers from 1, 0 for none), who they are."""
-
-    n: int
-    ts_ns: int
-    file: str
-    sender: int
-    receiver: int
-    length: int
-    ends: Ends
-
-
-@dataclass(slots=True)
-class _Line:
-    arrival: _Arrival
-    vnic: str | None
-    dir: str | None
-    verdict: str | None
-    reason: str
-    rule: CompiledRule | None = None
-    ct: str | None = None
-    reply: bool = False
-
-    def text(self, staged: Said = ()) -> str:
-        """As CONTRACT section 3 has it; `staged`: what it says of staged policies."""
-        rule = (None, None) if self.rule is None else (self.rule.rule_id, self.rule.path)
-        shown = (("vnic", self.vnic), ("dir", self.dir), ("verdict", self.verdict), ("reason", self.reason))
-        state = (("rule", rule[0]), ("rule_path", rule[1]), ("ct", self.ct), ("reply", self.reply))
-        at = (("n", self.arrival.n), ("ts", seconds(self.arrival.ts_ns)), ("file", self.arrival.file))
-        return json_line((*at, *shown, *state, *staged))
-
-    def judgement(self, order: int) -> Judgement:
-        """The same as the oracle has it. Raises ValueError where nothing was judged."""
-        if self.verdict is None:
-            raise ValueError("nothing was judged")
-        of, rule = self.arrival, self.rule
-        return Judgement(
-            of.n,
-            of.ts_ns,
-            self.vnic,
-            self.dir,
-            self.verdict,
-            self.reason,
-            None if rule is None else rule.rule_id,
-            None if rule is None else rule.path,
-            self.ct or "",
-            self.reply,
-            of.file,
-            of.length,
-            order,
-            ends=of.ends,
-        )
-
-
-class _Frame(NamedTuple):
-    """What was said of a packet by the rules in force and by the staged ones; `order`: its place in the input."""
-
-    order: int
-    lines: list[_Line]
-    staged: list[_Line]
-
-    def judgements(self) -> tuple[list[Judgement], list[Judgement]] | None:
-        """Both as the oracle has them; None where nothing was judged."""
-        if self.lines[0].verdict is None:
-            return None
-        now, then = ([line.judgement(self.order) for line in some] for some in (self.lines, self.staged))
-        return now, then
 
 
 def run_nftables(
@@ -127,7 +57,7 @@ def run_nftables(
     if inventory is not None:
         _refuse_shared_addresses(inventory)
     result = RunResult(connections={"created": 0, "open": 0})
-    lines: list[_Line] = []
+    lines: list[Line] = []
     run: _Run | None = None
     try:
         for path in paths:
@@ -212,9 +142,9 @@ class _Run:
         self._rules = rendered.rule_of
         # The staged rules by what their counters are called behind the word that says so.
         self._staged_rules = {name.removeprefix(STAGED): rule for name, rule in rendered.staged_of.items()}
-        self._frames: list[_Frame] = []
+        self._frames: list[Frame] = []
         self._order = 0
-        self._waiting: dict[_FragmentKey, list[tuple[int, _Arrival, FrameAnswer]]] = {}
+        self._waiting: dict[_FragmentKey, list[tuple[int, Arrival, FrameAnswer]]] = {}
         with ExitStack() as opened:
             self.judge = opened.enter_context(KernelJudge(decisions_logged(rendered.ruleset)))
             self._bridge = FrameRun(rendered.ruleset)
@@ -230,10 +160,10 @@ class _Run:
         packet = parse(data, link, wire)
         self._order += 1
         sender, receiver = self._ends(packet)
-        arrival = _Arrival(n, ts_ns, file, sender, receiver, packet.ip_length, packet_ends(packet, wire))
+        arrival = Arrival(n, ts_ns, file, sender, receiver, packet.ip_length, packet_ends(packet, wire))
         if not sender and not receiver:
-            line = _Line(arrival, None, None, "ALLOW", "no-filter", ct="untracked")
-            self._frames.append(_Frame(self._order, [line], [line]))
+            line = Line(arrival, None, None, "ALLOW", "no-filter", ct="untracked")
+            self._frames.append(Frame(self._order, [line], [line]))
             return
         layer2 = self._bridge.ask(packet, sender, receiver)
         if not layer2.judged:
@@ -250,7 +180,7 @@ class _Run:
         else:
             self._ask(packet, arrival, layer2)
 
-    def _passed_on(self, packet: Packet, arrival: _Arrival, layer2: FrameAnswer) -> None:
+    def _passed_on(self, packet: Packet, arrival: Arrival, layer2: FrameAnswer) -> None:
         """A frame that is none of layer 3's: layer-2 rules of its receiver, or of all, say what becomes of it."""
         receivers = [arrival.receiver]
         if self._inventory is not None and _is_for_many(packet):
@@ -261,7 +191,7 @@ class _Run:
             one = replace(arrival, sender=sender, receiver=number)
             self._judged(one, _UNASKED if answer.in_refused else _PASSED, "non-ip", answer)
 
-    def _ask(self, packet: Packet, arrival: _Arrival, layer2: FrameAnswer) -> None:
+    def _ask(self, packet: Packet, arrival: Arrival, layer2: FrameAnswer) -> None:
         mark = vnic_mark(arrival.sender, arrival.receiver)
         answer = self.judge.judge(packet_bytes(packet), mark, dropped=bool(layer2.in_refused))
         if packet.is_fragment and packet.refusal is None:
@@ -278,45 +208,45 @@ class _Run:
         else:
             self._judged(arrival, answer, "", layer2)
 
-    def _judged(self, arrival: _Arrival, answer: Answer, reason: str, layer2: FrameAnswer, order: int = 0) -> None:
+    def _judged(self, arrival: Arrival, answer: Answer, reason: str, layer2: FrameAnswer, order: int = 0) -> None:
         """The lines of a packet that the kernel judged: OUT, and IN where it came so far."""
         order = order or self._order
-        now, then = _worlds_said(answer.said)
+        now, then = worlds_said(answer.said)
         lines = self._world_lines(arrival, answer, now, self._rules, reason, layer2)
         lost = lines[-1].verdict == "ALLOW" and not answer.delivered
         if lines[-1].verdict != "ALLOW" and answer.delivered:
             raise RuntimeError(f"packet {arrival.n} was delivered, but refused: {answer}")
-        staged: list[_Line] = []
+        staged: list[Line] = []
         if self._staged is not None:
             staged = self._world_lines(arrival, answer, then, self._staged_rules, reason, layer2)
         for last in (line for some in (lines, staged) if lost for line in some[-1:] if line.verdict == "ALLOW"):
             last.verdict, last.reason = "DROP", NOT_DELIVERED
-        self._frames.append(_Frame(order, lines, staged))
+        self._frames.append(Frame(order, lines, staged))
 
     def _world_lines(
         self,
-        arrival: _Arrival,
+        arrival: Arrival,
         answer: Answer,
         told: Sequence[str],
         rules: Mapping[str, CompiledRule],
         reason: str,
         layer2: FrameAnswer,
-    ) -> list[_Line]:
+    ) -> list[Line]:
         """What one world's rules said at the ends, up to where they refused: there it never came to the receiver.
         Layer 2 is the same in all worlds, and is asked first going out, last coming in."""
-        said = _said(told, "out" if arrival.sender else "in")
-        lines: list[_Line] = []
+        said = said_at_ends(told, "out" if arrival.sender else "in")
+        lines: list[Line] = []
         for side, direction, number in self._sides(arrival):
             vnic, dropped = self._names[number - 1], layer2.out_refused if side == "out" else layer2.in_refused
             line = self._line(arrival, vnic, direction, answer, said[side], rules, reason)
             if dropped and line.verdict == "ALLOW":
-                line = _Line(arrival, vnic, direction, "DROP", "match", self._rules[dropped], "untracked")
+                line = Line(arrival, vnic, direction, "DROP", "match", self._rules[dropped], "untracked")
             lines.append(line)
             if line.verdict != "ALLOW":
                 break
         return lines
 
-    def _sides(self, arrival: _Arrival) -> list[tuple[str, str, int]]:
+    def _sides(self, arrival: Arrival) -> list[tuple[str, str, int]]:
         if self._inventory is None:
             return [("out", "IN_OUT", arrival.sender)]
         sides = (("out", "OUT", arrival.sender), ("in", "IN", arrival.receiver))
@@ -324,14 +254,14 @@ class _Run:
 
     def _line(
         self,
-        arrival: _Arrival,
+        arrival: Arrival,
         vnic: str,
         direction: str,
         answer: Answer,
         said: Sequence[str],
         known: Mapping[str, CompiledRule],
         reason: str,
-    ) -> _Line:
+    ) -> Line:
         """What the rules of one end said: the last rule of the policy, and whatever refused after it."""
         rules = [known[text] for text in said if text in known]
         refused = [text for text in said if text not in known]
@@ -345,14 +275,14 @@ class _Run:
                 verdict = rule.action.value
         else:
             reason = reason or ("related" if answer.state == "related" else "state")
-        return _Line(arrival, vnic, direction, verdict, reason, rule, answer.state, answer.is_reply)
+        return Line(arrival, vnic, direction, verdict, reason, rule, answer.state, answer.is_reply)
 
-    def _refused(self, arrival: _Arrival, verdict: str | None, reason: str, ct: str | None, order: int) -> None:
+    def _refused(self, arrival: Arrival, verdict: str | None, reason: str, ct: str | None, order: int) -> None:
         _, direction, number = self._sides(arrival)[0]
-        line = _Line(arrival, self._names[number - 1], direction, verdict, reason, ct=ct)
-        self._frames.append(_Frame(order, [line], [line]))
+        line = Line(arrival, self._names[number - 1], direction, verdict, reason, ct=ct)
+        self._frames.append(Frame(order, [line], [line]))
 
-    def end(self, result: RunResult) -> list[_Line]:
+    def end(self, result: RunResult) -> list[Line]:
         """All lines in order; the namespace goes. Fragments that still wait for others are refused."""
         for pieces in self._waiting.values():
             for order, arrival, _ in pieces:
@@ -405,25 +335,6 @@ def _is_for_many(packet: Packet) -> bool:
     return address.is_multicast or address == _BROADCAST
 
 
-def _worlds_said(said: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What the rules in force said; what the staged ones said, in the same words."""
-    now = [text for text in said if not text.startswith(STAGED)]
-    sums = (WOULD_PASS, PASSES_TOO, CUT)
-    return now, [text.removeprefix(STAGED) for text in said if text.startswith(STAGED) and text not in sums]
-
-
-def _said(told: Sequence[str], first: str) -> dict[str, list[str]]:
-    """What the rules said at each end; before they begin at one, it is the first that speaks."""
-    found: dict[str, list[str]] = {"out": [], "in": []}
-    side = first
-    for text in told:
-        if text in found:
-            side = text
-        else:
-            found[side].append(text)
-    return found
-
-
 def packet_bytes(packet: Packet) -> bytes:
     """The IP packet for the kernel: what the capture cut off is zeros, and it has hops left."""
     data = packet.data[packet.l3 : min(packet.end, packet.l3 + packet.ip_length)]
@@ -449,7 +360,7 @@ def _feed(run: _Run, entry: CaptureResult, result: RunResult, progress: Callable
     feed_capture(entry, result, one, progress)
 
 
-def _count(result: RunResult, lines: Sequence[_Line], compiled: Compiled) -> None:
+def _count(result: RunResult, lines: Sequence[Line], compiled: Compiled) -> None:
     result.verdicts = dict(sorted(Counter(line.verdict for line in lines if line.verdict is not None).items()))
     result.reasons = dict(Counter(line.reason for line in lines).most_common())
     hits = Counter(line.rule.path for line in lines if line.rule is not None)
