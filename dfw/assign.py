@@ -108,6 +108,7 @@ class Assignment:
         self.drafts = drafts
         self.findings = findings
         self.ports = {name: drafts["ports"][name] for name in sorted(drafts["ports"])}
+        self.full: set[AddressRange] = set()  # pools without a free address: not searched again for the next name
 
     def inventory(self) -> Inventory:
         """The complete inventory; objects that others' mistakes leave without a place are left out."""
@@ -142,7 +143,9 @@ class Assignment:
         for name in sorted(drafts) or ([IMPLICIT_HOST] if self.ports else []):
             values: dict[str, Any] = drafts[name].values if name in drafts else {"tep": None}
             tep = values["tep"] or self._free(TEP_POOL, "tep", name, teps)
-            if tep is not None:
+            if tep is None:
+                drafts[name].cursor.problem(f"no address of {TEP_POOL} is left for host {name!r}; give tep")
+            else:
                 teps[tep] = name
                 place = drafts[name].cursor.place if name in drafts else None
                 keys = ("tags", "bfd_interval", "bfd_multiple", "enforcer", "encapsulation")
@@ -150,9 +153,10 @@ class Assignment:
                 hosts[name] = Host(name, tep, place=place, **rest)
         return {name: hosts[name] for name in drafts if name in hosts} or hosts
 
-    @staticmethod
-    def _free(pool: AddressRange, salt: str, name: str, taken: Mapping[Address, object]) -> Address | None:
+    def _free(self, pool: AddressRange, salt: str, name: str, taken: Mapping[Address, object]) -> Address | None:
         """An unused address of a subnet; network, gateway (the first) and broadcast addresses are left out."""
+        if pool in self.full:
+            return None
         size = pool.last - pool.first + 1
         low, high = (2, size - 2) if size > 4 else (0, size - 1)
         if pool.family is Family.IPV6 and size > 4:
@@ -162,7 +166,10 @@ class Assignment:
             return Address(pool.family, pool.first + low + number) in taken
 
         number = _number(salt, name, high - low + 1, is_taken)
-        return None if number is None else Address(pool.family, pool.first + low + number)
+        if number is None:
+            self.full.add(pool)
+            return None
+        return Address(pool.family, pool.first + low + number)
 
     def _gateways(self) -> dict[str, Gateway]:
         gateways = {}
@@ -230,6 +237,8 @@ class Assignment:
             subnets = values["subnets"]
             if subnets is None:
                 subnets = () if name in with_ips else self._free_subnet(name, taken)
+                if not subnets and name not in with_ips:
+                    drafts[name].cursor.problem(f"no /24 of {SUBNET_POOL} is left for segment {name!r}; give subnets")
                 taken.update(*map(_blocks, subnets))
             gateway = self._known(drafts[name], "gateway", "gateways") if name in drafts else None
             place = drafts[name].cursor.place if name in drafts else None
@@ -244,7 +253,8 @@ class Assignment:
 
     @staticmethod
     def _free_subnet(name: str, taken: set[int]) -> tuple[AddressRange, ...]:
-        number = _number("subnet", name, (SUBNET_POOL.last - SUBNET_POOL.first + 1) >> 8, taken.__contains__)
+        size = (SUBNET_POOL.last - SUBNET_POOL.first + 1) >> 8
+        number = _number("subnet", name, size, taken.__contains__) if len(taken) < size else None
         if number is None:
             return ()
         first = SUBNET_POOL.first + (number << 8)

@@ -21,6 +21,7 @@ from dfw.model import Action, FloodLimits, Policy, PolicyKind, PolicySet, Rule, 
 from dfw.nsx import RESOURCE_TYPES, nsx_load
 
 FIRST_NUMBER = 1000  # file mode: rule_id = 1000 + position (CONTRACT section 2)
+MAXIMUM_ENTRIES = 1 << 21  # of all rules; NSX takes 100,000 rules, which leaves each of them twenty
 
 
 class Loaded(NamedTuple):
@@ -63,6 +64,7 @@ def load_documents(documents: Sequence[Document], *, default_action: Action | No
     given = (*objects.policies, *kube.policies)
     policies = _numbered((policy for policy in given if not policy.staged), problems)
     staged = _staged_numbered((policy for policy in given if policy.staged), policies, problems, findings)
+    _entries_check((*policies, *staged), problems)
     if problems:
         files = {file: number for number, file in enumerate(dict.fromkeys(document.file for document in documents))}
         raise PolicyError(
@@ -192,6 +194,25 @@ def _numbered(policies: Iterable[Policy], problems: list[Problem]) -> tuple[Poli
             rules.append(rule if rule.number else replace(rule, number=number))
         numbered.append(replace(policy, rules=tuple(rules)))
     return tuple(numbered)
+
+
+def _entries_check(policies: Iterable[Policy], problems: list[Problem]) -> None:
+    """Report where rules come to more table entries than are compiled: a few lines of ports can ask for billions."""
+    total = 0
+    sizes: dict[str, int] = {}
+    for rule in (rule for policy in policies for rule in policy.rules):
+        entries = 0
+        for service in rule.services:
+            if service.path not in sizes or not service.path:
+                sizes[service.path] = sum(
+                    max(1, len(entry.source_ports)) * max(1, len(entry.destination_ports)) for entry in service.entries
+                )
+            entries += sizes[service.path]
+        total += entries
+        if total > MAXIMUM_ENTRIES and rule.place is not None:
+            message = f"with the {entries} entries of this rule (one for each pair of port ranges) there are more than"
+            problems.append(Problem(rule.place, f"{message} {MAXIMUM_ENTRIES}; write ranges, or fewer services"))
+            return
 
 
 def _staged_numbered(

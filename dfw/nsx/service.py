@@ -38,6 +38,7 @@ from dfw.nsx.common import COMMON, Context, is_read_only
 from dfw.nsx.nesting import MAXIMUM_NESTING
 
 ETHER_TYPE_LEAST = 0x0600  # below, the field is a length (IEEE 802.3 section 3.2.6)
+MAXIMUM_ENTRIES = 1 << 20  # of all services together, nested ones written out
 MAXIMUM_PORTS = 15  # of one side of an L4PortSetServiceEntry; a range counts two
 _PORTS = re.compile(r"([0-9]{1,10})(?:\s*-\s*([0-9]{1,10}))?", re.ASCII)
 _ALG_PROTOCOLS = {Alg.FTP: PROTO_TCP, Alg.TFTP: PROTO_UDP}
@@ -111,6 +112,7 @@ class Services:
         self.found: dict[str, Service | None] = {}
         self.open: dict[str, None] = {}  # of what is being resolved, outermost first
         self.depths: dict[str, int] = {}
+        self.count = 0  # entries of what was found
 
     def load_all(self) -> dict[str, Service]:
         """Every service that a document defines."""
@@ -143,7 +145,12 @@ class Services:
             cursor = self.context.service_documents[path]
             values = mapping(cursor, SERVICE, ignore=is_read_only)
             if values is not None:
-                self.found[path] = Service(path, self.entries(values["service_entries"] or ()), cursor.place)
+                entries = self.entries(values["service_entries"] or ())
+                self.count += len(entries)
+                if self.count > MAXIMUM_ENTRIES >= self.count - len(entries):
+                    cursor.problem(f"with this service, services have more than {MAXIMUM_ENTRIES} entries")
+                if self.count <= MAXIMUM_ENTRIES:
+                    self.found[path] = Service(path, entries, cursor.place)
             del self.open[path]
         return self.found[path]
 
@@ -246,4 +253,4 @@ class Services:
                 return ()
             above = next(reversed(self.open))
             self.depths[above] = max(self.depths[above], depth)
-        return service.entries if service else ()
+        return service.entries if service and self.count <= MAXIMUM_ENTRIES else ()

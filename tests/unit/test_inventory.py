@@ -144,6 +144,16 @@ def test_a_full_subnet_is_an_error_that_says_so() -> None:
     assert "no address of 10.0.0.0/29 is left" in line
 
 
+def test_full_pools_are_errors_that_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dfw.assign.TEP_POOL", prefix_parse("172.16.0.0/29"))
+    lines = refusals(hosts=[{"name": f"h{number}"} for number in range(7)])
+    assert [line.partition(": ")[2] for line in lines] == [
+        f"no address of 172.16.0.0/29 is left for host 'h{number}'; give tep" for number in (5, 6)
+    ]
+    [line] = refusals(segments=[{"name": "all", "subnets": ["10.128.0.0/9"]}, {"name": "one more"}])
+    assert line == "segments[1]: no /24 of 10.128.0.0/9 is left for segment 'one more'; give subnets"
+
+
 def test_assigned_values_avoid_written_ones() -> None:
     segments = [{"name": "s", "subnets": ["10.0.0.0/29"]}]
     taken = [{"name": f"t{n}", "ips": [f"10.0.0.{n}"]} for n in (2, 3, 4, 5)]

@@ -383,3 +383,31 @@ def test_timers() -> None:
     }
     assert loaded(profile).world.timers == Timers(tcp_established=120)
     assert Timers() == Timers(120, 30, 43200, 120, 45, 20, 60, 30, 60, 20, 10)
+
+
+def test_pairs_of_ports_are_bounded() -> None:
+    ports = [str(2 * number) for number in range(1, 1025)]
+    entry = {"resource_type": "L4PortSetServiceEntry", "l4_protocol": "TCP", "destination_ports": ports}
+    service = {"resource_type": "Service", "id": "s", "service_entries": [{**entry, "source_ports": ports}]}
+    half, third = policy(rule(services=["s"]), rule(id="q", services=["s"])), rule(id="t", service_entries=[entry])
+    assert loaded(service, half).world.policies
+    with pytest.raises(PolicyError) as caught:
+        loaded(service, {**half, "rules": [*half["rules"], third]})
+    assert [str(problem.place.path) + ": " + problem.message for problem in caught.value.problems] == [
+        "rules[2]: with the 1024 entries of this rule (one for each pair of port ranges) there are more than 2097152; "
+        "write ranges, or fewer services"
+    ]
+
+
+def test_nested_services_entries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dfw.nsx.service.MAXIMUM_ENTRIES", 6)
+    numbers = [{"resource_type": "IPProtocolServiceEntry", "protocol_number": number} for number in (47, 50, 51)]
+    nested = [{"resource_type": "NestedServiceServiceEntry", "nested_service_path": "s"}]
+    services = [{"resource_type": "Service", "id": "s", "service_entries": numbers}]
+    services += [{"resource_type": "Service", "id": f"t{number}", "service_entries": nested} for number in range(4)]
+    assert len(loaded(*services[:2]).world.services) == 2
+    with pytest.raises(PolicyError) as caught:
+        loaded(*services)
+    assert [problem.message for problem in caught.value.problems] == [
+        "with this service, services have more than 6 entries"
+    ]
