@@ -2,9 +2,10 @@
  *
  * fuzz_segment.c - two things by the first byte. A virtio header and a frame, any bytes: nothing outside the frame is read, and
  * where it is cut, every segment has a right checksum and all of them have the frame's data, once, in order. Or packets of a few
- * flows, each with one byte of choice changed: put together and cut again they are the packets that came, those of a flow in order.
+ * flows, each with one byte of choice changed: put together and cut again they are the packets that came, those of a flow in order;
+ * as they arrive (coalesce.h), or as they leave for two vNICs (gather.h), sums left to a card among them.
  */
-#include "../io/coalesce.h"
+#include "../io/gather.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -58,6 +59,7 @@ enum { FLOWS = 4, PACKETS = 40, LONGEST = 400, TUNNEL = 8 };
 
 typedef struct packet {
     uint32_t len, flow;
+    int card; /* gathered: whose */
     uint8_t b[LONGEST];
 } packet;
 
@@ -132,16 +134,22 @@ static bool packet_same(const packet *a, const packet *b)
         store_be16(p + 4, 0), store_be16(q + 4, 0);
         store_be16(p + 10, 0), store_be16(q + 10, 0);
     }
-    return x.len == y.len && memcmp(x.b, y.b, x.len) == 0;
+    return x.card == y.card && x.len == y.len && memcmp(x.b, y.b, x.len) == 0;
 }
 
-static void packet_out(const host_frame *f)
+static void packet_out(const host_frame *f, int card)
 {
     segment_plan s;
     if (f->offload.gso_type == VIRTIO_GSO_NONE) {
         MUST(f->len <= LONGEST && outs < PACKETS * 2);
-        out[outs].len = f->len;
-        memcpy(out[outs++].b, f->data, f->len);
+        packet *p = &out[outs++];
+        p->len = f->len;
+        p->card = card;
+        memcpy(p->b, f->data, f->len);
+        if (f->offload.flags & VIRTIO_NEEDS_CSUM) {
+            const uint16_t sum = segment_checksum(p->b + TUNNEL, p->len - TUNNEL, &f->offload);
+            memcpy(p->b + TUNNEL + f->offload.csum_start + f->offload.csum_offset, &sum, 2);
+        }
         return;
     }
     MUST(segment_plan_make(&s, f->data + TUNNEL, f->len - TUNNEL, &f->offload) && s.count > 1);
@@ -153,16 +161,51 @@ static void packet_out(const host_frame *f)
         segment_headers(&s, f->data + TUNNEL, i, 1, p->b + TUNNEL);
         memcpy(p->b + TUNNEL + s.headers, f->data + TUNNEL + at, n);
         p->len = TUNNEL + s.headers + n;
+        p->card = card;
     }
 }
 
-static void flows_try(const uint8_t *data, size_t size)
+/* What gather.h gives to a card. */
+void tap_send(int fd, const host_out *o, uint32_t header, bool uso, io_counts *counts)
+{
+    static uint8_t whole[TUNNEL + FRAME_ROOM] = {0, 0, 0x65, 0x58};
+    MUST(header == VIRTIO_BYTES && uso && counts == NULL && o->len <= FRAME_ROOM);
+    memcpy(whole + TUNNEL, o->data, o->len);
+    const host_frame f = {.data = whole, .len = TUNNEL + o->len, .offload = o->offload};
+    packet_out(&f, fd);
+}
+
+static uint8_t room[GATHER_FLOWS * FRAME_STRIDE];
+static host_out leaving[PACKETS];
+
+/* The packet, in memory of its own; with `later` its sum is left to a card. */
+static void packet_leaves(gather *g, packet *p, uint32_t number, bool later)
+{
+    static const uint8_t tunnel[TUNNEL] = {0, 0, 0x65, 0x58};
+    host_out *o = &leaving[number];
+    memcpy(p->b, tunnel, TUNNEL);
+    *o = (host_out){.data = malloc(p->len), .len = p->len - TUNNEL, .vnic = (uint32_t)p->card * GATHER_FLOWS}; /* one place for both */
+    memcpy(o->data, p->b + TUNNEL, o->len);
+    coalesce_flow f;
+    if (later && coalesce_read(p->b, p->len, PAL_ENCAP_GENEVE, &f) && coalesce_sum_is_good(p->b, &f)) {
+        uint8_t *ip = o->data + f.l3 - TUNNEL, *l4 = o->data + f.l4 - TUNNEL;
+        const uint64_t sum = sum_bytes(ip + (f.v4 ? 12 : 8), f.v4 ? 8 : 32, be16(f.udp ? PROTO_UDP : PROTO_TCP));
+        const uint16_t partial = sum_fold(sum + be16((uint16_t)(p->len - f.l4)));
+        o->offload = (host_offload){.flags = VIRTIO_NEEDS_CSUM, .csum_start = (uint16_t)(f.l4 - TUNNEL), .csum_offset = f.udp ? 6 : 16};
+        memcpy(l4 + o->offload.csum_offset, &partial, 2);
+    }
+    const gather_card card = {.fd = p->card, .header = VIRTIO_BYTES, .uso = true};
+    gather_add(g, &card, o);
+}
+
+static void flows_try(const uint8_t *data, size_t size, bool gathered)
 {
     static const pal_address from = {.family = PAL_FAMILY_V4};
     uint32_t next[FLOWS] = {0xffffff00u, 5, 0, 0}, frames = 0;
     uint16_t id[FLOWS] = {65530, 0, 9, 0};
     host_frame frame[PACKETS];
     coalesce c;
+    gather g = {.room = {.base = room, .n = GATHER_FLOWS}};
     coalesce_begin(&c);
     ins = outs = 0;
     for (; size >= 5 && ins < PACKETS; data += 5, size -= 5) {
@@ -180,6 +223,13 @@ static void flows_try(const uint8_t *data, size_t size)
             if (data[2] & 4 && p->len > TUNNEL + 14 + 60)
                 packet_sums(p, flow);
         }
+        if (gathered) {
+            p->card = data[0] >> 7;
+            if (p->card)
+                p->flow = FLOWS + ins;
+            packet_leaves(&g, p, ins - 1, (data[2] & 9) == 8);
+            continue;
+        }
         uint8_t *exact = malloc(p->len); /* a read past the end is seen */
         memcpy(exact, p->b, p->len);
         host_frame one = {.data = exact, .len = p->len, .outer = from};
@@ -192,7 +242,10 @@ static void flows_try(const uint8_t *data, size_t size)
     }
     coalesce_end(&c, frame);
     for (uint32_t i = 0; i < frames; i++)
-        packet_out(&frame[i]);
+        packet_out(&frame[i], 0);
+    gather_flush(&g);
+    for (uint32_t i = 0; gathered && i < ins; i++)
+        free(leaving[i].data);
     MUST(outs == ins);
     static bool used[PACKETS * 2];
     memset(used, 0, sizeof used);
@@ -211,7 +264,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (size < 2)
         return 0;
     if (data[0] & 1)
-        flows_try(data + 1, size - 1);
+        flows_try(data + 1, size - 1, data[0] & 2);
     else
         frame_try(data + 1, size - 1);
     return 0;

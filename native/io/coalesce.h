@@ -35,14 +35,13 @@ typedef struct coalesce {
 
 PAL_INLINE void coalesce_begin(coalesce *c) { c->flows = c->turn = 0; }
 
-/* What the packet at `data` would be as the first of a super-packet. False: it can't be one (not IP, options or extension
- * headers, a fragment, flags other than ACK and PSH, no data, a length that is not the frame's); f->l4 is 0 then unless its
- * flow is known. */
-static inline bool coalesce_read(const uint8_t *data, uint32_t len, uint32_t encap, coalesce_flow *f)
+/* What the packet at `data`, whose tunnel header has `tunnel` bytes, would be as the first of a super-packet. False: it can't be
+ * one (not IP, options or extension headers, a fragment, flags other than ACK and PSH, no data, a length that is not the frame's);
+ * f->l4 is 0 then unless its flow is known. */
+static inline bool coalesce_read_inner(const uint8_t *data, uint32_t len, uint32_t tunnel, coalesce_flow *f)
 {
-    const uint32_t tunnel = encap_len(encap, data);
     f->l4 = 0;
-    if (len < tunnel + 14 + 28 || (encap == PAL_ENCAP_GENEVE && (load_be16(data + 2) != GENEVE_ETHERNET || (data[1] & GENEVE_OAM))))
+    if (len < tunnel + 14 + 28)
         return false;
     const uint8_t *in = data + tunnel;
     uint32_t type = load_be16(in + 12), l3 = tunnel + 14;
@@ -82,8 +81,18 @@ static inline bool coalesce_read(const uint8_t *data, uint32_t len, uint32_t enc
     if (f->headers >= len)
         return false;
     f->size = len - f->headers;
-    f->closed |= f->size < OFFLOAD_SEGMENT_LEAST; /* no super-packet has shorter segments: host_offload_check */
     f->next = load_be32(l4 + 4) + f->size;
+    return true;
+}
+
+/* The same of what came out of a tunnel, and goes to the switch. */
+static inline bool coalesce_read(const uint8_t *data, uint32_t len, uint32_t encap, coalesce_flow *f)
+{
+    f->l4 = 0;
+    if ((encap == PAL_ENCAP_GENEVE && (load_be16(data + 2) != GENEVE_ETHERNET || (data[1] & GENEVE_OAM))) ||
+        !coalesce_read_inner(data, len, encap_len(encap, data), f))
+        return false;
+    f->closed |= f->size < OFFLOAD_SEGMENT_LEAST; /* no super-packet has shorter segments: host_offload_check */
     return true;
 }
 

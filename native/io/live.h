@@ -12,8 +12,8 @@
 #include <pthread.h>
 #include <semaphore.h>
 
+#include "gather.h"
 #include "live_ring.h"
-#include "tap.h"
 #include "uplink.h"
 
 #define LIVE_WORKERS PAL_TAP_QUEUES
@@ -64,6 +64,8 @@ typedef struct live_worker {
     frame_pool pool;        /* buffer i is frame i's, unless that came from the uplink */
     host_frame frame[HOST_BURST];
     uint32_t frames, bytes; /* of the burst so far */
+    uint64_t carried;       /* bytes of all bursts before it */
+    gather out;             /* for vNICs */
     ring *in;               /* from each worker */
     uint32_t handed_to;     /* bits of workers that were given frames in this round */
     PAL_ALIGNED(PAL_CACHE_LINE) pal_live_worker seen;

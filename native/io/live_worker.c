@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #define _GNU_SOURCE
 #include "live.h"
+#include "pace.h"
 
 #include <errno.h>
 #include <sched.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -13,10 +15,10 @@
 
 enum {
     EVENTS = 64,
-    TICK_MS = 100, /* asleep, time passes for the switch this often */
-    EAGER_MAX = 16,
+    TICK_MS = 100,       /* asleep, time passes for the switch this often */
+    NAP_SLACK_NS = 1000, /* by which a nap may be longer: the kernel's default is longer than a nap */
 };
-#define PAUSE_NS 100000u /* a pause shorter than this costs less awake than waking from it */
+
 static uint64_t live_now(void)
 {
     struct timespec t;
@@ -53,12 +55,15 @@ void live_sink(void *context, const host_out *out, uint32_t n)
             continue;
         }
         const live_port *p = o->vnic < LIVE_PORTS ? w->port[o->vnic] : NULL;
-        if (PAL_LIKELY(p != NULL))
-            tap_send(p->fd[w->number % p->queues], o, p->header, p->uso, &p->counts[w->number].c);
-        else
+        if (PAL_LIKELY(p != NULL)) {
+            const gather_card card = {p->fd[w->number % p->queues], p->header, p->uso, &p->counts[w->number].c};
+            gather_add(&w->out, &card, o);
+        } else {
             io_add(&w->lost.drop[PAL_REASON_LINK_DOWN], 1);
+        }
     }
-    if (w->uplink) /* what we were given is ours until we return */
+    gather_flush(&w->out); /* what we were given is ours until we return */
+    if (w->uplink)
         uplink_flush(w->uplink);
 }
 
@@ -68,6 +73,7 @@ static bool live_burst_full(const live_worker *w) { return w->frames == HOST_BUR
 static void live_burst(live_worker *w)
 {
     const uint32_t n = w->frames;
+    w->carried += w->bytes;
     w->frames = w->bytes = 0;
     w->live->what.burst(w->live->what.context, w->number, w->frame, n, live_now(), live_sink, w);
     if (w->uplink)
@@ -274,9 +280,9 @@ void *live_worker_run(void *worker)
 {
     live_worker *w = worker;
     struct epoll_event event[EVENTS];
-    bool idle = false;    /* nothing came in the last round */
-    uint64_t busy = 0;    /* when something last did */
-    uint32_t eager = 0;   /* how many of the latest pauses were short, about */
+    pace p = {0};
+    bool idle = false; /* nothing came in the last round, and we may sleep */
+    prctl(PR_SET_TIMERSLACK, NAP_SLACK_NS);
     while (!__atomic_load_n(&w->live->stop, __ATOMIC_ACQUIRE)) {
         live_mail(w);
         if (idle) {
@@ -306,14 +312,14 @@ void *live_worker_run(void *worker)
             live_burst(w);
         live_wake(w);
         const uint64_t now = live_now();
-        if (n > 0) {
-            eager = now - busy < PAUSE_NS ? min_u32(eager + 1, EAGER_MAX) : eager / 2;
-            busy = now;
-        }
-        /* While pauses are short we look again, and let others have the processor in between; then we sleep. */
-        idle = n <= 0 && (eager == 0 || now - busy > PAUSE_NS);
-        if (n <= 0 && !idle)
+        const enum pace_wait wait = pace_next(&p, now, n > 0, w->seen.frames, w->carried);
+        idle = wait == PACE_SLEEP;
+        if (wait == PACE_NAP) {
+            nanosleep(&(struct timespec){.tv_nsec = PACE_NAP_NS}, NULL);
+        } else if (wait == PACE_YIELD) {
             sched_yield();
+            pace_yielded(&p, now, live_now());
+        }
     }
     return NULL;
 }

@@ -12,10 +12,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 /* ---- opening ------------------------------------------------------------------------------------------------------ */
+
+#define TAP_UPLINK_QUEUE 2048
 
 typedef struct tap_request {
     const char *name;
@@ -68,12 +71,27 @@ static int tap_queue_open(const tap_request *r)
     return 0;
 }
 
+/* The frames that the kernel keeps for us while we don't have the processor, which others may have for some milliseconds: 500,
+ * unless we say. Vain where we may not. */
+static void tap_queue_length(const tap_request *r)
+{
+    struct ifreq i = {.ifr_qlen = TAP_UPLINK_QUEUE};
+    memcpy(i.ifr_name, r->name, strlen(r->name));
+    const int any = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (any < 0)
+        return;
+    ioctl(any, SIOCSIFTXQLEN, &i);
+    close(any);
+}
+
 static int tap_open_here(void *context)
 {
     const tap_request *r = context;
     for (uint32_t q = 0; q < r->queues; q++)
         if (tap_queue_open(r) != 0)
             return -1;
+    if (r->tunnel)
+        tap_queue_length(r);
     struct ifreq i = {.ifr_hwaddr.sa_family = ARPHRD_ETHER};
     if (r->mac) {
         memcpy(i.ifr_hwaddr.sa_data, r->mac, 6);

@@ -4,6 +4,9 @@
  * host's kernel routes what we write there to the underlay, and cuts it only where a card must have it cut.
  *
  *   virtio header | Ethernet | IP | UDP | Geneve or VXLAN | inner frame      offsets count from the outer Ethernet header
+ *
+ * A system call takes one frame, and what the kernels between two hosts do with it costs ten times the call. So datagrams of one
+ * size from one port to one TEP go as one: a UDP super-packet, which the other host's TAP gives out whole.
  */
 #define _GNU_SOURCE
 #include "../core/outer.h"
@@ -13,16 +16,38 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
-enum { TAP_READS = 48, TAP_SPARES = 16 };
+enum {
+    TAP_READS = 48, TAP_SPARES = 64, /* of a super-packet's datagrams each but the first may need one */
+    TAP_PORTS = 8,                   /* source ports: enough for underlays to spread flows, few enough for flows to share a message */
+    TAP_LANES = 32,                  /* messages under way, by port and TEP */
+    TAP_DATAGRAMS = 64,              /* in a message: UDP_MAX_SEGMENTS of older kernels */
+    TAP_MESSAGE = 65000,             /* bytes in a message */
+};
+
+/* Datagrams that may leave as one. Those of a flow are always in the same lane. */
+typedef struct tap_lane {
+    const host_out *first; /* where it is, as long as there is no second; then all are in the lane's buffer */
+    uint32_t count, bytes;
+    uint32_t size;         /* of each datagram but the last, which may be shorter */
+    uint8_t tos;
+    bool closed;           /* the last one is there */
+} tap_lane;
 
 typedef struct uplink_tap {
     uplink_queue q;
     outer_ends ends; /* remote: of the frame at hand */
-    uint32_t zero_sums;
+    uint32_t zero_sums; /* then every frame goes by itself: a super-packet has sums */
+    uint32_t open;      /* lanes that have something, by bit */
+    frame_pool room;    /* a buffer for each lane */
+    tap_lane lane[TAP_LANES];
 } uplink_tap;
+
+_Static_assert(TAP_LANES <= 32 && TAP_LANES % TAP_PORTS == 0, "a bit each");
+_Static_assert(TAP_MESSAGE + GENEVE_HEADER + 40 + OUTER_UDP <= 65535 && TAP_MESSAGE <= FRAME_ROOM, "it fits");
 
 /* The TAP that was handed in, from here on ours too. */
 static int uplink_tap_adopt(uint32_t queues, const pal_uplink_options *o, pal_tap *tap, char *err, size_t errlen)
@@ -59,7 +84,12 @@ static int uplink_tap_open(uplink *u, const pal_uplink_options *o, char *err, si
     }
     for (uint32_t i = 0; i < u->queues; i++) {
         uplink_tap *t = uplink_queue_new(&uplink_kind_tap, sizeof *t, TAP_READS, TAP_SPARES, &o->local);
-        if (t == NULL) {
+        if (t != NULL) {
+            u->queue[i] = &t->q;
+            t->room.base = mmap(NULL, (size_t)TAP_LANES * FRAME_STRIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+            t->room.n = t->room.base == MAP_FAILED ? 0 : TAP_LANES;
+        }
+        if (t == NULL || t->room.n == 0) {
             snprintf(err, errlen, "uplink %s: no memory", o->name);
             pal_tap_close(&tap);
             return -1;
@@ -68,14 +98,18 @@ static int uplink_tap_open(uplink *u, const pal_uplink_options *o, char *err, si
         memcpy(t->ends.mac + 6, o->mac, 6);
         t->ends.local = o->local;
         t->zero_sums = o->zero_sums || !(tap.offloads & TAP_TUNNEL_CSUM);
-        u->queue[i] = &t->q;
     }
     for (uint32_t i = 0; i < u->queues; i++)
         u->queue[i]->fd = tap.fd[i];
     return 0;
 }
 
-static void uplink_tap_close(uplink_queue *q) { (void)q; }
+static void uplink_tap_close(uplink_queue *q)
+{
+    const uplink_tap *t = (const uplink_tap *)q;
+    if (t->room.n)
+        munmap(t->room.base, (size_t)t->room.n * FRAME_STRIDE);
+}
 
 /* ---- in ----------------------------------------------------------------------------------------------------------- */
 
@@ -174,6 +208,12 @@ static void uplink_tap_sum(uint8_t *udp, uint32_t udp_len, const pal_address *lo
     memcpy(udp + 6, &whole, 2);
 }
 
+/* A flow's own one of a few. */
+static uint16_t uplink_tap_port(const uplink_tap *t, const host_out *out)
+{
+    return t->zero_sums ? out->port : (uint16_t)(OUTER_PORT_LEAST + out->port % TAP_PORTS * (OUTER_PORTS / TAP_PORTS));
+}
+
 /* Writes what stands at `payload` (tunnel header, inner frame or its headers) and, behind it, `data`. */
 static void uplink_tap_write(uplink_tap *t, uint8_t *payload, uint32_t bytes, const uint8_t *data, uint32_t data_bytes,
                              const host_out *out, const host_offload *o)
@@ -182,7 +222,7 @@ static void uplink_tap_write(uplink_tap *t, uint8_t *payload, uint32_t bytes, co
     const bool gso = o->gso_type != VIRTIO_GSO_NONE, later = (o->flags & VIRTIO_NEEDS_CSUM) != 0;
     const enum outer_sum sum = t->zero_sums || (later && !gso) ? OUTER_SUM_NONE : OUTER_SUM_PARTIAL;
     io_counts *counts = &t->q.counts;
-    if (outer_write(payload, len, &t->ends, out->port, outer_tos(payload + out->inner, bytes - out->inner), sum) == 0) {
+    if (outer_write(payload, len, &t->ends, uplink_tap_port(t, out), outer_tos(payload + out->inner, bytes - out->inner), sum) == 0) {
         io_add(&counts->drop[PAL_REASON_OFFLOAD], 1);
         return;
     }
@@ -242,13 +282,9 @@ static void uplink_tap_halve(uplink_tap *t, const host_out *out)
     }
 }
 
-static void uplink_tap_send(uplink_queue *q, const host_out *out)
+/* One frame. */
+static void uplink_tap_one(uplink_tap *t, const host_out *out)
 {
-    uplink_tap *t = (uplink_tap *)q;
-    if (out->outer.family != t->ends.local.family) {
-        io_add(&q->counts.drop[PAL_REASON_LINK_DOWN], 1);
-        return;
-    }
     t->ends.remote = out->outer;
     t->ends.encap = out->encap;
     if (PAL_UNLIKELY(out->len + outer_ip_bytes(t->ends.local.family) + OUTER_UDP > 65535))
@@ -257,7 +293,97 @@ static void uplink_tap_send(uplink_queue *q, const host_out *out)
         uplink_tap_write(t, out->data, out->len, NULL, 0, out, &out->offload);
 }
 
-static void uplink_tap_flush(uplink_queue *q) { (void)q; } /* a TAP takes a frame a system call */
+/* ---- many datagrams as one ----------------------------------------------------------------------------------------- */
+
+static void tap_lane_flush(uplink_tap *t, uint32_t number)
+{
+    tap_lane *l = &t->lane[number];
+    const uint32_t count = l->count, family = t->ends.local.family;
+    t->open &= ~(1u << number);
+    l->count = 0;
+    if (count < 2) {
+        if (count)
+            uplink_tap_one(t, l->first);
+        return;
+    }
+    uint8_t *payload = frame_at(&t->room, number), *frame = payload - outer_bytes(family);
+    io_counts *counts = &t->q.counts;
+    t->ends.remote = l->first->outer;
+    t->ends.encap = l->first->encap;
+    outer_write(payload, l->bytes, &t->ends, uplink_tap_port(t, l->first), l->tos, OUTER_SUM_PARTIAL);
+    const uint32_t udp = outer_bytes(family) - OUTER_UDP;
+    const virtio_header h = {.flags = VIRTIO_NEEDS_CSUM, .gso_type = VIRTIO_GSO_UDP_L4, .gso_size = (uint16_t)l->size,
+                             .hdr_len = (uint16_t)outer_bytes(family), .csum_start = (uint16_t)udp, .csum_offset = 6};
+    virtio_store(frame - VIRTIO_TUNNEL_BYTES, VIRTIO_TUNNEL_BYTES, &h);
+    if (write(t->q.fd, frame - VIRTIO_TUNNEL_BYTES, VIRTIO_TUNNEL_BYTES + outer_bytes(family) + l->bytes) < 0) {
+        io_add(&counts->drop[io_error_reason(errno)], count);
+        return;
+    }
+    io_add(&counts->tx_frames, 1);
+    io_add(&counts->tx_segments, count);
+    io_add(&counts->tx_bytes, l->bytes);
+}
+
+/* A copy of the frame, with sums that are whole: as a datagram of many it has no card to finish them. */
+static void tap_lane_copy(uint8_t *to, const host_out *out)
+{
+    const host_offload *o = &out->offload;
+    memcpy(to, out->data, out->len);
+    if (!(o->flags & VIRTIO_NEEDS_CSUM))
+        return;
+    const uint16_t field = segment_checksum(to + out->inner, out->len - out->inner, o);
+    memcpy(to + out->inner + o->csum_start + o->csum_offset, &field, 2);
+}
+
+static bool tap_lane_fits(const tap_lane *l, const host_out *out, uint8_t tos)
+{
+    return !l->closed && out->len <= l->size && l->count < TAP_DATAGRAMS && l->bytes + out->len <= TAP_MESSAGE && l->tos == tos &&
+           memcmp(&l->first->outer, &out->outer, sizeof out->outer) == 0 && l->first->encap == out->encap;
+}
+
+static void tap_lane_add(uplink_tap *t, const host_out *out)
+{
+    const uint32_t number = (out->port % TAP_PORTS + out->tep * TAP_PORTS) % TAP_LANES;
+    tap_lane *l = &t->lane[number];
+    const bool alone = out->offload.gso_type != VIRTIO_GSO_NONE || out->len > TAP_MESSAGE / 2;
+    const uint8_t tos = outer_tos(out->data + out->inner, out->len - out->inner);
+    if (l->count && (alone || !tap_lane_fits(l, out, tos)))
+        tap_lane_flush(t, number); /* none of a flow is overtaken */
+    if (alone) {
+        uplink_tap_one(t, out);
+        return;
+    }
+    if (l->count == 0) {
+        *l = (tap_lane){.first = out, .count = 1, .bytes = out->len, .size = out->len, .tos = tos};
+        t->open |= 1u << number;
+        return;
+    }
+    uint8_t *payload = frame_at(&t->room, number);
+    if (l->count == 1)
+        tap_lane_copy(payload, l->first);
+    tap_lane_copy(payload + l->bytes, out);
+    l->bytes += out->len;
+    l->count++;
+    l->closed = out->len < l->size;
+}
+
+static void uplink_tap_send(uplink_queue *q, const host_out *out)
+{
+    uplink_tap *t = (uplink_tap *)q;
+    if (out->outer.family != t->ends.local.family)
+        io_add(&q->counts.drop[PAL_REASON_LINK_DOWN], 1);
+    else if (t->zero_sums)
+        uplink_tap_one(t, out);
+    else
+        tap_lane_add(t, out);
+}
+
+static void uplink_tap_flush(uplink_queue *q)
+{
+    uplink_tap *t = (uplink_tap *)q;
+    while (t->open)
+        tap_lane_flush(t, (uint32_t)__builtin_ctz(t->open));
+}
 
 const uplink_kind uplink_kind_tap = {
     .open = uplink_tap_open, .close = uplink_tap_close, .receive = uplink_tap_receive, .send = uplink_tap_send, .flush = uplink_tap_flush};

@@ -282,8 +282,57 @@ static void test_refused(void)
     CHECK(uplink_open(&u, &o, 1, err, sizeof err) == -1);
 }
 
+/* ---- how it waits ------------------------------------------------------------------------------------------------------ */
+
+static uint64_t came_frames, came_bytes;
+
+/* `rounds` rounds, each `pause` ns after the one before; in every `every`th `frames` frames of `bytes` bytes come. What it is to do
+ * after the last round that had none. */
+static enum pace_wait pace_rounds(pace *p, uint64_t *now, uint32_t rounds, uint64_t pause, uint32_t every, uint32_t frames, uint32_t bytes)
+{
+    enum pace_wait wait = PACE_LOOK;
+    for (uint32_t i = 0; i < rounds; i++) {
+        const bool some = i % every == 0;
+        *now += pause;
+        came_frames += some ? frames : 0;
+        came_bytes += some ? frames * bytes : 0;
+        const enum pace_wait next = pace_next(p, *now, some, came_frames, came_bytes);
+        CHECK_U64(some && next != PACE_LOOK, 0);
+        wait = some ? wait : next;
+    }
+    return wait;
+}
+
+static void test_pace(void)
+{
+    pace p = {0};
+    uint64_t now = 1000000000;
+    check_where = "pace";
+    CHECK_U64(pace_next(&p, now, false, 0, 0), PACE_SLEEP); /* nothing has ever come */
+    CHECK_U64(pace_rounds(&p, &now, 40, 150000, 2, 1, 100), PACE_SLEEP); /* pauses of 0.3 ms */
+    /* A question and an answer, 20 us apart: awake, but asleep when none has come for a while. */
+    CHECK_U64(pace_rounds(&p, &now, 4000, 5000, 4, 1, 100), PACE_YIELD);
+    CHECK_U64(pace_rounds(&p, &now, 30, 5000, 100, 1, 100), PACE_SLEEP);
+    /* Others need the processor, as yielding tells: asleep, till it is time to ask again. */
+    CHECK_U64(pace_rounds(&p, &now, 400, 5000, 4, 1, 100), PACE_YIELD);
+    pace_yielded(&p, now - PACE_OTHERS_NS, now);
+    CHECK_U64(pace_rounds(&p, &now, 400, 5000, 4, 1, 100), PACE_YIELD); /* that was not long */
+    pace_yielded(&p, now - PACE_OTHERS_NS - 1, now);
+    CHECK_U64(pace_rounds(&p, &now, 400, 5000, 4, 1, 100), PACE_SLEEP);
+    CHECK_U64(pace_rounds(&p, &now, PACE_HOLD_NS / 5000, 5000, 4, 1, 100), PACE_YIELD);
+    /* Many short frames: a nap, whoever needs the processor. Not if one comes at a time, nor of super-packets. */
+    CHECK_U64(pace_rounds(&p, &now, 400, 5000, 4, 4, 100), PACE_NAP);
+    pace_yielded(&p, now - PACE_OTHERS_NS - 1, now);
+    CHECK_U64(pace_rounds(&p, &now, 400, 5000, 4, 4, 100), PACE_NAP);
+    CHECK_U64(pace_rounds(&p, &now, PACE_HOLD_NS / 5000, 5000, 4, 4, 40000), PACE_YIELD);
+    CHECK_U64(pace_rounds(&p, &now, 400, 5000, 2, 1, 100), PACE_YIELD);
+    CHECK_U64(pace_rounds(&p, &now, 400, 5000, 4, 4, 100), PACE_NAP);
+    CHECK_U64(pace_rounds(&p, &now, 30, 5000, 100, 4, 100), PACE_SLEEP); /* and when they end it sleeps */
+}
+
 int main(void)
 {
+    test_pace();
     test_owner(PAL_FAMILY_V4);
     test_owner(PAL_FAMILY_V6);
     test_owner_of_anything();

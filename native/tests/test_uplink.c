@@ -6,80 +6,12 @@
  * loopback interface.
  */
 #define _GNU_SOURCE
-#include "../io/netns.c"
-#include "../io/tap.c"
-#include "../io/uplink.c"
-#include "../io/uplink_tap.c"
-#include "../io/uplink_udp.c"
-#include "check.h"
-#include "support/packets.h"
+#include "support/uplink_pair.h"
 
 #include <poll.h>
-#include <sys/socket.h>
 
-static frame f;
 static uint32_t encap; /* of the tunnel: options 0 only with VXLAN */
-static uint8_t raw[80000], body[65536], memory[80000];
-static uplink one, two;
-static int wire_one, wire_two; /* the kernels' ends */
-
-static const pal_address TEP[3][2] = {
-    [PAL_FAMILY_V4] = {{.family = PAL_FAMILY_V4, .addr = {10, 1, 0, 1}}, {.family = PAL_FAMILY_V4, .addr = {10, 1, 0, 2}}},
-    [PAL_FAMILY_V6] = {{.family = PAL_FAMILY_V6, .addr = {0xfd, [15] = 1}}, {.family = PAL_FAMILY_V6, .addr = {0xfd, [15] = 2}}}};
-
-static int open_one(uplink *u, const pal_address *local, bool zero_sums)
-{
-    int fd[2];
-    char err[200] = "";
-    CHECK(socketpair(AF_UNIX, SOCK_DGRAM | SOCK_NONBLOCK, 0, fd) == 0);
-    pal_uplink_options o = {.name = "tep0", .local = *local, .tier = PAL_TIER_A, .mac = {2, 0, 0, 0, 0, 1}, .peer_mac = {2, 0, 0, 0, 0, 2},
-                            .fds = 1, .fd = {fd[0]}, .offloads = 0x1ef, .zero_sums = zero_sums};
-    CHECK_U64((uint64_t)uplink_open(u, &o, 1, err, sizeof err), 0);
-    CHECK_U64(u->tier, PAL_TIER_A);
-    close(fd[0]);
-    return fd[1];
-}
-
-static void open_both(uint32_t family, bool zero_sums)
-{
-    wire_one = open_one(&one, &TEP[family][0], zero_sums);
-    wire_two = open_one(&two, &TEP[family][1], zero_sums);
-}
-static void close_both(void)
-{
-    uplink_close(&one);
-    uplink_close(&two);
-    close(wire_one);
-    close(wire_two);
-}
-
-/* A TCP frame of `bytes` of data; size: of each segment, 0: no super-packet; later: its sum is left to a card. */
-static host_offload make(uint32_t family, uint32_t bytes, uint32_t size, bool later)
-{
-    static uint8_t l4[65536];
-    memset(l4, 0, 20);
-    store_be16(l4, 4000);
-    store_be16(l4 + 2, 80);
-    l4[12] = 5 << 4;
-    l4[13] = TCP_ACK;
-    memcpy(l4 + 20, body, bytes);
-    frame_ip(&f, family, 1, 2, PROTO_TCP, l4, 20 + bytes);
-    f.b[f.l3 + 1] |= family == PAL_FAMILY_V4 ? 2 : 0x20; /* ECT */
-    frame_ip_sum(&f);
-    pal_packet p = frame_view(&f, family);
-    const uint64_t pseudo = sum_pseudo(&p, PROTO_TCP, 20 + bytes);
-    const uint16_t sum = later ? sum_fold(pseudo) : sum_finish(sum_bytes(f.b + f.l4, 20 + bytes, pseudo));
-    memcpy(f.b + f.l4 + 16, &sum, 2);
-    host_offload o = {0};
-    if (later)
-        o = (host_offload){.flags = VIRTIO_NEEDS_CSUM, .csum_start = (uint16_t)f.l4, .csum_offset = 16};
-    if (size) {
-        o.gso_type = family == PAL_FAMILY_V4 ? VIRTIO_GSO_TCPV4 : VIRTIO_GSO_TCPV6;
-        o.gso_size = (uint16_t)size;
-        o.hdr_len = (uint16_t)(f.l4 + 20);
-    }
-    return o;
-}
+static uint8_t memory[80000];
 
 /* The frame, with a tunnel header of `options` words before it, to host two; what the kernel gets: bytes after the virtio header. */
 static int32_t send_one(uint32_t family, const host_offload *o, uint32_t options)
@@ -94,7 +26,7 @@ static int32_t send_one(uint32_t family, const host_offload *o, uint32_t options
     if (options)
         data[11] = (uint8_t)(options - 1);
     memcpy(data + inner, f.b, f.len);
-    const host_out out = {.data = data, .len = inner + f.len, .vnic = PAL_UPLINK, .outer = TEP[family][1], .port = 50000, .inner = (uint16_t)inner, .encap = encap, .offload = *o};
+    const host_out out = {.data = data, .len = inner + f.len, .vnic = PAL_UPLINK, .outer = TEP[family][1], .port = 50003, .inner = (uint16_t)inner, .encap = encap, .offload = *o};
     uplink_send(one.queue[0], &out);
     uplink_flush(one.queue[0]);
     CHECK(memcmp(data + inner, f.b, f.len) == 0); /* others may need it */
@@ -116,7 +48,7 @@ static void check_outer(uint32_t family, uint32_t len, uint32_t inner, uint32_t 
     CHECK_U64(found.len, inner + f.len);
     CHECK_U64(found.encap, encap);
     CHECK_U64(found.tos & 3, 2);
-    CHECK_U64(load_be16(raw + VIRTIO_TUNNEL_BYTES + found.at - 8), 50000);
+    CHECK_U64(load_be16(raw + VIRTIO_TUNNEL_BYTES + found.at - 8), one_port(50003));
 }
 
 static void test_single(uint32_t family, bool later, uint32_t options, bool zero_sums)
