@@ -210,24 +210,28 @@ async def unrealized(client: HttpClient, resource: Resource) -> list[str]:
 
 async def labels(run: Run, count: int, key: str = "label_ms") -> None:
     """A pod gets another label: until the last host that it concerns has heard."""
-    await changes(run, count, key, lambda number: {"app": "web" if number % 2 else "other", "changed": str(number)})
+    await changes(run, count, key, lambda labels: {"app": "other" if labels.get("app") == "web" else "web"})
 
 
 async def quarantined(run: Run, count: int) -> None:
     """The same with a label that concerns every host that has pods."""
-    await changes(run, count, "label_of_all_ms", lambda number: {"quarantine": "yes", "changed": f"q{number}"})
+    is_in = {"quarantine": "yes"}
+    await changes(
+        run, count, "label_of_all_ms", lambda labels: {"quarantine": "no"} if is_in.items() <= labels.items() else is_in
+    )
 
 
-async def changes(run: Run, count: int, key: str, labels_of: Callable[[int], dict[str, str]]) -> None:
+async def changes(run: Run, count: int, key: str, labels_of: Callable[[dict[str, str]], dict[str, str]]) -> None:
     pods = [(namespace, name) for namespace, names in run.load.pods.items() for name in names]
     taken, told, sent, reported = [], [], [], []
-    for number in range(count):
+    for _ in range(count):
         namespace, name = run.random.choice(pods)
+        labels = labels_of((await run.client.get(PODS, name, namespace))["metadata"]["labels"])
         await asyncio.sleep(PAUSE_BETWEEN)
         for host in run.hosts:
             host.count()
         begun = time.perf_counter()
-        made = await run.client.patch(PODS, name, {"metadata": {"labels": labels_of(number)}}, namespace)
+        made = await run.client.patch(PODS, name, {"metadata": {"labels": labels}}, namespace)
         revision, answered = int(made["metadata"]["resourceVersion"]), time.perf_counter()
         await asyncio.sleep(0)
         await quiet(run, answered)
@@ -256,8 +260,9 @@ async def cut(run: Run) -> None:
         await run.client.patch(PODS, name, {"metadata": {"labels": {"app": "web" if number % 2 else "db"}}}, namespace)
     namespace = next(iter(run.load.pods))
     if not run.control.only_span:
-        await run.client.create(PODS, run.load.pod(namespace, "late"), namespace)
-        run.load.pods[namespace].append("late")
+        late = f"late-{int(time.time())}"  # the store may have seen a run before
+        await run.client.create(PODS, run.load.pod(namespace, late), namespace)
+        run.load.pods[namespace].append(late)
         await addressed(run)
     begun = time.monotonic()
     await each(host.start() for host in run.hosts)
