@@ -41,7 +41,6 @@ def config_of(path: Path | None) -> Kubeconfig:
 def calling() -> Iterator[None]:
     """Exit status 1 and the server's sentence where it refuses; 3 where it does not answer."""
     from supervisor_glue.api.status import ApiError
-    from supervisor_glue.auth.caller import ServerError
     from supervisor_glue.auth.signing import SigningError
 
     try:
@@ -50,5 +49,5 @@ def calling() -> Iterator[None]:
         raise click.ClickException(f"the server refuses: {error.message} ({error.code})") from None
     except (SigningError, TimeoutError) as error:
         raise click.ClickException(str(error)) from None
-    except ServerError as error:
+    except ConnectionError as error:
         raise EnvironmentLacksError(str(error), "palisade supervisor up, or another --kubeconfig") from None

@@ -17,7 +17,7 @@ from supervisor_glue.api.client import Listed, Resource, WatchEvent
 from supervisor_glue.api.managed_fields import unmanaged
 from supervisor_glue.api.media import JSON, encode
 from supervisor_glue.api.resource import APPLY
-from supervisor_glue.api.status import ApiError, Object
+from supervisor_glue.api.status import ApiError, Object, why_unanswered
 from supervisor_glue.auth.kubeconfig import Kubeconfig, kubeconfig_read
 from supervisor_glue.auth.tls import client_context, identity_load, kept_alive
 
@@ -107,7 +107,7 @@ class HttpClient:
             async with self._session.request(method, path, data=data, headers=headers, params=query) as response:
                 content = await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise ConnectionError(f"{self.config.server}: {str(error) or type(error).__name__}") from None
+            raise ConnectionError(f"{self.config.server} does not answer: {why_unanswered(error)}") from None
         if response.status >= 400:
             raise error_of(response.status, content)
         return content
@@ -159,7 +159,7 @@ class HttpClient:
                 async for line in lines_read(response.content):
                     yield line
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise ConnectionError(f"{self.config.server}: {str(error) or type(error).__name__}") from None
+            raise ConnectionError(f"{self.config.server} does not answer: {why_unanswered(error)}") from None
 
     def websocket(self, path: str, *, heartbeat: float) -> Any:
         """A WebSocket, as an asynchronous context manager. Raises aiohttp.ClientError."""

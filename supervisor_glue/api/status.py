@@ -173,3 +173,10 @@ def error_too_many(message: str, retry_after: int = 1) -> ApiError:
 
 def _details(name: str, group: str, kind: str) -> dict[str, Any]:
     return {key: value for key, value in (("name", name), ("group", group), ("kind", kind)) if value}
+
+
+def why_unanswered(error: BaseException) -> str:
+    """Why a request has no answer, in the words of the system where they are its: aiohttp's own show a TLS context as
+    an object in memory."""
+    system = getattr(error, "os_error", None)
+    return (getattr(system, "strerror", None) or str(error)) or type(error).__name__

@@ -17,7 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from supervisor_glue.api.client import Resource
-from supervisor_glue.api.status import ApiError, Object
+from supervisor_glue.api.status import ApiError, Object, why_unanswered
 from supervisor_glue.auth.kubeconfig import Kubeconfig
 from supervisor_glue.auth.pki import certificate_hash
 from supervisor_glue.auth.tls import client_context
@@ -75,7 +75,7 @@ class Caller:
             ) as answer:
                 code, data = answer.status, await _read(answer)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise ServerError(f"{self._server} does not answer: {str(error) or type(error).__name__}") from None
+            raise ServerError(f"{self._server} does not answer: {why_unanswered(error)}") from None
         return _answer(code, data)
 
 

@@ -6,8 +6,10 @@ from __future__ import annotations
 import asyncio
 import json
 import shlex
+import socket
 import stat
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ from supervisor_glue.enable_verb import enable
 from supervisor_glue.join_verb import join
 from supervisor_glue.prechecks.compatibility import Facts, HostFacts
 from supervisor_glue.prechecks.compatibility import Path as Measured
-from supervisor_glue.status_verb import read_status, render_status
+from supervisor_glue.status_verb import read_status, render_status, status
 from tests.conftest import ROOT
 from tests.support.api_served import Api
 from tests.support.controlling import running
@@ -112,6 +114,21 @@ def test_a_user_works_in_one_namespace(tmp_path: Path) -> None:
         assert isinstance(missing.exception, click.ClickException) and "ghost" in missing.exception.message
 
     with_server(tmp_path, work)
+
+
+@pytest.mark.parametrize("command", [(status,), (token, "create"), (kubeconfig, "--namespace", "shop")])
+def test_a_server_that_does_not_answer_is_what_the_environment_lacks(
+    tmp_path: Path, command: tuple[click.Command, *tuple[str, ...]]
+) -> None:
+    api = Api(tmp_path)
+    with socket.socket() as taken:  # bound and not listened at: nobody answers there
+        taken.bind(("127.0.0.1", 0))
+        server = f"https://127.0.0.1:{taken.getsockname()[1]}"
+        kubeconfig_write(tmp_path / "admin", replace(api.administrator(), server=server))
+        verb, *words = command
+        asked = CliRunner().invoke(verb, words, env={"KUBECONFIG": str(tmp_path / "admin")}, standalone_mode=False)
+    assert isinstance(asked.exception, EnvironmentLacksError)
+    assert f"{server} does not answer: " in str(asked.exception) and " object at " not in str(asked.exception)
 
 
 def facts(*_: Any) -> Facts:
