@@ -14,7 +14,7 @@ import click
 
 from dfw.cli import DONE, NO
 from dfw.output import emit, output_option
-from overlay.lab_known import lab_known, lab_reported, name_option
+from overlay.lab_known import files_say, lab_known, lab_reported, name_option
 from overlay.which_agents import NAMED_BY_RUN, agent_lacks, lone_agent, run_option
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def apply(
             _tell_host(host_change.apply(agent, files, dry_run=dry_run, confirm=confirm), dry_run, begun)
         return DONE
     paths, _ = lab_known(name, NAMED_BY_RUN)
+    files_say(paths)
     with lab_reported():
         if confirmed:
             click.echo(f"lab {paths.name}: revision {lab_change.confirm_change(paths)} stays")
@@ -161,6 +162,7 @@ def rollback(
     if revision is None:
         emit(_listed(paths, record.revision), output, _list_text)
         return DONE
+    files_say(paths)
     with lab_reported():
         done = lab_change.rollback(paths, revision, dry_run=dry_run, steps=Steps(quiet))
     _tell(done, dry_run, time.monotonic() - begun)
@@ -238,13 +240,14 @@ def wait(what: bool, object_: str | None, name: str | None, run: Path | None, ti
     """Wait until what a lab's hosts, or this one, were told is in force; exit status 1 when it is not in time.
 
     OBJECT: a rule, policy, group, vNIC, segment, gateway or host, by its name or the end of its path: then only the
-    hosts count that need it.
+    hosts count that need it. With a Supervisor all objects of its API count, or OBJECT, also as networkpolicy/NAME.
 
     \b
     Examples:
       palisade wait --realized --timeout 10s
       palisade wait --realized shop/rules/web-to-db
     """
+    from overlay.lab_view import has_supervisor, lab_view
     from overlay.lab_wait import hosts_concerned, wait_hosts
 
     if (agent := lone_agent(name, run)) is not None:
@@ -260,14 +263,24 @@ def wait(what: bool, object_: str | None, name: str | None, run: Path | None, ti
         click.echo(f"realized: revision {place.revision} on {place.name}")
         return DONE
     paths, record = lab_known(name, NAMED_BY_RUN)
+    deadline = time.monotonic() + timeout
     with lab_reported():
-        hosts = hosts_concerned(paths, record, object_)
-        if not hosts:
+        wait_in_api = lab_view(paths, record).wait if has_supervisor(paths) else None
+        behind = None if wait_in_api is None else wait_in_api(object_, timeout)
+        hosts = [] if behind is not None and object_ is not None else hosts_concerned(paths, record, object_)
+        if behind is None and not hosts:
             told = f"no host is told of {object_!r}" if object_ else f"lab {paths.name} has no hosts"
             raise click.UsageError(told)
-        missing = wait_hosts(paths, record.revision, hosts, timeout)
-    for host, why in missing.items():
-        click.echo(f"host {host}: {why}", err=True)
+        wanted = dict.fromkeys(record.hosts, record.revision)
+        if wait_in_api is not None:
+            wanted = dict(lab_view(paths, record).wanted)
+        missing = dict(behind or {})
+        for host in hosts:
+            left = max(deadline - time.monotonic(), 0.0)
+            missing |= {f"host {host}": why for why in wait_hosts(paths, wanted[host], [host], left).values()}
+    for item, why in missing.items():
+        click.echo(f"{item}: {why}", err=True)
     if not missing:
-        click.echo(f"realized: revision {record.revision} on {', '.join(hosts)}")
+        where = f" on {', '.join(hosts)}" if hosts else ""
+        click.echo(f"realized: {object_ if not hosts else f'revision {max(wanted.values())}'}{where}")
     return NO if missing else DONE

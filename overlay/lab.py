@@ -12,7 +12,7 @@ import click
 
 from dfw.cli import DONE, NO
 from dfw.output import emit, output_option
-from overlay.lab_known import lab_known, lab_named, lab_only, lab_reported, name_option
+from overlay.lab_known import files_say, lab_known, lab_named, lab_only, lab_reported, name_option
 
 if TYPE_CHECKING:
     from overlay.lab_record import LabPaths, LabRecord
@@ -59,6 +59,7 @@ def up(files: tuple[str, ...], name: str, mtu: int, dry_run: bool, supervisor: b
         with lab_reported():
             _with_supervisor()(lab_named(name), files, mtu, Steps(quiet))
         return DONE
+    files_say(lab_named(name))
     begun = time.monotonic()
     with lab_reported():
         record, changes, _ = lab_up.up(lab_named(name), files, mtu=mtu, dry_run=dry_run, steps=Steps(quiet))
@@ -219,6 +220,7 @@ def migrate(name: str | None, pod: str, host: str) -> int:
     from overlay.lab_migrate import render_migrated
 
     paths, _ = lab_known(name)
+    files_say(paths)
     begun = time.monotonic()
     try:
         with lab_reported():

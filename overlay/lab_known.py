@@ -79,3 +79,14 @@ def lab_known(name: str | None, otherwise: str = "") -> tuple[LabPaths, LabRecor
     if record is None:
         raise click.UsageError(f"there is no lab {paths.name}; `palisade lab up --name {paths.name}` brings one up")
     return paths, record
+
+
+def files_say(paths: LabPaths) -> None:
+    """Raises click.UsageError where a lab's files do not say what runs in it: its Supervisor does."""
+    from overlay.lab_view import has_supervisor
+
+    if has_supervisor(paths):
+        raise click.UsageError(
+            f"lab {paths.name} has a Supervisor, whose API says what runs there: kubectl apply, "
+            f"or palisade lab up --supervisor --name {paths.name} FILE"
+        )

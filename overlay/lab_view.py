@@ -33,17 +33,25 @@ class PodPlace(NamedTuple):
 
 
 class LabView(NamedTuple):
-    """`wanted`: the revision that each host was told. `supervisor`: how its API is reached; None: the lab has none."""
+    """`wanted`: the revision that each host was told. `supervisor`: how its API is reached; None: the lab has none.
+    `wait`: until an object of it (None: all) is in force, for so many seconds; those that are not, and why, and None
+    where it has no such object."""
 
     world: PolicySet
     pods: Mapping[str, PodPlace]
     wanted: Mapping[str, int]
     supervisor: Mapping[str, Any] | None = None
+    wait: Callable[[str | None, float], Mapping[str, str] | None] | None = None
+
+
+def has_supervisor(paths: LabPaths) -> bool:
+    """What runs there is then what its API says, and not what the lab's files say."""
+    return (paths.folder / SUPERVISOR).is_dir()
 
 
 def lab_view(paths: LabPaths, record: LabRecord) -> LabView:
     """Raises PolicyError, OSError; with a Supervisor EnvironmentLacksError where it does not answer."""
-    if (paths.folder / SUPERVISOR).is_dir():
+    if has_supervisor(paths):
         for point in entry_points(group="palisade.lab"):
             if point.name == "view":
                 found: LabView = point.load()(paths, record)

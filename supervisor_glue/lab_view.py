@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 from dfw.documents import Document, document_of
@@ -35,6 +37,7 @@ from supervisor_glue.controllers.settings import Settings
 from supervisor_glue.controllers.vnics import POD_LABEL
 from supervisor_glue.enabled import SUPERVISORS, settings_of
 from supervisor_glue.lab_supervisor import MANAGER, supervisor_paths
+from supervisor_glue.realized_wait import wait_realized
 from supervisor_glue.spherelet.execute import NotRunningError, join_command
 from supervisor_glue.spherelet.logs import LogKeeper
 from supervisor_glue.spherelet.runtime import PodRuntime
@@ -59,7 +62,14 @@ def lab_view(paths: LabPaths, record: LabRecord) -> LabView:
     placed = [pod for pod in objects[PODS] if spec_of(pod).get("nodeName") in record.hosts]
     pods = {object_key(pod): _place(paths, pod) for pod in placed}
     about = {"server": server, "kubeconfig": str(kubeconfig)}
-    return LabView(world_of(objects), pods, wanted, about)
+    return LabView(world_of(objects), pods, wanted, about, partial(_wait, kubeconfig))
+
+
+def _wait(kubeconfig: Path, what: str | None, seconds: float) -> dict[str, str] | None:
+    try:
+        return wait_realized(kubeconfig, what, seconds)
+    except (ApiError, OSError) as error:
+        raise EnvironmentLacksError(f"the lab's Supervisor does not answer: {error}", "palisade lab up") from None
 
 
 async def _read(kubeconfig: Any) -> tuple[str, Objects]:

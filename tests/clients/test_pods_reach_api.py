@@ -67,6 +67,7 @@ def lab() -> Iterator[SupervisorLab]:
             ]
         )
         running.reaches(PODS, lambda items: len(items) == 3 and all(holds(item, "Ready") for item in items))
+        assert cli.run(["wait", "--realized", "--lab", running.paths.name]) == cli.DONE
         yield running
 
 

@@ -100,6 +100,24 @@ def test_a_policy_alone_leaves_workloads_as_they_are(begun: Lab, tmp_path: Path)
     assert "keeps no revision 9; it keeps 1, 2, 3" in begun.verb("rollback", "9", status=2) + begun.errors
 
 
+def test_what_runs_under_a_supervisor_is_not_the_files_to_say(begun: Lab, tmp_path: Path) -> None:
+    before = told(begun)
+    supervisor = begun.paths().folder / "supervisor"
+    supervisor.mkdir()
+    for words in (
+        ("apply", policy(tmp_path, "second")),
+        ("apply", "--confirmed"),
+        ("rollback", "1"),
+        ("lab", "up"),
+        ("lab", "migrate", "one", "b"),
+    ):
+        begun.verb(*words, status=2)
+        assert "has a Supervisor, whose API says what runs there" in begun.errors
+    assert "lab up" in begun.verb("rollback", "--list")
+    supervisor.rmdir()
+    assert told(begun) == before
+
+
 def test_a_change_that_a_host_refuses_is_taken_back(begun: Lab, tmp_path: Path) -> None:
     before, pids = told(begun), begun.pids()
     begun.verb("apply", policy(tmp_path, "REFUSE"), status=1)
