@@ -22,7 +22,7 @@ ENGINE_FUZZ_CFLAGS := -O1 -g -fsanitize=fuzzer-no-link,address,undefined
 NATIVE_TESTS := $(patsubst native/tests/%.c,$(NATIVE)/%,$(wildcard native/tests/test_*.c))
 # The same for another processor, by Debian's cross compiler and qemu's emulation of its programs (without sanitizers, which do
 # not run in it).
-AARCH64 := CC=aarch64-linux-gnu-gcc RUN=qemu-aarch64 NATIVE=build/aarch64 TEST_LIBS='$(TEST_LIBS) -static' \
+AARCH64 := CC=aarch64-linux-gnu-gcc RUN=qemu-aarch64 TEST_SECONDS=3600 NATIVE=build/aarch64 TEST_LIBS='$(TEST_LIBS) -static' \
 	UNIT_CFLAGS="-O1 -g1 -Wno-unused-function -Wno-maybe-uninitialized '-DPAL_INLINE=static inline __attribute__((unused))'"
 # Programs with a whole engine in them are linked with one archive of it: most of what they would compile. A program that
 # includes a source for its statics has that source's symbols already, and the archive's object stays out.
@@ -34,7 +34,7 @@ FUZZERS := $(patsubst native/fuzz/%.c,build/fuzz/%,$(wildcard native/fuzz/fuzz_*
 	native-tests-aarch64 setup-build setup-demo setup-test setup-bench FORCE
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1 \t\2/p' Makefile | expand -t 24
+	@sed -n 's/^\([a-z0-9-]*\):[^#]*## \(.*\)/  make \1 \t\2/p' Makefile | expand -t 24
 
 setup: setup-test ## install what is missing: Debian packages by one apt line, Python packages into .venv
 
@@ -62,7 +62,7 @@ lint: setup-build ## ruff, mypy --strict, import-linter, clang -Wall -Wextra
 	@scripts/lint.sh
 
 native-tests: $(NATIVE_TESTS) ## C unit tests under ASan and UBSan
-	@JOBS=$(JOBS) RUN=$(RUN) scripts/native-tests.sh $(NATIVE_TESTS)
+	@JOBS=$(JOBS) RUN=$(RUN) TEST_SECONDS=$(or $(TEST_SECONDS),300) scripts/native-tests.sh $(NATIVE_TESTS)
 
 native-tests-aarch64: ## the C unit tests on an emulated aarch64 (Debian: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user)
 	@command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64 >/dev/null || { \

@@ -1,13 +1,13 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
 #
-# Run the compiled C unit tests, JOBS at a time: each must exit 0, without a sanitizer's report, within five minutes.
-# usage: JOBS=N [RUN=EMULATOR] scripts/native-tests.sh PROGRAM...
+# Run the compiled C unit tests, JOBS at a time: each must exit 0, without a sanitizer's report, in time.
+# usage: JOBS=N [RUN=EMULATOR] [TEST_SECONDS=300] scripts/native-tests.sh PROGRAM...
 export RUN
 export ASAN_OPTIONS=detect_leaks=1:abort_on_error=0
 export UBSAN_OPTIONS=print_stacktrace=1
 for program; do rm -f "$program.status"; done
-printf '%s\n' "$@" | xargs -P "${JOBS:-2}" -I '{}' sh -c 'timeout 300 $RUN "{}" >"{}.log" 2>&1; echo $? >"{}.status"'
+printf '%s\n' "$@" | xargs -P "${JOBS:-2}" -I '{}' sh -c 'timeout "${TEST_SECONDS:-300}" $RUN "{}" >"{}.log" 2>&1; echo $? >"{}.status"'
 passed=0 failed=0
 for program; do
   if [ "$(cat "$program.status")" = 0 ]; then
