@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 from dfw.endpoint import EndpointError
 from dfw.model import PolicySet
@@ -13,12 +13,17 @@ from dfw.model import PolicySet
 
 def world_at(world: PolicySet, text: str | None) -> PolicySet:
     """The policy as it stands at a time (ISO 8601, UTC where no offset is given), else now. Raises EndpointError."""
+    at = time.time() if text is None else _seconds(text)
     if not world.schedules and not world.what_if.schedules:
         return world
-    if text is None:
-        return replace(world, at=time.time())
+    return replace(world, at=at)
+
+
+def _seconds(text: str) -> float:
     try:
         moment = datetime.fromisoformat(text)
+        if not date.min.year < moment.year < date.max.year:  # in another time zone it may be beyond the calendar
+            raise ValueError
     except ValueError:
         raise EndpointError(f"--at: {text!r} is not a time such as 2026-03-31T09:30") from None
-    return replace(world, at=(moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

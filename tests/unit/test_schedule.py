@@ -207,5 +207,13 @@ def test_explain_at_a_time(tmp_path: Path) -> None:
         item for item in json.loads(done.output)["steps"][0]["skipped"] if item["rule_path"].endswith("nothing")
     ]
     assert skipped["why"] == {"schedule": "the schedule office is not active at this time"}
-    done = CliRunner().invoke(explain, [*question, "--at", "noon"], standalone_mode=False)
+
+
+@pytest.mark.parametrize("at", ["noon", "0001-01-01", "0001-01-01T00:00:00+23:59", "9999-12-31T23:59-23:59"])
+@pytest.mark.parametrize("policy", [POLICY, ""], ids=["schedule", "none"])
+def test_what_is_no_time_is_refused(tmp_path: Path, policy: str, at: str) -> None:
+    (tmp_path / "policy.yaml").write_text(policy)
+    question = ["--policy", str(tmp_path / "policy.yaml"), "--from", "10.0.0.1", "--to", "10.0.0.2", "--dport", "80"]
+    done = CliRunner().invoke(explain, [*question, "--at", at], standalone_mode=False)
     assert done.return_value == 2
+    assert f"{at!r} is not a time such as" in done.stderr
