@@ -175,6 +175,9 @@ def identifier(cursor: Cursor) -> str | None:
     if "/" in found or not found.isprintable() or found != found.strip():
         cursor.problem(f"{found!r} is not an id: no '/', no control characters, no blanks around it")
         return None
+    if found in (".", ".."):  # a host's folder in a lab has the host's name
+        cursor.problem(f"{found!r} is not an id: it would be a folder's own name")
+        return None
     return str(found)
 
 

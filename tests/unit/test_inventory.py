@@ -154,6 +154,13 @@ def test_full_pools_are_errors_that_say_so(monkeypatch: pytest.MonkeyPatch) -> N
     assert line == "segments[1]: no /24 of 10.128.0.0/9 is left for segment 'one more'; give subnets"
 
 
+@pytest.mark.parametrize("name", [".", ".."])
+def test_names_that_folders_have_are_refused(name: str) -> None:
+    assert refusals(hosts=[{"name": name}]) == [
+        f"hosts[0].name: {name!r} is not an id: it would be a folder's own name"
+    ]
+
+
 def test_assigned_values_avoid_written_ones() -> None:
     segments = [{"name": "s", "subnets": ["10.0.0.0/29"]}]
     taken = [{"name": f"t{n}", "ips": [f"10.0.0.{n}"]} for n in (2, 3, 4, 5)]
