@@ -63,5 +63,9 @@ def explain(output: str, **given: Any) -> int:
     except (EndpointError, AmbiguousVnicError, CoreError, DisagreementError) as error:
         click.echo(f"palisade explain: {error}", err=True)
         return BAD_INPUT
+    for end in (result["from"], result["to"]):
+        if end["assumed"]:
+            said = f"{end['vnic']} has no address (status.podIP); {end['address']} is assumed"
+            click.echo(f"palisade explain: warning: the pod {said}", err=True)
     emit(result, output, lambda data: render_explanation(data, color=sys.stdout.isatty()))
     return DONE if result["allowed"] else NO

@@ -153,7 +153,9 @@ def _add_staged(
 
 
 def _end(peer: Peer) -> dict[str, Any]:
-    return {"vnic": None if peer.port is None else peer.port.name, "address": str(peer.address)}
+    port = peer.port
+    is_assumed = port is not None and port.ips_assumed
+    return {"vnic": None if port is None else port.name, "address": str(peer.address), "assumed": is_assumed}
 
 
 def _step(world: PolicySet, probe: Probe, verdict: Verdict, above: int, reached: bool) -> dict[str, Any]:

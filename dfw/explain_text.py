@@ -57,7 +57,8 @@ def _painted(text: str, verdict: str, color: bool) -> str:
 
 
 def _end_text(end: dict[str, Any]) -> str:
-    return f"{end['vnic']} ({end['address']})" if end["vnic"] else str(end["address"])
+    assumed = ", assumed" if end["assumed"] else ""
+    return f"{end['vnic']} ({end['address']}{assumed})" if end["vnic"] else str(end["address"])
 
 
 def rule_name(path: str) -> str:

@@ -43,6 +43,29 @@ def text(*arguments: str) -> str:
     return CliRunner().invoke(explain, [*FILES, *arguments], standalone_mode=False).output
 
 
+def test_an_address_that_was_only_assumed_is_said(tmp_path: Path) -> None:
+    (tmp_path / "pods.yaml").write_text("""\
+apiVersion: v1
+kind: Pod
+metadata: {name: a, namespace: x}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: b, namespace: x}
+status: {podIP: 10.0.0.2}
+""")
+    words = ["--policy", str(tmp_path / "pods.yaml"), "--from", "x/a", "--to", "x/b", "--dport", "80"]
+    done = CliRunner().invoke(explain, [*words, "-o", "json"], standalone_mode=False)
+    data = json.loads(done.stdout)
+    jsonschema.Draft202012Validator(SCHEMA).validate(data)
+    assert (data["from"]["assumed"], data["to"]["assumed"]) == (True, False)
+    assert done.stderr.splitlines() == [
+        f"palisade explain: warning: the pod x/a has no address (status.podIP); {data['from']['address']} is assumed"
+    ]
+    shown = CliRunner().invoke(explain, words, standalone_mode=False).stdout
+    assert shown.startswith(f"x/a ({data['from']['address']}, assumed) -> x/b (10.0.0.2), tcp/80: arrives")
+
+
 def test_both_vnics_and_the_groups_that_made_it() -> None:
     data = run("--from", "app-1", "--to", "db-1", "--dport", "3306")
     assert data["allowed"] is True
