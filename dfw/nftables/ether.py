@@ -24,6 +24,7 @@ from dfw.nftables.tables import comment_of, log_of
 FRAME_OUT, FRAME_IN = "frame-out", "frame-in"
 """Chains: where a frame's rules begin at each end."""
 _OUT_PRIORITY, _IN_PRIORITY = -290, 0  # behind who the ends are, and the guards (overlay/kernel_ends.py)
+_TAGS: Final = (0x8100, 0x88A8)  # IEEE 802.1Q
 _DROPS: Final = 0x100  # beside the flags of an entry
 _MARK: Final[Expression] = {"meta": {"key": "mark"}}
 
@@ -125,13 +126,16 @@ class _EtherWriter:
 
 def _written(key: EtherKey) -> Iterator[Expression]:
     number, has_source, has_destination, flags, kind, logged, _ = key
+    # The type is asked first, for a set costs more. But what comes behind a tag's, nft takes for what is in the tag.
+    if kind and kind not in _TAGS:
+        yield _match("==", "type", kind)
     for end, field, is_asked, negated in (
         ("src", "saddr", has_source, RULE_SRC_NEGATED),
         ("dst", "daddr", has_destination, RULE_DST_NEGATED),
     ):
         if is_asked:
             yield _match("!=" if flags & negated else "==", field, f"@macs{number}-{end}")
-    if kind:
+    if kind in _TAGS:
         yield _match("==", "type", kind)
     if not flags & _DROPS:
         yield ACCEPT
