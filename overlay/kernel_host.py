@@ -24,7 +24,7 @@ from overlay.hoststate import HostState, file_replace
 from overlay.kernel_connections import connections_refused, vnic_owners
 from overlay.kernel_ends import render_ends
 from overlay.kernel_fabric import apply_fabric, plan_fabric, segment_zones
-from overlay.kernel_staged import KEPT_MASK, connections_would
+from overlay.kernel_staged import connections_would
 from overlay.kernel_tables import host_tables, staged_tables, unenforced_vnics
 from overlay.kernel_tunnels import FabricStep, geneve_lack, speaks_geneve
 from overlay.sysctl_keep import keep_sysctls
@@ -123,7 +123,7 @@ class KernelHost:
         """Say in the marks of open connections what staged rules would have said of them: before these rules are there,
         so that none counts as cut meanwhile, and after it, of those that have come."""
         if staged is not None:
-            self.conntrack.mark(connections_would(self.conntrack.connections(), vnic_owners(state), staged), KEPT_MASK)
+            self.conntrack.mark(connections_would(self.conntrack.connections(), vnic_owners(state), staged))
 
     def _rules(self, wanted: Ruleset) -> None:
         """From what is in force, as far as anybody knows; else as a whole."""

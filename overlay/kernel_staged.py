@@ -21,21 +21,21 @@ from overlay.hoststate import HostState
 from overlay.kernel_connections import Owners, ends_judged
 from overlay.rule_counts import staged_key
 
-KEPT_MASK = 3 << KEPT_SHIFT
-"""The bits of a connection's mark that say at which ends staged rules would have allowed it."""
-
 
 def connections_would(
     connections: Iterable[Connection], owners: Owners, staged: Compiled
-) -> list[tuple[Connection, int]]:
+) -> list[tuple[Connection, int, int]]:
     """Connections in force whose mark says something else of the staged rules than they do now, by the connection's
-    first packet; and the mark. What an ALG announced goes with its parent."""
+    first packet; the mark, and which of its bits are meant. Where a stateless rule let it pass, only packets say what
+    staged rules think of it. What an ALG announced goes with its parent."""
     known = [item for item in connections if not item.status & EXPECTED]
-    wanted = dict.fromkeys((item.key for item in known), 0)
+    wanted, meant = (dict.fromkeys((item.key for item in known), 0) for _ in range(2))
     for item, bit, allows in ends_judged(known, owners, staged):
-        if allows:
-            wanted[item.key] |= bit << KEPT_SHIFT
-    return [(item, wanted[item.key]) for item in known if item.mark & KEPT_MASK != wanted[item.key]]
+        meant[item.key] |= bit << KEPT_SHIFT
+        wanted[item.key] |= (bit << KEPT_SHIFT) * allows
+    return [
+        (item, wanted[item.key], meant[item.key]) for item in known if (item.mark ^ wanted[item.key]) & meant[item.key]
+    ]
 
 
 def staged_sums(counts: Mapping[str, tuple[int, int]]) -> dict[str, int]:

@@ -84,11 +84,11 @@ class ConntrackSocket(NetfilterSocket):
                     raise
         return ended
 
-    def mark(self, connections: Iterable[tuple[Connection, int]], mask: int) -> int:
-        """Give these connections these marks, as far as bits are in the mask. Returns how many were still there. Raises
-        OSError."""
+    def mark(self, connections: Iterable[tuple[Connection, int, int]]) -> int:
+        """Give each of these connections a mark, as far as bits are in its mask. Returns how many were still there.
+        Raises OSError."""
         marked = 0
-        for item, mark in connections:
+        for item, mark, mask in connections:
             wanted = number_make(_MARK, mark & mask) + number_make(_MARK_MASK, mask)
             try:
                 self.ask(_NEW, ACKNOWLEDGE, item.key + wanted, _FAMILIES[item.source.family])

@@ -84,9 +84,14 @@ def test_open_connections_are_marked_as_staged_rules_would_have_allowed_them() -
         connection(3, 9999, 0b0001),  # allowed going out by the default rules, in both worlds
         connection(4, 9999, 0b0101),
         connection(5, 3306, 0b1111, EXPECTED),
+        connection(6, 3306, 0b1101),  # a stateless rule let it in
     ]
     would = connections_would(found, vnic_owners(state), staged)
-    assert [(item.sport, mark) for item, mark in would] == [(2, 0), (3, 0b0100)]
+    assert [(item.sport, mark, mask) for item, mark, mask in would] == [
+        (2, 0, 0b1100),
+        (3, 0b0100, 0b0100),
+        (6, 0, 0b0100),
+    ]
 
 
 def test_what_is_shown() -> None:
