@@ -25,6 +25,7 @@ NO: Final = 1
 BAD_INPUT: Final = 2
 LACKING: Final = 3
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class VerbGroup(click.Group):
@@ -142,7 +143,11 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         if error.errno == errno.EPIPE:
             return closed_pipe()
-        raise
+        if error.errno not in _FULL:
+            raise
+        closed_pipe()
+        click.echo(f"cannot write: {error.strerror}", err=True)
+        return LACKING
     except Exception as error:
         status = status_of(error)
         if status is None:
@@ -159,6 +164,11 @@ def closed_pipe() -> int:
 
 def main() -> None:
     """The console script `palisade`."""
+    # A stream that is closed (`>&-`) is None, and the next file that is opened would take its number, and what is
+    # written there.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - for as long as we live
     # A command lives for a moment and makes thousands of objects that stay: looking for garbage among them is a tenth
     # of its start-up. numpy's linear algebra, which nothing here calls, would start a thread for each core.
     gc.set_threshold(50_000, 20, 20)

@@ -167,6 +167,23 @@ def test_closed_pipe_is_silent() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("words", ["--help", "schema replay", "version -o json"])
+def test_a_full_disk_is_no_answer(words: str) -> None:
+    command = f"'{sys.executable}' -m dfw {words} > /dev/full"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (cli.LACKING, "cannot write: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("redirected", "status"),
+    [("version >&-", cli.DONE), ("check - <&-", cli.DONE), ("check no-file 2>&-", cli.BAD_INPUT)],
+)
+def test_streams_may_be_closed(redirected: str, status: int) -> None:
+    command = f"'{sys.executable}' -m dfw {redirected}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (status, "")
+
+
 @pytest.fixture
 def show(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """Run a verb that prints its option `depth`, with settings from files; returns what it printed."""
