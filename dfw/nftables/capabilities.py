@@ -25,8 +25,11 @@ def unsupported_features(world: PolicySet) -> Iterator[str]:
         yield f"{len(world.inventory.ports)} vNICs (at most {MOST_VNICS})"
     for policy in world.ordered:
         yield from _policy_features(policy, "")
+    layer2 = {policy.path for policy in world.policies if policy.tier is Tier.ETHERNET}
     for policy in world.staged:
         yield from _policy_features(policy, "staged ")
+        if policy.path in layer2:  # whatever it says, those in force would go
+            yield f"staged layer-2 rules (policy {policy.path})"
 
 
 def _policy_features(policy: Policy, word: str) -> Iterator[str]:

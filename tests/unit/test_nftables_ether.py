@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from dfw.compile import compile_policy
+from dfw.errors import UnsupportedError
 from dfw.load import load
 from dfw.model import (
     Action,
@@ -33,7 +34,7 @@ from dfw.model import (
     mac_packed,
 )
 from dfw.nftables import load as kernel
-from dfw.nftables import plan_update, render_ruleset, render_wire, ruleset_sorted, vnic_mark
+from dfw.nftables import plan_update, refuse_unsupported, render_ruleset, render_wire, ruleset_sorted, vnic_mark
 from dfw.nftables.batch import BRIDGE, update_messages
 from dfw.nftables.frame_judge import FrameJudge
 from dfw.nftables.frames import frames_parse, frames_replaced
@@ -91,6 +92,15 @@ def test_without_layer_2_rules_there_is_no_such_table() -> None:
     assert rendered(load([str(HERE / "in.yaml")]).world).ruleset.frames is None
     compiled = compile_policy(policies())
     assert render_wire(compiled.rules, compiled.sets, compiled.tap, compiled.ether.tap).ruleset.frames is None
+
+
+def test_staged_layer_2_is_refused_also_where_it_is_that_rules_go() -> None:
+    world = load([str(GOLDEN)]).world
+    (first, *_) = world.policies
+    gone = replace(world, staged=(replace(first, rules=(), staged=True),))
+    with pytest.raises(UnsupportedError, match=r"does not support staged layer-2 rules \(policy .*/both-ways\)"):
+        refuse_unsupported(gone)
+    refuse_unsupported(world)
 
 
 # Loaded, read back, changed
