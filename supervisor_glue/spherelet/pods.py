@@ -11,6 +11,7 @@ from typing import Final
 
 from dfw.logs import get_logger
 from overlay.launcher import Launcher
+from overlay.namespace import namespace_exists
 from supervisor_glue.api.client import Client
 from supervisor_glue.api.status import Object
 from supervisor_glue.controllers.events import Recorder
@@ -117,6 +118,19 @@ class Pods:
         if pod is None or (uid and uid_of(pod) != uid):
             return None
         return self.workers.get(uid_of(pod))
+
+
+def read_places(settings: Settings) -> dict[str, str]:
+    """Where the vNICs of pods are that were started here before: network namespaces by Port. The packet agent takes
+    away the interface of one for which it is told no place, and a pod's worker begins only when the API has told of it.
+    Of pods with one name the younger."""
+    folder = settings.run / "pods"
+    found: list[tuple[float, str, str]] = []
+    for path in folder.iterdir() if folder.is_dir() else ():
+        known, netns = record_read(path / "pod.json"), settings.namespace(path.name)
+        if known is not None and namespace_exists(netns):
+            found.append((float(known["started"]), f"{known['namespace']}/{known['name']}", str(netns)))
+    return {port: netns for _, port, netns in sorted(found)}
 
 
 def _remembered(folder: Path) -> Object:

@@ -21,7 +21,7 @@ from supervisor_glue.auth.kubeconfig import Kubeconfig, kubeconfig_read
 from supervisor_glue.ending import ending_signals
 from supervisor_glue.spherelet.attachments import Attachments
 from supervisor_glue.spherelet.node import NodeTask, host_address
-from supervisor_glue.spherelet.pods import Pods
+from supervisor_glue.spherelet.pods import Pods, read_places
 from supervisor_glue.spherelet.realize import Realizer
 from supervisor_glue.spherelet.settings import Settings
 from supervisor_glue.spherelet.tunnel import TunnelEnd
@@ -58,7 +58,7 @@ async def _serve(settings: Settings, config: Kubeconfig, kubeconfig: Path, ended
     log.info("spherelet.starting", address=settings.address, run=str(settings.run))
     async with HttpClient(config, "palisade-spherelet") as client:
         attachments = Attachments()
-        for port, netns in settings.attached:
+        for port, netns in (*read_places(settings).items(), *settings.attached):
             attachments.put(port, netns)
         pods = Pods(client, settings, attachments)
         tasks = [

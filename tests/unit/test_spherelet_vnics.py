@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,14 @@ import pytest
 
 from overlay.hoststate import HostState, VnicState
 from overlay.launcher import Launcher
+from supervisor_glue.auth.kubeconfig import Kubeconfig
+from supervisor_glue.auth.pki import authority_open
+from supervisor_glue.spherelet import pods as pods_module
+from supervisor_glue.spherelet import run as run_module
 from supervisor_glue.spherelet.attachments import Attachments
 from supervisor_glue.spherelet.logs import LogKeeper
 from supervisor_glue.spherelet.realize import Realizer
+from supervisor_glue.spherelet.records import record_write
 from supervisor_glue.spherelet.settings import Settings
 from supervisor_glue.spherelet.worker import PodWorker
 from tests.support.patience import PATIENCE
@@ -92,3 +98,36 @@ def test_what_the_agent_says_is_taken_by_vnic(tmp_path: Path, error: str, realiz
         assert done == (["x/good"] if not error and realized == 7 else [])
 
     run(body)
+
+
+def test_a_spherelet_that_begins_again_knows_where_vnics_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the API has told it of a pod: the agent would be told no place, and take the interface away."""
+    monkeypatch.setattr(pods_module, "namespace_exists", Path.exists)
+    monkeypatch.setattr(run_module, "apply_room", lambda room, name: None)
+    settings = Settings("esx-1", tmp_path / "run", tmp_path / "room", agent=tmp_path / "a", desired=tmp_path / "d")
+    settings.room.mkdir()
+    for number, (name, uid) in enumerate((("a", "old"), ("a", "young"), ("b", "never"))):
+        settings.folder(uid).mkdir(parents=True)
+        known = {"namespace": "x", "name": name, "uid": uid, "started": 100.0 + number}
+        record_write(settings.folder(uid) / "pod.json", known)
+        if name == "a":
+            settings.namespace(uid).touch()
+    found: list[dict[str, str]] = []
+    ended = asyncio.Event()
+
+    class Ready:
+        """Tells the agent at once."""
+
+        def __init__(self, _client: Any, _host: str, _desired: Path, _socket: Path, attachments: Attachments) -> None:
+            self.attachments = attachments
+
+        async def run(self) -> None:
+            found.append(dict(self.attachments.paths))
+            ended.set()
+            await asyncio.sleep(PATIENCE)
+
+    monkeypatch.setattr(run_module, "Realizer", Ready)
+    authority = authority_open(tmp_path / "pki", datetime.now(UTC))
+    config = Kubeconfig("https://127.0.0.1:1", authority.pem, "system:node:esx-1")
+    run(lambda: run_module._serve(settings, config, tmp_path / "kubeconfig", ended))
+    assert found == [{"x/a": str(settings.namespace("young"))}]
