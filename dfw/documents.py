@@ -2,9 +2,9 @@
 """Reading YAML and JSON documents so that every node knows its line and column.
 
 YAML is 1.2 with the core schema (`no` is text, `010` is ten, `02:00:00:00:01:01` is text). Duplicate keys, tags,
-recursive aliases, more than 100 aliases, more than 64 levels and more than 64 MiB are refused. JSON (RFC 8259) is
-read by its own reader, because YAML parsers refuse some of it. Whatever the bytes are, the only exception is
-PolicyError.
+recursive aliases, more than 100 aliases, more than 64 levels, more than 64 MiB and more than five million values are
+refused. JSON (RFC 8259) is read by its own reader, because YAML parsers refuse some of it. Whatever the bytes are, the
+only exception is PolicyError.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from dfw.model.place import Place
 
 MAXIMUM_BYTES = 64 * 1024 * 1024
 MAXIMUM_DEPTH = 64
+MAXIMUM_NODES = (
+    5_000_000  # of a file, keys and values: up to 1 GB of memory; 64 MiB of `0,` would be seven times as many
+)
 MAXIMUM_ALIASES = 100
 MAXIMUM_NUMBER_LENGTH = 64  # characters; no field of ours needs a longer number
 MAXIMUM_EXPANDED = 1_000_000  # nodes of a document that uses aliases, each counted as often as it stands somewhere
@@ -32,6 +35,7 @@ STDIN = "-"
 Scalar: TypeAlias = bool | int | float | str | None
 _TAG = "tag:yaml.org,2002:"
 # First characters of plain scalars that the core schema may read as something else than text; "" is null.
+_NO_KEYS: dict[str, tuple[int, int]] = {}  # of all that is no mapping: a dictionary for each would be half its memory
 _MAY_RESOLVE = frozenset(("", *"-+0123456789.~nNtTfF"))
 
 
@@ -47,7 +51,7 @@ class Node:
         self.value = value
         self.line = line
         self.column = column
-        self.keys: dict[str, tuple[int, int]] = {}
+        self.keys: dict[str, tuple[int, int]] = {} if isinstance(value, dict) else _NO_KEYS
         self.size = 1
         self.height = 1
 
@@ -99,6 +103,10 @@ class _Refused(Exception):
         self.line, self.column, self.message = line, column, message
 
 
+class _TooMany(_Refused):
+    """As JSON or as YAML: no other reading of the same text would have less."""
+
+
 def documents_read(files: Iterable[str]) -> list[Document]:
     """All documents of the files, in order; `-` is standard input. Raises PolicyError with all files' problems."""
     documents: list[Document] = []
@@ -137,7 +145,8 @@ def documents_parse(data: bytes, file: str) -> list[Document]:
             roots, problems = found
         else:
             for root in _Yaml(text, file, problems).documents():
-                roots.append(root)
+                if root.value is not None:
+                    roots.append(root)
     except _Refused as error:
         problems.append(Problem(Place(file, error.line, error.column), error.message))
     if problems:
@@ -163,6 +172,8 @@ def _as_json(text: str, file: str) -> tuple[list[Node], list[Problem]] | None:
     problems: list[Problem] = []
     try:
         return list(_Json(text, file, problems).documents()), problems
+    except _TooMany:
+        raise
     except _Refused:
         return None
 
@@ -175,6 +186,7 @@ class _Yaml:
         self.problems = problems
         self.text = text
         self.aliases = 0
+        self.nodes = 0
         self.anchors: dict[str, Node | None] = {}
 
     def documents(self) -> Iterator[Node]:
@@ -206,6 +218,9 @@ class _Yaml:
 
     def _node(self, event: Any, depth: int) -> Node:
         line, column = event.start_mark.line + 1, event.start_mark.column + 1
+        self.nodes += 1
+        if self.nodes > MAXIMUM_NODES:
+            raise _TooMany(line, column, f"more than {MAXIMUM_NODES} keys and values; split the file")
         if depth > MAXIMUM_DEPTH:
             raise _Refused(line, column, f"nested more than {MAXIMUM_DEPTH} levels deep")
         if isinstance(event, yaml.AliasEvent):
@@ -328,6 +343,7 @@ class _Json:
 
         self.scan: Callable[[str, int, bool], tuple[str, int]] = decoder.scanstring  # type: ignore[attr-defined]
         self.scan_error = decoder.JSONDecodeError
+        self.nodes = 0
         self.starts = [0, *(found.end() for found in re.finditer("\n", text))]
 
     def documents(self) -> Iterator[Node]:
@@ -350,6 +366,9 @@ class _Json:
 
     def _value(self, position: int, depth: int) -> tuple[Node, int]:
         line, column = self._place(position)
+        self.nodes += 1
+        if self.nodes > MAXIMUM_NODES:
+            raise _TooMany(line, column, f"more than {MAXIMUM_NODES} keys and values; split the file")
         if depth > MAXIMUM_DEPTH:
             raise _Refused(line, column, f"nested more than {MAXIMUM_DEPTH} levels deep")
         character = self.text[position : position + 1]
@@ -410,6 +429,7 @@ class _Json:
                 raise self._refused(position, "a key in double quotes is missing here")
             at = self._place(position)
             key, position = self._string(position)
+            self.nodes += 1
             value, position = self._value(self._expect(":", self._skip(position)), depth + 1)
             if key in members:
                 message = f"the key {key!r} was already given in line {node.keys[key][0]}"

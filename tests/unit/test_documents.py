@@ -182,6 +182,16 @@ def test_size(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         documents_read([str(file)])
 
 
+@pytest.mark.parametrize("text", ["a: [1, 2]\n---\nb: {}", '{"a": [1, 2]} {"b": {}}'], ids=["yaml", "json"])
+def test_keys_and_values_are_counted(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(documents, "MAXIMUM_NODES", 8)
+    assert plain(text) == [{"a": [1, 2]}, {"b": {}}]
+    monkeypatch.setattr(documents, "MAXIMUM_NODES", 7)
+    [problem] = refused(text).problems
+    assert problem.message == "more than 7 keys and values; split the file"
+    assert (problem.place.line, problem.place.column) == ((3, 4) if text.startswith("a") else (1, 21))
+
+
 def test_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     class Stdin:
         buffer = io.BytesIO(b"a: 1\na: 2")
