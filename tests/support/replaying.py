@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -108,8 +108,26 @@ def refused() -> list[bytes]:
 
 
 def lines(name: str) -> list[dict[str, Any]]:
-    """A file of JSON lines."""
-    return [json.loads(line) for line in Path(name).read_text().splitlines()]
+    """A file of JSON lines, after asserting that they are as their schema says."""
+    found = [json.loads(line) for line in Path(name).read_text().splitlines()]
+    check_lines(found)
+    return found
+
+
+_CHECKED = 100  # lines of a file: a schema takes longer than a replay
+_KIND_OF_KEY = {"ct": "replay-verdicts", "history": "replay-flows", "event": "replay-log"}
+
+
+def check_lines(found: Sequence[Mapping[str, Any]]) -> None:
+    """Assert that verdicts, flows or log lines are as their schema says."""
+    for key, kind in _KIND_OF_KEY.items():
+        if found and key in found[0]:
+            schema = json.loads(schema_files()[kind].read_text(encoding="utf-8"))
+            validator = jsonschema.Draft202012Validator(schema)
+            for line in found[:_CHECKED]:
+                validator.validate(line)
+            return
+    assert not found, f"lines of no known kind: {found[0]}"
 
 
 def check_schema(done: Done) -> Any:

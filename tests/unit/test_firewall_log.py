@@ -24,6 +24,7 @@ from dfw.model import Address, address_parse
 from dfw.replay import replay
 from tests.support.capture_mutations import pcap_write
 from tests.support.pcap import Captured
+from tests.support.replaying import check_lines
 from tests.support.wire import ACK, FIN, RST, End, ethernet, fragments
 from tests.support.wire import SYN as SYN_FLAG
 from tests.support.wire import Path as WirePath
@@ -114,6 +115,7 @@ def test_json_says_the_same() -> None:
     )
     assert (end["event"], end["reason"], end["packets"], end["reply_packets"]) == ("end", "rst", 16, 20)
     ping = json.loads(render_line(replace(SYN, protocol=1, sport=8, dport=0), "json"))
+    check_lines([packet, end, ping])
     assert (ping["icmp_type"], ping["icmp_code"], ping["sport"], ping["tcp_flags"]) == (8, 0, None, None)
 
 
