@@ -72,7 +72,9 @@ class SpanReader:
             try:
                 async with aclosing(client.lines("POST", PATH, body, query={"watch": "true"})) as lines:
                     async for data in lines:
-                        yield self._told(data, size)
+                        told = [self._told(data, size)]  # nothing of it is kept here: it is megabytes the first time
+                        del data
+                        yield told.pop()
                         size = 0
                 return
             except ApiError as error:

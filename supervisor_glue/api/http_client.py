@@ -157,7 +157,9 @@ class HttpClient:
                 if response.status >= 400:
                     raise error_of(response.status, await response.read())
                 async for line in lines_read(response.content):
-                    yield line
+                    told = [line]  # and no more of it here, while the next is waited for: the first may be megabytes
+                    del line
+                    yield told.pop()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ConnectionError(f"{self.config.server} does not answer: {why_unanswered(error)}") from None
 
@@ -230,10 +232,11 @@ async def lines_read(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
             raise ConnectionError("an event of the watch is too long")
         head, *lines = chunk.split(b"\n")
         rest.append(head)
+        del chunk, head
         for line in lines:
-            if whole := b"".join(rest).strip():
-                yield whole
-            rest, size = [line], len(line)
+            whole, rest, size = [b"".join(rest).strip()], [line], len(line)
+            if whole[0]:
+                yield whole.pop()
 
 
 def _query(**fields: str) -> dict[str, str]:

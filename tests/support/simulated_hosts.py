@@ -71,6 +71,7 @@ class SimulatedHost:
                 async with aclosing(self._opened()) as changes:  # type: ignore[type-var]
                     async for told in changes:
                         self._take(told)
+                        del told  # the names of all parts
             self.connected.clear()
             await asyncio.sleep(PAUSE)
 
@@ -78,8 +79,8 @@ class SimulatedHost:
         """As `watch` of the reader; so many hosts of one process open their connections one after the other."""
         async with self._opening:
             changes = self.reader.watch(self.client)
-            first = await anext(changes)
-        yield first
+            first = [await anext(changes)]
+        yield first.pop()
         async for told in changes:
             yield told
 

@@ -311,9 +311,9 @@ def test_a_request_that_came_to_nothing_says_how() -> None:
     client._session = Silent()  # type: ignore[assignment]
 
     async def body() -> None:
-        with pytest.raises(ConnectionError, match="https://there:1: TimeoutError"):
+        with pytest.raises(ConnectionError, match="https://there:1 does not answer: TimeoutError"):
             await client.request("GET", "/version")
-        with pytest.raises(ConnectionError, match="https://there:1: TimeoutError"):
+        with pytest.raises(ConnectionError, match="https://there:1 does not answer: TimeoutError"):
             await anext(client.lines("GET", "/version"))
 
     asyncio.run(body())
