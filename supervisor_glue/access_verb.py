@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from overlay.which_agents import lab_option
 from supervisor_glue.calling import calling, config_of, kubeconfig_option
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def token() -> None:
 @click.option("--host", help="For this host only, which may have joined before.")
 @click.option("--description", default="", help="What it is for.")
 @kubeconfig_option
-def token_create(ttl: timedelta, host: str | None, description: str, kubeconfig: Path | None) -> None:
+@lab_option
+def token_create(ttl: timedelta, host: str | None, description: str, kubeconfig: Path | None, lab: str | None) -> None:
     """Make a join token, and print the command that a host runs. Nobody can read it from the server again.
 
     \b
@@ -60,7 +62,7 @@ def token_create(ttl: timedelta, host: str | None, description: str, kubeconfig:
     from supervisor_glue.auth.pki import certificate_hash, utc_now
     from supervisor_glue.auth.tokens import join_secret, join_token_make
 
-    config = config_of(kubeconfig)
+    config = config_of(kubeconfig, lab)
     made = join_token_make()
     groups = [] if host is None else [FOR_HOST + host]
     with calling():
@@ -85,8 +87,15 @@ async def _secret_create(config: Kubeconfig, secret: dict[str, Any]) -> None:
 @click.option("--ttl", callback=duration, default="365d", show_default=True, help="How long the certificate is valid.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="A file of mode 0600; default: print it.")
 @kubeconfig_option
+@lab_option
 def kubeconfig(
-    namespace: str, role: str, user: str | None, ttl: timedelta, out: Path | None, kubeconfig: Path | None
+    namespace: str,
+    role: str,
+    user: str | None,
+    ttl: timedelta,
+    out: Path | None,
+    kubeconfig: Path | None,
+    lab: str | None,
 ) -> None:
     """Give a user access to one Namespace: a certificate, a RoleBinding, and a kubeconfig that has both in use.
 
@@ -97,7 +106,7 @@ def kubeconfig(
     """
     from supervisor_glue.auth.kubeconfig import kubeconfig_render, kubeconfig_write
 
-    config = config_of(kubeconfig)
+    config = config_of(kubeconfig, lab)
     name = user or f"{namespace}-{role}"
     if name.startswith("system:"):
         raise click.BadParameter("names that begin with system: are the Supervisor's own", param_hint="--user")

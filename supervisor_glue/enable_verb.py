@@ -40,7 +40,8 @@ def enable(spec: str, check_only: bool, kubeconfig: Path | None, lab: str | None
     from supervisor_glue.prechecks.spec import spec_load
 
     wanted = spec_load(spec)
-    config = None if check_only else config_of(kubeconfig)
+    # --lab says whose hosts, which need not be those of a lab with a Supervisor of its own.
+    config = None if check_only else config_of(kubeconfig, lab if kubeconfig is None else None)
     report = compatibility(wanted, read_facts(wanted, _sockets(lab, run)))
     if report.is_compatible and config is not None:
         with calling():

@@ -13,6 +13,7 @@ import click
 
 from dfw.cli import DONE
 from dfw.output import emit, output_option, render_table
+from overlay.which_agents import lab_option
 from supervisor_glue.calling import calling, config_of, kubeconfig_option
 
 if TYPE_CHECKING:
@@ -23,8 +24,9 @@ _HOST_COLUMNS = ("host", "tep", "joined", "ready", "realized")
 
 @click.command
 @kubeconfig_option
+@lab_option
 @output_option
-def status(kubeconfig: Path | None, output: str) -> int:
+def status(kubeconfig: Path | None, lab: str | None, output: str) -> int:
     """Show the server, the Supervisors that are enabled, and how its hosts are.
 
     \b
@@ -32,7 +34,7 @@ def status(kubeconfig: Path | None, output: str) -> int:
       palisade supervisor status
       palisade supervisor status --kubeconfig admin.kubeconfig -o json
     """
-    config = config_of(kubeconfig)
+    config = config_of(kubeconfig, lab)
     with calling():
         data = asyncio.run(read_status(config))
     emit(data, output, render_status)

@@ -27,6 +27,7 @@ from supervisor_glue.api.status import ApiError
 from supervisor_glue.auth.approval import JOINED
 from supervisor_glue.auth.caller import Caller
 from supervisor_glue.auth.kubeconfig import kubeconfig_read, kubeconfig_write
+from supervisor_glue.calling import config_of
 from supervisor_glue.controllers.certificates import CertificateController
 from supervisor_glue.controllers.resources import CONFIG_MAPS, HOST_STATUSES, HOSTS, NAMESPACES, NODES, SECRETS
 from supervisor_glue.enable_verb import enable
@@ -114,6 +115,34 @@ def test_a_user_works_in_one_namespace(tmp_path: Path) -> None:
         assert isinstance(missing.exception, click.ClickException) and "ghost" in missing.exception.message
 
     with_server(tmp_path, work)
+
+
+def test_the_server_is_that_of_the_only_lab_or_of_the_one_that_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PALISADE_RUN", str(tmp_path))
+    api = Api(tmp_path)
+
+    def lab(name: str) -> None:
+        folder = tmp_path / "labs" / name / "supervisor"
+        folder.mkdir(parents=True)
+        kubeconfig_write(folder / "kubeconfig", replace(api.administrator(), server=f"https://{name}:1"))
+
+    def refused(path: Path | None, name: str | None = None) -> str:
+        with pytest.raises(click.UsageError) as caught:
+            config_of(path, name)
+        return caught.value.message
+
+    assert refused(None).startswith("which server?")
+    (tmp_path / "labs" / "plain").mkdir(parents=True)
+    lab("one")
+    kubeconfig_write(tmp_path / "file", replace(api.administrator(), server="https://file:1"))
+    assert config_of(None).server == config_of(tmp_path / "file", "one").server == "https://one:1"
+    assert config_of(tmp_path / "file").server == "https://file:1"
+    lab("two")
+    assert refused(None).endswith(", or --lab one or two")
+    assert config_of(None, "two").server == "https://two:1"
+    assert refused(None, "plain") == "there is no lab 'plain' with a Supervisor; those with one: one, two"
 
 
 @pytest.mark.parametrize("command", [(status,), (token, "create"), (kubeconfig, "--namespace", "shop")])
