@@ -259,6 +259,9 @@ def apply_bridges(room: Path, bridges: Iterable[Bridge], mtu: int) -> None:
         with namespace_entered(room / UNDERLAY):
             for name in ("ipv4/ip_forward", "ipv6/conf/all/forwarding"):
                 _set(name, 1)
+            # No packet filter has a rule here, and the way through its hooks is not short.
+            for name in ("iptables", "ip6tables", "arptables"):
+                _set(f"bridge/bridge-nf-call-{name}", 0)
         for bridge in bridges:
             settings = {"br_stp_state": 0, "br_forward_delay": 0, "br_mcast_snooping": 0}
             links.link("add", ifname=bridge.name, kind="bridge", mtu=mtu, **settings)

@@ -34,7 +34,7 @@ static void live_worker_end(live_worker *w, uint32_t workers)
             live_pages_free(w->in[i].bytes, RING_BYTES);
     free(w->in);
     live_pages_free(w->port, LIVE_PORTS * sizeof *w->port);
-    live_pages_free(w->pool.base, (size_t)HOST_BURST * FRAME_STRIDE);
+    live_pages_free(w->pool.base, (size_t)LIVE_BUFFERS * FRAME_STRIDE);
     live_pages_free(w->out.room.base, (size_t)GATHER_FLOWS * FRAME_STRIDE);
     if (w->epoll >= 0)
         close(w->epoll);
@@ -49,7 +49,7 @@ static bool live_worker_begin(live_worker *w, pal_live *l, uint32_t number)
     w->epoll = epoll_create1(EPOLL_CLOEXEC);
     w->wake = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     w->port = live_pages(LIVE_PORTS * sizeof *w->port);
-    w->pool = (frame_pool){.base = live_pages((size_t)HOST_BURST * FRAME_STRIDE), .n = HOST_BURST};
+    w->pool = (frame_pool){.base = live_pages((size_t)LIVE_BUFFERS * FRAME_STRIDE), .n = LIVE_BUFFERS};
     w->out.room = (frame_pool){.base = live_pages((size_t)GATHER_FLOWS * FRAME_STRIDE), .n = GATHER_FLOWS};
     w->in = aligned_alloc(PAL_CACHE_LINE, l->workers * sizeof *w->in);
     if (w->in == NULL || w->port == NULL || w->pool.base == NULL || w->out.room.base == NULL || w->epoll < 0 || w->wake < 0)

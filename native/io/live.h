@@ -18,6 +18,7 @@
 
 #define LIVE_WORKERS PAL_TAP_QUEUES
 #define LIVE_PORTS 65536u
+#define LIVE_BUFFERS (HOST_BURST + 1) /* of a worker: the last one for what is being cut */
 #define LIVE_CONTROL_BYTES 2048u /* of a control packet */
 
 /* epoll_data of what is no port. */
@@ -61,7 +62,7 @@ typedef struct live_worker {
     uint32_t asleep;        /* atomic: an eventfd must be written for it to look into its rings */
     live_port **port;       /* by filter number */
     uplink_queue *uplink;
-    frame_pool pool;        /* buffer i is frame i's, unless that came from the uplink */
+    frame_pool pool;        /* buffer i is frame i's, unless that came from the uplink; and one more */
     host_frame frame[HOST_BURST];
     uint32_t frames, bytes; /* of the burst so far */
     uint64_t carried;       /* bytes of all bursts before it */

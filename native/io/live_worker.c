@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include "live.h"
 #include "pace.h"
+#include "segment.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -16,6 +17,7 @@
 enum {
     EVENTS = 64,
     TICK_MS = 100,       /* asleep, time passes for the switch this often */
+    LIVE_SHORT_MAX = 128, /* segments: UDP_MAX_SEGMENTS; more are no kernel's */
     NAP_SLACK_NS = 1000, /* by which a nap may be longer: the kernel's default is longer than a nap */
 };
 
@@ -127,11 +129,40 @@ static void live_wake(live_worker *w)
     }
 }
 
+/* Whether the frame that was read last is a UDP super-packet of segments so short that the switch takes none such: a workload that
+ * routes hands on what gather.h made. Those that are not one all through are the switch's to refuse. */
+static bool live_is_short(const host_frame *f, segment_plan *s)
+{
+    return f->offload.gso_type == VIRTIO_GSO_UDP_L4 && f->offload.gso_size < OFFLOAD_SEGMENT_LEAST &&
+           segment_plan_make(s, f->data, f->len, &f->offload) && s->count <= LIVE_SHORT_MAX && segment_plan_is_udp(s, f->data, f->len);
+}
+
+/* It becomes the packets that it stands for; each is judged by itself. Those read before it, from `first` on, come first. */
+static void live_cut(live_worker *w, const segment_plan *s, uint32_t first)
+{
+    const host_frame whole = w->frame[w->frames];
+    uint8_t *from = frame_at(&w->pool, HOST_BURST); /* a buffer of no frame's */
+    memcpy(from, whole.data, whole.len);
+    live_sort(w, first);
+    for (uint32_t i = 0; i < s->count; i++) {
+        uint32_t at, bytes = segment_bytes(s, i, 1, &at);
+        host_frame *f = &w->frame[w->frames];
+        *f = (host_frame){.data = frame_at(&w->pool, w->frames), .len = s->headers + bytes, .from = whole.from};
+        segment_headers(s, from, i, 1, f->data);
+        memcpy(f->data + s->headers, from + at, bytes);
+        w->bytes += f->len;
+        live_sort(w, w->frames++);
+        if (live_burst_full(w))
+            live_burst(w);
+    }
+}
+
 static void live_read_port(live_worker *w, live_port *p)
 {
     io_counts *counts = &p->counts[w->number].c;
+    segment_plan s;
     for (uint32_t read = 0; read < HOST_BURST;) {
-        const uint32_t first = w->frames;
+        uint32_t first = w->frames;
         bool more = true;
         for (; !live_burst_full(w) && read < HOST_BURST; read++) {
             uint8_t *data = frame_at(&w->pool, w->frames);
@@ -152,11 +183,15 @@ static void live_read_port(live_worker *w, live_port *p)
             io_add(&counts->rx_frames, 1);
             io_add(&counts->rx_bytes, f->len);
             io_add(&counts->rx_segments, good ? offload_segments(&f->offload, f->len) : 1);
-            w->bytes += f->len;
-            if (PAL_LIKELY(good))
-                w->frames++;
-            else
+            if (PAL_UNLIKELY(!good)) {
                 io_add(&counts->drop[PAL_REASON_OFFLOAD], 1);
+            } else if (PAL_UNLIKELY(live_is_short(f, &s))) {
+                live_cut(w, &s, first);
+                first = w->frames;
+            } else {
+                w->bytes += f->len;
+                w->frames++;
+            }
         }
         live_sort(w, first);
         if (!more)

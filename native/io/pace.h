@@ -17,7 +17,8 @@
 #define PACE_PAUSE_NS 100000u    /* a pause shorter than this costs less awake than waking from it */
 #define PACE_EAGER_MAX 16u
 #define PACE_OTHERS_NS 30000u    /* a workload answers in less */
-#define PACE_HOLD_NS 20000000u   /* so long we don't ask again whether others need the processor */
+#define PACE_HOLD_NS 20000000u   /* so long at least, and so long at most, we don't ask again whether others need the processor: */
+#define PACE_HOLD_MAX_NS 160000000u /* asking takes the milliseconds that they then have it */
 #define PACE_WINDOW_NS 250000u   /* over which frames are counted */
 #define PACE_FRAME_NS 25000u     /* the mean distance of many */
 #define PACE_FRAME_BYTES 2048u   /* the mean length of short ones: of super-packets a burst has enough in a few */
@@ -32,6 +33,7 @@ typedef struct pace {
     uint64_t frames, bytes;
     uint32_t rounds;        /* in it, of those that had something */
     uint32_t eager;         /* how many of the latest pauses were short, about */
+    uint32_t hold_ns;       /* so long did we not ask, the last time */
     bool dense;             /* many short frames came in the window before this one, more than one at a time */
 } pace;
 
@@ -62,8 +64,12 @@ static inline enum pace_wait pace_next(pace *p, uint64_t now, bool some, uint64_
 /* It yielded, from `before` to `now`. */
 static inline void pace_yielded(pace *p, uint64_t before, uint64_t now)
 {
-    if (now - before > PACE_OTHERS_NS)
-        p->hold = now + PACE_HOLD_NS;
+    if (now - before <= PACE_OTHERS_NS) {
+        p->hold_ns /= 2;
+        return;
+    }
+    p->hold_ns = min_u32(max_u32(2 * p->hold_ns, PACE_HOLD_NS), PACE_HOLD_MAX_NS);
+    p->hold = now + p->hold_ns;
 }
 
 #endif

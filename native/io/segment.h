@@ -63,6 +63,18 @@ static inline bool segment_plan_make(segment_plan *s, const uint8_t *frame, uint
     return s->headers - s->l3 + min_u32(s->size, s->payload) <= 65535;
 }
 
+/* Whether a UDP super-packet is one all through, as the parser has it of others: its headers agree with what the offload says, and
+ * its lengths with the frame's. */
+static inline bool segment_plan_is_udp(const segment_plan *s, const uint8_t *frame, uint32_t len)
+{
+    const uint8_t *ip = frame + s->l3;
+    if (!s->udp || load_be16(frame + s->l4 + 4) != len - s->l4)
+        return false;
+    if (s->v4)
+        return ip[0] >> 4 == 4 && ip[9] == PROTO_UDP && load_be16(ip + 2) == len - s->l3 && !(load_be16(ip + 6) & 0x3fff);
+    return ip[0] >> 4 == 6 && ip[6] == PROTO_UDP && s->l4 == s->l3 + 40 && load_be16(ip + 4) == len - s->l4;
+}
+
 /* Bytes of data of n segments from i on; *at: where they begin in the frame. */
 PAL_INLINE uint32_t segment_bytes(const segment_plan *s, uint32_t i, uint32_t n, uint32_t *at)
 {

@@ -264,6 +264,72 @@ static void test_live(uint32_t workers)
         close(card[i][0]), close(card[i][1]);
 }
 
+/* A UDP super-packet for card 1, of `bytes` of data in segments of 18, whose IP header says `more` than there is. */
+static void card_say_short(int fd, uint32_t family, uint32_t bytes, uint32_t more)
+{
+    static uint8_t udp[8 + 8000], out[VIRTIO_BYTES + 9000];
+    memset(out, 0, VIRTIO_BYTES);
+    store_be16(udp + 4, (uint16_t)(8 + bytes));
+    for (uint32_t i = 0; i < bytes; i++)
+        udp[8 + i] = (uint8_t)(i + i / 256);
+    frame_ip(&f, family, 1, 2, PROTO_UDP, udp, 8 + bytes);
+    f.b[5] = 1;
+    f.b[f.l3 + (family == PAL_FAMILY_V4 ? 3 : 5)] = (uint8_t)(f.b[f.l3 + (family == PAL_FAMILY_V4 ? 3 : 5)] + more);
+    const virtio_header h = {.flags = VIRTIO_NEEDS_CSUM, .gso_type = VIRTIO_GSO_UDP_L4, .gso_size = 18, .csum_start = (uint16_t)f.l4, .csum_offset = 6};
+    virtio_store(out, VIRTIO_BYTES, &h);
+    memcpy(out + VIRTIO_BYTES, f.b, f.len);
+    CHECK(write(fd, out, VIRTIO_BYTES + f.len) > 0);
+}
+
+/* Segments too short for the switch reach it, and what is behind it, one by one, between what came before and after them. */
+static void test_short(uint32_t workers, uint32_t family)
+{
+    static uint64_t latest[LIVE_WORKERS];
+    static uint8_t got[9000];
+    const uint32_t bytes = 7 * 18 + 5;
+    int card[2][2];
+    char err[200] = "";
+    check_where = "short segments";
+    memset(latest, 0, sizeof latest);
+    pal_live *l = live_new((live_switch){number_burst, latest}, workers, err, sizeof err);
+    for (uint32_t i = 0; i < 2; i++) {
+        card_make(card[i]);
+        CHECK_U64((uint64_t)pal_live_port_add(l, i, &card[i][0], 1, 0, err, sizeof err), 0);
+    }
+    for (uint32_t round = 0; round < 30; round++) { /* stopped, so that they are one burst */
+        pal_live_stop(l);
+        if (workers == 1) /* else it is another's, perhaps */
+            card_say(card[0][1], 1, 11);
+        card_say_short(card[0][1], family, bytes, 0);
+        if (workers == 1)
+            card_say(card[0][1], 1, 12);
+        CHECK(pal_live_start(l, err, sizeof err) == 0);
+        for (uint32_t what = 11; what <= 12; what++) {
+            if (workers == 1)
+                CHECK(card_read(card[1][1], got, sizeof got) == VIRTIO_BYTES + 60 && got[VIRTIO_BYTES + 20] == what);
+            for (uint32_t seen = 0; what == 11 && seen < bytes;) {
+                const uint32_t some = min_u32(18, bytes - seen), len = card_read(card[1][1], got, sizeof got);
+                CHECK_U64(len, VIRTIO_BYTES + f.l4 + 8 + some);
+                if (len == 0)
+                    break;
+                CHECK(memcmp(got + VIRTIO_BYTES + f.l4 + 8, f.b + f.l4 + 8 + seen, some) == 0);
+                pal_packet p = {.data = got + VIRTIO_BYTES, .family = (uint8_t)family, .l3 = f.l3, .l4 = f.l4, .cap = len - VIRTIO_BYTES, .l4_len = 8 + some, .proto = PROTO_UDP};
+                CHECK_U64(l4_checksum(&p), SUM_GOOD);
+                CHECK(got[0] == 0 && got[1] == VIRTIO_GSO_NONE);
+                seen += some;
+            }
+        }
+    }
+    /* One that is not what it says, or of more segments than a kernel makes: the switch's to refuse. */
+    card_say_short(card[0][1], family, bytes, 1);
+    CHECK_U64(card_read(card[1][1], got, sizeof got), VIRTIO_BYTES + f.l4 + 8 + bytes);
+    card_say_short(card[0][1], family, 128 * 18 + 1, 0);
+    CHECK_U64(card_read(card[1][1], got, sizeof got), VIRTIO_BYTES + f.l4 + 8 + 128 * 18 + 1);
+    pal_live_free(l);
+    for (uint32_t i = 0; i < 2; i++)
+        close(card[i][0]), close(card[i][1]);
+}
+
 static void test_refused(void)
 {
     char err[200] = "";
@@ -320,11 +386,20 @@ static void test_pace(void)
     pace_yielded(&p, now - PACE_OTHERS_NS - 1, now);
     CHECK_U64(pace_rounds(&p, &now, 400, 5000, 4, 1, 100), PACE_SLEEP);
     CHECK_U64(pace_rounds(&p, &now, PACE_HOLD_NS / 5000, 5000, 4, 1, 100), PACE_YIELD);
+    /* They still do: we ask less and less often, till they don't. */
+    for (uint64_t hold = PACE_HOLD_NS; hold <= 4 * PACE_HOLD_MAX_NS; hold *= 2) {
+        pace_yielded(&p, now - PACE_OTHERS_NS - 1, now);
+        CHECK_U64(p.hold - now, hold < PACE_HOLD_MAX_NS ? hold * 2 : PACE_HOLD_MAX_NS);
+    }
+    for (uint32_t i = 0; i < 10; i++)
+        pace_yielded(&p, now - 1, now);
+    pace_yielded(&p, now - PACE_OTHERS_NS - 1, now);
+    CHECK_U64(p.hold - now, PACE_HOLD_NS);
     /* Many short frames: a nap, whoever needs the processor. Not if one comes at a time, nor of super-packets. */
     CHECK_U64(pace_rounds(&p, &now, 400, 5000, 4, 4, 100), PACE_NAP);
     pace_yielded(&p, now - PACE_OTHERS_NS - 1, now);
     CHECK_U64(pace_rounds(&p, &now, 400, 5000, 4, 4, 100), PACE_NAP);
-    CHECK_U64(pace_rounds(&p, &now, PACE_HOLD_NS / 5000, 5000, 4, 4, 40000), PACE_YIELD);
+    CHECK_U64(pace_rounds(&p, &now, 2 * PACE_HOLD_NS / 5000, 5000, 4, 4, 40000), PACE_YIELD);
     CHECK_U64(pace_rounds(&p, &now, 400, 5000, 2, 1, 100), PACE_YIELD);
     CHECK_U64(pace_rounds(&p, &now, 400, 5000, 4, 4, 100), PACE_NAP);
     CHECK_U64(pace_rounds(&p, &now, 30, 5000, 100, 4, 100), PACE_SLEEP); /* and when they end it sleeps */
@@ -340,6 +415,10 @@ int main(void)
     test_send();
     test_live(1);
     test_live(2);
+    for (uint32_t workers = 1; workers <= 2; workers++) {
+        test_short(workers, PAL_FAMILY_V4);
+        test_short(workers, PAL_FAMILY_V6);
+    }
     test_refused();
     return check_end("test_live");
 }
