@@ -34,10 +34,11 @@ PATIENCE: Final = 0.15
 REFRESH_SECONDS: Final = 0.5
 """After that it is said as of what revision an object is realized that says already that it is. A policy changes
 nothing else of its pods: whoever waits for it should not wait for the writes of them all."""
+_VNIC: Final = "vnic"
 _RESOURCES: Final[dict[str, Resource]] = {
     **{prefix: resource for resource, prefix in POLICY_PREFIX.items()},
     "namespace": NAMESPACES,
-    "vnic": PODS,
+    _VNIC: PODS,
 }
 
 
@@ -58,7 +59,12 @@ class RealizedController(Controller):
         span.listeners.append(self._compiled)
 
     def triggers(self) -> Triggers:
-        return {HOST_STATUSES: lambda item: set(self._waiting.get(name_of(item), ()))}
+        return {HOST_STATUSES: self._concerned}
+
+    def _concerned(self, status: Object) -> set[str]:
+        """Whom a host's report may make another: what waits for it, and the vNICs of which it has a problem."""
+        problems = status_of(status).get("problems") or {}
+        return {*self._waiting.get(name_of(status), ()), *(f"{_VNIC}/{name}" for name in problems)}
 
     def _compiled(self, keys: Iterable[str]) -> None:
         self._first = self._first or self.span.revision
@@ -75,8 +81,10 @@ class RealizedController(Controller):
         if item is None or wanted is None or resource in self._without_status:
             self._forget(key)
             return None
-        refused = self.span.intent.refused.get((resource, item_key))
         hosts = self.span.hosts_of(key)
+        refused, reason = self.span.intent.refused.get((resource, item_key)), "Refused"
+        if refused is None and kind == _VNIC:
+            refused, reason = self._problem(item_key, hosts), "Problem"
         missing = sorted(host for host in hosts if self._revision(host) < wanted)
         for host in hosts:
             self._waiting.setdefault(host, set()).discard(key)
@@ -88,7 +96,7 @@ class RealizedController(Controller):
             return held
         if wanted <= self._first and not missing and not refused and _stands(item):
             return None  # as the leader before us wrote it
-        changed = self._status(item, wanted, hosts, missing, refused)
+        changed = self._status(item, wanted, hosts, missing, None if refused is None else (reason, refused))
         if changed is None:
             return None
         if not (missing or refused) and _stands(item) and self._stale_for(key) < REFRESH_SECONDS:
@@ -125,11 +133,11 @@ class RealizedController(Controller):
         return known[1] + PATIENCE - now if known[1] <= now else 0.0
 
     def _status(
-        self, item: Object, wanted: int, hosts: set[str], missing: list[str], refused: str | None
+        self, item: Object, wanted: int, hosts: set[str], missing: list[str], wrong: tuple[str, str] | None
     ) -> dict[str, Any] | None:
-        """What is to be written; None where it stands there."""
-        if refused is not None:
-            status, reason, message = "False", "Refused", refused
+        """What is to be written; None where it stands there. `wrong`: reason and message of what it will not be."""
+        if wrong is not None:
+            status, (reason, message) = "False", wrong
         elif missing:
             names = ", ".join(missing[:NAMES]) + (", ..." if len(missing) > NAMES else "")
             status, reason, message = "False", "Pending", f"{len(missing)} of {_hosts(len(hosts))} behind: {names}"
@@ -146,6 +154,12 @@ class RealizedController(Controller):
                 if condition["type"] == REALIZED:
                     condition["observedGeneration"] = generation
         return {"inputRevision": wanted, "conditions": conditions}
+
+    def _problem(self, vnic: str, hosts: Iterable[str]) -> str | None:
+        """What its host says is wrong with a vNIC: the rules are there, but do not do what they say."""
+        reports = (self.views[HOST_STATUSES].get(host) for host in hosts)
+        texts = ((status_of(report).get("problems") or {}).get(vnic) for report in reports if report is not None)
+        return next((str(text) for text in texts if text), None)
 
     def _revision(self, host: str) -> int:
         found = self.views[HOST_STATUSES].get(host)
