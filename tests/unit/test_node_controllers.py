@@ -285,50 +285,6 @@ def test_an_object_is_realized_when_all_its_hosts_are_there() -> None:
     run(body)
 
 
-def test_a_pod_with_whose_vnic_something_is_wrong_is_not_realized() -> None:
-    async def body() -> None:
-        world = World(Random(2))
-        world.begin()
-        for number in range(2):
-            world.pod("x", number)
-        server = ApiTwin()
-        for (resource, _), item in world.objects.items():
-            await server.create(resource, item, item["metadata"].get("namespace", ""))
-        spans: list[Span] = []
-        ticks = count(1000.0, 0.4)
-
-        def make(client: Client, views: Views) -> Sequence[Controller]:
-            spans.append(Span(Settings()))
-            spans[0].connect(views)
-            return [RealizedController(client, views, spans[0], lambda: next(ticks))]
-
-        def said(name: str) -> tuple[str, ...]:
-            found = condition_of(server.objects[PODS, "x", name], "Realized") or {}
-            return tuple(found.get(key, "") for key in ("status", "reason", "message"))
-
-        async def report(problems: dict[str, str]) -> None:
-            for host in ("h1", "h2", "h3", "h4"):
-                if (HOST_STATUSES, "", host) not in server.objects:
-                    await server.create(HOST_STATUSES, object_made(HOST_STATUSES, host))
-                mine = {name: text for name, text in problems.items() if host in spans[0].hosts_of(f"vnic/{name}")}
-                status = {"realizedRevision": spans[0].revision + 1000, "problems": None}
-                await server.patch(HOST_STATUSES, host, {"status": status}, subresource="status")
-                await server.patch(HOST_STATUSES, host, {"status": {"problems": mine}}, subresource="status")
-
-        fine, wrong = ("True", "InForce", "in force on 1 host"), "it passes nothing: the enforcer does not support it"
-        async with running(server, make):
-            compiling = asyncio.create_task(_compile_forever(spans[0]))
-            await until_async(lambda: said("p1")[0] == "False", "nothing is said")
-            await report({"x/p0": wrong})
-            await until_async(lambda: said("p0") == ("False", "Problem", wrong), "the problem is not told")
-            await until_async(lambda: said("p1") == fine, "the other pod has none")
-            await report({})
-            await until_async(lambda: said("p0") == fine, "it is told for ever")
-            compiling.cancel()
-
-    run(body)
-
-
 # Seconds as there are now. They are rounded: with what is held back, and less themselves, they are more than that.
 NOW = 1_795_741_200.1
 
