@@ -124,7 +124,6 @@ def test_frames_by_kernel_and_core(run: Path, tmp_path: Path, capfd: pytest.Capt
     assert all(
         row["observed"] == "denied" for row in six if "app-1" in (row["from"], row["to"]) and row["from"] != row["to"]
     )
-    probe(capfd, "--ports", "tcp/80,icmp")
     with ExitStack() as opened:
         wires = {name: opened.enter_context(wire_of(name)) for name in MACS}
         router = opened.enter_context(router_wire("esx-1", 5001))
