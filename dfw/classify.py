@@ -15,7 +15,7 @@ from dfw.classbench import RuleTable, rule_table, rules_read, trace_read
 from dfw.cli import DONE
 from dfw.errors import PolicyError
 from dfw.layout import NO_MATCH, KeyArray
-from dfw.output import emit, output_option, render_table
+from dfw.output import emit, output_option, outputs_check, render_table
 
 
 def first_matches(table: RuleTable, keys: KeyArray) -> tuple[npt.NDArray[np.int64], float, float]:
@@ -72,6 +72,7 @@ def classify(rules: str, trace: str, out: str | None, output: str) -> int:
     """
     if rules == trace == "-":
         raise click.UsageError("only one of RULES and TRACE can be standard input")
+    outputs_check({"--out": out}, (rules, trace))
     table, keys = rule_table(rules_read(rules)), trace_read(trace)
     matches, build, lookup = first_matches(table, keys)
     if out is not None:

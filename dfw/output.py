@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -24,6 +25,29 @@ def output_option(function: Function) -> Function:
         "-o", "--output", type=click.Choice(FORMATS), default="table", show_default=True, help="How to show the result."
     )
     return option(function)
+
+
+def outputs_check(outputs: Mapping[str, str | None], inputs: Iterable[str]) -> None:
+    """Refuse to write over what is read, or two things into one file. `outputs`: by option; devices and pipes may be
+    named twice. Raises click.UsageError.
+    """
+    files = {_identity(path): path for path in inputs}
+    files.pop(None, None)
+    for option, path in outputs.items():
+        file = None if path is None else _identity(path)
+        if file in files:
+            raise click.UsageError(f"{option} {path} would overwrite {files[file]}")
+        if file is not None and path is not None:
+            files[file] = f"what {option} writes"
+
+
+def _identity(path: str) -> tuple[int, int] | str | None:
+    """What two names of one file have in common; None for what is no file."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None if path == "-" else os.path.realpath(path)
+    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
 
 
 def emit(data: Any, output: str, table: Callable[[Any], str] | None = None) -> None:

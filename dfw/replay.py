@@ -12,10 +12,11 @@ from typing import Any
 
 import click
 
-from dfw.output import emit, output_option
+from dfw.output import emit, output_option, outputs_check
 from dfw.replay_summary import render_summary
 
 DONE, BAD_INPUT, LACKING = 0, 2, 3
+OUTPUTS = ("verdicts", "flows", "allowed", "dropped", "generated", "log")
 
 
 @click.command(
@@ -68,6 +69,8 @@ def replay(output: str, **given: Any) -> int:
     from dfw.replay_run import RunOptions, run_native
 
     check_format(given["flows"])
+    read = (*given["captures"], *given["policies"], *given["inventories"])
+    outputs_check({f"--{name}": given[name] for name in OUTPUTS}, read)
     action = given["default_action"]
     loaded = load((*given["policies"], *given["inventories"]), default_action=Action(action) if action else None)
     has_inventory = loaded.has_inventory
@@ -85,7 +88,7 @@ def replay(output: str, **given: Any) -> int:
             name: given[name]
             for name in ("workers", "batch", "repeat", "decap", "live_sanity", "live_limits", "each", "capacity")
         },
-        **{name: given[name] for name in ("verdicts", "flows", "allowed", "dropped", "generated", "log", "log_format")},
+        **{name: given[name] for name in (*OUTPUTS, "log_format")},
     )
     try:
         with _progress(sys.stderr.isatty()) as told:
@@ -112,7 +115,7 @@ def replay(output: str, **given: Any) -> int:
     for capture in result.captures:
         for text in filter(None, (capture.warning, capture.error)):
             click.echo(f"{capture.file}: {text}", err=True)
-    written = [given[name] for name in ("verdicts", "flows", "allowed", "dropped", "generated", "log")]
+    written = [given[name] for name in OUTPUTS]
     if "-" not in written or output != "table":
         emit(result.as_json(), output, render_summary)
     return BAD_INPUT if result.failed else DONE

@@ -145,3 +145,24 @@ def test_verdicts_to_standard_output_are_alone_there(run: Run) -> None:
     assert [json.loads(line)["n"] for line in done.out.splitlines()] == list(range(1, 8))
     done = run("cap.pcap", "--flows", "-")
     assert [json.loads(line)["state"] for line in done.out.splitlines()] == ["TIME_WAIT"]
+
+
+@pytest.mark.parametrize("option", ["--verdicts", "--flows", "--allowed", "--dropped", "--generated", "--log"])
+def test_what_is_read_is_not_written_over(run: Run, option: str) -> None:
+    capture("c.pcap", conversation())
+    before = {path: path.read_bytes() for path in sorted(Path().iterdir())}
+    Path("again.csv").symlink_to("c.pcap")  # another name of the same file
+    for over in ("again.csv", *(["c.pcap", "p.yaml", "i.yaml"] if option != "--flows" else [])):
+        done = run("c.pcap", "--inventory", "i.yaml", option, over)
+        assert done.status == cli.BAD_INPUT
+        assert f"{option} {over} would overwrite " in done.err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_two_outputs_need_two_files(run: Run) -> None:
+    capture("c.pcap", conversation())
+    done = run("c.pcap", "--allowed", "out", "--dropped", "./out")
+    assert done.status == cli.BAD_INPUT
+    assert "--dropped ./out would overwrite what --allowed writes" in done.err
+    assert not Path("out").exists()
+    assert run("c.pcap", "--allowed", "/dev/null", "--dropped", "/dev/null").status == cli.DONE
