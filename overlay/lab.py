@@ -190,14 +190,17 @@ def probe(name: str | None, ports: str, family: str, timeout: float, grid: bool,
       palisade lab probe --ports tcp/80,udp/53,icmp --grid
     """
     from dfw.matrix import ports_parse
-    from overlay.lab_probe import probe_lab, render_grids, render_probe
+    from overlay.lab_probe import not_here, probe_lab, render_grids, render_probe
     from overlay.lab_view import lab_view
     from overlay.progress import Steps
 
     asked = ports_parse(ports)
     paths, record = lab_known(name)
     with lab_reported():
-        rows = probe_lab(lab_view(paths, record), asked, family=family, timeout=timeout, steps=Steps(quiet))
+        view = lab_view(paths, record)
+        rows = probe_lab(view, asked, family=family, timeout=timeout, steps=Steps(quiet))
+    if elsewhere := not_here(view):
+        click.echo(f"not tried, for they run on none of the lab's hosts: {', '.join(elsewhere)}", err=True)
     emit(rows, output, render_grids if grid else render_probe)
     return DONE if all(row["expected"] == row["observed"] for row in rows) else NO
 

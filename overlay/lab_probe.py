@@ -36,7 +36,8 @@ def probe_lab(
 ) -> list[dict[str, Any]]:
     """A row for every pair of pods and port, in the order of `palisade matrix`.
 
-    `family`: "4", "6", or any: the sender's first that the receiver has too. Raises as apply_attempts does.
+    `family`: "4", "6", or any: the sender's first that the receiver has too. Ends that run on none of the lab's hosts
+    (`not_here`) have no rows. Raises as apply_attempts does.
     """
     world = view.world
     if family in _FAMILIES:
@@ -46,6 +47,8 @@ def probe_lab(
     attempts: list[tuple[dict[str, Any], Attempt]] = []
     for row in Matrix(Reachability(world), asked).rows():
         if row["allowed"] is None:  # a workload without any address
+            continue
+        if row["from"] not in view.pods or row["to"] not in view.pods:
             continue
         made = {
             "from": row["from"],
@@ -65,6 +68,12 @@ def probe_lab(
     with steps.shown():
         _try(attempts, timeout, steps)
     return rows
+
+
+def not_here(view: LabView) -> list[str]:
+    """What the policy knows and no host of the lab runs: with a Supervisor, a Port of somebody else's, or a pod that is
+    still bound to a host that is gone."""
+    return [name for name in view.world.inventory.ports if name not in view.pods]
 
 
 def _of_family(world: PolicySet, family: Family) -> PolicySet:

@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -25,13 +25,13 @@ from dfw.model import Host
 from overlay import lab_up
 from overlay.lab_agents import AgentError
 from overlay.lab_inputs import contents_read, inputs_read
-from overlay.lab_record import LabPaths
+from overlay.lab_record import LabPaths, record_read
 from overlay.launch import Launch
 from overlay.linux import Process, process_lives, processes_marked
 from overlay.namespace import apply_namespace, namespace_exists
 from overlay.pod import apply_launches, importing
 from overlay.progress import Steps
-from supervisor_glue.api.client import Resource
+from supervisor_glue.api.client import Client, Resource
 from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.api.kinds import NAMESPACES, NODES, OURS, Kind
 from supervisor_glue.api.leg import LEG
@@ -85,6 +85,8 @@ def up(paths: LabPaths, names: Sequence[str], *, mtu: int, steps: Steps) -> Up:
     """Bring it up, or apply what the files now say to one that is there. Raises as overlay.lab_up.up; AgentError where
     the control plane does not come up, ApiError where it refuses what the files say."""
     hosts, objects = _asked(names)
+    known = record_read(paths)
+    before = set() if known is None else set(known.hosts)
     begun = time.monotonic()
     with tempfile.NamedTemporaryFile("w", prefix="hosts-", suffix=".yaml") as file:
         yaml.safe_dump(hosts_document(hosts), file)
@@ -97,7 +99,7 @@ def up(paths: LabPaths, names: Sequence[str], *, mtu: int, steps: Steps) -> Up:
         if not _answers(where):
             _start_control_plane(paths, where, hosts[0].name)
         step.advance()
-        asyncio.run(_join(paths, where, hosts))
+        asyncio.run(_join(paths, where, hosts, before))
     seconds["control plane"] = time.monotonic() - begun
     begun = time.monotonic()
     asyncio.run(_apply(where, objects))
@@ -210,8 +212,8 @@ def _answers(where: SupervisorPaths) -> bool:
     return asyncio.run(ask())
 
 
-async def _join(paths: LabPaths, where: SupervisorPaths, hosts: Sequence[Host]) -> None:
-    """Every host that has no Spherelet yet becomes one of the Supervisor's."""
+async def _join(paths: LabPaths, where: SupervisorPaths, hosts: Sequence[Host], before: Set[str]) -> None:
+    """Every host that has no Spherelet yet becomes one of the Supervisor's. `before`: the lab's hosts until now."""
     async with HttpClient.of_file(where.kubeconfig, MANAGER) as client:
         for host in hosts:
             head = {"apiVersion": f"{OURS}/v1alpha1", "kind": "Host", "metadata": {"name": host.name}}
@@ -228,6 +230,15 @@ async def _join(paths: LabPaths, where: SupervisorPaths, hosts: Sequence[Host]) 
             if not _spherelet_lives(paths, host):
                 _start_spherelet(paths, host, kubeconfig, folder, more)
         await _wait_nodes(client, [host.name for host in hosts])
+        await place_on(client, before, {host.name for host in hosts})
+
+
+async def place_on(client: Client, before: Set[str], now: Set[str]) -> None:
+    """No pod is placed on a host that is gone, until it is there again; those that were are replaced elsewhere, as a
+    silent host's are."""
+    nodes = {item["metadata"]["name"] for item in (await client.list(NODES.resource)).items}
+    for name in sorted(nodes & (before ^ now)) if before else ():
+        await client.patch(NODES.resource, name, {"spec": {"unschedulable": True if name in before else None}})
 
 
 def _spherelet_lives(paths: LabPaths, host: Host) -> bool:
