@@ -63,6 +63,9 @@ def test_rules_of_each_vnic_in_their_order_with_counters(state: HostState) -> No
     mine = [row for row in rows if row["vnic"] == "web-1"]
     assert [row["order"] for row in mine] == list(range(1, len(mine) + 1))
     assert mine[-1]["rule_path"].startswith("default/")
+    # In the words of `explain` and of the policy's own field `category`.
+    assert [*dict.fromkeys(row["tier"] for row in mine)] == ["Infrastructure", "Application", "Default"]
+    assert {row["tier"] for row in realized.show_counters(state, {}, None)} >= {"Infrastructure", "Default"}
     (row,) = (row for row in mine if row["rule_path"] == path)
     assert (row["host_hits"], row["host_packets"], row["host_bytes"], row["action"]) == (1, 2, 300, "ALLOW")
     vnics = realized.show_vnics(state, {"web-1": 3}, {"ops-1": "no room"})
