@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from dfw.errors import EnvironmentLacksError
 
@@ -36,12 +37,24 @@ def lone_agent(lab: str | None, run: Path | None) -> Path | None:
     """The socket of the agent that is meant, where it is no lab's; None: a lab is meant. Raises click.UsageError."""
     from overlay.host_install import RUN
 
-    if run is not None:
-        if lab is not None:
+    if run is not None and lab is not None:
+        # What was typed says more than a setting that is there for all commands.
+        typed = [name for name in ("run", "lab", "name") if _is_typed(name)]
+        if len(typed) > 1 or click.get_current_context(silent=True) is None:
             raise click.UsageError("--run names a host, --lab a lab: give one of them")
+        if typed in (["lab"], ["name"]):
+            run = None
+        else:
+            lab = None
+    if run is not None:
         return run.absolute() / SOCKET
     installed = Path("/", RUN, SOCKET)
     return installed if lab is None and installed.exists() else None
+
+
+def _is_typed(name: str) -> bool:
+    context = click.get_current_context(silent=True)
+    return context is not None and context.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def agent_lacks(error: Exception | str) -> EnvironmentLacksError:

@@ -225,3 +225,18 @@ def test_every_row_is_what_the_schema_says(state: HostState) -> None:
         assert rows
         validator.validate([{"host": "esx-1"} | row for row in rows])
     assert not validator.is_valid([{"host": "esx-1", "something": "else"}])
+
+
+def test_what_is_typed_says_more_than_a_setting(tmp_path: Path) -> None:
+    """`--run` with PALISADE_LAB_NAME in the environment is that host; both typed contradict each other."""
+
+    def says(*words: str) -> str:
+        environment = {"PALISADE_LAB_NAME": "shop", "PALISADE_RUN": str(tmp_path)}
+        done = CliRunner().invoke(show, ["vnics", *words], env=environment, standalone_mode=False)
+        return str(done.exception)
+
+    host = str(tmp_path / "host")
+    assert "there is no lab 'shop'" in says()
+    assert "there is no lab 'other'" in says("--lab", "other")
+    assert str(Path(host) / "agent.sock") in says("--run", host)
+    assert "give one of them" in says("--run", host, "--lab", "shop")
