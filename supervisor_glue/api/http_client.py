@@ -23,6 +23,7 @@ from supervisor_glue.auth.tls import client_context, identity_load, kept_alive
 
 MERGE: Final = "application/merge-patch+json"
 _TIMEOUT: Final = aiohttp.ClientTimeout(total=30, sock_connect=5)
+_LIST_TIMEOUT: Final = aiohttp.ClientTimeout(total=600, sock_connect=5, sock_read=30)  # 100,000 objects take their time
 _WATCH_TIMEOUT: Final = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=None)
 _WATCH_SECONDS: Final = 1800
 _KEPT_SECONDS: Final = 75.0  # a connection without a request: longer than the pauses between a host's reports
@@ -99,12 +100,15 @@ class HttpClient:
         *,
         media: str = JSON,
         query: Mapping[str, str] | None = None,
+        timeout: aiohttp.ClientTimeout = _TIMEOUT,
     ) -> bytes:
         assert self._session is not None
         data = None if body is None else encode(body)
         headers = {"Content-Type": media} if data is not None else {}
         try:
-            async with self._session.request(method, path, data=data, headers=headers, params=query) as response:
+            async with self._session.request(
+                method, path, data=data, headers=headers, params=query, timeout=timeout
+            ) as response:
                 content = await response.read()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ConnectionError(f"{self.config.server} does not answer: {why_unanswered(error)}") from None
@@ -118,7 +122,7 @@ class HttpClient:
     async def list(self, resource: Resource, namespace: str = "", *, labels: str = "", fields: str = "") -> Listed:
         """Objects come without managedFields: they are more than half of each, and nobody here asks for them."""
         query = _query(labelSelector=labels, fieldSelector=fields)
-        content = await self._answered("GET", resource.path(namespace), query=query)
+        content = await self._answered("GET", resource.path(namespace), query=query, timeout=_LIST_TIMEOUT)
         found = _list_decode(content)
         version = f"{resource.group}/{resource.version}" if resource.group else resource.version
         head = {"kind": found.kind.removesuffix("List"), "apiVersion": version}
