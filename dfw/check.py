@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dfw.errors import PolicyError, Problem
+from dfw.errors import PolicyError, Problem, UnsupportedError
 from dfw.findings import Finding
-from dfw.model import Place, PolicySet
+from dfw.model import Place, PolicySet, Tier
 from dfw.output import emit, output_option, render_table
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 DONE, NO, BAD_INPUT = 0, 1, 2
 SHOWN_RULES = 20
+LAYER_2_ENTRIES = 128  # of a filter: dfw.layout.MAXIMUM_ETHER_RULES, which comes with the packet core
 
 
 @click.command
@@ -68,6 +69,8 @@ def check_files(files: tuple[str, ...], *, report: bool = False) -> dict[str, An
         Problem(item.rule.place or Place(files[0], 1, 1), f"{feature} is not supported by the packet core")
         for item, feature in unsupported
     ]
+    if not refused:
+        refused = _too_much_of_layer_2(world, files[0])
     errors = [_problem(item) for item in dict.fromkeys(refused)]
     counts = {
         "policies": len(world.policies),
@@ -81,6 +84,22 @@ def check_files(files: tuple[str, ...], *, report: bool = False) -> dict[str, An
     found = lint(loaded)
     result = _result(errors, [_finding(item) for item in (*found, *_lint_staged(loaded, found))], counts)
     return {**result, "explosion": None if errors else _explosion(world)} if report else result
+
+
+def _too_much_of_layer_2(world: PolicySet, file: str) -> list[Problem]:
+    """The vNIC that has more layer-2 entries than a filter takes; without an inventory nobody knows."""
+    rules = [rule for policy in world.policies if policy.tier is Tier.ETHERNET for rule in policy.rules]
+    most = sum(max(1, sum(len(service.entries) for service in rule.services)) for rule in rules)
+    if most <= LAYER_2_ENTRIES or not world.inventory.ports:
+        return []
+    from dfw.compile import compile_policy
+
+    try:
+        compile_policy(world)
+    except UnsupportedError as error:
+        message = f"{error.feature} are not supported by the packet core"
+        return [Problem(rules[0].place or Place(file, 1, 1), message)]
+    return []
 
 
 def _lint_staged(loaded: Loaded, now: Sequence[Finding]) -> list[Finding]:

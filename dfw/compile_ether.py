@@ -30,11 +30,18 @@ class EtherTable:
 
 @dataclass(frozen=True, slots=True)
 class EtherCompiled:
-    """`tables`, and by port name which one; ports that are not there have no layer-2 rules. `tap`: of a wire."""
+    """`tables`, and by port name which one; ports that are not there have no layer-2 rules. `everything`: the entries
+    of all rules, more perhaps than one filter can have."""
 
     tables: tuple[EtherTable, ...]
     table_of: Mapping[str, int]
-    tap: EtherTable
+    everything: EtherTable
+
+    @property
+    def tap(self) -> EtherTable:
+        """The list of a filter on a wire. Raises UnsupportedError."""
+        _bounded(len(self.everything.entries), "tap")
+        return self.everything
 
 
 def ether_compile(
@@ -56,17 +63,21 @@ def ether_compile(
         if selecting:
             if selecting not in seen:
                 seen[selecting] = len(tables)
-                tables.append(_table([row for at in selecting for row in rows[at][2]], macs, port.name))
+                mine = [row for at in selecting for row in rows[at][2]]
+                _bounded(len(mine), port.name)
+                tables.append(_table(mine, macs))
             table_of[port.name] = seen[selecting]
-    tap = _table([row for _, _, some in rows for row in some], macs, "tap")
-    tap.entries["dir"] = 3
-    return EtherCompiled(tuple(tables), table_of, tap)
+    everything = _table([row for _, _, some in rows for row in some], macs)
+    everything.entries["dir"] = 3
+    return EtherCompiled(tuple(tables), table_of, everything)
 
 
-def _table(rows: Sequence[tuple[int, ...]], macs: npt.NDArray[np.uint64], name: str) -> EtherTable:
-    if len(rows) > MAXIMUM_ETHER_RULES:
-        feature = f"{len(rows)} layer-2 entries at {name} (at most {MAXIMUM_ETHER_RULES})"
-        raise UnsupportedError("native", feature)
+def _bounded(count: int, name: str) -> None:
+    if count > MAXIMUM_ETHER_RULES:
+        raise UnsupportedError("native", f"{count} layer-2 entries at {name} (at most {MAXIMUM_ETHER_RULES})")
+
+
+def _table(rows: Sequence[tuple[int, ...]], macs: npt.NDArray[np.uint64]) -> EtherTable:
     entries = np.zeros(len(rows), dtype=ETHER_DTYPE)
     names = ("rule", "src_off", "src_n", "dst_off", "dst_n", "ether_type", "action", "dir", "flags")
     for column, values in zip(names, zip(*rows, strict=True), strict=bool(rows)):

@@ -14,6 +14,7 @@ from dataclasses import astuple, dataclass, replace
 import numpy as np
 
 from dfw.compile import Compiled, CompiledRule, RuleTable, compile_policy
+from dfw.compile_ether import EtherCompiled, EtherTable
 from dfw.core import NO_FILTER, Engine, EngineOptions, Ruleset
 from dfw.layout import BINDING_DTYPE, ETHER_DTYPE, SEGMENT
 from dfw.model import Inventory, PolicySet, Port, Timers, mac_packed
@@ -57,6 +58,7 @@ class NativeEnforcer:
     def commit(self, world: PolicySet) -> Compiled:
         """Compile and put in force, for all filters at once. Raises UnsupportedError, CoreError: nothing changes."""
         compiled = compile_policy(world)
+        wire = compiled.ether.tap if self.inventory is None else None  # which may refuse, so before anything is staged
         numbers = np.array([self._rule(rule) for rule in compiled.rules] or [0], dtype=np.uint32)
         sets = self._put_sets(compiled)
         built: dict[int, Ruleset] = {}  # filters with the same rules share one rule set, built once
@@ -71,17 +73,19 @@ class NativeEnforcer:
             timers = timer_seconds(compiled.timers_of.get(name, compiled.timers))
             self.engine.stage(number, ruleset, timers, tap=self.inventory is None)
             self.engine.stage_flood(number, astuple(compiled.flood_of.get(name, compiled.flood)))
-            self._stage_ether(number, name, compiled, numbers)
+            self._stage_ether(number, wire or self._ether_of(name, compiled.ether), numbers)
         self.engine.commit()
         return compiled
 
+    @staticmethod
+    def _ether_of(name: str, ether: EtherCompiled) -> EtherTable | None:
+        at = ether.table_of.get(name)
+        return None if at is None else ether.tables[at]
+
     def _stage_ether(
-        self, number: int, name: str, compiled: Compiled, numbers: np.ndarray[tuple[int], np.dtype[np.uint32]]
+        self, number: int, table: EtherTable | None, numbers: np.ndarray[tuple[int], np.dtype[np.uint32]]
     ) -> None:
         """The layer-2 rules of one filter; none where it has none, and had none."""
-        ether = compiled.ether
-        at = ether.table_of.get(name)
-        table = ether.tap if self.inventory is None else None if at is None else ether.tables[at]
         if table is None or not len(table.entries):
             if number in self._ether:
                 self.engine.stage_ether(number, np.zeros(0, dtype=ETHER_DTYPE), np.zeros(0, dtype=np.uint64))

@@ -136,6 +136,11 @@ def world_of(*rules: dict[str, Any], scope: Sequence[str] = ("ANY",)) -> PolicyS
             "expression": [{"resource_type": "PathExpression", "paths": ["/infra/segments/lan/ports/a"]}],
         },
         {
+            "resource_type": "Group",
+            "id": "b-port",
+            "expression": [{"resource_type": "PathExpression", "paths": ["/infra/segments/lan/ports/b"]}],
+        },
+        {
             "resource_type": "SecurityPolicy",
             "id": "l2",
             "category": "Ethernet",
@@ -231,6 +236,18 @@ def test_a_wire_has_them_too() -> None:
 
 def test_more_than_the_core_takes_is_refused() -> None:
     many = [{"action": "DROP", "service_entries": [{**ETHER, "ether_type": 0x0600 + number}]} for number in range(129)]
-    with pytest.raises(UnsupportedError, match="129 layer-2 entries"):
+    with pytest.raises(UnsupportedError, match="129 layer-2 entries at a "):
         compile_policy(world_of(*many))
     compile_policy(world_of(*many[:128]))
+
+
+def test_the_limit_is_a_filters() -> None:
+    many = [
+        {"action": "DROP", "scope": [scope], "service_entries": [{**ETHER, "ether_type": 0x0600 + number}]}
+        for scope in ("a-port", "b-port")
+        for number in range(100)
+    ]
+    world = world_of(*many, {"action": "DROP", "service_entries": [{**ETHER, "ether_type": 0x0800}]})
+    assert judged(world, UDP) == [("1", "a", "OUT", "DROP", "match", "r200")]
+    with pytest.raises(UnsupportedError, match="201 layer-2 entries at tap"):
+        judged(world, UDP, vnics=False)

@@ -227,3 +227,15 @@ def test_errors_say_what_they_carry() -> None:
     with pytest.raises(ValueError, match="at least one"):
         PolicyError([])
     assert str(UnsupportedError("native", "x")) == "the enforcer native does not support x"
+
+
+def test_more_layer_2_entries_than_a_filter_takes(files: Callable[..., str]) -> None:
+    rules = [{"id": f"r{number}", "action": "DROP"} for number in range(129)]
+    both, inventory = policy(*rules, category="Ethernet"), files("i.json", INVENTORY)
+    scoped = [{**item, "scope": ["web" if at % 2 else "db"]} for at, item in enumerate(rules)]
+    groups = (group("web", "app|web"), group("db", "app|db"))
+    [error] = check_files((files("p.json", both), inventory))["errors"]
+    assert error["message"] == "129 layer-2 entries at a (at most 128) are not supported by the packet core"
+    assert error["line"] == 1
+    assert check_files((files("q.json", policy(*scoped, category="Ethernet"), *groups), inventory))["errors"] == []
+    assert check_files((files("p.json", both),))["errors"] == []
