@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from dfw.errors import UnsupportedError
 from dfw.load import load
 from dfw.model import Action, Alg, FloodLimits, PolicySet, PortRange, ServiceEntry, Tier, Timers
 from dfw.nftables import (
+    Names,
     Rendered,
     Ruleset,
     plan_update,
@@ -32,6 +34,7 @@ from dfw.nftables import (
 from dfw.nftables import load as kernel
 from dfw.nftables.judge import KernelJudge, decisions_logged
 from dfw.nftables.namespace import PrivateNamespace
+from dfw.nftables.render import Memo
 from dfw.nftables.ruleset import Chain
 from dfw.nftables.staged import CUT, PASSES_TOO, STAGED, WOULD_PASS
 from tests.conftest import LONG
@@ -192,6 +195,19 @@ def test_a_staged_rule_changes_its_own_chain_only() -> None:
     update = plan_update(first.ruleset, other.ruleset)
     assert update and all(STAGED in str(command) for command in (*update.before, *update.after))
     assert not update.sets and other.memo.tables == first.memo.tables
+
+
+def test_staged_rules_keep_their_counters_over_a_process_and_from_an_earlier_version() -> None:
+    world = load(FILES).world
+    (shop,) = world.staged
+    first = rendered(replace(world, staged=(replace(shop, rules=shop.rules[::-1]),)))
+    kept = replace(first, names=msgspec.json.decode(msgspec.json.encode(first.names), type=Names), memo=Memo())
+    again = rendered(world, before=kept)
+    of_path = [{rule.path: name for name, rule in item.staged_of.items()} for item in (first, again)]
+    assert of_path[0] == of_path[1] != {rule.path: name for name, rule in rendered(world).staged_of.items()}
+    before = msgspec.to_builtins(first.names)
+    del before["staged_tables"], before["staged_rules"]
+    assert rendered(world, before=replace(kept, names=msgspec.convert(before, Names))).staged_of
 
 
 def test_groups_are_the_same_sets_in_both_worlds() -> None:
