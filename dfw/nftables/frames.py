@@ -94,12 +94,13 @@ def frames_changed(table: str, old: FrameRules, new: FrameRules) -> Iterator[dic
     sets = {item.name: item for item in old.sets}
     chains = {item.name: item for item in old.chains}
     maps = {item.name: item for item in old.maps}
+    counters, wanted_counters = set(old.counters), set(new.counters)
     wanted_sets, wanted_chains = {item.name for item in new.sets}, {item.name for item in new.chains}
-    yield from (_command("add", "counter", table, name) for name in new.counters if name not in set(old.counters))
+    yield from (_command("add", "counter", table, name) for name in new.counters if name not in counters)
     for item in new.sets:
         if item.name not in sets:
             yield {"add": {"set": _set_json(table, item)}}
-        else:
+        elif sets[item.name] != item:
             yield from _set_changed(table, sets[item.name], item)
     yield from (
         {"add": {"chain": chain_json(table, chain, FRAME_FAMILY)}} for chain in new.chains if chain.name not in chains
@@ -122,7 +123,7 @@ def frames_changed(table: str, old: FrameRules, new: FrameRules) -> Iterator[dic
     yield from (_command("delete", "map", table, name) for name in maps if name not in wanted_maps)
     yield from (_command("delete", "chain", table, name) for name in gone)
     yield from (_command("delete", "set", table, name) for name in sets if name not in wanted_sets)
-    yield from (_command("delete", "counter", table, name) for name in old.counters if name not in set(new.counters))
+    yield from (_command("delete", "counter", table, name) for name in old.counters if name not in wanted_counters)
 
 
 def _set_changed(table: str, old: MacSet, new: MacSet) -> Iterator[dict[str, Any]]:
