@@ -5,10 +5,10 @@ Written from docs/packet-path.md alone. It imports dfw.model and nothing else of
 makes a run of ten million packets bearable. `Replay` is the face that replay, tests and explain use.
 """
 
-from dfw.oracle.filter import Decision
 from dfw.oracle.flow import Flow
 from dfw.oracle.parse import parse
 from dfw.oracle.replay import AmbiguousVnicError, Generated, Judgement, Options, Replay, RuleStatistics
+from dfw.oracle.worker import Decision
 
 __all__ = [
     "AmbiguousVnicError",

@@ -3,67 +3,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from dfw.model import Action, Alg, FloodLimits, Timers
 from dfw.oracle import alg, icmp, sctp, tcp
-from dfw.oracle.conntrack import ConnectionTable, key_of, timeout_ticks
+from dfw.oracle.conntrack import key_of, timeout_ticks
 from dfw.oracle.flow import Connection
 from dfw.oracle.limits import MissBudget
 from dfw.oracle.packet import ICMP, ICMPV6, IPV4, SCTP, SYN, TCP, Packet
 from dfw.oracle.policy import EtherList, MatchedRule, RuleList, rule_key
 from dfw.oracle.reject import RejectBudget, answer, answer_connection, is_answered, is_group_address
 from dfw.oracle.verdict import ACCEPTED, PASSED_OVER, REOPENED
-
-_RESYNC_TICKS = 1_000
-
-
-@dataclass(slots=True)
-class Decision:
-    """What becomes of a packet at one filter. `ct` has Linux's meaning; `answers`: IP packets that we generate."""
-
-    verdict: str
-    reason: str
-    rule: MatchedRule | None
-    ct: str
-    reply: bool = False
-    answers: list[bytes] = field(default_factory=list)
-    connection: Connection | None = None  # to which a packet that passes belongs
-
-
-@dataclass(slots=True)
-class Worker:
-    """What all filters share: connections, expectations, and the clock in ticks."""
-
-    table: ConnectionTable
-    expectations: alg.Expectations = field(default_factory=alg.Expectations)
-    now: int = 0
-    file: str | None = None
-    arrival: int = 0  # of the packet that is judged: its place in the input
-    resync_until: int | None = None
-
-    def is_alive(self, connection: Connection) -> bool:
-        """Does the connection still exist at this moment?"""
-        return self.table.is_alive(connection, self.now)
-
-    def resync_time(self, tracker: tcp.TcpTracker) -> None:
-        """Ten seconds after the first packet that met a connection taken over, none is relearned any more."""
-        if tracker.resync is None:
-            return
-        if self.resync_until is None:
-            self.resync_until = self.now + _RESYNC_TICKS
-        if self.now > self.resync_until:
-            tracker.resync = None
-
-    def take_over(self) -> None:
-        """Another process goes on: connections stay, and are judged again; what was expected is forgotten."""
-        self.expectations = alg.Expectations()
-        self.resync_until = None
-        for connection in self.table.take_over():
-            connection.expectations.clear()
-            connection.epoch = 0
-            if isinstance(connection.tracker, tcp.TcpTracker):
-                tcp.take_over(connection.tracker)
+from dfw.oracle.worker import Decision, Worker
 
 
 class Filter:
@@ -80,6 +29,7 @@ class Filter:
         self._worker = worker
         self._budget = RejectBudget(worker.table.limits)
         self._misses = MissBudget(worker.table.limits)
+        self._resets: list[bytes] = []  # to the ends of a connection that another's packet has ended
 
     def commit(self, rules: RuleList | None, ether: EtherList | None, timers: Timers, flood: FloodLimits) -> None:
         """Put rules of both layers, session timers and flood protection in force. The epoch rises."""
@@ -115,6 +65,11 @@ class Filter:
 
         `direction`: as in the model, IN_OUT on a tap. Changes the connections. Never raises for what a packet holds.
         """
+        decision = self._judge(packet, direction, vrf, timestamp_ns)
+        decision.answers, self._resets = [*self._resets, *decision.answers], []
+        return decision
+
+    def _judge(self, packet: Packet, direction: int, vrf: int, timestamp_ns: int) -> Decision:
         if self.rules is None:
             return Decision("DROP", "no-ruleset", None, "invalid")
         if packet.refusal is not None:
@@ -357,29 +312,16 @@ class Filter:
             connection.epoch = self.epoch
             return None
         if parent is not None:
+            if worker.is_alive(parent) and parent.epoch != self.epoch:
+                self._judge_parent(rules, parent, packet, way)
             if worker.is_alive(parent):
                 connection.rule = parent.rule
                 connection.epoch = self.epoch
             return None
-        ports = connection.source_port, connection.destination_port
-        if connection.protocol == (ICMP if connection.ip_version == IPV4 else ICMPV6):
-            ports = 0, connection.destination_port
-        rule = rules.first_match(
-            rule_key(
-                connection.ip_version,
-                connection.protocol,
-                (connection.source, connection.destination),
-                ports,
-                SYN if connection.protocol == TCP else 0,
-                connection.direction,
-            )
-        )
+        rule = _rule_of(rules, connection)
         if rule is not None and rule.action is Action.ALLOW:
             if rule.stateful:
-                connection.rule = rule
-                connection.epoch = self.epoch
-                if rule.alg is Alg.NONE:
-                    worker.expectations.forget(connection)
+                self._keep(connection, rule)
             else:
                 worker.table.end(connection, "policy")
             return None
@@ -392,6 +334,28 @@ class Filter:
         if packet is not None and rejects and is_answered(packet) and self._budget.take(packet, way, worker.now):
             decision.answers = answer_connection(connection, direction, packet)
         return decision
+
+    def _judge_parent(self, rules: RuleList, parent: Connection, packet: Packet | None, way: int) -> None:
+        """An ALG's child is judged through its parent: by that one's first packet. Where it is refused, it ends."""
+        if parent.rule.persist:
+            parent.epoch = self.epoch
+            return
+        rule = _rule_of(rules, parent)
+        if rule is not None and rule.action is Action.ALLOW and rule.stateful:
+            self._keep(parent, rule)
+            return
+        self._worker.table.end(parent, "policy")
+        if packet is None or rule is None or rule.action is not Action.REJECT or parent.protocol != TCP:
+            return
+        if is_answered(packet) and self._budget.take(packet, way, self._worker.now):
+            self._resets = answer_connection(parent, int(packet.source != parent.source), packet)
+
+    def _keep(self, connection: Connection, rule: MatchedRule) -> None:
+        """It goes on, under this rule."""
+        connection.rule = rule
+        connection.epoch = self.epoch
+        if rule.alg is Alg.NONE:
+            self._worker.expectations.forget(connection)
 
     # Section 8: ICMP errors
 
@@ -425,6 +389,23 @@ class Filter:
         if connection.ended is None and connection.parent is not None and not worker.is_alive(connection.parent):
             worker.table.end(connection, "parent")
         return found if connection.ended is None else None
+
+
+def _rule_of(rules: RuleList, connection: Connection) -> MatchedRule | None:
+    """The rule for the connection's first packet."""
+    ports = connection.source_port, connection.destination_port
+    if connection.protocol == (ICMP if connection.ip_version == IPV4 else ICMPV6):
+        ports = 0, connection.destination_port
+    return rules.first_match(
+        rule_key(
+            connection.ip_version,
+            connection.protocol,
+            (connection.source, connection.destination),
+            ports,
+            SYN if connection.protocol == TCP else 0,
+            connection.direction,
+        )
+    )
 
 
 def _misfit_reason(packet: Packet) -> str | None:

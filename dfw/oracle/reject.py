@@ -53,6 +53,8 @@ def is_answered(packet: Packet) -> bool:
         return False
     if icmp.is_error(packet):
         return False
+    if packet.destination_mac is not None and packet.destination_mac[0] & 1:
+        return False  # a directed broadcast, whose address does not say so (RFC 1122 section 3.2.2)
     if not (_is_unicast(packet.ip_version, packet.source) and _is_unicast(packet.ip_version, packet.destination)):
         return False
     if packet.ip_version == IPV4 and not packet.reassembled:

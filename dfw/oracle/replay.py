@@ -19,7 +19,7 @@ from dfw.model import (
     mac_packed,
 )
 from dfw.oracle.conntrack import NS_PER_TICK, ConnectionTable
-from dfw.oracle.filter import Decision, Filter, Worker
+from dfw.oracle.filter import Filter
 from dfw.oracle.flow import Connection, Flow
 from dfw.oracle.fragment import FragmentStore, Piece
 from dfw.oracle.icmp import query_of
@@ -27,6 +27,7 @@ from dfw.oracle.packet import IPV4, Packet
 from dfw.oracle.parse import parse
 from dfw.oracle.policy import MatchedRule, Rules
 from dfw.oracle.reject import is_group_address
+from dfw.oracle.worker import Decision, Worker
 
 TAP = "tap"
 
@@ -300,6 +301,7 @@ class Replay:
         self._refuse_fragments(outcome.refused, lines)
         if outcome.whole is not None:
             parts = [(piece.ticket.arrival, piece.packet) for piece in outcome.pieces]
+            outcome.whole.destination_mac = packet.destination_mac
             self._judge_whole(hop, outcome.whole, packet, parts, lines)
 
     def _judge_whole(

@@ -76,6 +76,7 @@ PAL_OUTLINE void datagram_judge(pal_worker *w, const pal_route *route, const fra
         if (whole.l4_sum == SUM_BAD)
             w->bad_l4_sum++;
     }
+    whole.odd |= packet_to_group(last) ? ODD_MANY : 0;
     whole.fragments = d->count;
     whole.wire_bytes = 0;
     for (uint32_t i = 0; i < d->count; i++)

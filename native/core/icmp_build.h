@@ -15,7 +15,7 @@ enum icmp_error_kind { ICMP_NONE, ICMP_NO_ROUTE, ICMP_NO_HOST, ICMP_NO_PORT, ICM
 /* May an error be sent about it? RFC 1122 section 3.2.2, RFC 4443 section 2.4 (e). */
 static inline bool icmp_may_answer(const pal_packet *p)
 {
-    if (!p->family || p->reason || ((p->marks & MARK_FRAGMENT) && p->ack != 0) || (p->data[0] & 1))
+    if (!p->family || p->reason || ((p->marks & MARK_FRAGMENT) && p->ack != 0))
         return false;
     if (p->marks & MARK_FRAGMENT) /* its type, if it is an error, is in sight */
         if ((p->proto == PROTO_ICMP || p->proto == PROTO_ICMP6) && (p->cap <= p->l4 || p->data[p->l4] < 8 || p->family == PAL_FAMILY_V6))

@@ -35,6 +35,7 @@ enum { /* pal_packet.marks */
 enum { /* pal_packet.odd */
     ODD_SOURCE = 1, /* the source address is one that no live workload may send from */
     ODD_DOMAIN = 2, /* came out of a tunnel: vrf is set */
+    ODD_MANY = 4,   /* put together from fragments that came to a group's MAC address */
 };
 
 /* Whoever hands in packets names them: the number within its file, and the file. */
@@ -105,6 +106,11 @@ PAL_INLINE const uint8_t *packet_src(const pal_packet *p)
 PAL_INLINE const uint8_t *packet_dst(const pal_packet *p)
 {
     return p->data + p->l3 + (p->family == PAL_FAMILY_V4 ? 16 : 24);
+}
+/* Whether it came to a group's MAC address, as directed broadcasts do, whose IP address does not say so. */
+PAL_INLINE bool packet_to_group(const pal_packet *p)
+{
+    return (p->odd & ODD_MANY) || (p->l2_len && p->l2_len != L2_BARE && (p->data[0] & 1));
 }
 /* Bytes of the packet that are really there, counted from the IP header. */
 PAL_INLINE uint32_t packet_present(const pal_packet *p) { return min_u32(p->cap - p->l3, p->ip_len); }

@@ -59,7 +59,7 @@ static inline bool reject_allowed(reject_budget *b, const pal_limits *limits, bo
 static inline bool reject_may_answer(const pal_packet *p)
 {
     const uint8_t *src = packet_src(p), *dst = packet_dst(p);
-    if ((p->marks & MARK_ICMP_ERROR) || (p->proto == PROTO_TCP && (p->tcp_flags & TCP_RST)))
+    if (packet_to_group(p) || (p->marks & MARK_ICMP_ERROR) || (p->proto == PROTO_TCP && (p->tcp_flags & TCP_RST)))
         return false;
     if (addr_is_group(src, p->family) || addr_is_group(dst, p->family) || addr_is_zero(src, p->family) || addr_is_zero(dst, p->family))
         return false;

@@ -60,25 +60,29 @@ static inline void rejudge_key(const ct_table *t, const pal_filter *f, uint32_t 
     }
 }
 
-/* REJECT cuts a connection: both ends of a TCP connection are told, others' packet gets its ICMP answer. */
-static inline void rejudge_answer(judge_case *c, uint32_t ref, uint32_t dir)
+/* Both ends of a TCP connection are told that it is over: the packet's sender, which is its end `dir` at port[0], and the
+ * other one. */
+static inline void rejudge_reset(judge_case *c, uint32_t ref, uint32_t dir, const uint16_t port[2])
 {
     pal_worker *w = c->w;
     const pal_packet *p = c->p;
-    const ct_hot *h = &w->table.hot[ref];
-    if (p->proto != PROTO_TCP) {
-        (void)judge_answer(c);
-        return;
-    }
+    const uint8_t *addr[2] = {packet_src(p), packet_dst(p)};
     if (!reject_may_answer(p) || !judge_may_answer(c))
         return;
-    const uint8_t *addr[2] = {packet_src(p), packet_dst(p)};
-    const uint16_t port[2] = {p->sport, p->dport};
-    for (uint32_t i = 0; i < 2; i++) { /* 0: the packet's sender, 1: the other end */
-        uint32_t len = reject_end(w->answer, h, i ? !dir : dir, p->family, addr[i], addr[!i], port[i], port[!i]);
+    for (uint32_t i = 0; i < 2; i++) {
+        uint32_t len = reject_end(w->answer, &w->table.hot[ref], i ? !dir : dir, p->family, addr[i], addr[!i], port[i], port[!i]);
         if (len && w->generated)
             w->generated(w, w->answer, len, p, c->f->number, c->dir);
     }
+}
+
+/* REJECT cuts a connection: both ends of a TCP connection are told, others' packet gets its ICMP answer. */
+static inline void rejudge_answer(judge_case *c, uint32_t ref, uint32_t dir)
+{
+    if (c->p->proto == PROTO_TCP)
+        rejudge_reset(c, ref, dir, (const uint16_t[]){c->p->sport, c->p->dport});
+    else
+        (void)judge_answer(c);
 }
 
 PAL_INLINE bool rejudge_keeps(const pal_rule *r) { return r && r->action == PAL_ACTION_ALLOW && (r->flags & PAL_RULE_STATEFUL); }
@@ -115,6 +119,30 @@ static inline const pal_rule *rejudge_match(const judge_case *c, uint32_t ref)
     return judge_resume(c->w, rules, classify_one(c->w->snap, rules, &key), &key, false);
 }
 
+/* An ALG's child is judged through its parent (SEMANTICS, Change), by the first packet of that one, which ends where it is
+ * refused: a transfer must not outlive its rule because the other connection is silent. Both have the same two ends. */
+static inline void rejudge_parent(judge_case *c, uint32_t parent)
+{
+    ct_table *t = &c->w->table;
+    ct_hot *h = &t->hot[parent];
+    if (h->state & CT_PERSIST) {
+        h->epoch = c->f->epoch;
+        return;
+    }
+    const pal_rule *r = rejudge_match(c, parent);
+    if (rejudge_keeps(r)) {
+        rejudge_keep(c->w, c->f, parent, r);
+        return;
+    }
+    if (r && r->action == PAL_ACTION_REJECT && ct_kind_of(h) == KIND_TCP) {
+        pal_key k;
+        rejudge_key(t, c->f, parent, &k);
+        uint32_t dir = memcmp(k.src, packet_src(c->p), addr_bytes(c->p)) != 0;
+        rejudge_reset(c, parent, dir, (const uint16_t[]){dir ? k.dport : k.sport, dir ? k.sport : k.dport});
+    }
+    ct_end(t, parent, CT_END_POLICY);
+}
+
 PAL_OUTLINE enum rejudge rejudge_connection(judge_case *c, uint32_t ref, uint32_t dir)
 {
     ct_table *t = &c->w->table;
@@ -126,6 +154,10 @@ PAL_OUTLINE enum rejudge rejudge_connection(judge_case *c, uint32_t ref, uint32_
     }
     if (h->marks & CT_CHILD) {
         uint32_t parent = child_parent(t, ref);
+        if (parent != PAL_NONE && t->hot[parent].epoch != c->f->epoch) {
+            rejudge_parent(c, parent);
+            parent = child_parent(t, ref);
+        }
         if (parent != PAL_NONE)
             rejudge_rule_set(c->w, ref, t->cold[parent].rule);
         h->epoch = c->f->epoch;

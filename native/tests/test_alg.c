@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * test_alg.c - docs/packet-path.md, section 9: which lines announce a connection, whose address counts, in-order segments
- * only, what the child takes from its parent, and the limits of expectations.
+ * only, what the child takes from its parent, how both are judged again, and the limits of expectations.
  */
 #include "support/rig.h"
 
@@ -362,6 +362,76 @@ static void test_child(void)
     rig_close(&r);
 }
 
+/* The rules change, and the first packet after it is the child's: it is judged through its parent (SEMANTICS, Change). */
+static void test_change(void)
+{
+    static const struct {
+        const char *what;
+        uint8_t action, flags, answers;
+    } after[] = {
+        {"allowed", PAL_ACTION_ALLOW, PAL_RULE_STATEFUL, 0}, {"stateless", PAL_ACTION_ALLOW, 0, 0},
+        {"dropped", PAL_ACTION_DROP, PAL_RULE_STATEFUL, 0},  {"rejected", PAL_ACTION_REJECT, PAL_RULE_STATEFUL, 2},
+    };
+    for (uint32_t family = PAL_FAMILY_V4; family <= PAL_FAMILY_V6; family++)
+        for (uint32_t way = 0; way < 2; way++)
+            for (uint32_t i = 0; i < sizeof after / sizeof *after; i++) {
+                check_where = after[i].what;
+                begin();
+                control(family, 1000);
+                if (family == PAL_FAMILY_V4)
+                    said(family, C, 1000, "PORT 10,0,0,1,156,64\r\n", 22);
+                else
+                    said(family, S, 1000, "229 (|||40000|)\r\n", 17);
+                uint8_t from = family == PAL_FAMILY_V4 ? S : C, to = 3 - from;
+                CHECK(expected(data_syn(family, from, 20, 40000)));
+                pal_rule x[2] = {rig_rule_port(7, after[i].action, after[i].flags, PROTO_TCP, 21), rig_rule(8, PAL_ACTION_DROP, 0)};
+                x[0].alg = PAL_ALG_FTP;
+                rig_commit(&r, 0, x, 2, false);
+                rig_forget(&r);
+                if (way)
+                    frame_tcp(&f, family, to, from, 40000, 20, (tcp_say){.seq = 9, .ack = 6, .flags = TCP_SYN | TCP_ACK, .window = 9000});
+                else
+                    frame_tcp(&f, family, from, to, 20, 40000, (tcp_say){.seq = 5, .flags = TCP_SYN, .window = 9000});
+                pal_judgement j = rig_judge(&r, &f);
+                const bool kept = i == 0;
+                CHECK_U64(j.verdict, kept ? PAL_ALLOW : PAL_DROP);
+                CHECK_U64(j.reason, kept ? PAL_REASON_STATE : PAL_REASON_MATCH);
+                CHECK_U64(j.rule, kept ? 7 : 8);
+                CHECK_U64(r.sent, after[i].answers);
+                for (uint32_t k = 0; k < r.sent; k++) { /* the packet's sender is told first */
+                    const uint8_t *tcp = r.generated[k] + (family == PAL_FAMILY_V4 ? 20 : 40);
+                    const bool client = (k == 0) == ((way ? to : from) == C);
+                    CHECK_U64(load_be16(tcp), client ? 21 : 1000);
+                    CHECK_U64(load_be16(tcp + 2), client ? 1000 : 21);
+                    CHECK_U64(load_be32(tcp + 4), 1); /* what it has acknowledged */
+                    CHECK_U64(tcp[13], TCP_RST);
+                }
+                const char *broken = invariant_broken(r.w);
+                CHECK(broken == NULL);
+                /* The control connection is as its child has shown it. */
+                CHECK_U64(said(family, C, 1000, "NOOP\r\n", 6).reason, kept ? PAL_REASON_STATE : PAL_REASON_MATCH);
+                rig_close(&r);
+            }
+}
+
+/* A parent under a rule that keeps what began stays, and its child. */
+static void test_persist(void)
+{
+    check_where = "persist";
+    begin();
+    pal_rule x[2] = {rig_rule_port(1, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL | PAL_RULE_PERSIST, PROTO_TCP, 21), rig_rule(3, PAL_ACTION_DROP, 0)};
+    x[0].alg = PAL_ALG_FTP;
+    rig_commit(&r, 0, x, 2, false);
+    control(PAL_FAMILY_V4, 1000);
+    said(PAL_FAMILY_V4, C, 1000, "PORT 10,0,0,1,156,64\r\n", 22);
+    CHECK(expected(data_syn(PAL_FAMILY_V4, S, 20, 40000)));
+    rig_commit(&r, 0, x + 1, 1, false);
+    frame_tcp(&f, PAL_FAMILY_V4, C, S, 40000, 20, (tcp_say){.seq = 9, .ack = 6, .flags = TCP_SYN | TCP_ACK, .window = 9000});
+    CHECK_U64(rig_judge(&r, &f).reason, PAL_REASON_STATE);
+    CHECK_U64(said(PAL_FAMILY_V4, C, 1000, "NOOP\r\n", 6).reason, PAL_REASON_STATE);
+    rig_close(&r);
+}
+
 int main(void)
 {
     test_lines();
@@ -370,5 +440,7 @@ int main(void)
     test_tftp();
     test_limits();
     test_child();
+    test_change();
+    test_persist();
     return check_end("test_alg");
 }

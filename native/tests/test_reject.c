@@ -198,6 +198,8 @@ static void test_unanswered(void)
             f.b[f.l3 + 8] ^= 1;
         }
         answered("good sums", 1);
+        f.b[0] |= 1; /* a directed broadcast, say: only its frame tells */
+        answered("to a group's MAC address", 0);
         frame_ping(&f, family, 1, 2, true, 5);
         answered("an ICMP answer", 1);
         uint8_t rest[4 + 60] = {0};

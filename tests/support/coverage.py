@@ -18,7 +18,7 @@ from typing import Any
 import dfw.oracle.conntrack as conntrack
 from dfw.model import Timers
 from dfw.oracle import sctp, tcp
-from dfw.oracle.filter import Worker
+from dfw.oracle.worker import Worker
 
 _PROBE = Timers(*range(1, len(fields(Timers)) + 1))
 _NAMES = [item.name for item in fields(Timers)]

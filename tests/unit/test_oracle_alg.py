@@ -6,7 +6,8 @@ from __future__ import annotations
 import pytest
 
 from dfw.model import Action, Alg, PolicySet, PortRange, ServiceEntry
-from tests.support.oracle_bench import A6, ACK, B6, SYN, TCP, UDP, A, B, C, Tap, policies, rule, tcp, udp
+from dfw.oracle import parse
+from tests.support.oracle_bench import A6, ACK, B6, RAW, SYN, TCP, UDP, A, B, C, Tap, policies, rule, tcp, udp
 
 FTP_ENTRY = ServiceEntry(protocol=TCP, destination_ports=(PortRange(21, 21),), alg=Alg.FTP)
 TFTP_ENTRY = ServiceEntry(protocol=UDP, destination_ports=(PortRange(69, 69),), alg=Alg.TFTP)
@@ -169,11 +170,26 @@ def test_a_child_is_judged_through_its_parent() -> None:
     assert opens(tap, A, B, DATA)
     tap.run.commit(policies(rule("other", Action.ALLOW, FTP_ENTRY), rule("none", Action.DROP)))
     (line,) = tap.feed(tcp(A, B, (20, DATA), SYN, 7))
-    assert (line.verdict, line.rule_path) == ("ALLOW", "/p/rules/ftp")
+    assert (line.verdict, line.rule_path) == ("ALLOW", "/p/rules/other")
     control.say(0, b"NOOP\r\n")
     tap.run.commit(policies(rule("none", Action.DROP)))
-    assert control.segment(0, ACK).startswith("DROP policy-change")
     assert tap.send(tcp(A, B, (20, DATA), SYN, 7)) == "DROP match new"
+    assert control.segment(0, ACK).startswith("DROP match")
+    assert [flow.end_reason for flow in tap.run.flows()] == ["policy", "parent"]
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_both_ends_are_told_when_a_child_shows_that_its_parent_is_refused(family: int) -> None:
+    client, server = (A, B) if family == 4 else (A6, B6)
+    tap = Tap(with_alg())
+    control = Control(tap, client, server)
+    control.say(1, b"229 (|||50000|)\r\n")
+    assert opens(tap, client, server, DATA)
+    tap.run.commit(policies(rule("none", Action.REJECT)))
+    assert tap.send(tcp(server, client, (DATA, 20), SYN | ACK, 9, 8)) == "REJECT match invalid"
+    told = [parse(item.data, RAW, len(item.data)) for item in tap.run.generated]
+    ends = [(packet.destination_port, packet.source_port) for packet in told]
+    assert ends == [(21, 40_000), (40_000, 21), (DATA, 20)]  # the packet's sender first
 
 
 def test_expectations_live_a_minute_and_are_renewed() -> None:
