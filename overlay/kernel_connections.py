@@ -15,7 +15,7 @@ from dfw.endpoint import protocol_name
 from dfw.judge_batch import BatchJudge, Packet, keys_of
 from dfw.layout import ACTION_ALLOW, RULE_STATEFUL
 from dfw.model import PROTO_ICMP, PROTO_ICMPV6, Direction, address_parse
-from dfw.nftables.conntrack import EXPECTED, Connection
+from dfw.nftables.conntrack import EXPECTED, Connection, FirstPacket
 from overlay.flow_filter import FlowFilter
 from overlay.hoststate import HostState
 from overlay.kernel_fabric import segment_zones
@@ -39,9 +39,12 @@ def vnic_owners(state: HostState) -> dict[tuple[int, int, int], str]:
     return found
 
 
-def connection_ends(item: Connection, owners: Owners) -> Iterator[tuple[str | None, Direction]]:
-    """The ends at which a rule allowed this connection: the vNIC, None where it is no longer here."""
-    for bit, address, direction in ((1, item.source, Direction.OUT), (2, item.destination, Direction.IN)):
+def connection_ends(
+    item: Connection, owners: Owners, first: Connection | FirstPacket
+) -> Iterator[tuple[str | None, Direction]]:
+    """The ends at which a rule allowed this connection: the vNIC, None where it is no longer here. `first`: itself, or the
+    one that announced it, whose mark it has inherited."""
+    for bit, address, direction in ((1, first.source, Direction.OUT), (2, first.destination, Direction.IN)):
         if item.mark & bit:
             yield owners.get((item.zone, int(address.family), address.value)), direction
 
@@ -49,9 +52,9 @@ def connection_ends(item: Connection, owners: Owners) -> Iterator[tuple[str | No
 def connections_refused(connections: Iterable[Connection], owners: Owners, compiled: Compiled) -> list[Connection]:
     """Those that a rule allowed at an end where no stateful rule would allow their first packet now, or which is gone.
 
-    What an ALG announced goes on, as in the core. Raises CoreError.
+    What an ALG announced is judged through its parent, as in the core. Raises CoreError.
     """
-    known = [item for item in connections if not item.status & EXPECTED]
+    known = [item for item in connections if item.parent is not None or not item.status & EXPECTED]
     return list({item.key: item for item, _, allows in ends_judged(known, owners, compiled) if not allows}.values())
 
 
@@ -62,14 +65,15 @@ def ends_judged(
     rule of these tables would allow their first packet there. One that is gone allows nothing. Raises CoreError."""
     asked: dict[str, list[tuple[Connection, int, Packet]]] = {}
     for item in connections:
-        for vnic, direction in connection_ends(item, owners):
+        first = item.parent or item
+        for vnic, direction in connection_ends(item, owners, first):
             bit = 1 if direction is Direction.OUT else 2
             if vnic is None:
                 yield item, bit, False
                 continue
-            is_icmp = item.protocol in _ICMP
-            ports = (0, item.dport & 0xFF00) if is_icmp else (item.sport, item.dport)
-            packet = Packet(item.source, item.destination, item.protocol, *ports, _SYN, direction)
+            is_icmp = first.protocol in _ICMP
+            ports = (0, first.dport & 0xFF00) if is_icmp else (first.sport, first.dport)
+            packet = Packet(first.source, first.destination, first.protocol, *ports, _SYN, direction)
             asked.setdefault(vnic, []).append((item, bit, packet))
     for vnic, some in asked.items():
         judge = BatchJudge(compiled, vnic)
@@ -86,7 +90,7 @@ def connections_meant(
     does not remember it."""
     found = []
     for item in connections:
-        for vnic, direction in connection_ends(item, owners):
+        for vnic, direction in connection_ends(item, owners, item):
             if vnic is not None and _is_meant(asked, item, vnic, direction):
                 found.append((item, vnic, direction))
     return sorted(found, key=lambda row: (row[1], row[0].dport, row[0].sport))

@@ -18,7 +18,18 @@ EXPECTED: Final = 1
 SEEN_REPLY: Final = 2
 _NEW, _GET, _DELETE = 1 << 8, 1 << 8 | 1, 1 << 8 | 2
 _MARK_MASK: Final = 21  # CTA_MARK_MASK
-_ORIGINAL, _STATUS, _PROTOCOL_INFO, _TIMEOUT, _MARK, _COUNTS, _REPLY_COUNTS, _ID, _ZONE = 1, 3, 4, 7, 8, 9, 10, 12, 18
+_ORIGINAL, _STATUS, _PROTOCOL_INFO, _TIMEOUT, _MARK, _COUNTS, _REPLY_COUNTS, _ID, _MASTER, _ZONE = (
+    1,
+    3,
+    4,
+    7,
+    8,
+    9,
+    10,
+    12,
+    14,
+    18,
+)
 _FAMILIES: Final = {Family.IPV4: 2, Family.IPV6: 10}
 _STATES: Final = (
     "NONE",
@@ -35,10 +46,22 @@ _STATES: Final = (
 
 
 @dataclass(frozen=True, slots=True)
+class FirstPacket:
+    """What a connection began with. ICMP: `sport` is the identifier, `dport` type * 256 + code."""
+
+    source: Address
+    destination: Address
+    protocol: int
+    sport: int
+    dport: int
+
+
+@dataclass(frozen=True, slots=True)
 class Connection:
     """A connection by its first packet. ICMP: `sport` is the identifier, `dport` type * 256 + code. `packets` and
     `octets` of its first packet's direction and of replies are zero where the kernel does not count. `timeout`: seconds
-    left. `state`: of TCP, else empty. `key`: what names it to the kernel."""
+    left. `state`: of TCP, else empty. `key`: what names it to the kernel. `parent`: the first packet of the connection that
+    announced it (of an ALG), None where none did."""
 
     source: Address
     destination: Address
@@ -53,6 +76,7 @@ class Connection:
     packets: tuple[int, int]
     octets: tuple[int, int]
     key: bytes
+    parent: FirstPacket | None = None
 
 
 class ConntrackSocket(NetfilterSocket):
@@ -99,9 +123,9 @@ class ConntrackSocket(NetfilterSocket):
         return marked
 
 
-def _connection(family: Family, values: dict[int, bytes]) -> Connection:
-    original = dict(attributes_read(values[_ORIGINAL]))
-    ends, ports = (dict(attributes_read(original[kind])) for kind in (1, 2))
+def _first_packet(family: Family, data: bytes) -> FirstPacket:
+    values = dict(attributes_read(data))
+    ends, ports = (dict(attributes_read(values[kind])) for kind in (1, 2))
     first = 1 if family is Family.IPV4 else 3
     source, destination = (Address(family, int.from_bytes(ends[at], "big")) for at in (first, first + 1))
     protocol = ports[1][0]
@@ -110,17 +134,22 @@ def _connection(family: Family, values: dict[int, bytes]) -> Connection:
         at = 4 if protocol == PROTO_ICMP else 7
         sport = int.from_bytes(ports.get(at, b""), "big")
         dport = ports.get(at + 1, b"\0")[0] << 8 | ports.get(at + 2, b"\0")[0]
+    return FirstPacket(source, destination, protocol, sport, dport)
+
+
+def _connection(family: Family, values: dict[int, bytes]) -> Connection:
+    first = _first_packet(family, values[_ORIGINAL])
     tcp = dict(attributes_read(dict(attributes_read(values.get(_PROTOCOL_INFO, b""))).get(1, b"")))
     counts = [dict(attributes_read(values.get(kind, b""))) for kind in (_COUNTS, _REPLY_COUNTS)]
     packets, octets = ([int.from_bytes(count.get(at, b""), "big") for count in counts] for at in (1, 2))
     key = attribute_make(0x8000 | _ORIGINAL, values[_ORIGINAL])
     key += b"".join(attribute_make(kind, values[kind]) for kind in (_ZONE, _ID) if kind in values)
     return Connection(
-        source,
-        destination,
-        protocol,
-        sport,
-        dport,
+        first.source,
+        first.destination,
+        first.protocol,
+        first.sport,
+        first.dport,
         _number(values, _MARK),
         int.from_bytes(values.get(_ZONE, b""), "big"),
         _number(values, _STATUS),
@@ -129,6 +158,7 @@ def _connection(family: Family, values: dict[int, bytes]) -> Connection:
         (packets[0], packets[1]),
         (octets[0], octets[1]),
         key,
+        _first_packet(family, values[_MASTER]) if _MASTER in values else None,
     )
 
 

@@ -176,6 +176,13 @@ def test_a_changed_policy_cuts_and_keeps_and_ftp_opens_what_it_says(
         other.settimeout(1)
         with pytest.raises(OSError):
             other.connect(("10.1.3.11", 5001))
+        # Without the rule of the connection that announced it, the data connection is over too.
+        assert shown(capfd, "flows", "--match", "dport=5000") != []
+        without = changed.replace("services: [FTP], action: ALLOW", "services: [FTP], action: DROP")
+        assert without != changed
+        policy.write_text(without)
+        assert cli.run(["lab", "up", "-q", *files]) == 0
+        assert shown(capfd, "flows", "--match", "dport=5000") == []
         assert cli.run(["show", "flows", "--kill", "vnic=web-1,dport=80"]) == 0
         assert shown(capfd, "flows", "--match", "vnic=web-1,dport=80") == []
 
