@@ -42,8 +42,8 @@ def vnic_owners(state: HostState) -> dict[tuple[int, int, int], str]:
 def connection_ends(
     item: Connection, owners: Owners, first: Connection | FirstPacket
 ) -> Iterator[tuple[str | None, Direction]]:
-    """The ends at which a rule allowed this connection: the vNIC, None where it is no longer here. `first`: itself, or the
-    one that announced it, whose mark it has inherited."""
+    """The ends at which a rule allowed this connection: the vNIC, None where it is no longer here. `first`:
+    itself, or the one that announced it, whose mark it has inherited."""
     for bit, address, direction in ((1, first.source, Direction.OUT), (2, first.destination, Direction.IN)):
         if item.mark & bit:
             yield owners.get((item.zone, int(address.family), address.value)), direction

@@ -18,18 +18,8 @@ EXPECTED: Final = 1
 SEEN_REPLY: Final = 2
 _NEW, _GET, _DELETE = 1 << 8, 1 << 8 | 1, 1 << 8 | 2
 _MARK_MASK: Final = 21  # CTA_MARK_MASK
-_ORIGINAL, _STATUS, _PROTOCOL_INFO, _TIMEOUT, _MARK, _COUNTS, _REPLY_COUNTS, _ID, _MASTER, _ZONE = (
-    1,
-    3,
-    4,
-    7,
-    8,
-    9,
-    10,
-    12,
-    14,
-    18,
-)
+_ORIGINAL, _STATUS, _PROTOCOL_INFO, _TIMEOUT, _MARK = 1, 3, 4, 7, 8
+_COUNTS, _REPLY_COUNTS, _ID, _MASTER, _ZONE = 9, 10, 12, 14, 18
 _FAMILIES: Final = {Family.IPV4: 2, Family.IPV6: 10}
 _STATES: Final = (
     "NONE",
@@ -60,8 +50,8 @@ class FirstPacket:
 class Connection:
     """A connection by its first packet. ICMP: `sport` is the identifier, `dport` type * 256 + code. `packets` and
     `octets` of its first packet's direction and of replies are zero where the kernel does not count. `timeout`: seconds
-    left. `state`: of TCP, else empty. `key`: what names it to the kernel. `parent`: the first packet of the connection that
-    announced it (of an ALG), None where none did."""
+    left. `state`: of TCP, else empty. `key`: what names it to the kernel. `parent`: the first packet of the connection
+    that announced it to an ALG, None where none did."""
 
     source: Address
     destination: Address
