@@ -26,9 +26,19 @@ def schema_files() -> dict[str, Traversable]:
     return dict(sorted(found.items()))
 
 
+def _has(ctx: click.Context, verb: str, word: str) -> bool:
+    """Whether a verb has this command, or takes this word."""
+    root = ctx.find_root().command
+    command = root.get_command(ctx, verb) if isinstance(root, click.Group) else None
+    if isinstance(command, click.Group):
+        return word in command.list_commands(ctx)
+    return command is not None and any(word in getattr(item.type, "choices", ()) for item in command.params)
+
+
 @click.command
 @click.argument("verb", nargs=-1)
-def schema(verb: tuple[str, ...]) -> None:
+@click.pass_context
+def schema(ctx: click.Context, verb: tuple[str, ...]) -> None:
     """Print the JSON Schema of a verb's output, or list the verbs that have one.
 
     \b
@@ -42,8 +52,10 @@ def schema(verb: tuple[str, ...]) -> None:
     if not words:
         click.echo("\n".join(found))
         return
-    # `bench conntrack` has the schema of `bench`, `bench lab` one of its own.
-    name = next((name for n in range(len(words), 0, -1) if (name := "-".join(words[:n])) in found), None)
-    if name is None:
+    # `bench conntrack` has the schema of `bench`, `bench lab` one of its own; what is no command has none.
+    name = "-".join(words)
+    if name not in found and len(words) > 1 and _has(ctx, words[0], "-".join(words[1:])):
+        name = words[0]
+    if name not in found:
         raise click.UsageError(f"'{' '.join(verb)}' has no schema; these have one: {', '.join(found)}")
     click.echo(found[name].read_text(encoding="utf-8"), nl=False)

@@ -31,6 +31,7 @@ from dfw.nftables.judge import (
     log_to_judge,
     ruleset_put,
     settings_write,
+    tun_came_out,
     tun_open,
 )
 from dfw.nftables.namespace import PrivateNamespace
@@ -98,19 +99,11 @@ class FrameJudge:
             elif text != _THROUGH:
                 refused[side] = text
         is_through = _THROUGH in said
-        delivered = frame in self._came_out()
+        delivered = frame in tun_came_out(self._out)
         return FrameAnswer(is_through or any(refused.values()), refused[FRAME_OUT], refused[FRAME_IN], delivered)
 
     def _send(self, frame: bytes, mark: int) -> None:
         self._socket.sendmsg([frame], [(socket.SOL_SOCKET, _SO_MARK, struct.pack("=I", mark))])
-
-    def _came_out(self) -> list[bytes]:
-        found: list[bytes] = []
-        while True:
-            try:
-                found.append(os.read(self._out, 1 << 17))
-            except BlockingIOError:
-                return found
 
     def close(self) -> None:
         """Everything goes."""

@@ -106,7 +106,7 @@ class KernelJudge:
         states = [text.removeprefix("ct ") for text in said if text.startswith("ct ")]
         state, _, reply = states[-1].partition("/") if states else ("", "", "")
         delivered, made = 0, 0
-        for found in self._came_out():
+        for found in tun_came_out(self._out):
             if _ends(found) == _ends(packet):
                 delivered += 1
             elif not _is_multicast(found):
@@ -122,14 +122,6 @@ class KernelJudge:
         """The namespace, for whoever wants to look into it."""
         return self._namespace
 
-    def _came_out(self) -> list[bytes]:
-        found: list[bytes] = []
-        while True:
-            try:
-                found.append(os.read(self._out, 1 << 17))
-            except BlockingIOError:
-                return found
-
     def close(self) -> None:
         """Everything goes."""
         self._opened.close()
@@ -139,6 +131,16 @@ class KernelJudge:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def tun_came_out(descriptor: int) -> list[bytes]:
+    """All that a TUN or TAP, which must not block, has to give now. Raises OSError."""
+    found: list[bytes] = []
+    while True:
+        try:
+            found.append(os.read(descriptor, 1 << 17))
+        except BlockingIOError:
+            return found
 
 
 def _devices() -> tuple[int, int]:

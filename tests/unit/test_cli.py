@@ -118,6 +118,8 @@ def test_verb_without_its_module_breaks_nothing_else(monkeypatch: pytest.MonkeyP
         (["--no-such"], "No such option"),
         (["version", "-o", "xml"], "is not one of"),
         (["schema", "nothing"], "has no schema"),
+        (["schema", "replay-verdict"], "'replay-verdict' has no schema"),
+        (["schema", "bench", "nothing"], "'bench nothing' has no schema"),
     ],
 )
 def test_usage_errors_are_2_and_say_what_is_wrong(palisade: Run, arguments: list[str], message: str) -> None:
