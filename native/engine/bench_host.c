@@ -12,9 +12,16 @@
 
 #define WAY_SLOT 256u /* bytes of each frame's memory, HOST_HEADROOM of them before it; longer frames have more */
 #define WAY_LINES 6u
+#define WAY_AHEAD 64u /* slots */
+
+/* A frame in memory, as a card's ring names it. */
+typedef struct way_slot {
+    uint8_t *data;
+    uint32_t len, from;         /* bytes; vNIC, or PAL_UPLINK */
+} way_slot;
 
 typedef struct way {
-    host_frame *in, *out;       /* of the near host; of the far one */
+    way_slot *in, *out;         /* of the near host; of the far one */
     uint64_t sent, delivered, most; /* of sent */
     outer_ends ends;
     bool far;
@@ -35,8 +42,9 @@ static void way_sink(void *context, const host_out *out, uint32_t n)
         const uint8_t tos = outer_tos(o->data + o->inner, o->len - o->inner);
         if (outer_write(o->data, o->len, &w->ends, o->port, tos, OUTER_SUM_PARTIAL) == 0)
             continue;
-        w->out[w->sent++] = (host_frame){.data = o->data - outer_bytes(w->ends.local.family), .len = o->len + outer_bytes(w->ends.local.family),
-                                         .from = PAL_UPLINK, .offload = o->offload};
+        const uint32_t head = outer_bytes(w->ends.local.family);
+        prefetch_write(&w->out[w->sent + WAY_AHEAD]); /* a card's ring is used again and again, and so in the cache */
+        w->out[w->sent++] = (way_slot){.data = o->data - head, .len = o->len + head, .from = PAL_UPLINK};
     }
 }
 
@@ -51,18 +59,27 @@ static void way_receive(host_frame *f)
     f->tos = found.tos;
 }
 
-static double way_run(way *w, host_worker *host, host_frame *frame, uint64_t n, uint32_t batch, uint64_t now_ns)
+static double way_run(way *w, host_worker *host, const way_slot *slot, uint64_t n, uint32_t batch, uint64_t now_ns)
 {
+    host_frame frame[HOST_BURST];
     const uint64_t start = bench_now();
     for (uint64_t at = 0; at < n; at += batch) {
+        const void *line[2 * HOST_BURST];
+        uint32_t lines = 0;
         const uint32_t k = (uint32_t)(n - at < batch ? n - at : batch);
-        for (uint32_t i = k; i < 2 * k && at + i < n; i++) /* a card would have written them just now */
-            prefetch_read(frame[at + i].data);
-        if (w->far) {
-            for (uint32_t i = 0; i < k; i++)
-                way_receive(&frame[at + i]);
+        for (uint32_t i = k; i < 2 * k && at + i < n; i++) { /* near: where headers will stand, too; far: the inner frame too */
+            const uint8_t *data = slot[at + i].data;
+            prefetch_read(&slot[at + i + WAY_AHEAD]);
+            line[lines++] = data;
+            line[lines++] = w->far ? data + PAL_CACHE_LINE : data - PAL_CACHE_LINE;
         }
-        host_burst(host, frame + at, k, now_ns, way_sink, w);
+        host_ahead(host, line, lines);
+        for (uint32_t i = 0; i < k; i++) {
+            frame[i] = (host_frame){.data = slot[at + i].data, .len = slot[at + i].len, .from = slot[at + i].from};
+            if (w->far)
+                way_receive(&frame[i]);
+        }
+        host_burst(host, frame, k, now_ns, way_sink, w);
     }
     return n ? (double)(bench_now() - start) / (double)n : 0;
 }
@@ -90,17 +107,17 @@ static double way_floor(const uint32_t *order, uint64_t n, uint32_t connections)
 }
 
 /* The frames' memory alone, at both hosts: its line is read, and the one before it written, a burst at a time. */
-static double way_memory(const host_frame *frame, uint64_t n)
+static double way_memory(const way_slot *slot, uint64_t n)
 {
     uint64_t sum = 0, start = bench_now();
     for (uint32_t host = 0; host < 2; host++)
         for (uint64_t at = 0; at + WORKER_BURST <= n; at += WORKER_BURST) {
             for (uint32_t k = 0; k < WORKER_BURST; k++) {
-                prefetch_read(frame[at + k].data);
-                prefetch_write(frame[at + k].data - PAL_CACHE_LINE);
+                prefetch_read(slot[at + k].data);
+                prefetch_write(slot[at + k].data - PAL_CACHE_LINE);
             }
             for (uint32_t k = 0; k < WORKER_BURST; k++) {
-                uint64_t *before = (uint64_t *)(void *)(frame[at + k].data - PAL_CACHE_LINE);
+                uint64_t *before = (uint64_t *)(void *)(slot[at + k].data - PAL_CACHE_LINE);
                 sum += *(before + PAL_CACHE_LINE / sizeof sum);
                 *before = sum;
             }
@@ -117,18 +134,18 @@ int pal_bench_way_run(pal_host *near, pal_host *far, const uint8_t *bytes, const
     for (uint64_t i = 0; i < n; i++)
         room += (HOST_HEADROOM + frames[i].len + WAY_SLOT - 1) / WAY_SLOT * WAY_SLOT;
     uint8_t *memory = room ? aligned_alloc(PAL_CACHE_LINE, room) : NULL;
-    w.in = malloc((n + 1) * sizeof *w.in);
-    w.out = malloc((n + 1) * sizeof *w.out);
+    w.in = malloc((n + WAY_AHEAD) * sizeof *w.in);
+    w.out = malloc((n + WAY_AHEAD) * sizeof *w.out);
     const bool good = memory && w.in && w.out && batch >= 1 && batch <= HOST_BURST;
     *out = (pal_bench_way){0};
     if (good) {
         uint8_t *at = memory;
         for (uint64_t i = 0; i < n; i++) {
             memcpy(at + HOST_HEADROOM, bytes + frames[i].at, frames[i].len);
-            w.in[i] = (host_frame){.data = at + HOST_HEADROOM, .len = frames[i].len, .from = frames[i].vnic};
+            w.in[i] = (way_slot){.data = at + HOST_HEADROOM, .len = frames[i].len, .from = frames[i].vnic};
             at += (HOST_HEADROOM + frames[i].len + WAY_SLOT - 1) / WAY_SLOT * WAY_SLOT;
         }
-        memset(w.out, 0, (n + 1) * sizeof *w.out); /* its pages are there: the kernel's work is not what is timed */
+        memset(w.out, 0, (n + WAY_AHEAD) * sizeof *w.out); /* its pages are there: the kernel's work is not what is timed */
         const uint64_t now_ns = n ? frames[n - 1].now_ns : 0;
         out->near_ns = way_run(&w, a, w.in, n, batch, now_ns);
         w.far = true;

@@ -67,8 +67,10 @@ static uint32_t host_take(host_worker *w, uint32_t n)
 {
     uint32_t kept = 0;
     for (uint32_t i = 0; i < n; i++) {
-        prefetch_write(w->frame[i].data - GENEVE_HEADER); /* where headers will stand */
-        prefetch_read(w->frame[i].data);
+        const uint8_t *data = w->frame[i].data;
+        const bool uplink = w->frame[i].from == PAL_UPLINK;
+        prefetch_write(uplink ? data + GENEVE_HEADER : data - GENEVE_HEADER); /* the inner frame; or where headers will stand */
+        prefetch_read(data);
     }
     for (uint32_t i = 0; i < n; i++) {
         host_frame *f = &w->frame[i];
@@ -193,6 +195,7 @@ static uint32_t host_look(host_worker *w, uint32_t n)
         if (PAL_LIKELY(w->packet[k].cap >= 14))
             fabric_mac_prefetch(f, w->source[k].segment, mac_number(w->packet[k].data));
     for (uint32_t k = 0; k < n; k++) {
+        host_fetch(w);
         const uint8_t r = host_inspect(w, k);
         if (PAL_UNLIKELY(r)) {
             host_dropped(w, r);
@@ -245,6 +248,7 @@ void host_settle(host_worker *w)
     const pal_worker *pw = &w->ew->w;
     for (; w->settled < pw->out_count; w->settled++) {
         const pal_judgement *j = &pw->out[w->settled];
+        host_fetch(w);
         const uint64_t piece = j->cookie >> HOST_PIECE_SHIFT;
         if (PAL_UNLIKELY(w->told != NULL))
             w->told(w->told_context, j);
@@ -373,6 +377,12 @@ static bool host_is_special(const host_worker *w, uint32_t k)
 
 /* ---- a burst ---------------------------------------------------------------------------------------------------- */
 
+void host_ahead(host_worker *w, const void *const *line, uint32_t n)
+{
+    w->ahead = line;
+    w->aheads = n;
+}
+
 void host_burst(host_worker *w, host_frame *frame, uint32_t n, uint64_t now_ns, host_sink *sink, void *context)
 {
     pal_worker *pw = &w->ew->w;
@@ -408,6 +418,8 @@ void host_burst(host_worker *w, host_frame *frame, uint32_t n, uint64_t now_ns, 
     pw->out_count = w->settled = 0;
     held_finish(w);
     host_flush(w);
+    while (w->aheads)
+        host_fetch(w);
     w->stats.held = held_count(w->held);
     engine_leave(w->host->e, w->number);
 }

@@ -73,5 +73,9 @@ pal_engine *host_engine(const pal_host *h);
  * none when nothing leaves. Whatever the sink is given must be sent, or copied, when it returns. n 0: time passes. */
 typedef void host_sink(void *context, const host_out *out, uint32_t n);
 void host_burst(host_worker *w, host_frame *frame, uint32_t n, uint64_t now_ns, host_sink *sink, void *context);
+/* For whoever knows the frames after the next burst's, as a card's ring does: lines of memory that will be touched then. They are
+ * fetched one by one in between, while the next burst is worked on, since all at once have to wait for each other. `line` must stay
+ * until host_burst has returned, and is forgotten then. */
+void host_ahead(host_worker *w, const void *const *line, uint32_t n);
 
 #endif

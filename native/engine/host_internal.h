@@ -89,6 +89,8 @@ struct host_worker {
     pal_route route[HOST_BURST];
     forward_plan plan[HOST_BURST];
     host_source source[HOST_BURST];
+    const void *const *ahead;    /* lines that are yet to be fetched (host_ahead) */
+    uint32_t aheads;
     /* What leaves. */
     host_sink *sink;
     void *context;
@@ -144,6 +146,14 @@ PAL_INLINE host_view host_view_at(host_worker *w, uint32_t k)
 }
 
 PAL_INLINE void host_dropped(host_worker *w, uint8_t reason) { w->stats.dropped[reason]++; }
+
+PAL_INLINE void host_fetch(host_worker *w)
+{
+    if (w->aheads == 0)
+        return;
+    w->aheads--;
+    prefetch_read(*w->ahead++);
+}
 
 /* host.c */
 void host_settle(host_worker *w);
