@@ -27,13 +27,21 @@ from dfw.model import (
     Inventory,
     PolicySet,
     Port,
-    mac_packed,
 )
 from dfw.oracle import Options
 from dfw.oracle import Replay as OracleReplay
-from dfw.oracle.checksum import crc32c, internet_checksum, pseudo_header
+from dfw.packetbytes import (
+    INIT,
+    SYN,
+    ethernet_frame,
+    icmp_message,
+    ip_packet,
+    sctp_init,
+    sctp_packet,
+    tcp_segment,
+    udp_datagram,
+)
 
-TCP_SYN = 0x02
 EPHEMERAL_PORT = 49152  # RFC 6335 section 6: the first of the dynamic ports
 ETHERNET = 1
 _STRANGERS = ("02:00:5e:00:53:01", "02:00:5e:00:53:02")  # MACs of ends that are no vNIC
@@ -64,7 +72,7 @@ class Probe:
     @property
     def tcp_flags(self) -> int:
         """SYN for TCP."""
-        return TCP_SYN if self.protocol == PROTO_TCP else 0
+        return SYN if self.protocol == PROTO_TCP else 0
 
     @property
     def is_icmp(self) -> bool:
@@ -105,50 +113,30 @@ class Verdict(NamedTuple):
 
 def frame_of(probe: Probe) -> bytes:
     """The probe as an Ethernet frame."""
-    source, destination = map(mac_packed, probe.macs)
-    return destination + source + probe.ether_type.to_bytes(2, "big") + packet_of(probe)
+    return ethernet_frame(probe.macs, packet_of(probe))
 
 
 def packet_of(probe: Probe) -> bytes:
     """The probe as an IP packet."""
-    source, destination = probe.source.address, probe.destination.address
-    version = 4 if probe.family is Family.IPV4 else 6
-    body = _transport(probe, version)
-    if version == 6:
-        head = (6 << 28).to_bytes(4, "big") + len(body).to_bytes(2, "big") + bytes((probe.protocol, 64))
-        return head + source.packed + destination.packed + body
-    head = b"\x45\0" + (20 + len(body)).to_bytes(2, "big") + bytes(4) + bytes((64, probe.protocol))
-    addresses = source.packed + destination.packed
-    return head + internet_checksum(head + b"\0\0" + addresses).to_bytes(2, "big") + addresses + body
+    return ip_packet((probe.source.address, probe.destination.address), probe.protocol, transport_of(probe))
 
 
-def _transport(probe: Probe, version: int) -> bytes:
-    sport, dport = probe.sport.to_bytes(2, "big"), probe.dport.to_bytes(2, "big")
-    ends = probe.source.address.value, probe.destination.address.value
-
-    def summed(body: bytes, at: int, pseudo: bool = True) -> bytes:
-        head = pseudo_header(version, *ends, probe.protocol, len(body)) if pseudo else b""
-        return body[:at] + internet_checksum(head + body).to_bytes(2, "big") + body[at + 2 :]
-
+def transport_of(probe: Probe) -> bytes:
+    """What the probe's IP packet carries."""
+    ends, ports = (probe.source.address, probe.destination.address), (probe.sport, probe.dport)
     if probe.protocol == PROTO_TCP:
-        sequence, offset_flags, window = (1).to_bytes(4, "big"), bytes((0x50, TCP_SYN)), b"\xff\xff"
-        return summed(sport + dport + sequence + bytes(4) + offset_flags + window + bytes(4), 16)
+        return tcp_segment(ends, ports, SYN, 1)
     if probe.protocol == PROTO_UDP:
-        return summed(sport + dport + (8).to_bytes(2, "big") + bytes(2), 6)
-    if probe.protocol == PROTO_SCTP:  # INIT with an initiate tag, one stream each way (RFC 9260 section 3.3.2)
-        init = (
-            bytes((1, 0, 0, 20)) + (1).to_bytes(4, "big") + (65536).to_bytes(4, "big") + bytes((0, 1, 0, 1)) + bytes(4)
-        )
-        common = sport + dport + bytes(4)
-        return common + crc32c(common + bytes(4) + init).to_bytes(4, "little") + init
+        return udp_datagram(ends, ports)
+    if probe.protocol == PROTO_SCTP:
+        return sctp_packet(ports, 0, sctp_init(INIT, 1))
     if probe.is_icmp and _is_error(probe):
         # Errors quote the packet that they report (RFC 792, RFC 4443): one of which nobody here knows.
         quoted = packet_of(Probe(probe.destination, probe.source, PROTO_UDP, 1, 1))
-        return summed(bytes((probe.sport, probe.dport)) + bytes(6) + quoted, 2, pseudo=version == 6)
+        return icmp_message(ends, *ports, bytes(4) + quoted)
     if probe.is_icmp:
-        body = bytes((probe.sport, probe.dport)) + bytes(2) + (1).to_bytes(2, "big") + (1).to_bytes(2, "big")
         # Neighbour discovery carries an address (RFC 4861 section 4); a multicast listener report, too.
-        return summed(body + bytes(16), 2, pseudo=version == 6)
+        return icmp_message(ends, *ports, b"\0\1\0\1" + bytes(16))
     return bytes(8)
 
 

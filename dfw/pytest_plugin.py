@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pytest plugin: the fixtures `palisade_policy` and `palisade_replay` (CONTRACT section 4, docs/policy-tests.md).
+"""The pytest plugin: the fixtures `palisade_policy`, `palisade_traffic` and `palisade_replay` (docs/policy-tests.md).
 
 pytest imports this module in every run on a machine where the package is installed, so it imports nothing of ours until
-a fixture is used. The short names `policy` and `replay` are those of `palisade test` (dfw/policytest/session.py).
+a fixture is used. The short names `policy`, `traffic` and `replay` are those of `palisade test`
+(dfw/policytest/session.py).
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import pytest
 if TYPE_CHECKING:
     from dfw.policytest.assertions import PolicyUnderTest
     from dfw.policytest.replays import ReplayUnderTest
+    from dfw.policytest.traffic import TrafficUnderTest
     from dfw.policytest.worlds import Worlds
 
 MARKER = (
     "palisade_policy(*files, default_action=None, at=None, staged=False): the policy and inventory of a test's "
-    "palisade_policy and palisade_replay, relative to its file; without it those of the nearest palisade.toml"
+    "palisade_ fixtures, relative to its file; without it those of the nearest palisade.toml"
 )
 
 
@@ -44,6 +46,14 @@ def palisade_policy(request: pytest.FixtureRequest, _palisade_worlds: Worlds) ->
     from dfw.policytest.fixtures import policy_of
 
     return policy_of(request, _palisade_worlds)
+
+
+@pytest.fixture
+def palisade_traffic(request: pytest.FixtureRequest, _palisade_worlds: Worlds) -> Iterator[TrafficUnderTest]:
+    """Packets one after the other through a firewall that remembers: open, begin, assert_denied, wait, change."""
+    from dfw.policytest.fixtures import traffic_of
+
+    yield from traffic_of(request, _palisade_worlds)
 
 
 @pytest.fixture

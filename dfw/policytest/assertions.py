@@ -75,9 +75,15 @@ class PolicyUnderTest(UnderTest):
         if unknown:
             known = ", ".join(Options.__annotations__)
             raise PolicyTestError(f"{unknown[0]}= is nothing that an assertion knows; there are {known}")
-        ends = {"source": source, "destination": destination}
         try:
-            question = question_make(self._subject.world, allowed=allowed, service=service, **ends, **options)
+            question = question_make(
+                self._subject.world,
+                allowed=allowed,
+                source=source,
+                destination=destination,
+                service=service,
+                **options,
+            )
         except PolicyTestError as error:
             self._is_opaque()  # as below
             raise error.with_traceback(None) from None

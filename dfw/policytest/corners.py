@@ -28,9 +28,10 @@ from dfw.model import (
     ServiceEntry,
     Tier,
 )
+from dfw.packetbytes import SYN
 from dfw.policytest.judge import Resolved, Side
 from dfw.policytest.question import ECHO
-from dfw.probe import EPHEMERAL_PORT, TCP_SYN, Probe
+from dfw.probe import EPHEMERAL_PORT, Probe
 
 MAXIMUM: Final = 60_000
 _OTHER_PROTOCOL: Final = 253  # RFC 3692: for experiments; no rule names it unless it is listed
@@ -107,7 +108,7 @@ class _Served:
 
     def has(self, key: tuple[int, int, int]) -> bool:
         """May it match (protocol, sport, dport)?"""
-        flags = TCP_SYN if key[0] == PROTO_TCP else 0
+        flags = SYN if key[0] == PROTO_TCP else 0
         return self._any or any(entry.matches(self._family, *key, flags) for entry in self._entries)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +17,7 @@ from dfw.policytest.worlds import Subject, Worlds
 
 if TYPE_CHECKING:
     from dfw.policytest.replays import ReplayUnderTest
+    from dfw.policytest.traffic import TrafficUnderTest
 
 WORLDS: Final = pytest.StashKey[Worlds]()
 GIVEN: Final = pytest.StashKey[dict[str, Any]]()
@@ -37,6 +39,15 @@ def replay_of(request: pytest.FixtureRequest, worlds: Worlds) -> ReplayUnderTest
     from dfw.policytest.replays import ReplayUnderTest
 
     return ReplayUnderTest(worlds, subject_of(request, worlds), request.node.nodeid, _folder(request))
+
+
+def traffic_of(request: pytest.FixtureRequest, worlds: Worlds) -> Iterator[TrafficUnderTest]:
+    """For `palisade_traffic`."""
+    from dfw.policytest.traffic import TrafficUnderTest
+
+    given = TrafficUnderTest(worlds, subject_of(request, worlds), request.node.nodeid, _folder(request))
+    yield given
+    given.end()
 
 
 def subject_of(request: pytest.FixtureRequest, worlds: Worlds) -> Subject:

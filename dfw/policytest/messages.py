@@ -53,12 +53,15 @@ def _said(question: Question, found: Answered, outcome: Outcome, at: int) -> str
                 "said ALLOW"
             )
         case "before-rules":
-            return f"its denial proves nothing: it is refused if every rule says ALLOW, too: {_reason(outcome.reason)}"
+            return (
+                f"its denial proves nothing: it is refused if every rule says ALLOW, too: {reason_text(outcome.reason)}"
+            )
         case _:
             return f"expected {expected}, but it is {seen}"
 
 
-def _reason(word: str) -> str:
+def reason_text(word: str) -> str:
+    """A reason with its meaning (docs/reasons.md)."""
     from dfw.core import REASON_TEXTS, REASONS
 
     meaning = dict(zip(REASONS, REASON_TEXTS, strict=True)).get(word, "")
@@ -77,7 +80,7 @@ def observed_text(found: Answered, at: int) -> str:
     rule, earlier = found.rule(int(decided)), found.rule(int(before))
     if rule is None:
         if found.reasons and int(codes) == 0:
-            return f"dropped before any rule: {_reason(found.reasons[at])}"
+            return f"dropped before any rule: {reason_text(found.reasons[at])}"
         if int(codes) == 1 and int(decided) == NOBODY:
             return "allowed: neither end is a vNIC, so no filter judges it"
         return f"{'allowed' if int(codes) == 1 else 'denied'}, by which rule is not known"

@@ -88,9 +88,13 @@ def question_make(
     except_to: Ends = (),
     family: int | None = None,
     sport: int | None = None,
+    verb: str = "",
 ) -> Question:
-    """The question that an assertion asks. Raises PolicyTestError: not understood, no workload, or no pairs."""
-    text = _call(allowed, source, destination, service)
+    """The question that an assertion asks. `verb`: what the test called, else assert_allowed or assert_denied.
+
+    Raises PolicyTestError: not understood, no workload, or no pairs.
+    """
+    text = _call(verb or ("assert_allowed" if allowed else "assert_denied"), source, destination, service)
     try:
         sources, destinations = _endpoints(world, source), _endpoints(world, destination)
         services = services_parse(service, sport)
@@ -114,8 +118,7 @@ def _listed(ends: Ends) -> tuple[str, ...]:
     return (ends,) if isinstance(ends, str) else tuple(ends)
 
 
-def _call(allowed: bool, source: Ends, destination: Ends, service: Ends) -> str:
-    name = "assert_allowed" if allowed else "assert_denied"
+def _call(name: str, source: Ends, destination: Ends, service: Ends) -> str:
     shown = [repr(item if isinstance(item, str) else list(item)) for item in (source, destination, service)]
     return f"{name}({', '.join(shown)})"
 

@@ -17,6 +17,7 @@ def rule_find(world: PolicySet, text: str) -> str:
 
     Raises PolicyTestError.
     """
+    __tracebackhide__ = True
     paths = [rule.path for policy in world.ordered for rule in policy.rules]
     if text in paths:
         return text

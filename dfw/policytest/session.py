@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `palisade test` adds to pytest: the short names `policy` and `replay`, rule coverage, mutations.
+"""What `palisade test` adds to pytest: the short names `policy`, `traffic` and `replay`, rule coverage, mutations.
 
 Loaded by `-p dfw.policytest.session`, which pytest-xdist hands on to its workers; what they saw comes back to the
 process that reports in their `workeroutput`.
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from dfw.policytest.assertions import PolicyUnderTest
     from dfw.policytest.replays import ReplayUnderTest
+    from dfw.policytest.traffic import TrafficUnderTest
     from dfw.policytest.worlds import Subject
 
 OPTIONS: Final = ("policy", "inventory", "default_action", "at", "staged")
@@ -64,6 +65,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def policy(palisade_policy: PolicyUnderTest) -> PolicyUnderTest:
     """Short for palisade_policy."""
     return palisade_policy
+
+
+@pytest.fixture
+def traffic(palisade_traffic: TrafficUnderTest) -> TrafficUnderTest:
+    """Short for palisade_traffic."""
+    return palisade_traffic
 
 
 @pytest.fixture

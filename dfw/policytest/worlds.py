@@ -125,7 +125,7 @@ class Worlds:
         """The policy of these files. Raises PolicyError, and PolicyTestError for what cannot be read as asked."""
         found = self.subjects.get(sources)
         if found is None:
-            found = self.subjects[sources] = _load(sources)
+            found = self.subjects[sources] = subject_load(sources)
         return found
 
     def confirm(self) -> None:
@@ -157,7 +157,8 @@ class UnderTest:
             self._subject.opaque.add(self._test)
 
 
-def _load(sources: Sources) -> Subject:
+def subject_load(sources: Sources) -> Subject:
+    """Read a policy. Raises PolicyError, and PolicyTestError for what cannot be read as asked."""
     from dfw.endpoint import EndpointError
     from dfw.load import load
     from dfw.moment import world_at
@@ -176,11 +177,11 @@ def _rules(world: PolicySet) -> Iterator[Rule]:
         yield from policy.rules
 
 
-def mapped(world: PolicySet, change: Callable[[Policy, Rule], Rule]) -> PolicySet:
-    """The policy with every rule, the default section's too, changed by a function."""
+def mapped(world: PolicySet, change: Callable[[Policy, Rule], Rule | None]) -> PolicySet:
+    """The policy with every rule, the default section's too, changed by a function; None: it is left out."""
 
     def policy_mapped(policy: Policy) -> Policy:
-        return replace(policy, rules=tuple(change(policy, rule) for rule in policy.rules))
+        return replace(policy, rules=tuple(rule for old in policy.rules if (rule := change(policy, old)) is not None))
 
     return replace(world, policies=tuple(map(policy_mapped, world.policies)), default=policy_mapped(world.default))
 

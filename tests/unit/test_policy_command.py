@@ -95,7 +95,7 @@ def test_the_example_as_it_is(try_it: Any) -> None:
     assert f"{shown['file']}:{shown['line']}  quarantine/rules/inspect: {shown['change']}" in done.stdout
     page = (try_it.folder / "coverage.html").read_text()
     assert "13 of 13" in page and "app-to-db" in page and shown["change"] in page
-    assert "8 passed" in (try_it.folder / "coverage.txt").read_text()
+    assert "14 passed" in (try_it.folder / "coverage.txt").read_text()
     assert (try_it.folder / ".cache").is_dir()  # pytest's own -o reached it
 
 
@@ -106,9 +106,9 @@ def test_a_bad_policy_is_2(try_it: Any) -> None:
     done = try_it("test", "-q", "-o", "json")
     assert done.returncode == 2
     report = json.loads(done.stdout)
-    assert report["tests"]["errors"] == 8 and report["status"] == 2
+    assert report["tests"]["errors"] == 14 and report["status"] == 2
     assert "policy.yaml:88" in report["outcomes"][0]["message"]
-    assert "8 errors" in done.stderr  # pytest's own words
+    assert "14 errors" in done.stderr  # pytest's own words
 
 
 def test_init_makes_an_example_that_passes(try_it: Any) -> None:
@@ -116,7 +116,15 @@ def test_init_makes_an_example_that_passes(try_it: Any) -> None:
     assert done.returncode == 0
     assert done.stdout.splitlines()[-1] == "now: cd mine && palisade test"
     made = {path.name for path in (try_it.folder / "mine").iterdir()}
-    assert {"policy.yaml", "inventory.yaml", "palisade.toml", "test_shop.py", "matrix.csv", "README.md"} <= made
+    assert {
+        "policy.yaml",
+        "inventory.yaml",
+        "palisade.toml",
+        "test_shop.py",
+        "test_traffic.py",
+        "matrix.csv",
+        "README.md",
+    } <= made
     assert try_it("test", "mine", "-q", "-k", "database or matrix or whom").returncode == 0
 
 
