@@ -20,7 +20,7 @@ import click
 
 from dfw.cli import LACKING
 from overlay.show import read_hosts
-from overlay.which_agents import lab_option, run_option, sockets_meant
+from overlay.which_agents import kubeconfig_option, lab_option, run_option, sockets_meant
 
 UPLINK: Final = "uplink"
 _NO_END: Final = 1 << 62
@@ -40,6 +40,7 @@ class _Tally:
 )
 @lab_option
 @run_option
+@kubeconfig_option
 @click.option("--host", "only", help="Of which host; needed for `uplink` where there are several.")
 @click.option("--count", type=click.IntRange(1), help="End after so many packets.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), help="End after so many seconds.")
@@ -55,6 +56,7 @@ def capture(
     target: str,
     lab: str | None,
     run: Path | None,
+    kubeconfig: Path | None,
     only: str | None,
     count: int | None,
     seconds: float | None,
@@ -76,7 +78,7 @@ def capture(
       palisade capture uplink --host esx-1 --seconds 5 | tshark -r -
     """
     filters = _filters(proto, port, address)
-    sockets = sockets_meant(lab, run, only)
+    sockets = sockets_meant(lab, run, only, kubeconfig)
     path = _where(at, sockets)
     if target == "-" and sys.stdout.isatty():
         raise click.UsageError("a capture is no text: give a file with -w, or a pipe")

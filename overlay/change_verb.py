@@ -15,7 +15,15 @@ import click
 from dfw.cli import DONE, NO
 from dfw.output import emit, output_option
 from overlay.lab_known import files_say, lab_known, lab_reported, name_option
-from overlay.which_agents import NAMED_BY_RUN, agent_lacks, lone_agent, run_option
+from overlay.which_agents import (
+    NAMED_BY_RUN,
+    agent_lacks,
+    kubeconfig_option,
+    lone_agent,
+    of_supervisor,
+    only_kubeconfig,
+    run_option,
+)
 
 if TYPE_CHECKING:
     from overlay.host_change import HostApplied
@@ -235,8 +243,11 @@ def _list_text(rows: list[dict[str, Any]]) -> str:
 @click.argument("object_", metavar="[OBJECT]", required=False)
 @name_option
 @run_option
+@kubeconfig_option
 @click.option("--timeout", type=Duration(), default="60s", show_default=True, metavar="TIME")
-def wait(what: bool, object_: str | None, name: str | None, run: Path | None, timeout: float) -> int:
+def wait(
+    what: bool, object_: str | None, name: str | None, run: Path | None, kubeconfig: Path | None, timeout: float
+) -> int:
     """Wait until what a lab's hosts, or this one, were told is in force; exit status 1 when it is not in time.
 
     OBJECT: a rule, policy, group, vNIC, segment, gateway or host, by its name or the end of its path: then only the
@@ -246,10 +257,19 @@ def wait(what: bool, object_: str | None, name: str | None, run: Path | None, ti
     Examples:
       palisade wait --realized --timeout 10s
       palisade wait --realized shop/rules/web-to-db
+      palisade wait --realized networkpolicy/shop/isolate --kubeconfig ./kubeconfig
     """
     from overlay.lab_view import has_supervisor, lab_view
     from overlay.lab_wait import hosts_concerned, wait_hosts
 
+    if kubeconfig is not None:
+        only_kubeconfig(name, run)
+        behind = of_supervisor("wait")(kubeconfig, object_, timeout)
+        for item, why in behind.items():
+            click.echo(f"{item}: {why}", err=True)
+        if not behind:
+            click.echo(f"realized: {object_ or 'everything'}")
+        return NO if behind else DONE
     if (agent := lone_agent(name, run)) is not None:
         from overlay import host_change
 

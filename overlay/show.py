@@ -12,7 +12,7 @@ import click
 
 from dfw.cli import NO
 from dfw.output import emit, output_option, render_table
-from overlay.which_agents import lab_option, lone_agent, run_option, sockets_meant
+from overlay.which_agents import kubeconfig_option, lab_option, lone_agent, run_option, sockets_meant
 
 if TYPE_CHECKING:
     from dfw.model import PolicySet
@@ -52,6 +52,7 @@ def read_hosts(sockets: dict[str, Path], request: dict[str, Any]) -> dict[str, d
 @click.argument("what", type=click.Choice(WHAT))
 @lab_option
 @run_option
+@kubeconfig_option
 @click.option("--host", "only", help="This host only.")
 @click.option("--match", help="flows: only these connections; see below.")
 @click.option("--kill", help="flows: end these connections; `all` is every one.")
@@ -66,6 +67,7 @@ def show(
     what: str,
     lab: str | None,
     run: Path | None,
+    kubeconfig: Path | None,
     only: str | None,
     match: str | None,
     kill: str | None,
@@ -91,11 +93,14 @@ def show(
       palisade show flows --kill src=10.1.1.0/24,dport=3306
       palisade show health
       palisade show vnics --run /run/palisade-agent
+      palisade show health --kubeconfig ./kubeconfig
     """
     _check_options(what, match, kill, counters, reset)
     if staged and (what != "flows" or kill is not None):
         raise click.UsageError("--staged is for `show flows`, and ends none")
-    sockets = sockets_meant(lab, run, only)
+    if staged and kubeconfig is not None:
+        raise click.UsageError("--staged is asked of a lab or a host, which know what is staged: no --kubeconfig")
+    sockets = sockets_meant(lab, run, only, kubeconfig)
     if kill is not None:
         _show(ctx, read_hosts(sockets, {"do": "kill", "match": kill}), "ended", output, _killed)
         return

@@ -14,7 +14,7 @@ import click
 from dfw.cli import NO
 from dfw.output import emit, output_option, render_table
 from overlay.show import read_hosts
-from overlay.which_agents import lab_option, lone_agent, run_option, sockets_meant
+from overlay.which_agents import kubeconfig_option, lab_option, lone_agent, run_option, sockets_meant
 
 WAIT_SECONDS: Final = 3.0  # for a packet to be seen at the next host
 HOPS: Final = 4  # hosts: one that a workload has left sends on once
@@ -34,6 +34,7 @@ Row = dict[str, Any]
 @click.option("--family", type=click.Choice(["4", "6"]), help="Where both ends have both.")
 @lab_option
 @run_option
+@kubeconfig_option
 @output_option
 @click.pass_context
 def trace(
@@ -48,6 +49,7 @@ def trace(
     family: str | None,
     lab: str | None,
     run: Path | None,
+    kubeconfig: Path | None,
     output: str,
 ) -> None:
     """Send a marked packet from a vNIC through the live hosts, and show what each stage did with it.
@@ -62,7 +64,7 @@ def trace(
       palisade trace --from web-1 --to 10.1.3.11 --proto icmp -o json
     """
     packet = _packet(proto, dport, sport, icmp_type, icmp_code)
-    sockets = sockets_meant(lab, run)
+    sockets = sockets_meant(lab, run, kubeconfig=kubeconfig)
     shown = read_hosts(sockets, {"do": "show", "what": "vnics"})
     vnics = {row["vnic"]: row | {"host": host} for host, answer in shown.items() for row in answer.get("rows", ())}
     if source not in vnics:
@@ -71,7 +73,8 @@ def trace(
     wanted = family or {1: "4", 58: "6"}.get(packet["proto"])
     target = _target(vnics[source]["ips"], destination, vnics, wanted)
     request = {"do": "trace", "vnic": source, "dst": target, "mark": 1 + secrets.randbelow((1 << 24) - 1), **packet}
-    rows = follow(sockets, str(vnics[source]["host"]), request, alone=lone_agent(lab, run) is not None)
+    alone = kubeconfig is None and lone_agent(lab, run) is not None
+    rows = follow(sockets, str(vnics[source]["host"]), request, alone=alone)
     last = rows[-1]
     arrived: bool | None = last["stage"] == "answered" or (
         last["stage"] == "delivered" and (destination not in vnics or last["vnic"] == destination)

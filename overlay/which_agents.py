@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which agents a verb is for: those of a lab's hosts (`--lab`), or one that runs by itself (`--run`, or the one that
-is installed on this machine).
+"""Which agents a verb is for: those of a lab's hosts (`--lab`), one that runs by itself (`--run`, or the one that is
+installed on this machine), or all of a Supervisor's, wherever they are (`--kubeconfig`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dfw.errors import EnvironmentLacksError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
 SOCKET = "agent.sock"
 NAMED_BY_RUN = "; --run DIR names an agent that is no lab's"
@@ -31,6 +32,31 @@ def run_option(function: Callable[..., Any]) -> Callable[..., Any]:
     """`--run`: a host that is no lab's."""
     text = "Or a host that is no lab's: its agent's own --run directory; default: that of the agent installed here."
     return click.option("--run", type=click.Path(path_type=Path, file_okay=False), help=text)(function)
+
+
+def kubeconfig_option(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`--kubeconfig`: the hosts of a Supervisor."""
+    text = "Or a Supervisor's hosts, wherever they are, asked through its API by who this file says."
+    return click.option("--kubeconfig", type=click.Path(path_type=Path, dir_okay=False), help=text)(function)
+
+
+def of_supervisor(name: str) -> Callable[..., Any]:
+    """What the Supervisor's package offers under this name: overlay knows nothing of APIs. Raises
+    EnvironmentLacksError."""
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group="palisade.hosts"):
+        if point.name == name:
+            found: Callable[..., Any] = point.load()
+            return found
+    raise EnvironmentLacksError("the Supervisor's part of this package", "pip install again: it is not registered")
+
+
+def only_kubeconfig(lab: str | None, run: Path | None) -> None:
+    """Raises click.UsageError where something else is named beside it."""
+    typed = [name for name in ("run", "lab", "name") if _is_typed(name)]
+    if typed or (run is not None and click.get_current_context(silent=True) is None):
+        raise click.UsageError("--kubeconfig names a Supervisor's hosts: leave out --lab and --run")
 
 
 def lone_agent(lab: str | None, run: Path | None) -> Path | None:
@@ -79,13 +105,19 @@ def lab_sockets(name: str | None) -> dict[str, Path]:
     return {path.parent.parent.name: path for path in sorted((folder / name / "hosts").glob(f"*/run/{SOCKET}"))}
 
 
-def sockets_meant(lab: str | None, run: Path | None, only: str | None = None) -> dict[str, Path]:
-    """The agents' sockets that a verb is for, by host; `only`: of this one. Raises click.UsageError,
-    EnvironmentLacksError."""
+def sockets_meant(
+    lab: str | None, run: Path | None, only: str | None = None, kubeconfig: Path | None = None
+) -> dict[str, Path]:
+    """The agents' sockets that a verb is for, by host; `only`: of this one. Those of `kubeconfig` are there until the
+    command ends. Raises click.UsageError, click.ClickException, EnvironmentLacksError."""
     from overlay.ask import AskError, agent_ask
 
-    alone = lone_agent(lab, run)
-    if alone is None:
+    alone = None if kubeconfig is not None else lone_agent(lab, run)
+    if kubeconfig is not None:
+        only_kubeconfig(lab, run)
+        relay: AbstractContextManager[dict[str, Path]] = of_supervisor("relay")(kubeconfig)
+        sockets = click.get_current_context().with_resource(relay)
+    elif alone is None:
         sockets = lab_sockets(lab)
     else:
         try:

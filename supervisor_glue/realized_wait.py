@@ -10,9 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import click
+
 from supervisor_glue.api.client import Client, Resource
 from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.api.status import Object
+from supervisor_glue.calling import calling, config_of
 from supervisor_glue.controllers.intent import POLICY_PREFIX
 from supervisor_glue.controllers.namespace_plan import needs_address
 from supervisor_glue.controllers.objects import condition_of, object_key
@@ -28,6 +31,17 @@ def wait_realized(kubeconfig: Path, what: str | None, seconds: float) -> dict[st
     """Until these objects, or all, are in force as they are now. Returns those that are not in time, and why; None
     where no object is meant. Raises ApiError, ConnectionError."""
     return asyncio.run(_wait(kubeconfig, what, seconds))
+
+
+def wait_reported(kubeconfig: Path, what: str | None, seconds: float) -> dict[str, str]:
+    """The same for a command: raises click.UsageError where no object is meant, click.ClickException where the server
+    refuses, EnvironmentLacksError where it does not answer."""
+    config_of(kubeconfig)
+    with calling():
+        found = wait_realized(kubeconfig, what, seconds)
+    if found is None:
+        raise click.UsageError(f"the API has no object {what!r} that is in force or not")
+    return found
 
 
 async def _wait(kubeconfig: Path, what: str | None, seconds: float) -> dict[str, str] | None:

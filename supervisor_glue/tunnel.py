@@ -143,10 +143,14 @@ class Tunnels:
 
     async def open(self, host: str, asked: Object) -> Session:
         """Raises ApiError: 503 where the host has no tunnel here."""
+        return await self.of(host).open(asked)
+
+    def of(self, host: str) -> Tunnel:
+        """Raises ApiError: 503 where the host has no tunnel here."""
         tunnel = self._of.get(host)
         if tunnel is None:
             raise ApiError(503, "ServiceUnavailable", f"host {host} is not connected", retry_after=2)
-        return await tunnel.open(asked)
+        return tunnel
 
 
 def failure(message: str, reason: str = "InternalError", **details: Any) -> Object:

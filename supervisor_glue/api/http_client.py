@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -167,10 +167,12 @@ class HttpClient:
         except (aiohttp.ClientError, TimeoutError) as error:
             raise ConnectionError(f"{self.config.server} does not answer: {why_unanswered(error)}") from None
 
-    def websocket(self, path: str, *, heartbeat: float) -> Any:
+    def websocket(
+        self, path: str, *, heartbeat: float, protocols: Sequence[str] = (), query: Mapping[str, str] | None = None
+    ) -> Any:
         """A WebSocket, as an asynchronous context manager. Raises aiohttp.ClientError."""
         assert self._session is not None
-        return self._session.ws_connect(path, heartbeat=heartbeat)
+        return self._session.ws_connect(path, heartbeat=heartbeat, protocols=protocols, params=query)
 
     async def create(
         self, resource: Resource, item: Object, namespace: str = "", *, name: str = "", subresource: str = ""

@@ -233,7 +233,7 @@ KINDS: Final[tuple[Kind, ...]] = (
     ),
     _ours("Allocation", "allocations", namespaced=False),
     _ours("Gateway", "gateways", namespaced=False),
-    _ours("Host", "hosts", namespaced=False),
+    _ours("Host", "hosts", namespaced=False, subresources=(Subresource("agent", ("create", "get")), STATUS)),
     _ours("HostStatus", "hoststatuses", namespaced=False),
     _ours("Machine", "machines", namespaced=False),
     _ours("Port", "ports", namespaced=False),
@@ -247,6 +247,7 @@ STORED: Final = tuple(kind for kind in KINDS if kind.stored)
 NAMESPACES: Final = BY_NAME["", "v1", "namespaces"]
 PODS: Final = BY_NAME["", "v1", "pods"]
 NODES: Final = BY_NAME["", "v1", "nodes"]
+HOSTS: Final = BY_NAME[OURS, "v1alpha1", "hosts"]
 
 
 def groups() -> dict[str, list[str]]:

@@ -52,6 +52,7 @@ _QUERY: Final[dict[str, tuple[str, str]]] = {
     "stdin": ("boolean", "Pass standard input on."),
     "stdout": ("boolean", "Pass standard output on."),
     "tty": ("boolean", "With a terminal."),
+    "request": ("string", "What the host's packet agent is asked, as JSON."),
 }
 _LISTING: Final = (
     *("allowWatchBookmarks", "continue", "fieldSelector", "labelSelector", "limit", "resourceVersion"),
@@ -63,6 +64,7 @@ _STREAMING: Final = {
     "log": ("container", "follow", "limitBytes", "previous", "sinceSeconds", "tailLines", "timestamps"),
     "exec": ("command", "container", "stderr", "stdin", "stdout", "tty"),
     "attach": ("container", "stderr", "stdin", "stdout", "tty"),
+    "agent": ("request",),
 }
 
 
@@ -184,6 +186,7 @@ def _stream(kind: Kind, part: Subresource, suffix: str) -> Json:
             operation["produces"] = ["text/plain"] if part.name == "log" else ["*/*"]
             if part.kind:
                 operation["x-kubernetes-group-version-kind"] = {"group": "", "kind": part.kind, "version": "v1"}
+            if action == "connect":  # by two methods, each with a name
                 operation["operationId"] = operation["operationId"].replace(
                     _tag(kind), _tag(kind) + method.capitalize()
                 )

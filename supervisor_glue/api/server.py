@@ -16,6 +16,7 @@ from aiohttp import web
 from dfw.logs import get_logger
 from supervisor_glue.api.documents import document_of
 from supervisor_glue.api.health import Health
+from supervisor_glue.api.host_streams import HostStreams
 from supervisor_glue.api.idle import IdleWatch, apply_descriptors, connections_most
 from supervisor_glue.api.kinds import SPAN
 from supervisor_glue.api.media import JSON, Form, form_of, media_type, written
@@ -64,7 +65,8 @@ class ApiServer:
         self.authenticator, self.authorizer = authenticator, authorizer
         self.extensions: dict[str, Extension] = {}
         self.tunnels = Tunnels()
-        self.streams = {**PodStreams(cache, self.tunnels).handlers(), **(streams or {})}
+        own = (PodStreams(cache, self.tunnels), HostStreams(cache, self.tunnels, authorizer))
+        self.streams = {**{key: handler for item in own for key, handler in item.handlers().items()}, **(streams or {})}
         self._open: dict[asyncio.Task[object], tuple[web.Request, Attributes]] = {}
         self.address = ""
         self.closing = asyncio.Event()
@@ -124,7 +126,8 @@ class ApiServer:
         self.authorizer.check(asked)
         stream = self.streams.get((target.kind.kind, target.subresource))
         if stream is not None:
-            found = await stream(request, target, user)
+            with self._watching(request, asked):
+                found = await stream(request, target, user)
             if found is None:
                 raise error_no_such_path()
             return found

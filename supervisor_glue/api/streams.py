@@ -76,32 +76,13 @@ class PodStreams:
         command = query.getall("command", [])
         if target.subresource == "exec" and not command:
             raise error_bad_request("you must specify at least 1 command for the container")
-        offered = [item.strip() for item in request.headers.get("Sec-WebSocket-Protocol", "").split(",")]
-        if request.headers.get("Upgrade", "").lower() != "websocket" or not set(offered) & set(PROTOCOLS):
+        if not is_websocket(request):
             told = f"only WebSocket is spoken here, with {' or '.join(PROTOCOLS)}: kubectl 1.31 or later does so"
             raise error_bad_request(told)
         asked = self._asked(target.subresource, pod, container) | {"command": command}
         for name in ("stdin", "stdout", "stderr", "tty"):
             asked[name] = query.get(name, "").lower() in ("true", "1")
-        session = await self.tunnels.open(pod["spec"]["nodeName"], asked)
-        socket = web.WebSocketResponse(protocols=PROTOCOLS, heartbeat=30.0)
-        try:
-            await socket.prepare(request)
-            reading = asyncio.ensure_future(_input(socket, session))
-            writing = asyncio.ensure_future(_output(socket, session))
-            try:
-                await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
-                if not writing.done() and not socket.closed:
-                    await writing  # input has ended, the command has not
-            finally:
-                for task in (reading, writing):
-                    task.cancel()
-                await asyncio.gather(reading, writing, return_exceptions=True)
-            with suppress(ConnectionError):
-                await socket.close()
-        finally:
-            await session.close()
-        return socket
+        return await socket_serve(request, await self.tunnels.open(pod["spec"]["nodeName"], asked))
 
     async def _pod(self, target: Target) -> Object:
         """Raises ApiError 404, 400 for a pod that has no host."""
@@ -166,6 +147,34 @@ def _log_options(query: Mapping[str, str], pod: str) -> Object:
     if wrong:
         raise error_invalid("PodLogOptions", "", pod, wrong)
     return found
+
+
+def is_websocket(request: web.Request) -> bool:
+    """Whether it begins a WebSocket with a subprotocol that is spoken here."""
+    offered = {item.strip() for item in request.headers.get("Sec-WebSocket-Protocol", "").split(",")}
+    return request.headers.get("Upgrade", "").lower() == "websocket" and not offered.isdisjoint(PROTOCOLS)
+
+
+async def socket_serve(request: web.Request, session: Session) -> web.WebSocketResponse:
+    """Pass a host's session on, both ways, until it ends or the client goes."""
+    socket = web.WebSocketResponse(protocols=PROTOCOLS, heartbeat=30.0)
+    try:
+        await socket.prepare(request)
+        reading = asyncio.ensure_future(_input(socket, session))
+        writing = asyncio.ensure_future(_output(socket, session))
+        try:
+            await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
+            if not writing.done() and not socket.closed:
+                await writing  # input has ended, the command has not
+        finally:
+            for task in (reading, writing):
+                task.cancel()
+            await asyncio.gather(reading, writing, return_exceptions=True)
+        with suppress(ConnectionError):
+            await socket.close()
+    finally:
+        await session.close()
+    return socket
 
 
 async def _input(socket: web.WebSocketResponse, session: Session) -> None:

@@ -110,8 +110,6 @@ class NodeAuthorizer:
     def _host(self, host: str, asked: Attributes) -> str | None:
         if asked.subresource == "status":
             is_kind = asked.verb in _WRITE or asked.verb == "get"
-        elif asked.subresource == "connect":
-            is_kind = asked.verb in ("get", "create")
         else:
             is_kind = not asked.subresource and asked.verb in _READ
         if not is_kind:

@@ -16,9 +16,11 @@ from typing import Final
 import aiohttp
 
 from dfw.logs import get_logger
+from overlay.agent_base import SOCKET
 from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.api.kinds import SPAN
 from supervisor_glue.api.status import ApiError, Object
+from supervisor_glue.asking import asked_read
 from supervisor_glue.spherelet.execute import NotRunningError, join_command, join_environment, join_wait
 from supervisor_glue.spherelet.logs import log_read, wanted_of
 from supervisor_glue.spherelet.pods import Pods
@@ -80,7 +82,7 @@ class TunnelEnd:
     """`run` keeps a connection to the API server open, and answers through it."""
 
     def __init__(self, client: HttpClient, pods: Pods) -> None:
-        self.client, self.pods = client, pods
+        self.client, self.pods, self.agent = client, pods, pods.settings.agent
         self.log = get_logger("tunnel")
 
     async def run(self) -> None:
@@ -139,6 +141,8 @@ class TunnelEnd:
             await session.socket.send_bytes(frame_write(session.number, END, json.dumps(status).encode()))
 
     async def _done(self, session: _Session, asked: Object) -> Object:
+        if asked["do"] == "agent":
+            return await self._agent(session, asked["request"])
         worker = self.pods.by_name(asked["namespace"], asked["pod"], asked["uid"])
         if worker is None:
             return failure(f"pod {asked['pod']} is not on this host", "NotFound")
@@ -148,6 +152,26 @@ class TunnelEnd:
             return await self._execute(session, worker, asked)
         # What a container says goes to its log: who attaches hears that from now on.
         return await self._log(session, worker, asked | {"follow": True, "tailLines": 0})
+
+    async def _agent(self, session: _Session, request: Object) -> Object:
+        """The packet agent beside us, asked; what a capture is told follows as input."""
+        if self.agent is None:
+            return failure("this host has no packet agent that is known here", "NotFound")
+        asked_read(json.dumps(request))
+        try:
+            reader, writer = await asyncio.open_unix_connection(self.agent / SOCKET)
+        except OSError as error:
+            return failure(f"the host's packet agent does not answer: {error.strerror or error}", "ServiceUnavailable")
+        try:
+            writer.write(json.dumps(request).encode() + b"\n")
+            feeding = asyncio.create_task(_feed(writer, session))
+            try:
+                await _copy(reader, session, STDOUT)
+            finally:
+                feeding.cancel()
+        finally:
+            writer.close()
+        return SUCCESS
 
     async def _log(self, session: _Session, worker: PodWorker, asked: Object) -> Object:
         name = asked["container"]

@@ -1,34 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pods and the control plane, live: they reach the API as whom they are, and nothing else of it.
+"""Pods and the control plane, live: they reach the API as whom they are, and nothing else of it; and whoever may asks
+the hosts through it.
 
 Real packets: a lab of two hosts under a Supervisor, the control plane's leg on one of them, pods on both.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
 from dfw import cli
 from overlay.enter import run_in
 from overlay.linux import processes_marked
-from supervisor_glue.auth.kubeconfig import kubeconfig_read
+from supervisor_glue.auth.kubeconfig import kubeconfig_read, kubeconfig_write
 from supervisor_glue.controllers.resources import PODS, PORTS
 from supervisor_glue.lab_supervisor import leg_netns
 from tests.support.kube import namespace
-from tests.support.patience import until
+from tests.support.patience import PATIENCE, until
+from tests.support.pcapng import read_pcapng
 from tests.support.supervisor_lab import SupervisorLab, holds, supervisor_lab
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns, pytest.mark.needs_mount, pytest.mark.needs_tun]
 OTHER_PORT = 7443
+TRACE = ("trace", "--from", "mine/near", "--to", "mine/far", "--dport", "80")
 LISTS = """\
 from kubernetes import client, config
 config.load_incluster_config()
@@ -181,3 +190,100 @@ def test_nothing_else_of_the_control_plane_is_reached(lab: SupervisorLab, capfd:
             refused["system/leg-api"] >= 2 and refused["system/leg-ingress"] == 0
         )  # what pods send does not get there
         assert "timed out" in _python(lab, "mine", "near", CONNECTS, target, str(OTHER_PORT), "0.5", status=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+def _asked(elsewhere: Path, config: Path, *words: str) -> Told:
+    """A command of ours where no lab is known: only this file says which hosts are meant."""
+    out, err = io.StringIO(), io.StringIO()
+    with mock.patch.dict(os.environ, {"PALISADE_RUN": str(elsewhere)}), redirect_stdout(out), redirect_stderr(err):
+        code = cli.run([*words, "--kubeconfig", str(config)])
+    return Told(code, out.getvalue(), err.getvalue())
+
+
+def _capturing(config: Path, *words: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "dfw", "capture", *words, "--kubeconfig", str(config)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def test_hosts_are_asked_through_the_api(lab: SupervisorLab, tmp_path: Path) -> None:
+    """What they show, a traced packet, connections that are ended, a capture: as beside them."""
+    config = lab.kubectl.kubeconfig
+
+    def rows(*words: str) -> list[dict[str, Any]]:
+        done = _asked(tmp_path, config, *words, "-o", "json")
+        assert done.code == 0 and not done.err, done.err
+        found: list[dict[str, Any]] = json.loads(done.out)
+        return found
+
+    assert {("esx-1", "mine/near"), ("esx-2", "mine/far")} <= {
+        (row["host"], row["vnic"]) for row in rows("show", "vnics")
+    }
+    traced = _asked(tmp_path, config, *TRACE, "-o", "json")
+    assert traced.code == 0 and {row["host"] for row in json.loads(traced.out)["observations"]} == {
+        "esx-1",
+        "esx-2",
+    }
+    assert _asked(tmp_path, config, "wait", "--realized", "pod/mine/near").code == 0
+
+    with run_in(str(lab.view().pods["mine/far"].netns), lambda: socket.create_server(("", OTHER_PORT))):
+        target = rows("show", "vnics", "--host", "esx-2")
+        (address,) = (row["ips"][0] for row in target if row["vnic"] == "mine/far")
+        file = tmp_path / "seen.pcapng"
+        words = ("--port", str(OTHER_PORT), "--count", "3", "-w", str(file), "--seconds", "60")
+        with _capturing(config, "mine/far", *words) as capturing:
+            until(file.exists, "no capture")
+            near = str(lab.view().pods["mine/near"].netns)
+            with run_in(near, lambda: socket.create_connection((address, OTHER_PORT), 5)):
+                assert capturing.communicate(timeout=PATIENCE)[1] == "3 packets\n"
+                (open_there,) = rows("show", "flows", "--match", f"vnic=mine/far,port={OTHER_PORT}")
+                assert open_there["state"] == "ESTABLISHED"
+                ended = {row["host"]: row["ended"] for row in rows("show", "flows", "--kill", f"port={OTHER_PORT}")}
+                assert ended == {"esx-1": 1, "esx-2": 1}
+        assert len(read_pcapng(file)) == 3
+    assert not list(Path(tempfile.gettempdir()).glob(f"palisade-{os.getpid()}-*")), "the sockets are left"
+
+
+def test_whoever_may_only_read_ends_nothing(lab: SupervisorLab, tmp_path: Path) -> None:
+    """Whoever asks needs hosts/agent, with the verb create for what changes something."""
+    group = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "hosts-seen"}}
+    rule = {"apiGroups": ["palisade.internal"], "resources": ["hosts", "hosts/agent"], "verbs": ["get", "list"]}
+    subject = {"kind": "ServiceAccount", "name": "seer", "namespace": "mine"}
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "seer", "namespace": "mine"}}
+    reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "hosts-seen"}
+    binding = {**group, "kind": "ClusterRoleBinding", "roleRef": reference, "subjects": [subject]}
+    lab.apply([account, {**group, "rules": [rule]}])
+    admin = kubeconfig_read(lab.kubectl.kubeconfig)
+    token = lab.kubectl("-n", "mine", "create", "token", "seer").out.strip()
+    config = tmp_path / "seer"
+    kubeconfig_write(config, replace(admin, user="seer", identity=None, token=token))
+
+    def asked(*words: str) -> tuple[int, str]:
+        done = _asked(tmp_path, config, *words)
+        return done.code, done.err
+
+    code, told = asked("show", "vnics")
+    assert code == 1 and 'cannot list resource "hosts"' in told
+    lab.apply([binding])
+    assert asked("show", "vnics") == (0, "")
+    for words in (
+        ("show", "flows", "--kill", "all"),
+        ("show", "rules", "--reset"),
+        TRACE,
+    ):
+        code, told = asked(*words)
+        assert code != 0 and 'cannot create resource "hosts/agent"' in told
+    file = tmp_path / "seen.pcapng"
+    with _capturing(config, "mine/far", "-w", str(file)) as capturing:
+        until(file.exists, "no capture")
+        lab.delete([binding])
+        assert capturing.communicate(timeout=PATIENCE)[1].endswith(" packets; the agent has ended\n")
+    assert capturing.returncode == cli.LACKING
