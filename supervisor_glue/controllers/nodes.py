@@ -6,7 +6,13 @@ when a renewal was last *seen*: hosts' clocks are not compared with ours, and a 
 whole time (https://kubernetes.io/docs/concepts/architecture/nodes/#node-controller).
 
 vSphere restarts the Pods of a host that failed on another one; so do we: what a pod was is written down first (a
-ConfigMap in kube-system), so that no end of ours in between can lose it. Pods that somebody controls are only deleted.
+ConfigMap in kube-system), so that no end of ours in between can lose it. Pods that somebody controls are only deleted,
+and so are those that have ended.
+
+A Node that has been deleted may come back: a host that lives makes it anew, which it is told by its Lease's going. If
+it does not, its pods are replaced after a while (Kubernetes: pod garbage collection of orphans). A silent Node whose
+Host has been deleted (nobody can speak for it any more) is deleted, as Kubernetes does with a machine that its cloud
+knows no more (https://kubernetes.io/docs/concepts/architecture/cloud-controller/#node-controller).
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, ClassVar, Final
 
 from supervisor_glue.api.client import Client
@@ -22,6 +29,7 @@ from supervisor_glue.controllers.controller import Controller, NotThereError, No
 from supervisor_glue.controllers.events import Recorder
 from supervisor_glue.controllers.informer import Index, Views
 from supervisor_glue.controllers.leader import SYSTEM_NAMESPACE
+from supervisor_glue.controllers.namespace_plan import ENDED
 from supervisor_glue.controllers.objects import (
     condition_of,
     conditions_with,
@@ -34,7 +42,7 @@ from supervisor_glue.controllers.objects import (
     status_of,
     uid_of,
 )
-from supervisor_glue.controllers.resources import CONFIG_MAPS, LEASES, NODES, PODS
+from supervisor_glue.controllers.resources import CONFIG_MAPS, HOSTS, LEASES, NODES, PODS
 from supervisor_glue.controllers.select import tolerates
 from supervisor_glue.controllers.settings import Settings
 
@@ -64,10 +72,12 @@ class NodeController(Controller):
         self.events = Recorder(client, "node-controller", now)
         self._pods = Index(views[PODS], lambda item: [str(spec_of(item).get("nodeName") or "")])
         self._heard: dict[str, tuple[str, float]] = {}  # what was last heard, and when
+        self._missing: dict[str, float] = {}  # Nodes that are not there: since when
 
     def triggers(self) -> Triggers:
         return {
             NODES: lambda item: [name_of(item)],
+            HOSTS: lambda item: [name_of(item)],
             LEASES: lambda item: [name_of(item)] if namespace_of(item) == LEASE_NAMESPACE else [],
             PODS: lambda item: [str(spec_of(item)["nodeName"])] if spec_of(item).get("nodeName") else [],
         }
@@ -76,13 +86,18 @@ class NodeController(Controller):
         node = self.views[NODES].get(key)
         if node is None:
             self._heard.pop(key, None)
-            return None
+            return await self._gone(key)
+        self._missing.pop(key, None)
         silent = self._silent(node)
         if silent < self.settings.silence:
             ready = condition_of(node, "Ready")
             is_ready = ready is not None and ready.get("status") == "True"
             await self._taint(node, () if is_ready else ((NOT_READY, "NoSchedule"),))
             return self.settings.silence - silent
+        if await self._is_disowned(node):
+            await self.deleted(NODES, node)
+            self.log.warning("no-host", node=key)
+            return None
         ready = condition_of(node, "Ready")
         if ready is None or ready.get("status") != "Unknown":
             conditions = conditions_with(node, "Ready", "Unknown", "NodeStatusUnknown", _TOLD, self.now())
@@ -102,6 +117,33 @@ class NodeController(Controller):
             elif left != float("inf"):
                 again = left if again is None else min(again, left)
         return again
+
+    async def _gone(self, key: str) -> float | None:
+        """A Node that is not there: a host that lives is told so, and what was placed there does not wait for ever."""
+        lease, pods = self.views[LEASES].get(key, LEASE_NAMESPACE), list(self._pods[key])
+        if lease is None and not pods:
+            self._missing.pop(key, None)
+            return None
+        with suppress(NotThereError):
+            await there(self.client.get(NODES, key))
+            return 1.0  # the view is behind
+        if lease is not None:
+            await self.deleted(LEASES, lease)
+        left = self._missing.setdefault(key, self._clock()) + self.settings.quarantine - self._clock()
+        if left > 0:
+            return left
+        for pod in pods:
+            await self._replace(pod)
+        return None
+
+    async def _is_disowned(self, node: Object) -> bool:
+        """Whether there is no Host of its name (any more): as the server has it, not as a view."""
+        if self.views[HOSTS].get(name_of(node)) is not None:
+            return False
+        with suppress(NotThereError):
+            await there(self.client.get(HOSTS, name_of(node)))
+            return False
+        return True
 
     def _silent(self, node: Object) -> float:
         """Seconds since a sign of life was seen; of a Node that never had a Lease, since its status changed."""
@@ -125,7 +167,7 @@ class NodeController(Controller):
     async def _replace(self, pod: Object) -> None:
         """Its host cannot say that it has ended: it is deleted at once, after what it was has been written down."""
         controlled = any(owner.get("controller") for owner in pod["metadata"].get("ownerReferences") or ())
-        if not controlled and not is_deleted(pod):
+        if not controlled and not is_deleted(pod) and status_of(pod).get("phase") not in ENDED:
             made = object_made(
                 CONFIG_MAPS, f"replacing-{uid_of(pod)}", SYSTEM_NAMESPACE, labels={REPLACING: spec_of(pod)["nodeName"]}
             )

@@ -22,7 +22,8 @@ class Settings:
     """`pod_cidrs`: where Namespaces' subnets come from. `egress_cidrs`: one address of them a Namespace. `tier0`: the
     gateway that all Tier-1s are connected to. `isolated`: the posture of a Namespace that does not say. `api`: the
     addresses at which pods reach the API, and the port. `protected`: the control plane's networks, which no pod reaches
-    but at those. `silence`: seconds after which a host that says nothing is not ready. `certificates`: how long those
+    but at those. `silence`: seconds after which a host that says nothing is not ready. `quarantine`: seconds
+    for which a deleted Node may come back, before its pods are replaced. `certificates`: how long those
     that are signed are valid at most."""
 
     pod_cidrs: tuple[AddressRange, ...] = field(default_factory=lambda: (prefix_parse("10.244.0.0/20"),))
@@ -35,4 +36,5 @@ class Settings:
     api_port: int = LEG_PORT
     protected: tuple[AddressRange, ...] = ()
     silence: float = 40.0
+    quarantine: float = 40.0
     certificates: timedelta = LONGEST

@@ -199,6 +199,8 @@ class NodeTask:
         except ApiError as error:
             if error.code != _NOT_FOUND:
                 raise
+            if self.known.is_set():  # it goes with the Node: that is made anew, before pods here count as nobody's
+                await self._node()
             made = {
                 "kind": "Lease",
                 "apiVersion": "coordination.k8s.io/v1",

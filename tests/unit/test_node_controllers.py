@@ -15,7 +15,6 @@ from supervisor_glue.api.client import Client
 from supervisor_glue.controllers.collector import FOREGROUND, ORPHAN, CollectorController
 from supervisor_glue.controllers.controller import Controller
 from supervisor_glue.controllers.informer import Views
-from supervisor_glue.controllers.nodes import NodeController, ReplacementController
 from supervisor_glue.controllers.objects import condition_of, object_made, owner_reference
 from supervisor_glue.controllers.realized import PATIENCE as PATIENCE_SECONDS
 from supervisor_glue.controllers.realized import REFRESH_SECONDS, RealizedController
@@ -23,7 +22,6 @@ from supervisor_glue.controllers.resources import (
     CONFIG_MAPS,
     GATEWAYS,
     HOST_STATUSES,
-    LEASES,
     NAMESPACES,
     NETWORK_POLICIES,
     NODES,
@@ -31,65 +29,18 @@ from supervisor_glue.controllers.resources import (
     SECRETS,
     SEGMENTS,
 )
-from supervisor_glue.controllers.scheduler import SchedulerController
 from supervisor_glue.controllers.settings import Settings
 from supervisor_glue.controllers.span import Span
 from tests.support.api_twin import ApiTwin
 from tests.support.api_world import World
 from tests.support.controlling import names, running, until_async
-from tests.support.nodes import node, pod
+from tests.support.nodes import pod
 from tests.support.patience import PATIENCE
-
-SETTINGS = Settings(silence=40.0)
-STAYS = [{"key": "node.kubernetes.io/unreachable", "operator": "Exists"}]
+from tests.support.silent_hosts import STAYS, Hosts, pod_put
 
 
 def run(work: Callable[[], Awaitable[Any]]) -> None:
     asyncio.run(asyncio.wait_for(work(), PATIENCE))
-
-
-class Hosts:
-    """A server with two hosts that renew their Leases when told, and a clock."""
-
-    def __init__(self) -> None:
-        self.server, self.seconds = ApiTwin(), 0.0
-        self.controllers: list[Controller] = []
-
-    def make(self, client: Client, views: Views) -> Sequence[Controller]:
-        nodes = NodeController(client, views, SETTINGS, clock=lambda: self.seconds)
-        self.controllers = [nodes, ReplacementController(client, views), SchedulerController(client, views)]
-        return self.controllers
-
-    async def begin(self) -> None:
-        for name in ("shop", "kube-system", "kube-node-lease"):
-            await self.server.create(NAMESPACES, object_made(NAMESPACES, name))
-        for name in ("h1", "h2"):
-            made = node(name)
-            made["status"]["conditions"] = [
-                {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": ""}
-            ]
-            await self.server.create(NODES, made)
-            lease = object_made(LEASES, name, "kube-node-lease", spec={"renewTime": "0"})
-            await self.server.create(LEASES, lease, "kube-node-lease")
-
-    async def renew(self, *hosts: str) -> None:
-        for host in hosts:
-            await self.server.patch(LEASES, host, {"spec": {"renewTime": str(self.seconds)}}, "kube-node-lease")
-
-    def look(self) -> None:
-        """What `add_after` does when the time has come."""
-        for name in ("h1", "h2"):
-            self.controllers[0].queue.add(name)
-
-    def taints(self, host: str) -> set[tuple[str, str]]:
-        spec = self.server.objects[NODES, "", host]["spec"]
-        return {(item["key"], item["effect"]) for item in spec.get("taints") or ()}
-
-
-async def pod_put(server: ApiTwin, made: Any, **meta: Any) -> None:
-    item = {**made, "metadata": {**made["metadata"], **meta}}
-    item["metadata"].pop("uid", None)
-    await server.create(PODS, item, "shop")
 
 
 def test_a_silent_hosts_pods_are_replaced_elsewhere_and_it_comes_back() -> None:
