@@ -15,6 +15,7 @@ from aiohttp import web
 from cryptography import x509
 
 from supervisor_glue.api.kinds import SPAN
+from supervisor_glue.api.protocol_log import PROTOCOL_LOG
 from supervisor_glue.api.server import Extension, hung_up, refusal
 from supervisor_glue.api.status import ApiError, error_no_such_path
 from supervisor_glue.auth.front_proxy import proxied_context, proxied_user
@@ -40,7 +41,9 @@ class SpanServer:
         self._context = proxied_context(self._authority, identity)
         application = web.Application(client_max_size=BODY_BYTES)
         application.router.add_route("*", "/{path:.*}", self._handle)
-        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=_ENDING_SECONDS)
+        self._runner = web.AppRunner(
+            application, access_log=None, logger=PROTOCOL_LOG, shutdown_timeout=_ENDING_SECONDS
+        )
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, self._host, self._port, ssl_context=self._context).start()

@@ -23,6 +23,7 @@ from supervisor_glue.api.kinds import BY_KIND, BY_NAME, NAMESPACES, OURS, Kind
 from supervisor_glue.api.leg import LEG, Leg, leg_listen
 from supervisor_glue.api.metadata import time_text
 from supervisor_glue.api.objects import Objects
+from supervisor_glue.api.protocol_log import PROTOCOL_LOG
 from supervisor_glue.api.resource import Request, ResourceHandler, Review
 from supervisor_glue.api.selectors import EVERYTHING
 from supervisor_glue.api.server import ApiServer, Handler
@@ -118,7 +119,9 @@ class ApiProcess:
             {("ServiceAccount", "token"): lambda request, item: _token(cache, token_key, request, item)},
         )
         server = ApiServer(cache, handler, authenticator, authorizer, streams=streams)
-        runner = web.AppRunner(server.application(), access_log=None, shutdown_timeout=ENDING_SECONDS)
+        runner = web.AppRunner(
+            server.application(), access_log=None, logger=PROTOCOL_LOG, shutdown_timeout=ENDING_SECONDS
+        )
         await runner.setup()
         process = cls(settings, store, cache, server, authority, runner, objects)
         cache.listen(lambda change: process.refused.set() if _is_host_gone(change) else None)

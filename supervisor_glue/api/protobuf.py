@@ -14,21 +14,28 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any, Final
 
+from supervisor_glue.api.body import body_read
+from supervisor_glue.api.protobuf_pod import POD_MESSAGES
 from supervisor_glue.api.status import ApiError, Object, error_bad_request
 
 PROTOBUF: Final = "application/vnd.kubernetes.protobuf"
 _MAGIC: Final = b"k8s\x00"
 
 # By message: number, name and type of each field. Types: text, whole (64 bits), small (32), flag, bytes, time,
-# microtime, port (a number or a name), another message; `[x]` many of them; `{x}` by key.
-_MESSAGES: Final[dict[str, str]] = {
+# microtime, port (a number or a name), json (its text), quantity, another message; `[x]` many of them; `{x}` by key;
+# `<x>` a message whose fields JSON has beside the others; count and mark: small and flag where Go writes 0 for none.
+MESSAGES: Final[dict[str, str]] = {
     "Unknown": "1 typeMeta TypeMeta, 2 raw bytes, 3 contentEncoding text, 4 contentType text",
     "TypeMeta": "1 apiVersion text, 2 kind text",
     "ObjectMeta": (
         "1 name text, 2 generateName text, 3 namespace text, 4 selfLink text, 5 uid text, 6 resourceVersion "
         "text, 7 generation whole, 8 creationTimestamp time, 9 deletionTimestamp time, 10 "
         "deletionGracePeriodSeconds whole, 11 labels {text}, 12 annotations {text}, 13 ownerReferences "
-        "[OwnerReference], 14 finalizers [text]"
+        "[OwnerReference], 14 finalizers [text], 17 managedFields [ManagedFieldsEntry]"
+    ),
+    "ManagedFieldsEntry": (
+        "1 manager text, 2 operation text, 3 apiVersion text, 4 time time, 6 fieldsType text, 7 fieldsV1 json, "
+        "8 subresource text"
     ),
     "OwnerReference": (
         "1 kind text, 3 name text, 4 uid text, 5 apiVersion text, 6 controller flag, 7 blockOwnerDeletion flag"
@@ -122,21 +129,38 @@ _MESSAGES: Final[dict[str, str]] = {
     # What stands for the types that JSON writes in one value.
     "Time": "1 seconds whole, 2 nanos small",
     "IntOrString": "1 type whole, 2 intVal small, 3 strVal text",
+    "FieldsV1": "1 raw bytes",
+    "Quantity": "1 string text",
+    **POD_MESSAGES,
 }
-_STANDING: Final = {"time": "Time", "microtime": "Time", "port": "IntOrString"}
-_SCALARS: Final = {"text": 9, "whole": 3, "small": 5, "flag": 8, "bytes": 12}  # FieldDescriptorProto.Type
+_STANDING: Final = {
+    "time": "Time",
+    "microtime": "Time",
+    "port": "IntOrString",
+    "json": "FieldsV1",
+    "quantity": "Quantity",
+}
+_SCALARS: Final = {
+    "text": 9,
+    "whole": 3,
+    "small": 5,
+    "flag": 8,
+    "bytes": 12,
+    "count": 5,
+    "mark": 8,
+}  # FieldDescriptorProto.Type
 KINDS: Final = frozenset(
-    name for name, fields in _MESSAGES.items() if "metadata ObjectMeta" in fields or name == "DeleteOptions"
+    name for name, fields in MESSAGES.items() if "metadata ObjectMeta" in fields or name == "DeleteOptions"
 )
 
 
 @cache
 def _fields(message: str) -> Mapping[str, tuple[int, str, str]]:
-    """By name: number, type, and how many (`[`, `{` or nothing)."""
+    """By name: number, type, and how many (`[`, `{` or nothing; `<`: its fields stand for it)."""
     found = {}
-    for part in _MESSAGES[message].split(","):
+    for part in MESSAGES[message].split(","):
         number, name, kind = part.split()
-        found[name] = (int(number), kind.strip("[]{}"), kind[0] if kind[0] in "[{" else "")
+        found[name] = (int(number), kind.strip("[]{}<>"), kind[0] if kind[0] in "[{<" else "")
     return found
 
 
@@ -145,15 +169,19 @@ def _class_of(message: str) -> type[Any]:
     from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
     file = descriptor_pb2.FileDescriptorProto(name="kubernetes.proto", package="kubernetes", syntax="proto2")
-    for name in _MESSAGES:
+    for name in MESSAGES:
         made = file.message_type.add(name=name)
         for field, (number, kind, many) in _fields(name).items():
-            row = made.field.add(name=field, number=number, label=3 if many else 1)
+            row = made.field.add(name=field, number=number, label=3 if many in ("[", "{") else 1)
             if many == "{":
                 entry = made.nested_type.add(name=f"{field[0].upper()}{field[1:]}Entry")
                 entry.options.map_entry = True
                 entry.field.add(name="key", number=1, label=1, type=9)
-                entry.field.add(name="value", number=2, label=1, type=_SCALARS[kind])
+                held = entry.field.add(name="value", number=2, label=1)
+                if kind in _SCALARS:
+                    held.type = _SCALARS[kind]  # type: ignore[assignment]
+                else:
+                    held.type, held.type_name = 11, f".kubernetes.{_STANDING.get(kind, kind)}"  # type: ignore[assignment]
                 row.type, row.type_name = 11, f".kubernetes.{name}.{entry.name}"  # type: ignore[assignment]
             elif kind in _SCALARS:
                 row.type = _SCALARS[kind]  # type: ignore[assignment]
@@ -195,12 +223,15 @@ def _plain(message: str, value: Any, path: str) -> Object:
     for name, (_, kind, many) in _fields(message).items():
         items: Any
         if many == "{":
-            items = {key: _scalar(kind, item) for key, item in getattr(value, name).items()}
-        elif many:
+            items = {key: _single(kind, item, f"{path}.{name}") for key, item in getattr(value, name).items()}
+        elif many == "[":
             items = [_single(kind, item, f"{path}.{name}") for item in getattr(value, name)]
         elif value.HasField(name):
             single = _single(kind, getattr(value, name), f"{path}.{name}")
-            if single not in ("", None):  # Go writes its empty text, which JSON leaves out
+            if many == "<":
+                found |= single
+            elif single not in ("", None) and not (kind in ("count", "mark") and not single):
+                # Go writes its empty text, too, which JSON leaves out.
                 found[name] = single
             continue
         else:
@@ -215,6 +246,10 @@ def _single(kind: str, value: Any, path: str) -> Any:
         return _scalar(kind, value)
     if kind == "port":
         return value.strVal if value.type == 1 else value.intVal
+    if kind == "quantity":
+        return value.string
+    if kind == "json":
+        return body_read(value.raw).value
     if kind in ("time", "microtime"):
         return _time(value, kind == "microtime")
     return _plain(kind, value, path)

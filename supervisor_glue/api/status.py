@@ -39,7 +39,7 @@ class ApiError(Exception):
     ) -> None:
         super().__init__(message)
         self.code, self.reason, self.message = code, reason, message
-        self.details = dict(details or {})
+        self.details, self._has_details = dict(details or {}), details is not None
         self.retry_after = retry_after
         if retry_after is not None:
             self.details["retryAfterSeconds"] = retry_after
@@ -55,7 +55,7 @@ class ApiError(Exception):
             "reason": self.reason,
             "code": self.code,
         }
-        if self.details:
+        if self.details or self._has_details:  # kubectl debug ends in a panic where a 404 has none
             body["details"] = self.details
         return body
 

@@ -25,6 +25,7 @@ from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.api.kinds import OURS
 from supervisor_glue.api.metadata import time_text
 from supervisor_glue.api.status import ApiError
+from supervisor_glue.controllers.objects import status_of
 from supervisor_glue.pace import Pace
 from supervisor_glue.span_reader import SpanReader, Told
 from supervisor_glue.spherelet.attachments import Attachments
@@ -164,7 +165,7 @@ class Realizer:
             "reported": time_text(time.time()),
         }
         try:
-            await self.client.patch(HOST_STATUSES, self.host, {"status": status}, subresource="status")
+            kept = await self.client.patch(HOST_STATUSES, self.host, {"status": status}, subresource="status")
         except ApiError as error:
             if error.code != 404:
                 raise
@@ -172,7 +173,12 @@ class Realizer:
             item = {"apiVersion": version, "kind": "HostStatus", "metadata": {"name": self.host}}
             with suppress(ApiError):
                 await self.client.create(HOST_STATUSES, item)
-            await self.client.patch(HOST_STATUSES, self.host, {"status": status}, subresource="status")
+            kept = await self.client.patch(HOST_STATUSES, self.host, {"status": status}, subresource="status")
+        # A patch of {} takes nothing away: what stands there from before (an earlier Spherelet's, too) must be named.
+        solved = dict.fromkeys((status_of(kept).get("problems") or {}).keys() - status["problems"].keys())
+        if solved:
+            patch = {"status": {"problems": solved}}
+            await self.client.patch(HOST_STATUSES, self.host, patch, subresource="status")
 
 
 def state_attached(state: HostState, attachments: Attachments) -> HostState:

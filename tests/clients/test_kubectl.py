@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from supervisor_glue.auth.signing import SIGNER_CLIENT, request_make
 from tests.support.kubectl import Kubectl
+from tests.support.much_pod import MUCH
 
 POLICY = """
 apiVersion: networking.k8s.io/v1
@@ -259,3 +263,61 @@ def test_apply_prunes_what_is_of_its_set(kubectl: Kubectl, namespace: str) -> No
     told = apply(maps[0])
     assert "configmap/x unchanged" in told and "configmap/y pruned" in told
     assert kubectl("get", "configmap", "-n", namespace, "-o", "name", "x", "y", code=1).out.split() == ["configmap/x"]
+
+
+def test_a_debug_pod_is_a_copy(kubectl: Kubectl, namespace: str) -> None:
+    """`kubectl debug` sends a Pod as protobuf from 1.32 on: all that it was is in it."""
+    there = ("-n", namespace)
+    kubectl("create", *there, "-f", "-", given=json.dumps(MUCH))
+    kubectl(
+        "debug",
+        *there,
+        "web",
+        "--copy-to=copy",
+        "--image=host",
+        "--container=extra",
+        "--profile=baseline",
+        "--",
+        "sleep",
+        "1",
+    )
+    first, copy = (
+        json.loads(kubectl("get", "pod", name, *there, "-o", "json").out)["spec"] for name in ("web", "copy")
+    )
+    (extra,) = (item for item in copy["containers"] if item["name"] == "extra")
+    assert extra["command"] == ["sleep", "1"]
+    copy["containers"].remove(extra)
+    for container in (*first["containers"], *copy["containers"]):
+        for probe in ("livenessProbe", "readinessProbe", "startupProbe"):  # some versions leave them out
+            container.pop(probe, None)
+    assert copy == first
+
+
+@pytest.mark.every_version
+def test_debugging_in_a_pod_is_refused_in_a_sentence(kubectl: Kubectl, namespace: str) -> None:
+    """It ended in kubectl's panic."""
+    kubectl("create", "-n", namespace, "-f", "-", given=POD)
+    told = kubectl("debug", "-n", namespace, "web", "--image=host", "--", "sleep", "1", code=1).err
+    assert "ephemeral containers are disabled for this cluster" in told
+
+
+def test_a_certificate_is_approved(kubectl: Kubectl) -> None:
+    """From 1.32 on what is approved comes back as protobuf, managedFields and all."""
+    name = f"test-{secrets.token_hex(4)}"
+    request = request_make(ec.generate_private_key(ec.SECP256R1()), "alice")
+    spec = {"request": base64.b64encode(request).decode(), "signerName": SIGNER_CLIENT, "usages": ["client auth"]}
+    item = {"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": name}}
+    kubectl("create", "-f", "-", given=json.dumps({**item, "spec": spec}))
+    assert "approved" in kubectl("certificate", "approve", name).out
+    assert "Approved" in kubectl("get", "csr", name, "--no-headers").out
+    kubectl("delete", "csr", name)
+
+
+def test_roles_are_reconciled(kubectl: Kubectl, namespace: str) -> None:
+    metadata = {"name": "r", "namespace": namespace}
+    role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata}
+    for verbs in (["get"], ["list"]):
+        rules = [{"apiGroups": [""], "resources": ["pods"], "verbs": verbs}]
+        kubectl("auth", "reconcile", "-f", "-", given=json.dumps({**role, "rules": rules}))
+    found = json.loads(kubectl("get", "role", "r", "-n", namespace, "-o", "json").out)["rules"]
+    assert sorted(verb for rule in found for verb in rule["verbs"]) == ["get", "list"]

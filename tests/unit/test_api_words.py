@@ -4,20 +4,25 @@
 from __future__ import annotations
 
 import json
+import re
+import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf import descriptor_pb2
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from supervisor_glue.api.kinds import BY_NAME, NAMESPACES, PODS
-from supervisor_glue.api.protobuf import KINDS, protobuf_read
+from supervisor_glue.api.protobuf import KINDS, MESSAGES, protobuf_read
 from supervisor_glue.api.request import options_of, target_of
 from supervisor_glue.api.selectors import selector_parse
 from supervisor_glue.api.status import ApiError
 from supervisor_glue.api.strategy import strategy_of
 from supervisor_glue.api.tables import duration_text
+from tests.support.kubectl import kubectl_path
 
 POLICIES = BY_NAME["networking.k8s.io", "v1", "networkpolicies"]
 ROLES = BY_NAME["rbac.authorization.k8s.io", "v1", "roles"]
@@ -190,8 +195,36 @@ def test_a_field_that_is_not_known_is_refused() -> None:
     with pytest.raises(ApiError, match="a field that is not known here: Namespace, 9"):
         protobuf_read(envelope("Namespace", b"\x4a\x01x"))
     with pytest.raises(ApiError) as caught:
-        protobuf_read(envelope("Pod", b""))
+        protobuf_read(envelope("Node", b""))
     assert caught.value.code == 415
+
+
+@pytest.mark.parametrize("version", ["1.27", "1.33"])
+def test_field_numbers_are_kubectls(version: str) -> None:
+    """Older kubectls hold the descriptors of all messages that they send (a gzip file each)."""
+    program = kubectl_path(version).read_bytes()
+    known: dict[str, list[dict[int, str]]] = {}
+    for found in re.finditer(re.escape(b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x02\xff"), program):
+        try:
+            raw = zlib.decompressobj(31).decompress(program[found.start() : found.start() + (1 << 21)])
+            file = descriptor_pb2.FileDescriptorProto.FromString(raw)
+        except (zlib.error, DecodeError):
+            continue
+        for message in file.message_type:
+            known.setdefault(message.name, []).append({field.number: field.name for field in message.field})
+    assert len(known) > 500
+    others = {"ReviewStatus", "RulesReviewStatus", "FieldsV1"}  # ours, or spelt otherwise
+    later = {"SleepAction", "AppArmorProfile", "PodResourceClaim", "ResourceHealth", "ResourceStatus", "HostIP"}
+    later |= {"ContainerUser", "LinuxContainerUser", "VolumeMountStatus", "PodResourceClaimStatus"}
+    for name, text in MESSAGES.items():
+        ours = {int(part.split()[0]): part.split()[1] for part in text.split(",")}
+        if name in others or (version == "1.27" and name in later):
+            continue
+        assert any(
+            all(theirs.get(number, field).lower() == field.lower() for number, field in ours.items())
+            and (version == "1.27" or ours.keys() <= theirs.keys())
+            for theirs in known[name]
+        ), (name, ours, known[name])
 
 
 @given(st.sampled_from(sorted(KINDS)), st.binary(max_size=100))

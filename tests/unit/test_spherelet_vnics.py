@@ -16,14 +16,16 @@ from overlay.hoststate import HostState, VnicState
 from overlay.launcher import Launcher
 from supervisor_glue.auth.kubeconfig import Kubeconfig
 from supervisor_glue.auth.pki import authority_open
+from supervisor_glue.controllers.resources import HOST_STATUSES
 from supervisor_glue.spherelet import pods as pods_module
 from supervisor_glue.spherelet import run as run_module
 from supervisor_glue.spherelet.attachments import Attachments
 from supervisor_glue.spherelet.logs import LogKeeper
-from supervisor_glue.spherelet.realize import Realizer
+from supervisor_glue.spherelet.realize import Realizer, Report
 from supervisor_glue.spherelet.records import record_write
 from supervisor_glue.spherelet.settings import Settings
 from supervisor_glue.spherelet.worker import PodWorker
+from tests.support.api_twin import ApiTwin
 from tests.support.patience import PATIENCE
 
 POD: dict[str, Any] = {
@@ -96,6 +98,22 @@ def test_what_the_agent_says_is_taken_by_vnic(tmp_path: Path, error: str, realiz
             await realizer._ask(HostState("esx-1", 7, "172.16.0.1", vnics=vnics))
         done = [name for name, netns in names.items() if attachments.is_done(name, netns or "/far")]
         assert done == (["x/good"] if not error and realized == 7 else [])
+
+    run(body)
+
+
+def test_what_is_solved_is_reported_no_more(tmp_path: Path) -> None:
+    """A patch of {} takes nothing away: the problem of a pod that had gone stood there for the next of its name."""
+
+    async def body() -> None:
+        server = ApiTwin()
+        for problems in ({"x/a": "no device", "x/b": "no device"}, {"x/b": "still none"}, {}):
+            # Another one each time: what was said last may be an earlier Spherelet's.
+            client: Any = server
+            realizer = Realizer(client, "esx-1", tmp_path / "desired.json", tmp_path / "s", Attachments())
+            realizer.report = Report(7, "", problems)
+            await realizer._write()
+            assert server.objects[HOST_STATUSES, "", "esx-1"]["status"]["problems"] == problems
 
     run(body)
 
