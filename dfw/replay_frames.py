@@ -7,10 +7,12 @@ goes with it to where the rules of layer 3 are asked.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from dfw.nftables import Ruleset, vnic_mark
 from dfw.nftables.frame_judge import FrameAnswer, FrameJudge
+from dfw.nftables.frame_staged import FRAME_SUMS
 from dfw.nftables.judge import MTU
 from dfw.oracle.packet import Packet
 
@@ -24,13 +26,19 @@ class FrameRun:
 
     def __init__(self, ruleset: Ruleset) -> None:
         self._judge = None if ruleset.frames is None else FrameJudge(ruleset.frames, ruleset.table)
+        self._staged = ruleset.frames is not None and any(item in FRAME_SUMS for item in ruleset.frames.counters)
 
     def ask(self, packet: Packet, sender: int, receiver: int) -> FrameAnswer:
         """Of a frame from one vNIC to another, by number, 0 for none. What the parser refused, or what has no Ethernet
         header, is not asked about. Raises TimeoutError, OSError."""
         if self._judge is None or packet.refusal is not None or packet.ether_type is None:
             return PASSED
-        return self._judge.judge(frame_bytes(packet.data), vnic_mark(sender, receiver))
+        frame = frame_bytes(packet.data)
+        answer = self._judge.judge(frame, vnic_mark(sender, receiver))
+        if answer.out_refused and receiver and self._staged:
+            # It never came to where the receiver's staged rules are asked.
+            return replace(answer, in_staged=self._judge.judge(frame, vnic_mark(0, receiver)).in_staged)
+        return answer
 
     def close(self) -> None:
         """Everything goes."""

@@ -81,7 +81,7 @@ class Frame(NamedTuple):
 
     def judgements(self) -> tuple[list[Judgement], list[Judgement]] | None:
         """Both as the oracle has them; None where nothing was judged."""
-        if self.lines[0].verdict is None:
+        if self.lines and self.lines[0].verdict is None:
             return None
         now, then = ([line.judgement(self.order) for line in some] for some in (self.lines, self.staged))
         return now, then

@@ -21,6 +21,7 @@ from dfw.model import Action, Address, Family, Inventory, PolicySet, Port, mac_p
 from dfw.nftables import WIRE, refuse_unsupported, render_ruleset, render_wire, vnic_mark, wire_tables
 from dfw.nftables.frame_judge import FrameAnswer
 from dfw.nftables.judge import Answer, KernelJudge, decisions_logged, ipv4_summed
+from dfw.nftables.shared import REFUSED_MARK
 from dfw.nftables.staged import STAGED
 from dfw.oracle import parse
 from dfw.oracle.packet import Packet
@@ -30,9 +31,8 @@ from dfw.replay_frames import FrameRun
 from dfw.replay_kernel_lines import Arrival, Frame, Line, said_at_ends, worlds_said
 from dfw.replay_run import CaptureResult, RunOptions, RunResult
 from dfw.staged_judgements import Said
-from dfw.staged_kernel import NOT_DELIVERED, StagedKernel
+from dfw.staged_kernel import NOT_DELIVERED, NOT_JUDGED, StagedKernel
 
-_NOT_JUDGED: Final = "not-judged"
 _BROADCAST: Final = ipaddress.IPv4Address("255.255.255.255")
 _UNASKED = Answer("untracked", False, (), 0, 0)  # layer 2 has dropped it
 _PASSED = Answer("untracked", False, (), 1, 0)  # nothing of layer 3's
@@ -135,7 +135,7 @@ class _Run:
         for port in inventory or ():
             self._by_mac.setdefault(mac_packed(port.mac), []).append(port)
         if inventory is None:
-            tap = None if beside is None else wire_tables(beside.rules, beside.sets, beside.tap)
+            tap = None if beside is None else wire_tables(beside.rules, beside.sets, beside.tap, beside.ether.tap)
             rendered = render_wire(compiled.rules, compiled.sets, compiled.tap, compiled.ether.tap, staged=tap)
         else:
             rendered = render_ruleset(compiled, self._names, staged=beside)
@@ -167,16 +167,16 @@ class _Run:
             return
         layer2 = self._bridge.ask(packet, sender, receiver)
         if not layer2.judged:
-            self._refused(arrival, None, _NOT_JUDGED, None, self._order)
-        elif layer2.out_refused:
-            self._judged(arrival, _UNASKED, "", layer2)
+            self._refused(arrival, None, NOT_JUDGED, None, self._order)
         elif packet.ip_version == 0 and packet.refusal is None:
             self._passed_on(packet, arrival, layer2)
+        elif layer2.out_refused:
+            self._judged(arrival, _UNASKED, NOT_JUDGED, layer2)
         elif self._inventory is not None and _is_for_many(packet):
             # A bridge floods it; forwarding never sees it.
-            self._refused(arrival, None, _NOT_JUDGED, None, self._order)
+            self._refused(arrival, None, NOT_JUDGED, None, self._order)
         elif packet.ip_version == 0 or packet.ip_length < _HEADERS[packet.ip_version]:
-            self._refused(arrival, None, _NOT_JUDGED, None, self._order)
+            self._refused(arrival, None, NOT_JUDGED, None, self._order)
         else:
             self._ask(packet, arrival, layer2)
 
@@ -186,13 +186,23 @@ class _Run:
         if self._inventory is not None and _is_for_many(packet):
             receivers = self._others(arrival.sender) or receivers
         for number in receivers:
+            is_first = number == receivers[0]
+            # What a world refuses going out comes to one end only.
+            comes = (
+                is_first or not layer2.out_refused,
+                self._staged is not None and (is_first or not layer2.out_staged),
+            )
+            if not any(comes):
+                continue
             answer = layer2 if number == arrival.receiver else self._bridge.ask(packet, 0, number)
-            sender = arrival.sender if number == receivers[0] else 0
-            one = replace(arrival, sender=sender, receiver=number)
-            self._judged(one, _UNASKED if answer.in_refused else _PASSED, "non-ip", answer)
+            if is_first:
+                answer = replace(answer, out_refused=layer2.out_refused, out_staged=layer2.out_staged)
+            one = replace(arrival, sender=arrival.sender if is_first else 0, receiver=number)
+            said = _UNASKED if answer.out_refused or answer.in_refused else _PASSED
+            self._judged(one, said, "non-ip", answer, comes=comes)
 
     def _ask(self, packet: Packet, arrival: Arrival, layer2: FrameAnswer) -> None:
-        mark = vnic_mark(arrival.sender, arrival.receiver)
+        mark = vnic_mark(arrival.sender, arrival.receiver) | (REFUSED_MARK if layer2.out_staged else 0)
         answer = self.judge.judge(packet_bytes(packet), mark, dropped=bool(layer2.in_refused))
         if packet.is_fragment and packet.refusal is None:
             key = _fragment_key(packet)
@@ -204,21 +214,34 @@ class _Run:
                 for order, piece, _ in self._waiting.pop(key):
                     self._judged(piece, answer, "", spoke, order)
         elif answer.state is None:
-            self._refused(arrival, None, _NOT_JUDGED, None, self._order)
+            self._refused(arrival, None, NOT_JUDGED, None, self._order)
         else:
             self._judged(arrival, answer, "", layer2)
 
-    def _judged(self, arrival: Arrival, answer: Answer, reason: str, layer2: FrameAnswer, order: int = 0) -> None:
-        """The lines of a packet that the kernel judged: OUT, and IN where it came so far."""
+    def _judged(
+        self,
+        arrival: Arrival,
+        answer: Answer,
+        reason: str,
+        layer2: FrameAnswer,
+        order: int = 0,
+        comes: tuple[bool, bool] = (True, True),
+    ) -> None:
+        """The lines of a packet that the kernel judged: OUT, and IN where it came so far. `comes`: does it come here at
+        all, in force and as staged rules would have it?"""
         order = order or self._order
         now, then = worlds_said(answer.said)
-        lines = self._world_lines(arrival, answer, now, self._rules, reason, layer2)
-        lost = lines[-1].verdict == "ALLOW" and not answer.delivered
-        if lines[-1].verdict != "ALLOW" and answer.delivered:
+        lines: list[Line] = []
+        if comes[0]:
+            dropped = layer2.out_refused, layer2.in_refused
+            lines = self._world_lines(arrival, answer, now, self._rules, reason, dropped)
+        lost = bool(lines) and lines[-1].verdict == "ALLOW" and not answer.delivered
+        if lines and lines[-1].verdict != "ALLOW" and answer.delivered:
             raise RuntimeError(f"packet {arrival.n} was delivered, but refused: {answer}")
         staged: list[Line] = []
-        if self._staged is not None:
-            staged = self._world_lines(arrival, answer, then, self._staged_rules, reason, layer2)
+        if self._staged is not None and comes[1]:
+            dropped = layer2.out_staged, layer2.in_staged
+            staged = self._world_lines(arrival, answer, then, self._staged_rules, reason, dropped)
         for last in (line for some in (lines, staged) if lost for line in some[-1:] if line.verdict == "ALLOW"):
             last.verdict, last.reason = "DROP", NOT_DELIVERED
         self._frames.append(Frame(order, lines, staged))
@@ -230,17 +253,17 @@ class _Run:
         told: Sequence[str],
         rules: Mapping[str, CompiledRule],
         reason: str,
-        layer2: FrameAnswer,
+        dropped: tuple[str, str],
     ) -> list[Line]:
         """What one world's rules said at the ends, up to where they refused: there it never came to the receiver.
-        Layer 2 is the same in all worlds, and is asked first going out, last coming in."""
+        Layer 2 (`dropped`: by which rules, going out and coming in) is asked first going out, last coming in."""
         said = said_at_ends(told, "out" if arrival.sender else "in")
         lines: list[Line] = []
         for side, direction, number in self._sides(arrival):
-            vnic, dropped = self._names[number - 1], layer2.out_refused if side == "out" else layer2.in_refused
+            vnic, by = self._names[number - 1], dropped[side == "in"]
             line = self._line(arrival, vnic, direction, answer, said[side], rules, reason)
-            if dropped and line.verdict == "ALLOW":
-                line = Line(arrival, vnic, direction, "DROP", "match", self._rules[dropped], "untracked")
+            if by and line.verdict == "ALLOW":
+                line = Line(arrival, vnic, direction, "DROP", "match", rules[by], "untracked")
             lines.append(line)
             if line.verdict != "ALLOW":
                 break

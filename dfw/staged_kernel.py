@@ -12,7 +12,8 @@ from dfw.oracle.replay import Ends, Judgement
 from dfw.staged_judgements import StagedJudgements
 
 NOT_DELIVERED: Final = "not-delivered"
-_WORDS: Final = (NOT_DELIVERED, "invalid")
+NOT_JUDGED: Final = "not-judged"
+_WORDS: Final = (NOT_DELIVERED, NOT_JUDGED, "invalid")
 Both = tuple[list[Judgement], list[Judgement]]
 """A packet's judgements by the rules in force, and by the staged ones."""
 

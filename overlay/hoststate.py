@@ -154,12 +154,15 @@ class EtherState(_Struct, frozen=True):
 
 class StagedState(_Struct, frozen=True):
     """The rules of a host's vNICs as staged policies would have them. `table_of`: of each of its vNICs, in their
-    order, the index of its table."""
+    order, the index of its table; `ether_of`: likewise of its layer-2 list, None for none, empty where no vNIC has
+    one."""
 
     rules: tuple[RuleState, ...]
     sets: tuple[SetState, ...]
     tables: tuple[TableState, ...]
     table_of: tuple[int, ...]
+    ether: tuple[EtherState, ...] = ()
+    ether_of: tuple[int | None, ...] = ()
 
 
 class HostState(_Struct, frozen=True):
@@ -266,6 +269,10 @@ def state_check(state: HostState) -> None:
             raise StateError(f"{len(state.staged.table_of)} staged tables for {len(state.vnics)} vNICs")
         for vnic, table in zip(state.vnics, state.staged.table_of, strict=True):
             inside(f"the staged table of vNIC {vnic.name}", table, len(state.staged.tables))
+        if state.staged.ether_of and len(state.staged.ether_of) != len(state.vnics):
+            raise StateError(f"{len(state.staged.ether_of)} staged layer-2 tables for {len(state.vnics)} vNICs")
+        for vnic, ether in zip(state.vnics, state.staged.ether_of, strict=False):
+            inside(f"the staged layer-2 table of vNIC {vnic.name}", ether, len(state.staged.ether))
     names: set[str] = set()
     for number, vnic in enumerate(state.vnics):
         for guard in vnic.guards:

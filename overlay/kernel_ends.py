@@ -12,11 +12,13 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from ipaddress import IPv6Address, ip_address, ip_interface
 from typing import Final
 
+from dfw.nftables.shared import RECEIVER_MASK, REFUSED_MARK, SENDER_MASK
 from overlay.hoststate import HostState, VnicState
 from overlay.kernel_fabric import card_name
 from overlay.kernel_tunnels import BRIDGE, GENEVE_PORT, TUNNEL, VXLAN_PORT, bridge_name
 
 TABLE: Final = "palisade-ends"
+_NO_RECEIVER: Final = SENDER_MASK | REFUSED_MARK  # what staged layer-2 rules have said going out stays
 _PORTS: Final = f"{{ {VXLAN_PORT}, {GENEVE_PORT} }}"  # of tunnels
 _UNSPECIFIED_ND: Final = "133, 135, 131, 132, 143"  # may come from ::
 
@@ -104,7 +106,7 @@ def _inet_table(state: HostState, numbers: Mapping[str, int], closed: Collection
     # Segments are reached from segments only.
     yield f'  iifname != "{BRIDGE}*" oifname "{BRIDGE}*" drop'
     yield f'  iifname "{BRIDGE}*" oifname != "{BRIDGE}*" drop'
-    yield "  meta mark & 0x0000ffff != 0 accept"
+    yield f"  meta mark & {RECEIVER_MASK:#x} != 0 accept"
     yield "  oifname . rt ip nexthop vmap @receivers4"
     yield "  oifname . rt ip6 nexthop vmap @receivers6"
     yield " }"
@@ -157,7 +159,7 @@ def _set(items: Sequence[str], is_in: bool) -> str:
 
 def _receiver_chains(numbers: Mapping[str, int], closed: Collection[str]) -> Iterator[str]:
     for name, number in numbers.items():
-        does = "drop" if name in closed else f"meta mark set meta mark & 0xffff0000 | {number}"
+        does = "drop" if name in closed else f"meta mark set meta mark & {_NO_RECEIVER:#x} | {number}"
         yield f" chain to-{number} {{ {does}; }}"
 
 

@@ -17,7 +17,7 @@ from dfw.logs import get_logger
 from dfw.model import PROTO_ICMP, PROTO_ICMPV6, Action, Address, Family
 from dfw.nftables import Rendered
 from dfw.nftables.nflog import LogListener, LogRecord
-from dfw.nftables.shared import RECEIVER_MASK
+from dfw.nftables.shared import KNOWN_MARK, RECEIVER_MASK, SENDER_MASK
 from dfw.nftables.tables import LOG_GROUP
 from dfw.oracle import parse
 from overlay.host_log import FILES, MISSED_SECONDS
@@ -109,5 +109,6 @@ def log_entry(record: LogRecord, rendered: Rendered) -> PacketEntry | None:
 
 def _end(mark: int, numbers: Mapping[str, int]) -> tuple[str | None, str]:
     """Whose rules spoke: the sender's as long as it is in the mark."""
-    number, direction = (mark >> 16, "OUT") if mark >> 16 else (mark & RECEIVER_MASK, "IN")
+    sender = (mark & SENDER_MASK & ~KNOWN_MARK) >> 16
+    number, direction = (sender, "OUT") if sender else (mark & RECEIVER_MASK, "IN")
     return next((name for name, known in numbers.items() if known == number), None), direction

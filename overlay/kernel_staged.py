@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from dfw.compile import Compiled
-from dfw.layout import RULE_DTYPE
+from dfw.layout import ETHER_DTYPE, RULE_DTYPE
 from dfw.nftables import Rendered
 from dfw.nftables.conntrack import EXPECTED, Connection
+from dfw.nftables.frame_staged import FRAMES_CUT, FRAMES_PASS_TOO, FRAMES_WOULD_PASS
 from dfw.nftables.staged import CUT, KEPT_SHIFT, PASSES_TOO, WOULD_PASS
 from overlay.hoststate import HostState
 from overlay.kernel_connections import Owners, ends_judged
@@ -39,9 +40,14 @@ def connections_would(
 
 
 def staged_sums(counts: Mapping[str, tuple[int, int]]) -> dict[str, int]:
-    """Packets that would be cut, and that would newly pass. Counters are read while packets come."""
-    passes, both, cut = (counts.get(name, (0, 0))[0] for name in (WOULD_PASS, PASSES_TOO, CUT))
-    return {"cut": cut, "pass": max(0, passes - both)}
+    """Packets that would be cut, and that would newly pass, by layer 3, and by layer 2 at each end. Counters are read
+    while packets come."""
+    sums = ((WOULD_PASS, PASSES_TOO, CUT), (FRAMES_WOULD_PASS, FRAMES_PASS_TOO, FRAMES_CUT))
+    found = [[counts.get(name, (0, 0))[0] for name in names] for names in sums]
+    return {
+        "cut": sum(cut for _, _, cut in found),
+        "pass": sum(max(0, passes - both) for passes, both, _ in found),
+    }
 
 
 def staged_counts(rendered: Rendered, counts: Mapping[str, tuple[int, int]]) -> dict[str, tuple[int, int, int]]:
@@ -60,6 +66,10 @@ def show_staged(
     for table in state.staged.table_of:
         entries = np.frombuffer(state.staged.tables[table].entries, RULE_DTYPE)
         vnics.update(np.unique(entries["rule"]).tolist())
+    for number in state.staged.ether_of:
+        if number is not None:
+            frames = np.frombuffer(state.staged.ether[number].entries, ETHER_DTYPE)
+            vnics.update(np.unique(frames["rule"]).tolist())
     return [
         {
             "rule": rule.rule_id,

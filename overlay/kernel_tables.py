@@ -17,7 +17,7 @@ from dfw.layout import ETHER_DTYPE, RANGE_DTYPE, RULE_DTYPE
 from dfw.model import Action, FloodLimits, Tier, Timers
 from dfw.nftables.capabilities import ENFORCER
 from dfw.nftables.render import NO_ETHER
-from overlay.hoststate import HostState, RuleState, SetState, StateError, TableState
+from overlay.hoststate import EtherState, HostState, RuleState, SetState, StateError, TableState
 
 _TIERS: Final = dict(Tier.__members__)  # an Enum's own look-up takes as long as all the rest
 _TIMERS: Final = tuple(timer_seconds(Timers()))
@@ -48,11 +48,7 @@ def host_tables(state: HostState) -> Compiled:
     unenforced = unenforced_vnics(state)
     tables = (*state.tables, TableState(b"", b""))
     table_of = {vnic.name: len(state.tables) if vnic.name in unenforced else vnic.table for vnic in state.vnics}
-    ether = EtherCompiled(
-        tuple(EtherTable(_rows(item.entries, ETHER_DTYPE), _rows(item.macs, _MAC)) for item in state.ether),
-        {vnic.name: vnic.ether for vnic in state.vnics if vnic.ether is not None},
-        NO_ETHER.tap,
-    )
+    ether = _ether(state.ether, {vnic.name: vnic.ether for vnic in state.vnics})
     return _compiled(state.rules, state.sets, tables, table_of, ether)
 
 
@@ -62,7 +58,17 @@ def staged_tables(state: HostState) -> Compiled | None:
     if staged is None:
         return None
     table_of = {vnic.name: table for vnic, table in zip(state.vnics, staged.table_of, strict=True)}
-    return _compiled(staged.rules, staged.sets, staged.tables, table_of, NO_ETHER)
+    # Without any of layer 2 there are no numbers at all.
+    lists = {vnic.name: number for vnic, number in zip(state.vnics, staged.ether_of, strict=False)}
+    return _compiled(staged.rules, staged.sets, staged.tables, table_of, _ether(staged.ether, lists))
+
+
+def _ether(lists: Sequence[EtherState], list_of: Mapping[str, int | None]) -> EtherCompiled:
+    return EtherCompiled(
+        tuple(EtherTable(_rows(item.entries, ETHER_DTYPE), _rows(item.macs, _MAC)) for item in lists),
+        {name: number for name, number in list_of.items() if number is not None},
+        NO_ETHER.tap,
+    )
 
 
 def _compiled(

@@ -103,7 +103,9 @@ def resolve_span(
 
 def staged_state(would: HostState) -> StagedState:
     """What a host is to count, from the state that it would have if the staged policies were in force."""
-    return StagedState(would.rules, would.sets, would.tables, tuple(vnic.table for vnic in would.vnics))
+    ether_of = tuple(vnic.ether for vnic in would.vnics) if would.ether else ()
+    tables = tuple(vnic.table for vnic in would.vnics)
+    return StagedState(would.rules, would.sets, would.tables, tables, would.ether, ether_of)
 
 
 def _refuse_unsupported(world: PolicySet) -> None:

@@ -45,7 +45,7 @@ from overlay.hoststate import (
 )
 from overlay.span import UNDERLAY_MTU, Fabric, ForwardingSpan, vnic_network
 
-VERSION: Final = 4
+VERSION: Final = 5
 HASH_CHARACTERS: Final = 32
 MARK_BYTES: Final = 12
 _SUMS: Final = 1 << 8 * MARK_BYTES
@@ -107,8 +107,8 @@ class SegmentPart(_Part, frozen=True):
 
 
 class VnicPart(_Part, frozen=True):
-    """A vNIC of this host, and what is in force at it, by names of parts. `staged`: its table as staged policies would
-    have it, of a host that counts them."""
+    """A vNIC of this host, and what is in force at it, by names of parts. `staged`, `staged_ether`: its table and its
+    layer-2 list as staged policies would have them, of a host that counts them."""
 
     segment: str
     mac: str
@@ -118,6 +118,7 @@ class VnicPart(_Part, frozen=True):
     ether: str | None = None
     flood: tuple[int, ...] = (0, 0, 0, 0)
     staged: str | None = None
+    staged_ether: str | None = None
 
 
 class TablePart(_Part, frozen=True):
@@ -343,11 +344,11 @@ class _Assembly:
         made = _Tables()
         tables: dict[str, int] = {}
         ether: dict[str, int] = {}
-        staged: list[str | None] = []
+        staged: list[tuple[str | None, str | None]] = []
         vnics = []
         for port in span.own:
             part: VnicPart = self.parts[f"vnic/{port.name}"]
-            staged.append(part.staged)
+            staged.append((part.staged, part.staged_ether))
             segment = self.fabric.inventory.segments[port.segment]
             vnics.append(
                 VnicState(
@@ -380,9 +381,9 @@ class _Assembly:
             staged=self._staged(staged),
         )
 
-    def _staged(self, keys: Sequence[str | None]) -> StagedState | None:
-        """From the tables' names, of each vNIC in order."""
-        named = [key for key in keys if key is not None]
+    def _staged(self, keys: Sequence[tuple[str | None, str | None]]) -> StagedState | None:
+        """From the names of tables and layer-2 lists, of each vNIC in order."""
+        named = [key for key, _ in keys if key is not None]
         if not named:
             return None
         if len(named) < len(keys):
@@ -391,7 +392,10 @@ class _Assembly:
         numbers = {key: number for number, key in enumerate(dict.fromkeys(named))}
         tables = tuple(made.table(self.parts[key]) for key in numbers)
         sets = tuple(self.parts[key] for key in made.sets)
-        return StagedState(tuple(made.rules), sets, tables, tuple(numbers[key] for key in named))
+        listed = {key: number for number, key in enumerate(dict.fromkeys(key for _, key in keys if key is not None))}
+        ether = tuple(made.ether(self.parts[key]) for key in listed)
+        ether_of = tuple(None if key is None else listed[key] for _, key in keys) if listed else ()
+        return StagedState(tuple(made.rules), sets, tables, tuple(numbers[key] for key in named), ether, ether_of)
 
 
 class _Tables:

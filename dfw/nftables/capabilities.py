@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dfw.errors import UnsupportedError
-from dfw.model import Alg, FloodLimits, Policy, PolicySet, Tier, Timers
+from dfw.model import Alg, FloodLimits, Policy, PolicySet, Timers
 from dfw.nftables.names import MOST_VNICS
 
 ENFORCER = "nftables"
@@ -25,19 +25,14 @@ def unsupported_features(world: PolicySet) -> Iterator[str]:
         yield f"{len(world.inventory.ports)} vNICs (at most {MOST_VNICS})"
     for policy in world.ordered:
         yield from _policy_features(policy, "")
-    layer2 = {policy.path for policy in world.policies if policy.tier is Tier.ETHERNET}
     for policy in world.staged:
         yield from _policy_features(policy, "staged ")
-        if policy.path in layer2:  # whatever it says, those in force would go
-            yield f"staged layer-2 rules (policy {policy.path})"
 
 
 def _policy_features(policy: Policy, word: str) -> Iterator[str]:
     for rule in policy.rules:
         if rule.disabled:
             continue
-        if word and policy.tier is Tier.ETHERNET:
-            yield f"{word}layer-2 rules (rule {rule.path})"
         entries = [entry for service in rule.services for entry in service.entries]
         algs = dict.fromkeys(entry.alg.value for entry in entries if entry.alg not in _ALGS)
         yield from (f"the ALG {alg} ({word}rule {rule.path})" for alg in algs)

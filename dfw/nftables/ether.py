@@ -18,12 +18,13 @@ from dfw.layout import ACTION_DROP, RULE_DST_NEGATED, RULE_SRC_NEGATED
 from dfw.nftables.frames import FrameRules, MacSet
 from dfw.nftables.names import Numbering, Numbers, tables_numbered
 from dfw.nftables.ruleset import Chain, ChainRule, Expression, Hook, VerdictMap
-from dfw.nftables.shared import ACCEPT, OUT, RECEIVER_MASK, WIRE_SIDES, Side
+from dfw.nftables.shared import ACCEPT, KNOWN_MARK, OUT, RECEIVER_MASK, REFUSED_MARK, WIRE_SIDES, Side
 from dfw.nftables.tables import comment_of, log_of
 
 FRAME_OUT, FRAME_IN = "frame-out", "frame-in"
 """Chains: where a frame's rules begin at each end."""
 _OUT_PRIORITY, _IN_PRIORITY = -290, 0  # behind who the ends are, and the guards (overlay/kernel_ends.py)
+_SAID_BEFORE: Final = REFUSED_MARK | KNOWN_MARK  # of staged rules
 _TAGS: Final = (0x8100, 0x88A8)  # IEEE 802.1Q
 _DROPS: Final = 0x100  # beside the flags of an entry
 _MARK: Final[Expression] = {"meta": {"key": "mark"}}
@@ -54,10 +55,13 @@ def ether_write(
     sides: Sequence[Side],
     before: Numbers,
     memo: Mapping[EtherKey, ChainRule],
+    world: str = "",
 ) -> EtherWritten:
     """What is asked at these vNICs, by number. `keys`: what each rule is known by; `numbers` gives those their numbers;
-    `before`, `memo`: of the time before. A wire is judged once, whichever way a frame goes."""
-    writer = _EtherWriter(rules, keys, numbers, memo)
+    `before`, `memo`: of the time before. A wire is judged once, whichever way a frame goes. `world`: what names begin
+    with, where these are staged rules: then they do not act, and frame_staged.py has the chains where frames come in.
+    """
+    writer = _EtherWriter(rules, keys, numbers, memo, world)
     return writer.write(ether, vnics, sides[:1] if sides is WIRE_SIDES else sides, before)
 
 
@@ -70,8 +74,9 @@ class _EtherWriter:
         keys: Sequence[str],
         numbers: Numbering,
         memo: Mapping[EtherKey, ChainRule],
+        world: str,
     ) -> None:
-        self._rules, self._keys, self._numbers, self._before = rules, keys, numbers, memo
+        self._rules, self._keys, self._numbers, self._before, self._world = rules, keys, numbers, memo, world
         self._memo: dict[EtherKey, ChainRule] = {}
         self.counters: dict[str, CompiledRule] = {}
         self._sets: dict[str, MacSet] = {}
@@ -93,14 +98,14 @@ class _EtherWriter:
             for side in sides:
                 if not (rules := written[side.name]):
                     continue
-                chain = f"ether{table_number[at]}" + ("" if is_one else f"-{side.name}")
+                chain = f"{self._world}ether{table_number[at]}" + ("" if is_one else f"-{side.name}")
                 if not is_one or side is sides[0]:
                     chains.append(Chain(chain, rules))
                 pairs.setdefault(side.name, []).extend((vnics[name] << side.shift, chain) for name in names)
         if not pairs:
             return EtherWritten(None, {}, kept, {})
-        maps = tuple(VerdictMap(name, tuple(sorted(some))) for name, some in pairs.items())
-        bases = (_base(side) for side in sides if side.name in pairs)
+        maps = tuple(VerdictMap(f"{self._world}{name}", tuple(sorted(some))) for name, some in pairs.items())
+        bases = () if self._world else (_base(side) for side in sides if side.name in pairs)
         frames = FrameRules(tuple(self._sets.values()), maps, tuple(self.counters), (*chains, *bases))
         return EtherWritten(frames, self.counters, kept, self._memo)
 
@@ -111,20 +116,23 @@ class _EtherWriter:
                 continue
             rule, number = self._rules[at], self._numbers.number(self._keys[at])
             for end, first, count in (("src", src_off, src_n), ("dst", dst_off, dst_n)):
-                name = f"macs{number}-{end}"
+                name = f"{self._world}macs{number}-{end}"
                 if count and name not in self._sets:
                     self._sets[name] = MacSet(name, tuple(table.macs[first : first + count].tolist()))
             if action == ACTION_DROP:
-                self.counters[f"rule{number}"] = rule
+                self.counters[f"{self._world}rule{number}"] = rule
                 flags |= _DROPS
             logged = rule.rule_id if rule.logged else None
             key = (number, bool(src_n), bool(dst_n), flags, kind, logged, rule.path)
-            found = self._memo.get(key) or self._before.get(key) or ChainRule(tuple(_written(key)), comment_of(rule))
+            found = self._memo.get(key) or self._before.get(key) or self._rule(key, rule)
             self._memo[key] = found
             yield found
 
+    def _rule(self, key: EtherKey, rule: CompiledRule) -> ChainRule:
+        return ChainRule(tuple(_written(key, self._world)), comment_of(rule))
 
-def _written(key: EtherKey) -> Iterator[Expression]:
+
+def _written(key: EtherKey, world: str) -> Iterator[Expression]:
     number, has_source, has_destination, flags, kind, logged, _ = key
     # The type is asked first, for a set costs more. But what comes behind a tag's, nft takes for what is in the tag.
     if kind and kind not in _TAGS:
@@ -134,14 +142,17 @@ def _written(key: EtherKey) -> Iterator[Expression]:
         ("dst", "daddr", has_destination, RULE_DST_NEGATED),
     ):
         if is_asked:
-            yield _match("!=" if flags & negated else "==", field, f"@macs{number}-{end}")
+            yield _match("!=" if flags & negated else "==", field, f"@{world}macs{number}-{end}")
     if kind in _TAGS:
         yield _match("==", "type", kind)
     if not flags & _DROPS:
         yield ACCEPT
         return
-    counter = f"rule{number}"
+    counter = f"{world}rule{number}"
     yield {"counter": counter}
+    if world:
+        yield {"goto": {"target": f"{world}refused"}}
+        return
     if logged is not None:
         yield log_of(counter, logged)
     yield {"drop": None}
@@ -152,7 +163,7 @@ def _base(side: Side) -> Chain:
     hop: Expression = {"vmap": {"key": {"&": [_MARK, side.mask]}, "data": f"@{side.name}"}}
     if side.name == OUT.name:
         return Chain(FRAME_OUT, (ChainRule((hop,)),), Hook("prerouting", _OUT_PRIORITY, "accept"))
-    receiver_only: Expression = {"mangle": {"key": _MARK, "value": {"&": [_MARK, RECEIVER_MASK]}}}
+    receiver_only: Expression = {"mangle": {"key": _MARK, "value": {"&": [_MARK, _SAID_BEFORE | RECEIVER_MASK]}}}
     return Chain(
         FRAME_IN, (ChainRule((receiver_only,)), ChainRule((hop,))), Hook("postrouting", _IN_PRIORITY, "accept")
     )

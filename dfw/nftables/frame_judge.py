@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -19,9 +19,9 @@ from typing import Final
 
 from dfw.errors import EnvironmentLacksError
 from dfw.nftables.ether import FRAME_IN, FRAME_OUT
+from dfw.nftables.frame_staged import FRAME_SUMS, STAGED_IN, STAGED_OUT
 from dfw.nftables.frames import FrameRules
 from dfw.nftables.judge import (
-    BARRIER_MARK,
     IFF_TAP,
     MTU,
     SECONDS,
@@ -36,9 +36,12 @@ from dfw.nftables.judge import (
 )
 from dfw.nftables.namespace import PrivateNamespace
 from dfw.nftables.ruleset import Chain, ChainRule, Expression, Hook, Ruleset
+from dfw.nftables.staged import STAGED
 
 _SO_MARK: Final = 36  # asm-generic/socket.h
 _BARRIER: Final = bytes.fromhex("02504c000011 02504c000012 88b5") + bytes(46)
+_BARRIER_MARKS: Final = 0xFFFF0000  # with a number; no vNIC is a sender of that
+_QUIET_SECONDS, _TRIES = 2.0, 3
 _THROUGH: Final = "through"
 _QUIET: Final = tuple(f"net/ipv6/conf/{which}/disable_ipv6" for which in ("all", "default"))
 _BRIDGED: Final = tuple(f"net/bridge/bridge-nf-call-{tool}" for tool in ("iptables", "ip6tables", "arptables"))
@@ -62,12 +65,15 @@ link set out0 up
 @dataclass(frozen=True, slots=True)
 class FrameAnswer:
     """What became of a frame. `refused`: the counter of the rule that dropped it going `out` or coming `in`, empty for
-    none. `judged` False: the bridge itself has thrown it away."""
+    none; `staged`: likewise of the staged rule that would have, without the word that says so. `judged` False: the
+    bridge itself has thrown it away."""
 
     judged: bool
     out_refused: str
     in_refused: str
     delivered: bool
+    out_staged: str = ""
+    in_staged: str = ""
 
 
 class FrameJudge:
@@ -83,27 +89,46 @@ class FrameJudge:
             logged = replace(frames, chains=tuple(map(chain_logged, frames.chains)))
             self._namespace.run(lambda: ruleset_put(Ruleset(table, frames=logged)))
             self._opened = opened.pop_all()
+        self._number = 0
 
     def judge(self, frame: bytes, mark: int) -> FrameAnswer:
         """Hand over one frame. Raises TimeoutError where the kernel stops answering, OSError."""
-        with _one_processor():  # a cable has a queue at each, and the second frame must not overtake
-            self._send(frame, mark)
-            self._send(_BARRIER, BARRIER_MARK)
-        said: list[str] = []
-        while not said or said[-1] != "barrier":
-            said += self._log.prefixes(SECONDS)
-        side, refused = "", {FRAME_OUT: "", FRAME_IN: ""}
-        for text in said[:-1]:
+        # What a bridge throws away, and what was lost, say nothing.
+        said = next(filter(None, (self._asked(frame, mark) for _ in range(_TRIES))), [])
+        side, refused = "", dict.fromkeys((FRAME_OUT, FRAME_IN, STAGED_OUT, STAGED_IN), "")
+        for text in said:
             if text in refused:
                 side = text
-            elif text != _THROUGH:
+            elif text != _THROUGH and text not in FRAME_SUMS:
                 refused[side] = text
+        in_force = refused[FRAME_OUT], refused[FRAME_IN]
+        would = (refused[name].removeprefix(STAGED) for name in (STAGED_OUT, STAGED_IN))
         is_through = _THROUGH in said
         delivered = frame in tun_came_out(self._out)
-        return FrameAnswer(is_through or any(refused.values()), refused[FRAME_OUT], refused[FRAME_IN], delivered)
+        return FrameAnswer(is_through or any(in_force), *in_force, delivered, *would)
+
+    def _asked(self, frame: bytes, mark: int) -> list[str]:
+        """What the kernel says of a frame. A cable's frames wait with those of all other devices for the processor's
+        time, and are lost where too many wait."""
+        self._number = self._number + 1 & 0xFFFF
+        said: list[tuple[str, int]] = []
+        barrier = "barrier", _BARRIER_MARKS | self._number
+        for _ in range(int(SECONDS / _QUIET_SECONDS)):
+            with _one_processor():  # a cable has a queue at each, and the second frame must not overtake
+                self._send(frame, mark)
+                self._send(_BARRIER, barrier[1])
+            with suppress(TimeoutError):
+                while barrier not in said:
+                    said += self._log.marked(_QUIET_SECONDS)
+                return [text for text, _ in said if text != barrier[0]]
+        raise TimeoutError(f"the kernel has not said anything for {SECONDS:g} s")
 
     def _send(self, frame: bytes, mark: int) -> None:
         self._socket.sendmsg([frame], [(socket.SOL_SOCKET, _SO_MARK, struct.pack("=I", mark))])
+
+    def inside(self) -> PrivateNamespace:
+        """The namespace, for whoever wants to look into it."""
+        return self._namespace
 
     def close(self) -> None:
         """Everything goes."""
@@ -147,7 +172,9 @@ def _devices() -> tuple[socket.socket, int]:
 
 def _observer() -> Ruleset:
     """Says what has come through, and what is a barrier."""
-    barrier: Expression = {"match": {"op": "==", "left": {"meta": {"key": "mark"}}, "right": BARRIER_MARK}}
+    barrier: Expression = {
+        "match": {"op": "==", "left": {"&": [{"meta": {"key": "mark"}}, _BARRIER_MARKS]}, "right": _BARRIER_MARKS}
+    }
     chains = (
         Chain(
             "barrier",

@@ -33,6 +33,7 @@ class Names(msgspec.Struct):
     staged_tables: Numbers = msgspec.field(default_factory=Numbers)
     staged_rules: Numbers = msgspec.field(default_factory=Numbers)
     ether: Numbers = msgspec.field(default_factory=Numbers)
+    staged_ether: Numbers = msgspec.field(default_factory=Numbers)
 
 
 class Numbering:

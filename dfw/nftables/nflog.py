@@ -67,9 +67,15 @@ class LogListener:
 
     def prefixes(self, seconds: float) -> list[str]:
         """The prefixes of the messages that are there, in order; waits for the first of them. Raises TimeoutError."""
+        return [text for text, _ in self.marked(seconds)]
+
+    def marked(self, seconds: float) -> list[tuple[str, int]]:
+        """Likewise, with the packets' marks."""
         if not select.select([self._socket], [], [], seconds)[0]:
             raise TimeoutError(f"the kernel has not said anything for {seconds:g} s")
-        return [_prefix(body) for kind, body in _messages(self._socket.recv(_BUFFER_BYTES)) if kind == _PACKET]
+        bodies = (body for kind, body in _messages(self._socket.recv(_BUFFER_BYTES)) if kind == _PACKET)
+        found = (dict(_attributes(body)) for body in bodies)
+        return [(_text(item.get(_PREFIX, b"")), int.from_bytes(item.get(_MARK, b""), "big")) for item in found]
 
     def records(self) -> Iterator[LogRecord]:
         """The messages that are there; none are waited for. Raises OSError: with ENOBUFS, some are lost."""
@@ -99,10 +105,6 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         length, kind = struct.unpack_from("=IH", data, at)
         yield kind, data[at + 16 : at + length]
         at += max(16, length + 3 & ~3)
-
-
-def _prefix(body: bytes) -> str:
-    return next((_text(value) for kind, value in _attributes(body) if kind == _PREFIX), "")
 
 
 def _text(value: bytes) -> str:

@@ -25,7 +25,8 @@ from dfw.compile_ether import EtherCompiled, EtherTable
 from dfw.layout import ETHER_DTYPE
 from dfw.nftables.addresses import AddressElements, address_sets, set_codes
 from dfw.nftables.entry import EntryMatcher
-from dfw.nftables.ether import EtherKey, ether_write
+from dfw.nftables.ether import EtherKey, EtherWritten, ether_write
+from dfw.nftables.frame_staged import frames_beside
 from dfw.nftables.names import Names, Numbering, Numbers, occurrences, tables_numbered, vnics_numbered
 from dfw.nftables.rows import TableRows, tables_flat
 from dfw.nftables.ruleset import Chain, ChainRule, Ruleset, VerdictMap
@@ -86,13 +87,14 @@ class SomeTables:
 @dataclass(frozen=True, slots=True)
 class Memo:
     """What the next rendering takes over if it is still the same: tables by number, those of staged policies too,
-    address sets and sets of ports by what they are known by; rules of layer 2."""
+    address sets and sets of ports by what they are known by; rules of layer 2, and staged ones."""
 
     tables: Mapping[int, TablePart] = field(default_factory=dict)
     sets: Mapping[str, AddressElements] = field(default_factory=dict)
     ports: Mapping[str, PortSet] = field(default_factory=dict)
     staged: Mapping[int, TablePart] = field(default_factory=dict)
     ether: Mapping[EtherKey, ChainRule] = field(default_factory=dict)
+    staged_ether: Mapping[EtherKey, ChainRule] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +170,21 @@ def _render(
     layer2 = ether_write(
         tables.ether, tables.rules, rule_keys(tables.rules), rule_numbers, numbers, sides, names.ether, before.ether
     )
-    then = _NOTHING
+    then, layer2_then, frames = _NOTHING, _NO_FRAMES, layer2.frames
     if staged is not None:
         then = writer.write(staged, names.staged_tables, staged_numbers, before.staged, in_force=now)
+        layer2_then = ether_write(
+            staged.ether,
+            staged.rules,
+            rule_keys(staged.rules),
+            staged_numbers,
+            numbers,
+            sides,
+            names.staged_ether,
+            before.staged_ether,
+            STAGED,
+        )
+        frames = frames_beside(layer2.frames, layer2_then.frames, sides)
     sets = {some.key: some for some in (*now.sets, *then.sets)}
     elements = (
         *(item for some in sets.values() for item in some.sets),
@@ -183,7 +197,7 @@ def _render(
         counters += [*STAGED_COUNTERS, *then.rule_of]
     helpers = tuple(dict.fromkeys(helper for part in now.parts.values() for helper in part.helpers))
     maps = (*now.maps, *then.maps)
-    ruleset = Ruleset(TABLE, elements, maps, tuple(counters), tuple(chains), helpers, METERS, layer2.frames)
+    ruleset = Ruleset(TABLE, elements, maps, tuple(counters), tuple(chains), helpers, METERS, frames)
     found = Names(
         numbers,
         now.names,
@@ -193,9 +207,11 @@ def _render(
         then.names,
         staged_numbers.kept(),
         layer2.names,
+        layer2_then.names,
     )
-    memo = Memo(now.parts, sets, writer.ports.kept, then.parts, layer2.memo)
-    return Rendered(ruleset, {**now.rule_of, **layer2.rule_of}, found, memo, then.rule_of)
+    memo = Memo(now.parts, sets, writer.ports.kept, then.parts, layer2.memo, layer2_then.memo)
+    staged_of = {**then.rule_of, **layer2_then.rule_of}
+    return Rendered(ruleset, {**now.rule_of, **layer2.rule_of}, found, memo, staged_of)
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +231,7 @@ class _Written:
 
 
 _NOTHING: Final = _Written({}, (), {}, (), Numbers())
+_NO_FRAMES: Final = EtherWritten(None, {}, Numbers(), {})
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ SENDER_MASK: Final = 0xFFFF0000
 RECEIVER_MASK: Final = 0x00007FFF
 REFUSED_MARK: Final = 0x00008000
 """Bit of a packet's mark: staged rules would have refused it (dfw/nftables/staged.py). Rules in force do not ask."""
+KNOWN_MARK: Final = 0x80000000
+"""Likewise of a frame that comes in at layer 2: what would have refused it was before. No number has this bit."""
 _NO_SENDER: Final = RECEIVER_MASK | REFUSED_MARK
 OWN_COUNTERS: Final = ("source-route", "invalid", "tcp-strict", "related", "reject-rate", "no-rule", "no-ruleset")
 """Counters of what is refused without a rule of the policy."""

@@ -111,10 +111,8 @@ def staged_chain(chain: Chain, side: Side) -> Chain:
 
 
 def _staged_side(side: Side) -> Chain:
-    """One end; at the receiver's nothing is asked about what the sender's would refuse."""
+    """One end; nothing is asked about what layer 2 going out (frame_staged.py), or the sender's end, would refuse."""
     chain = staged_chain(side_chain(side), side)
-    if side.name == OUT.name:
-        return chain
     return Chain(chain.name, (_would_be_refused({"accept": None}), *chain.rules))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, MutableMapping
 
 from dfw.incremental import Delta
 from dfw.model import NFTABLES, Host
-from supervisor_glue.controllers.groups import Group, HeldSets, Part
+from supervisor_glue.controllers.groups import Group, HeldSets, Part, part_made
 from supervisor_glue.controllers.intent import Intent
 from supervisor_glue.controllers.vnic_rules import VnicRules
 
@@ -31,6 +31,8 @@ class StagedRules:
             self._rules, self._held = None if state is None else VnicRules(state), HeldSets()
             return counting if is_other else set()
         self._rules.forget_unused()
+        if delta is not None and delta.layer2:
+            return counting
         ports = (self._intent.ports.get(name) for name in (delta.tables if delta is not None else ()))
         return {port.host for port in ports if port is not None} & counting
 
@@ -44,14 +46,17 @@ class StagedRules:
             found.update(host for host in self._held.on[number] if own[host].put_part(key, part, change))
         return found
 
-    def tell(self, host: Host | None, vnic: str, parts: MutableMapping[str, Part]) -> str | None:
-        """A vNIC's table among the parts of its host; its name, None where nothing is counted."""
+    def tell(self, host: Host | None, vnic: str, parts: MutableMapping[str, Part]) -> tuple[str | None, str | None]:
+        """A vNIC's table and layer-2 list among the parts of its host; their names, None where nothing is counted."""
         if self._rules is None or host is None or host.enforcer != NFTABLES:
-            return None
-        table = self._rules.table(vnic)
+            return None, None
+        table, ether = self._rules.table(vnic), self._rules.ether(vnic)
         parts[table.key] = table.part
         self._telling.update(table.sets)
-        return table.key
+        if ether is None:
+            return table.key, None
+        parts[ether[0]] = part_made(*ether)
+        return table.key, ether[0]
 
     def told(self, host: str, parts: MutableMapping[str, Part]) -> None:
         """All vNICs of a host have been told: with the sets of their tables it is complete."""

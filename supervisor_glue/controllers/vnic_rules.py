@@ -108,8 +108,8 @@ class VnicRules:
         is_same = known is None or known[0] is not self.state.sets.of[number]
         return self.set_key(number), part, None if is_same or known is None else set_compare(known[2].data, part.data)
 
-    def vnic(self, port: Port, ether: str | None, staged: str | None) -> bytes:
-        """A vNIC's part. `staged`: its table's name where staged policies are counted."""
+    def vnic(self, port: Port, ether: str | None, staged: tuple[str | None, str | None]) -> bytes:
+        """A vNIC's part. `staged`: names of its table and layer-2 list where staged policies are counted."""
         profiles = self.state.profiles_of(port.name)
         timers, flood = profiles.timers or Timers(), profiles.flood or FloodLimits()
         part = VnicPart(
@@ -120,7 +120,8 @@ class VnicRules:
             timers=tuple(timer_seconds(timers)),
             ether=ether,
             flood=astuple(flood),
-            staged=staged,
+            staged=staged[0],
+            staged_ether=staged[1],
         )
         return part_encode(part)
 

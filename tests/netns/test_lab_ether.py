@@ -50,6 +50,17 @@ rules:
   - {id: all, action: DROP, scope: [web-1-port], direction: IN, logged: true}
   - {id: arp, service_entries: [{resource_type: EtherTypeServiceEntry, ether_type: 0x806}], action: DROP, direction: IN, scope: [dns-1-port]}
 """  # noqa: E501
+STAGED = """\
+---
+resource_type: SecurityPolicy
+id: frames
+category: Ethernet
+staged: true
+rules:
+  - {id: no-open, service_entries: [{resource_type: EtherTypeServiceEntry, ether_type: 0x88b6}], action: DROP, direction: OUT, scope: [ops-1-port]}
+  - {id: no-ip, service_entries: [{resource_type: EtherTypeServiceEntry, ether_type: 0x800}], action: DROP, direction: OUT, scope: [app-1-port]}
+  - {id: to-ops, source_groups: [web-1-port], action: DROP, direction: IN, scope: [ops-1-port]}
+"""  # noqa: E501
 PORT = """\
 ---
 resource_type: Group
@@ -192,3 +203,31 @@ def test_frames_by_kernel_and_core(run: Path, tmp_path: Path, capfd: pytest.Capt
             for row in shown(capfd, "rules", "--counters", "--host", "esx-1")
         }
         assert later["to-web"] == 0 and "all" not in later
+        # Staged rules are asked and counted, and nothing of it acts: what comes is what came.
+        far = connected(opened, "app-1", "web-2", "10.1.1.12", 80)
+        files[1].write_text(LAYER_2 + STAGED + groups())
+        assert cli.run(up) == 0
+
+        def counted() -> dict[object, int]:
+            sums = shown(capfd, "stats", "--host", "esx-1")
+            return {row["reason"]: int(str(row["judgements"])) for row in sums if str(row["reason"])[:6] == "staged"}
+
+        sums = counted()
+        for kind in (SECRET, OPEN):
+            wires["ops-1"].send(frame("ops-1", "web-1", kind, b"staged"))
+        wires["web-2"].send(frame("web-2", "web-1", OPEN, b"end"))
+        assert heard(wires["web-1"], b"end")[-2:] == [b"staged", b"end"]
+        assert {word: count - sums[word] for word, count in counted().items()} == {"staged-cut": 1, "staged-pass": 1}
+        for client, server in ((one, other), far):  # across a bridge, coming in; routed to another host, going out
+            before = counted()["staged-cut"]
+            client.settimeout(PATIENCE)
+            for end, to in ((client, server), (server, client)):
+                end.sendall(b"staged")
+                assert to.recv(6) == b"staged"
+            assert counted()["staged-cut"] > before
+        staged = {
+            str(row["rule_path"]).rpartition("/")[2]: row["packets"]
+            for row in shown(capfd, "rules", "--counters", "--host", "esx-1")
+            if row["staged"]
+        }
+        assert staged["no-open"] == 1 and staged["no-ip"] and staged["to-ops"]

@@ -16,6 +16,7 @@ from dfw.model import PolicySet
 from dfw.replay_nftables import run_nftables
 from dfw.replay_run import run_native
 from tests.support.kernel_agreement import (
+    LAYER_2,
     Difference,
     Seen,
     begins_nothing,
@@ -31,25 +32,36 @@ from tests.support.staged_draw import staged_draw
 REFUSED_IN_FORCE: Final = "refused in force"
 """An earlier packet of the conversation was: then the kernel has no connection, and the staged rules are asked anew."""
 
+NOT_ASKED: Final = "layer 2 in force"
+"""It refuses the packet itself, which never comes to where staged rules of layer 3 are asked."""
+
 
 @dataclass(frozen=True, slots=True)
 class StagedComparison:
     """Packets that both judged: `cut`, `passed` are those that would be cut, and newly pass, by both; `same` all those
-    of which both say the same. `altered`: lines of the kernel's that say something else where nothing is staged."""
+    of which both say the same; `layer2`: of these, those that staged rules for frames would drop. `altered`: lines of
+    the kernel's that say something else where nothing is staged."""
 
     same: int
     cut: int
     passed: int
     differences: tuple[Difference, ...]
     altered: tuple[str, ...]
+    layer2: int = 0
 
 
-def staged_world(seed: int, captures: Sequence[Path], *, vnics: bool) -> PolicySet:
-    """A drawn policy, and staged ones beside it."""
-    worlds = [world_draw(seed * 3 + at, captures, vnics=vnics) for at in range(3)]
+def staged_world(seed: int, captures: Sequence[Path], *, vnics: bool, layer2: bool = False) -> PolicySet:
+    """A drawn policy, and staged ones beside it; `layer2`: both with rules for frames."""
+    worlds = [world_draw(seed * 3 + at, captures, vnics=vnics, layer2=layer2) for at in range(3)]
     same = [replace(item, inventory=worlds[0].inventory) for item in worlds]
     random = Random(f"staged kernel {seed}")
-    return next(world for world in iter(lambda: staged_draw(random, same), None) if world.staged)
+    found = next(world for world in iter(lambda: staged_draw(random, same), None) if world.staged)
+    if not layer2 or random.random() < 0.3:
+        return found  # as it is, or less of what is in force
+    (frames,) = (policy for policy in worlds[1].policies if policy.path == LAYER_2)
+    numbered = tuple(replace(rule, number=70_000 + at) for at, rule in enumerate(frames.rules))
+    others = (policy for policy in found.staged if policy.path != LAYER_2)
+    return replace(found, staged=(*others, replace(frames, rules=numbered, staged=True)))
 
 
 def staged_compare(world: PolicySet, captures: Sequence[Path], *, vnics: bool) -> StagedComparison:
@@ -80,8 +92,13 @@ def staged_compare(world: PolicySet, captures: Sequence[Path], *, vnics: bool) -
             sums["same"] += 1
             sums["cut"] += passes and not would[0]
             sums["passed"] += would[0] and not passes
+            sums["layer2"] += not would[0] and all((some[-1]["rule_path"] or "").startswith(LAYER_2) for some in said)
         else:
             name = difference_name(file, before, said[0][-1]["reason"], theirs[-1]["ct"])
+            if any(item["reason"] == "not-judged" for item in said[1]):
+                name = NOT_ASKED
+            elif not name and "picked up" in before and said[0][-1]["reason"] == "tcp-state":
+                name = "picked up"  # there; the kernel's connection began in force, with a SYN
             shown = (tuple(map(_shown, some)) for some in (ours, theirs))
             found.append(Difference(file, n, *shown, name or (REFUSED_IN_FORCE if REFUSED_IN_FORCE in before else "")))
         if not passes:
@@ -92,7 +109,7 @@ def staged_compare(world: PolicySet, captures: Sequence[Path], *, vnics: bool) -
             before.add("stateless")
         if said[0][0]["verdict"] == "ALLOW" and not would[0]:
             before.add("one connection")
-    return StagedComparison(sums["same"], sums["cut"], sums["passed"], tuple(found), tuple(altered))
+    return StagedComparison(sums["same"], sums["cut"], sums["passed"], tuple(found), tuple(altered), sums["layer2"])
 
 
 def _conversation(seen: Seen) -> Any:

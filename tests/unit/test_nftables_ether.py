@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from dfw.compile import compile_policy
-from dfw.errors import UnsupportedError
 from dfw.load import load
 from dfw.model import (
     Action,
@@ -34,7 +33,7 @@ from dfw.model import (
     mac_packed,
 )
 from dfw.nftables import load as kernel
-from dfw.nftables import plan_update, refuse_unsupported, render_ruleset, render_wire, ruleset_sorted, vnic_mark
+from dfw.nftables import plan_update, render_ruleset, render_wire, ruleset_sorted, vnic_mark
 from dfw.nftables.batch import BRIDGE, update_messages
 from dfw.nftables.frame_judge import FrameJudge
 from dfw.nftables.frames import frames_parse, frames_replaced
@@ -92,15 +91,6 @@ def test_without_layer_2_rules_there_is_no_such_table() -> None:
     assert rendered(load([str(HERE / "in.yaml")]).world).ruleset.frames is None
     compiled = compile_policy(policies())
     assert render_wire(compiled.rules, compiled.sets, compiled.tap, compiled.ether.tap).ruleset.frames is None
-
-
-def test_staged_layer_2_is_refused_also_where_it_is_that_rules_go() -> None:
-    world = load([str(GOLDEN)]).world
-    (first, *_) = world.policies
-    gone = replace(world, staged=(replace(first, rules=(), staged=True),))
-    with pytest.raises(UnsupportedError, match=r"does not support staged layer-2 rules \(policy .*/both-ways\)"):
-        refuse_unsupported(gone)
-    refuse_unsupported(world)
 
 
 # Loaded, read back, changed
@@ -302,6 +292,24 @@ def test_what_the_kernel_says_of_frames() -> None:
         group = bare(2, 3, 0x0800)
         assert not judge.judge(group[:6] + b"\x03" + group[7:], vnic_mark(3, 2)).judged
         assert not judge.judge(bytes.fromhex("0180c2000001") + group[6:], vnic_mark(3, 2)).judged
+
+
+@by_kernel
+@pytest.mark.parametrize("lost", [(0,), (1,), (0, 1), (0, 1, 2), (1, 3)])
+def test_frames_that_a_busy_machine_has_lost_are_handed_over_again(
+    lost: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = golden().ruleset.frames
+    assert frames is not None
+    monkeypatch.setattr("dfw.nftables.frame_judge._QUIET_SECONDS", 0.1)
+    with FrameJudge(frames, "palisade") as judge:
+        send, sent = judge._send, iter(range(100))
+        with monkeypatch.context() as patched:
+            patched.setattr(judge, "_send", lambda *item: None if next(sent) in lost else send(*item))
+            first = judge.judge(bare(2, 3, 0x86DD), vnic_mark(3, 2))
+        later = judge.judge(bare(3, 2, 0x86DD), vnic_mark(2, 3))
+    assert (bool(first.in_refused), first.delivered, first.judged) == (True, False, True)
+    assert (later.out_refused, later.in_refused, later.delivered) == ("", "", True)
 
 
 @pytest.fixture

@@ -223,7 +223,6 @@ def test_groups_are_the_same_sets_in_both_worlds() -> None:
 @pytest.mark.parametrize(
     ("item", "tier", "words"),
     [
-        (rule("bridged"), Tier.ETHERNET, "staged layer-2 rules (rule /p/rules/bridged)"),
         (
             rule("rpc", Action.ALLOW, replace(WEB, alg=Alg.SUN_RPC_TCP)),
             Tier.APPLICATION,
