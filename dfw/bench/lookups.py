@@ -13,6 +13,7 @@ import numpy.typing as npt
 from dfw.bench.machine import render_runs
 from dfw.classbench import RuleTable, rule_table, rules_read, trace_read
 from dfw.core import Classifier, Ruleset
+from dfw.core.bench import read_core_ghz, read_line_ns
 from dfw.layout import RANGE_DTYPE, KeyArray, addresses_v4
 
 _VNICS = 200  # filters of one host with the same rules
@@ -41,12 +42,15 @@ def bench_classify(
     per_lookup: dict[str, list[float]] = {"32": [], "256": []}
     expected = ruleset.lookup(keys)
     verified = first_matches_agree(table, keys, expected, seed)
+    size = classifier.bytes
+    floors, speeds = [], []
     for _ in range(runs):
+        floors.append(read_line_ns(size, len(keys)))
+        speeds.append(read_core_ghz())
         for batch, spent in per_lookup.items():
             found, nanoseconds = ruleset.lookup_timed(keys, int(batch))
             spent.append(nanoseconds / len(keys))
             verified = verified and bool(np.array_equal(found, expected))
-    size = classifier.bytes
     return render_runs(
         f"classify/{name}/v1",
         per_lookup["256"],
@@ -54,6 +58,8 @@ def bench_classify(
         ns_per_lookup={batch: round(statistics.median(spent), 2) for batch, spent in per_lookup.items()},
         rules=len(table.rules),
         headers=len(keys),
+        floor_ns={"1": round(statistics.median(floors), 2)},
+        core_ghz=round(statistics.median(speeds), 2),
         bytes=size,
         build_seconds=round(build_seconds, 4),
         same_rules_vnics=_same_rules(classifier, ruleset, table, size, build_seconds),

@@ -78,6 +78,19 @@ def run_setup(
     return _packet_runs(raw, runs)
 
 
+def read_line_ns(size: int, reads: int) -> float:
+    """Nanoseconds to read one cache line at random of so many bytes, in bursts of 32. Raises MemoryError."""
+    spent = float(lib.pal_bench_read_ns(size, reads))
+    if spent < 0:
+        raise MemoryError(f"no memory of {size} bytes to read from")
+    return spent
+
+
+def read_core_ghz() -> float:
+    """The core's clock in GHz, by dependent additions, as far as others let it run."""
+    return float(lib.pal_bench_core_ghz())
+
+
 def play_frames(
     engine: Engine,
     data: npt.NDArray[np.uint8],

@@ -4,6 +4,8 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
+#include "palisade_bench.h"
+
 uint32_t bench_frame(uint8_t *out, const bench_segment *s, uint32_t size)
 {
     static const uint8_t mac[12] = {2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1};
@@ -122,6 +124,30 @@ double bench_floor(const uint32_t *order, uint64_t n, uint32_t capacity, uint32_
         munmap(b, entry_len);
     return result;
 }
+
+double pal_bench_read_ns(uint64_t bytes, uint64_t reads)
+{
+    uint64_t lines = bytes / PAL_CACHE_LINE + 1, seed = 88172645463325252ull, sum = 0;
+    const uint64_t *memory = lines < 1ull << 32 ? floor_map((size_t)lines * PAL_CACHE_LINE, false) : NULL;
+    if (!memory)
+        return -1;
+    uint64_t start = bench_now(), done = 0;
+    for (; done + FLOOR_BATCH <= reads; done += FLOOR_BATCH) {
+        uint32_t at[FLOOR_BATCH];
+        for (uint32_t k = 0; k < FLOOR_BATCH; k++) {
+            at[k] = bench_below(&seed, (uint32_t)lines);
+            prefetch_read(&memory[(size_t)at[k] * 8]);
+        }
+        for (uint32_t k = 0; k < FLOOR_BATCH; k++)
+            sum += memory[(size_t)at[k] * 8];
+    }
+    __asm__ volatile("" : : "r"(sum)); /* the loads are what is measured */
+    double ns = (double)(bench_now() - start) / (double)(done ? done : 1);
+    munmap((void *)memory, (size_t)lines * PAL_CACHE_LINE);
+    return ns;
+}
+
+double pal_bench_core_ghz(void) { return bench_core_ghz(); }
 
 static void sink_flush(pal_worker *w) { w->out_count = 0; }
 

@@ -95,6 +95,23 @@ static void setup_connections(setup_run *r, uint64_t n)
     }
 }
 
+/* What the lines of a new connection and of the one that it expires cost: an index line and two written entry lines of
+ * each, in random order, at this table's size. */
+static double setup_floor(const pal_worker *w, uint64_t seed)
+{
+    uint32_t n = w->table.cap4, *order = malloc((size_t)n * sizeof *order);
+    if (!order)
+        return -1;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t at = bench_below(&seed, i + 1);
+        order[i] = order[at];
+        order[at] = i;
+    }
+    double ns = 2 * bench_floor(order, n, n, w->table.buckets, 2, false);
+    free(order);
+    return ns;
+}
+
 int pal_bench_setup_run(pal_engine *e, const pal_bench_setup *o, pal_bench_run *out, uint32_t runs, char *err, size_t errlen)
 {
     pal_worker *w = &e->worker[0].w;
@@ -115,6 +132,7 @@ int pal_bench_setup_run(pal_engine *e, const pal_bench_setup *o, pal_bench_run *
         memset(w->count, 0, sizeof w->count);
         memset(&out[i], 0, sizeof out[i]);
         out[i].core_ghz = bench_core_ghz();
+        out[i].floor_ns[1] = setup_floor(w, r.seed);
         r.spent_ns = 0;
         uint64_t created = w->table.s->created;
         setup_connections(&r, o->connections);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * palisade_bench.h - benchmarks of live hosts, as Python sees them. Like palisade_live.h, and read by cffi after it.
+ * palisade_bench.h - benchmarks of live hosts, and of the machine itself, as Python sees them. Like palisade_live.h, and read by cffi after it.
  */
 #ifndef PALISADE_BENCH_H
 #define PALISADE_BENCH_H
@@ -24,6 +24,11 @@ typedef struct pal_bench_way {
  * bounds. */
 int pal_bench_way_run(pal_host *near, pal_host *far, const uint8_t *bytes, const pal_host_frame *frames, uint64_t n,
                       const pal_address *from, uint32_t batch, const uint32_t *order, uint32_t connections, pal_bench_way *out);
+
+/* Nanoseconds to read one line at random of so many bytes, in bursts of 32; negative without memory. And the core's clock
+ * in GHz (pal_bench_run.core_ghz). */
+double pal_bench_read_ns(uint64_t bytes, uint64_t reads);
+double pal_bench_core_ghz(void);
 
 /* cffi: end */
 

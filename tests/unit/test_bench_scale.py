@@ -13,6 +13,7 @@ import jsonschema
 import pytest
 
 from dfw.bench.clusters import Cluster, make_cluster
+from dfw.bench.packets import bench_setup
 from dfw.bench.scale import ScaleBench, bench_scale, host_bytes
 from dfw.bench.scale import _verified as verified
 from dfw.incremental import PolicyState, Remove, Stamp
@@ -33,7 +34,14 @@ def test_classify_has_the_shape_that_its_schema_says(palisade: Callable[..., Com
     done = palisade("bench", "classify", "--synthetic", "fw", "--count", "100", "--headers", "5000", "-o", "json")
     assert done.returncode == 0, done.stderr
     schema = json.loads(schema_files()["bench"].read_text(encoding="utf-8"))
-    jsonschema.Draft202012Validator(schema).validate(json.loads(done.stdout))
+    found = json.loads(done.stdout)
+    jsonschema.Draft202012Validator(schema).validate(found)
+    assert found["verified"] and found["floor_ns"]["1"] > 0 and found["core_ghz"] > 0
+
+
+def test_setup_has_a_floor_of_its_own_run() -> None:
+    found = bench_setup(rules=16, batch=32, connections=20_000, runs=1)
+    assert found["verified"] and found["floor_ns"]["4"] > 0 and found["core_ghz"] > 0
 
 
 def loaded(cluster: Cluster) -> tuple[PolicyState, DecodedReader]:
