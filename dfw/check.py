@@ -12,13 +12,14 @@ import click
 from dfw.errors import PolicyError, Problem, UnsupportedError
 from dfw.findings import Finding
 from dfw.model import Place, PolicySet, Tier
-from dfw.output import emit, output_option, render_table
+from dfw.output import counted, emit, output_option, render_table
 
 if TYPE_CHECKING:
     from dfw.load import Loaded
 
 DONE, NO, BAD_INPUT = 0, 1, 2
 SHOWN_RULES = 20
+_ONE = {"policies": "policy", "staged policies": "staged policy"}
 LAYER_2_ENTRIES = 128  # of a filter: dfw.layout.MAXIMUM_ETHER_RULES, which comes with the packet core
 
 
@@ -175,9 +176,9 @@ def _table(result: dict[str, Any]) -> str:
     for item in result["warnings"]:
         witness = f"; for example {item['witness']}" if item["witness"] else ""
         lines.append(f"warning: {_line(item)}{witness} [{item['kind']}]")
-    counts = ", ".join(f"{count} {name}" for name, count in result["counts"].items())
-    verdict = f"{len(result['errors'])} errors" if result["errors"] else "no errors"
-    lines.append(f"{verdict}, {len(result['warnings'])} warnings" + (f" in {counts}" if counts else ""))
+    counts = ", ".join(counted(count, _ONE.get(name, name[:-1]), name) for name, count in result["counts"].items())
+    verdict = counted(len(result["errors"]), "error") if result["errors"] else "no errors"
+    lines.append(f"{verdict}, {counted(len(result['warnings']), 'warning')}" + (f" in {counts}" if counts else ""))
     if result.get("explosion"):
         lines += _explosion_lines(result["explosion"])
     return "\n".join(lines)

@@ -17,6 +17,7 @@ from typing import Final
 import click
 
 from dfw import __version__, logs
+from dfw.output import FULL, error_text
 from dfw.settings import FOR_ALL, check_names, load_settings, with_settings
 from dfw.verbs import verb_source, verb_summary, verb_table
 
@@ -25,7 +26,7 @@ NO: Final = 1
 BAD_INPUT: Final = 2
 LACKING: Final = 3
 INTERRUPTED: Final = 130  # 128 + SIGINT, as shells have it
-_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CLOSED: Final = 141  # 128 + SIGPIPE: whoever read the answer has left, and whether it was "no" is not told
 
 
 class VerbGroup(click.Group):
@@ -143,11 +144,18 @@ def run(arguments: list[str]) -> int:
     except OSError as error:
         if error.errno == errno.EPIPE:
             return closed_pipe()
-        if error.errno not in _FULL:
-            raise
+        if error.errno not in FULL:
+            if not _is_named(error, arguments):
+                raise
+            click.echo(error_text(error), err=True)
+            return BAD_INPUT
         closed_pipe()
         click.echo(f"cannot write: {error.strerror}", err=True)
         return LACKING
+    except SystemExit as error:
+        if error.code != 1:
+            raise
+        return closed_pipe()  # click exits for nothing else by itself; no verb does
     except Exception as error:
         status = status_of(error)
         if status is None:
@@ -159,7 +167,13 @@ def run(arguments: list[str]) -> int:
 def closed_pipe() -> int:
     """The reader went away (`| head`): be silent, and keep the interpreter from flushing into the closed pipe."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return DONE
+    return CLOSED
+
+
+def _is_named(error: OSError, arguments: list[str]) -> bool:
+    """Does the command line name the file? Then that it cannot be opened is the user's to see, else a defect."""
+    name = error.filename
+    return isinstance(name, str) and any(word == name or word.endswith(f"={name}") for word in arguments)
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dfw.output import emit, output_option
+from dfw.output import emit, output_option, stdin_check
 
 DONE, NO, BAD_INPUT = 0, 1, 2
 
@@ -70,6 +70,7 @@ def diff(output: str, **given: Any) -> int:
     from dfw.oracle import AmbiguousVnicError
     from dfw.probe import DisagreementError
 
+    stdin_check(*given["old"], *given["new"], *given["inventories"], *given["inventories"])
     action = Action(given["default_action"]) if given["default_action"] else None
     sides = [load((*files, *given["inventories"]), default_action=action) for files in (given["old"], given["new"])]
     try:

@@ -210,7 +210,10 @@ def _unknown(text: str, world: PolicySet) -> str:
 
 
 def _nearest(text: str, choices: Iterable[str]) -> str:
-    found = difflib.get_close_matches(text, list(islice(choices, _MAXIMUM_GUESSES)), n=1, cutoff=0.6)
+    some = list(islice(choices, _MAXIMUM_GUESSES))
+    # A pod without its namespace is the likeliest mistake, and unlike the right name in its letters.
+    pods = [name for name in some if name.endswith(f"/{text}")]
+    found = pods or difflib.get_close_matches(text, some, n=1, cutoff=0.6)
     return f"; did you mean {found[0]}?" if found else ""
 
 

@@ -6,16 +6,19 @@ The data is the answer; the table is a view of it. JSON is one document and ends
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import stat
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 FORMATS = ("table", "json", "yaml")
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what is written has no room: the machine's lack
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -41,6 +44,12 @@ def outputs_check(outputs: Mapping[str, str | None], inputs: Iterable[str]) -> N
             files[file] = f"what {option} writes"
 
 
+def stdin_check(*files: str) -> None:
+    """Refuse `-` twice: what was read once is empty the second time. Raises click.UsageError."""
+    if files.count("-") > 1:
+        raise click.UsageError("- is standard input, which can be read once; name a file for the other")
+
+
 def _identity(path: str) -> tuple[int, int] | str | None:
     """What two names of one file have in common; None for what is no file."""
     try:
@@ -60,6 +69,18 @@ def emit(data: Any, output: str, table: Callable[[Any], str] | None = None) -> N
         click.echo(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), nl=False)
     else:
         click.echo(table(data))
+
+
+def error_text(error: Exception) -> str:
+    """An error in words, without a number: the file where it has one, and why."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+def counted(count: int, one: str, many: str = "") -> str:
+    """`1 error`, `2 errors`; `many` where it is not the word with an s."""
+    return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
 def render_table(columns: Sequence[str], rows: Iterable[Sequence[object]], numbers: Collection[int] = ()) -> str:
@@ -82,7 +103,7 @@ def render_table(columns: Sequence[str], rows: Iterable[Sequence[object]], numbe
 
 
 def draw_table(columns: Sequence[str], cells: Iterable[Sequence[str]], numbers: Collection[int] = ()) -> str:
-    """A table with rich, as wide as the terminal."""
+    """A table with rich, as wide as the terminal; 80 where that does not say how wide it is."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -93,7 +114,8 @@ def draw_table(columns: Sequence[str], cells: Iterable[Sequence[str]], numbers: 
         table.add_column(name, justify="right" if i in numbers else "left", overflow="fold")
     for row in cells:
         table.add_row(*(Text(cell) for cell in row))
-    console = Console(no_color=bool(os.environ.get("NO_COLOR")) or None)
+    width = shutil.get_terminal_size().columns
+    console = Console(width=width, no_color=bool(os.environ.get("NO_COLOR")) or None)
     with console.capture() as captured:
         console.print(table)
     return captured.get().rstrip("\n")

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from dfw.output import emit, output_option, outputs_check
+from dfw.output import FULL, emit, error_text, output_option, outputs_check, stdin_check
 from dfw.replay_summary import render_summary
 
 DONE, BAD_INPUT, LACKING = 0, 2, 3
@@ -70,6 +70,7 @@ def replay(output: str, **given: Any) -> int:
 
     check_format(given["flows"])
     read = (*given["captures"], *given["policies"], *given["inventories"])
+    stdin_check(*read)
     outputs_check({f"--{name}": given[name] for name in OUTPUTS}, read)
     action = given["default_action"]
     loaded = load((*given["policies"], *given["inventories"]), default_action=Action(action) if action else None)
@@ -79,6 +80,11 @@ def replay(output: str, **given: Any) -> int:
     if given["tap"] and given["vantage"] == "vnics":
         raise click.UsageError("--tap and --vantage vnics exclude each other")
     vnics = has_inventory and not given["tap"] and given["vantage"] != "tap"
+    if not has_inventory:
+        from dfw.replay_notes import inventory_lacks
+
+        for note in inventory_lacks(loaded.world):
+            click.echo(note, err=True)
     options = RunOptions(
         vnics=vnics,
         stopped=given["clock"] == "stopped",
@@ -105,9 +111,8 @@ def replay(output: str, **given: Any) -> int:
     except OSError as error:
         if error.errno == errno.EPIPE:
             raise
-        place = "" if error.filename is None else f"{error.filename}: "
-        click.echo(f"palisade replay: {place}{error.strerror or error}", err=True)
-        return BAD_INPUT
+        click.echo(f"palisade replay: {error_text(error)}", err=True)
+        return LACKING if error.errno in FULL else BAD_INPUT
     except (UnsupportedError, CoreError) as error:
         click.echo(f"palisade replay: {error}", err=True)
         return BAD_INPUT

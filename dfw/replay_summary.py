@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from dfw.output import render_table
+from dfw.output import counted, render_table
 
 RULES_SHOWN: Final = 20
 FLOWS_SHOWN: Final = 20
@@ -44,11 +44,11 @@ def _headline(data: dict[str, Any]) -> str:
         )
         if count
     ]
-    captures = f"{len(data['captures'])} capture{'' if len(data['captures']) == 1 else 's'}"
+    captures = counted(len(data["captures"]), "capture")
     connections = data["connections"]
     lines = [
-        f"{data['packets']:,} packets, {data['bytes']:,} bytes in {captures}{speed}",
-        f"{verdicts}; {connections['created']:,} connections, {connections['open']:,} of them open at the end",
+        f"{counted(data['packets'], 'packet')}, {counted(data['bytes'], 'byte')} in {captures}{speed}",
+        f"{verdicts}; {counted(connections['created'], 'connection')}, {connections['open']:,} of them open at the end",
     ]
     return "\n".join([*lines, *(f"noticed: {note}" for note in notes)])
 

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Final
 import click
 
 from dfw.cli import LACKING
+from dfw.output import counted
 from overlay.show import read_hosts
 from overlay.which_agents import kubeconfig_option, lab_option, run_option, sockets_meant
 
@@ -106,7 +107,7 @@ def capture(
         if descriptor != 1:
             os.close(descriptor)
     lost = f", {tally.lost} more were lost: the ring was full" if tally.lost else ""
-    click.echo(f"{tally.packets} packets{lost}" + (f"; {tally.why}" if tally.why else ""), err=True)
+    click.echo(f"{counted(tally.packets, 'packet')}{lost}" + (f"; {tally.why}" if tally.why else ""), err=True)
     if tally.why is not None:
         ctx.exit(LACKING)
 

@@ -21,6 +21,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from dfw.model import PolicySet
+from dfw.output import counted
 from overlay.ask import AskError, agent_ask
 from overlay.cards import VNIC
 from overlay.holder import HolderClient, HolderError, close_all
@@ -57,7 +58,7 @@ class Migrated:
 
 def render_migrated(pod: str, host: str, moved: Migrated, seconds: float) -> list[str]:
     """What the command says."""
-    told = f"{moved.connections} connections copied while packets ran, {moved.changes} changes after that"
+    told = f"{counted(moved.connections, 'connection')} copied while packets ran, {moved.changes} changes after that"
     lines = [
         f"pod {pod} moved from {moved.source} to {host} in {seconds:.1f} s",
         f"  {told}; its packets waited {moved.frozen * 1000:.0f} ms",

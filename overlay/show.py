@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from dfw.cli import NO
-from dfw.output import emit, output_option, render_table
+from dfw.output import counted, emit, output_option, render_table
 from overlay.which_agents import kubeconfig_option, lab_option, lone_agent, run_option, sockets_meant
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def _show(
 
 def _killed(rows: list[dict[str, Any]]) -> str:
     total = sum(row["ended"] for row in rows)
-    return f"{total} connections ended: " + ", ".join(f"{row['ended']} on {row['host']}" for row in rows)
+    return f"{counted(total, 'connection')} ended: " + ", ".join(f"{row['ended']} on {row['host']}" for row in rows)
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
@@ -203,4 +203,6 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _cell(value: object) -> str:
+    if isinstance(value, dict):
+        value = [f"{name}: {text}" for name, text in value.items()]
     return "" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -96,7 +96,7 @@ def lab_sockets(name: str | None) -> dict[str, Path]:
     found = sorted(path.parent.name for path in folder.glob("*/lab.json"))
     if name is None:
         if not found:
-            raise EnvironmentLacksError("a running lab", f"`palisade lab up` starts one{NAMED_BY_RUN}")
+            raise EnvironmentLacksError("no lab is running", f"`palisade lab up` starts one{NAMED_BY_RUN}")
         if len(found) > 1:
             raise click.UsageError(f"several labs are running: --lab {' or '.join(found)}")
         name = found[0]

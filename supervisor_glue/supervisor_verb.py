@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from dfw.errors import EnvironmentLacksError
+from dfw.output import error_text
 from supervisor_glue.access_verb import duration, kubeconfig, token
 from supervisor_glue.enable_verb import enable
 from supervisor_glue.status_verb import status
@@ -132,7 +133,7 @@ def up(
         asyncio.run(serve(ApiSettings(data, ((host, port),), names, store, leg), controlling, kubeconfig))
     except (OSError, PkiError, StoreError) as error:
         raise EnvironmentLacksError(
-            f"the API cannot be served: {error}",
+            f"the API cannot be served: {error_text(error)}",
             "another --listen, a --data directory that can be written, a --store that answers"
             + (f", or a network namespace that is there: --leg {leg_text}" if leg_text else ""),
         ) from None

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import signal
+from functools import partial
 from typing import Any
 
 import click
@@ -20,7 +22,8 @@ _LONG_BATCH = click.option(
 
 
 @click.group(cls=BenchGroup)
-def bench() -> None:
+@click.pass_context
+def bench(ctx: click.Context) -> None:
     """Measure the packet core on this machine, verdicts checked in the same run.
 
     \b
@@ -28,6 +31,9 @@ def bench() -> None:
       palisade bench conntrack --connections 100000 -o json
       palisade bench classify --synthetic fw --count 10000
     """
+    if ctx.invoked_subcommand in bench.commands:
+        # Minutes pass in the packet core, where Python hears of no signal, and there is nothing to clean up.
+        ctx.call_on_close(partial(signal.signal, signal.SIGINT, signal.signal(signal.SIGINT, signal.SIG_DFL)))
 
 
 def _shown(result: dict[str, Any], output: str) -> int:

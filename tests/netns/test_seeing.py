@@ -249,6 +249,7 @@ def test_captures_that_cannot_be(hosts: TwoHosts, palisade: Command, capfd: pyte
         (["uplink", "-w", "/dev/null"], "the uplink of which host?"),
         (["a", "--port", "http", "-w", "/dev/null"], "--port"),
         (["a", "--address", "10.0", "-w", "/dev/null"], "--address"),
+        (["a", "-w", "/nowhere/a.pcapng"], "/nowhere/a.pcapng: No such file or directory\n"),
     ):
         assert cli.run(["capture", *arguments]) == 2
         assert says in capfd.readouterr().err

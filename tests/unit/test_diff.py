@@ -208,6 +208,8 @@ def test_bad_usage(policy: Any, inventory: str, tmp_path: Path) -> None:
     flows.write_text('{"vnic": "web"}\n', encoding="utf-8")
     assert run(["diff", old]) == 2
     assert run(["diff", old, "--to"]) == 2
+    assert run(["diff", "-", "--to", "-"]) == 2
+    assert run(["diff", old, "--to", old, "--inventory", "-"]) == 2
     assert run(["diff", "--to", old]) == 2
     assert run(["diff", old, "--to", both]) == 2
     assert run(["diff", old, "--to", old, "--inventory", inventory, "--flows", str(flows)]) == 2

@@ -94,3 +94,10 @@ def test_protocols_and_ports() -> None:
     for text in ("65536", "-1", "", "http", "²"):
         with pytest.raises(EndpointError):
             port_parse(text)
+
+
+def test_a_pod_without_its_namespace_is_found() -> None:
+    text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a, namespace: shop}\nstatus: {podIP: 10.0.0.1}\n"
+    world = load_documents(documents_parse(text.encode(), "f.yaml")).world
+    with pytest.raises(EndpointError, match="did you mean shop/a"):
+        endpoint_parse("a", world)

@@ -325,6 +325,7 @@ def test_usage(run: Run) -> None:
     for arguments, message in (
         (["--backend", "nftables", "--flows", "f.csv"], "the enforcer nftables does not support --flows"),
         (["--vantage", "vnics"], "needs an inventory"),
+        (["-", "--policy", "-"], "standard input, which can be read once"),
         (["--inventory", "i.yaml", "--tap", "--vantage", "vnics"], "exclude each other"),
         (["--batch", "257"], "257"),
         (["--checksums", "perhaps"], "perhaps"),
@@ -334,3 +335,19 @@ def test_usage(run: Run) -> None:
     Path("bad.yaml").write_text(POLICY.replace("DROP", "DORP"))
     done = run("cap.pcap", policy="bad.yaml")
     assert done.status == cli.BAD_INPUT and done.err.startswith("bad.yaml:8:")
+
+
+def test_what_an_inventory_would_tell_is_said(run: Run) -> None:
+    capture("cap.pcap", conversation())
+    group = "resource_type: Group\nid: {}\nexpression: [{}]\n---\n"
+    tagged = "{resource_type: Condition, member_type: SegmentPort, key: Tag, value: a}"
+    fixed = "{resource_type: IPAddressExpression, ip_addresses: [10.0.0.1]}"
+    scoped = POLICY.replace("services: [MySQL]", "scope: [nobody], services: [MySQL]")
+    Path("groups.yaml").write_text(group.format("nobody", tagged) + group.format("fixed", fixed) + scoped)
+    done = run("cap.pcap", policy="groups.yaml")
+    assert done.status == cli.DONE and done.err.splitlines() == [
+        "without an inventory nobody is in the group nobody",
+        "without an inventory one filter on a wire judges, whatever the Applied-To of the rule p/rules/mysql",
+    ]
+    assert run("cap.pcap", "--inventory", "i.yaml", policy="groups.yaml").err == ""
+    assert run("cap.pcap").err == ""

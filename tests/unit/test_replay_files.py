@@ -132,7 +132,7 @@ def test_an_output_that_cannot_be_written_is_no_error_of_the_capture(run: Run) -
         if name in ("dropped", "generated"):
             capture("cap.pcap", refused() * 3000)
         done = run("cap.pcap", f"--{name}", "/dev/full", "-o", "json")
-        assert (done.status, done.out) == (cli.BAD_INPUT, ""), name
+        assert (done.status, done.out) == (cli.LACKING, ""), name
         assert "No space left on device" in done.err and "cap.pcap" not in done.err, name
     done = run("cap.pcap", "--verdicts", "no/such/folder/v.jsonl")
     assert done.status == cli.BAD_INPUT

@@ -161,6 +161,13 @@ def test_rows_of_all_hosts_stand_together(lab: Callable[[str, bytes | None], Non
     assert CliRunner().invoke(show, ["vnics", "--host", "h3"]).exit_code == 2
 
 
+def test_no_problems_are_an_empty_cell(lab: Callable[[str, bytes | None], None]) -> None:
+    lab("h1", rows_of({"pid": 7, "problems": {}}))
+    lab("h2", rows_of({"pid": 8, "problems": {"web-1": "no card", "web-2": "no MAC"}}))
+    lines = [line.split(None, 2) for line in CliRunner().invoke(show, ["hosts"]).stdout.splitlines()[1:]]
+    assert lines == [["h1", "7"], ["h2", "8", "web-1: no card, web-2: no MAC"]]
+
+
 def test_a_host_that_is_silent_is_named_and_the_others_are_shown(lab: Callable[[str, bytes | None], None]) -> None:
     lab("h1", rows_of({"vnic": "a"}))
     lab("h2", None)
