@@ -135,10 +135,10 @@ def address_rows(family: npt.NDArray[np.uint8], words: U64Array) -> npt.NDArray[
     return np.where((family == FAMILY_V4)[:, None], v4, addresses_v6(words[:, 0], words[:, 1]))
 
 
-def rule_table(rules: FiveTupleRules, action: npt.NDArray[np.uint8] | None = None) -> RuleTable:
+def rule_table(rules: FiveTupleRules) -> RuleTable:
     """The rules for the classifier: one set for each distinct prefix, numbers 0, 1, ... in priority order.
 
-    `action` (n,) defaults to ALLOW for even and DROP for odd rules, since ClassBench gives none.
+    ClassBench gives no actions: even rules ALLOW, odd ones DROP.
     """
     count = len(rules)
     table = rules_empty(count)
@@ -146,8 +146,7 @@ def rule_table(rules: FiveTupleRules, action: npt.NDArray[np.uint8] | None = Non
     table["sport_lo"], table["sport_hi"] = rules.source_ports.T
     table["dport_lo"], table["dport_hi"] = rules.destination_ports.T
     table["proto"] = rules.protocol
-    default = np.where(np.arange(count) % 2 == 0, ACTION_ALLOW, ACTION_DROP)
-    table["action"] = default if action is None else action
+    table["action"] = np.where(np.arange(count) % 2 == 0, ACTION_ALLOW, ACTION_DROP)
 
     wanted = np.zeros((2 * count, 4), np.uint64)
     wanted[:, 0] = np.tile(rules.family, 2)

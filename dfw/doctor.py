@@ -8,7 +8,6 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, requires
 from importlib.metadata import version as installed_version
@@ -93,8 +92,8 @@ def read_ipv6() -> str | None:
     return "on" if disabled == "0" else None
 
 
-def read_requirements(which: Callable[[str], str | None] = shutil.which) -> list[Requirement]:
-    """Look at this machine. `which` finds commands as shutil.which does."""
+def read_requirements() -> list[Requirement]:
+    """Look at this machine."""
     apt = "apt-get install -y --no-install-recommends"
     pip = "pip install"
     rows = [
@@ -112,13 +111,13 @@ def read_requirements(which: Callable[[str], str | None] = shutil.which) -> list
         Requirement("CAP_SYS_ADMIN", read_capability(CAP_SYS_ADMIN), "lab, make demo", "run as root"),
         Requirement("/dev/net/tun", read_file("/dev/net/tun"), "lab", "modprobe tun, run as root"),
         Requirement("IPv6", read_ipv6(), "tests of real packets over IPv6", "sysctl net.ipv6.conf.all.disable_ipv6=0"),
-        Requirement("ip (iproute2)", which("ip"), "make demo", f"{apt} iproute2"),
-        Requirement("gcc", which("gcc"), "make build, make test", f"{apt} gcc libc6-dev"),
-        Requirement("nft", which("nft"), "replay --backend nftables, tests against Linux", f"{apt} nftables"),
-        Requirement("nsenter (util-linux)", which("nsenter"), "lab exec", f"{apt} util-linux"),
-        Requirement("dot (graphviz)", which("dot"), "lab graph --format svg", f"{apt} graphviz"),
-        Requirement("tshark", which("tshark"), "tests of capture files", f"{apt} tshark"),
-        Requirement("clang", which("clang"), "make fuzz, make test", f"{apt} clang libclang-rt-14-dev"),
+        Requirement("ip (iproute2)", shutil.which("ip"), "make demo", f"{apt} iproute2"),
+        Requirement("gcc", shutil.which("gcc"), "make build, make test", f"{apt} gcc libc6-dev"),
+        Requirement("nft", shutil.which("nft"), "replay --backend nftables, tests against Linux", f"{apt} nftables"),
+        Requirement("nsenter (util-linux)", shutil.which("nsenter"), "lab exec", f"{apt} util-linux"),
+        Requirement("dot (graphviz)", shutil.which("dot"), "lab graph --format svg", f"{apt} graphviz"),
+        Requirement("tshark", shutil.which("tshark"), "tests of capture files", f"{apt} tshark"),
+        Requirement("clang", shutil.which("clang"), "make fuzz, make test", f"{apt} clang libclang-rt-14-dev"),
     ]
     return rows
 

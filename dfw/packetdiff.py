@@ -55,13 +55,13 @@ def policies_differ(old: PolicySet, new: PolicySet, *, tap: bool = False, most: 
     At every vNIC that both inventories have, or at a filter on a wire (`tap`). Raises BudgetError: not decided.
     """
     pair = _Pair(old, new, tap)
-    work = Work(most, pair.weight)
+    work = Work(DIFF_WORK, pair.weight)
     for space, found in pair.differences(work, find_first):
         return witness_of(space, found.box, pair.ports)
     return None
 
 
-def policies_compare(old: PolicySet, new: PolicySet, *, tap: bool = False, most: int = DIFF_WORK) -> Comparison:
+def policies_compare(old: PolicySet, new: PolicySet, *, tap: bool = False) -> Comparison:
     """All packets that two policies judge differently, in as few boxes as joining them gives, with a sample of each.
 
     By what the deciding rules say. That TCP strict refuses what begins no connection, whatever an ALLOW says, counts
@@ -73,7 +73,7 @@ def policies_compare(old: PolicySet, new: PolicySet, *, tap: bool = False, most:
         pair = _Pair(old, new, tap)
     except BudgetError:
         return Comparison([], (), added, removed, complete=False)
-    work = Work(most, pair.weight)
+    work = Work(DIFF_WORK, pair.weight)
     found: dict[tuple[Family, str, int, int], list[Box]] = {}
     complete = True
     try:
@@ -85,7 +85,7 @@ def policies_compare(old: PolicySet, new: PolicySet, *, tap: bool = False, most:
     changes: list[Change] = []
     for key, boxes in sorted(found.items()):
         try:
-            change = pair.change(*key, boxes, Work(most, pair.weight))
+            change = pair.change(*key, boxes, Work(DIFF_WORK, pair.weight))
         except BudgetError:
             complete = False
             continue

@@ -26,7 +26,6 @@ from overlay.pod import PodSpec
 from overlay.underlay import Bridge, Interface, host_namespace
 
 VERSION: Final = 1
-DEFAULT_NAME: Final = "lab"
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?", re.ASCII)
 
 

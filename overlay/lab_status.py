@@ -6,7 +6,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from dfw.output import render_table
+from dfw.output import counted, render_table
 from overlay.lab_agents import agent_status
 from overlay.lab_record import LabPaths, LabRecord
 from overlay.lab_view import PodPlace, lab_view
@@ -87,5 +87,5 @@ def render_status(data: dict[str, Any]) -> str:
         pending = data["pending"]
         when = f"in {pending['seconds_left']} s" if pending["timer"] == "runs" else "never: its timer was killed"
         lines.append(f"not confirmed: revision {pending['base']} comes back {when} (`palisade apply --confirmed`)")
-    lines.append(f"{len(running)} pods run" + (f"; ended: {', '.join(ended)}" if ended else ""))
+    lines.append(counted(len(running), "pod runs", "pods run") + (f"; ended: {', '.join(ended)}" if ended else ""))
     return "\n".join(lines)

@@ -279,17 +279,10 @@ def _rows(ranges: bytes) -> list[bytes]:
     return [ranges[at : at + size] for at in range(0, len(ranges), size)]
 
 
-def parts_assemble(
-    host: str,
-    parts: Mapping[str, bytes],
-    revision: int,
-    attachments: Mapping[str, str] | None = None,
-    *,
-    underlay_mtu: int = UNDERLAY_MTU,
-) -> HostState:
+def parts_assemble(host: str, parts: Mapping[str, bytes], revision: int) -> HostState:
     """The state that these parts are. Raises StateError: something is missing, or does not fit."""
     try:
-        state = _Assembly(host, parts).state(revision, attachments or {}, underlay_mtu)
+        state = _Assembly(host, parts).state(revision)
     except KeyError as error:
         raise StateError(f"the parts of {host} are not complete: {error.args[0]} is missing") from error
     except ValueError as error:
@@ -339,7 +332,7 @@ class _Assembly:
         found = [(key[len(prefix) :], part) for key, part in self.parts.items() if key.startswith(prefix)]
         return sorted(found, key=lambda item: item[0])
 
-    def state(self, revision: int, attachments: Mapping[str, str], mtu: int) -> HostState:
+    def state(self, revision: int) -> HostState:
         span = ForwardingSpan(self.fabric, self.host)
         made = _Tables()
         tables: dict[str, int] = {}
@@ -359,8 +352,7 @@ class _Assembly:
                     timers=part.timers,
                     ether=None if part.ether is None else ether.setdefault(part.ether, len(ether)),
                     flood=part.flood,
-                    netns=attachments.get(port.name),
-                    **vnic_network(port, segment, self.host, mtu),
+                    **vnic_network(port, segment, self.host, UNDERLAY_MTU),
                 )
             )
         table_states = tuple(made.table(self.parts[key]) for key in tables)
@@ -369,7 +361,7 @@ class _Assembly:
             host=self.host.name,
             revision=revision,
             tep=self.own.tep,
-            underlay_mtu=mtu,
+            underlay_mtu=UNDERLAY_MTU,
             bfd=self.own.bfd,
             enforcer=self.own.enforcer,
             vnics=tuple(vnics),

@@ -99,15 +99,13 @@ def write_policy(path: Path) -> None:
     )
 
 
-def write_capture(path: Path, *, packets: int, size: int, seed: int = 1, flows: int | None = None) -> CaptureFacts:
-    """Write a pcap file (microseconds, Ethernet) of about `packets` packets, frames with data `size` bytes long.
-
-    `flows` (default: one for every 100 packets) is the number of connections and of what is no connection.
-    """
+def write_capture(path: Path, *, packets: int, size: int, seed: int = 1) -> CaptureFacts:
+    """Write a pcap file (microseconds, Ethernet) of about `packets` packets, a hundred a flow, frames with data `size`
+    bytes long."""
     if size < _ETHERNET + _IP_HEADER[6] + _TCP_HEADER + _MTU_PAYLOAD_MIN:
         raise ValueError(f"frames of {size} bytes have no room for data")
     random = np.random.default_rng(seed)
-    rows = _make_flows(random, packets, flows or max(packets // 100, 10))
+    rows = _make_flows(random, packets, max(packets // 100, 10))
     made = _make_packets(random, rows, size)
     order, ticks = _interleave(random, rows, made)
     total = 0

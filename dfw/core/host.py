@@ -151,13 +151,12 @@ class Host:
         )
 
 
-def frames_of(packets: Sequence[tuple[int, bytes]], now_ns: int = 0) -> tuple[bytes, npt.NDArray[np.void]]:
-    """Bytes and rows for `Host.run` of (vNIC, Ethernet frame) pairs, all at one time."""
+def frames_of(packets: Sequence[tuple[int, bytes]]) -> tuple[bytes, npt.NDArray[np.void]]:
+    """Bytes and rows for `Host.run` of (vNIC, Ethernet frame) pairs, all at time 0."""
     rows = np.zeros(len(packets), HOST_FRAME_DTYPE)
     rows["len"] = [len(frame) for _, frame in packets]
     rows["at"] = np.concatenate(([0], np.cumsum(rows["len"])[:-1])) if len(packets) else 0
     rows["vnic"] = [vnic for vnic, _ in packets]
-    rows["now_ns"] = now_ns
     return b"".join(frame for _, frame in packets), rows
 
 

@@ -8,7 +8,7 @@ label is `[prefix/]name: value` with at most 63 characters for name and value, 2
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from dfw.fields import Cursor, Field, choice, ignored, mapping, shown_value, text
@@ -188,6 +188,3 @@ def only_one(cursor: Cursor, given: Iterable[str], choices: Iterable[str], what:
     else:
         cursor.problem(f"{what} is one of {listed}; none is given")
     return None
-
-
-Reader = Callable[[Cursor], Any]

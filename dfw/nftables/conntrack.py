@@ -15,7 +15,6 @@ from dfw.nftables.netlink import ACKNOWLEDGE, DONE, DUMP, ERROR, NetfilterSocket
 
 EXPECTED: Final = 1
 """Bit of `status`: an ALG had announced it."""
-SEEN_REPLY: Final = 2
 _NEW, _GET, _DELETE = 1 << 8, 1 << 8 | 1, 1 << 8 | 2
 _MARK_MASK: Final = 21  # CTA_MARK_MASK
 _ORIGINAL, _STATUS, _PROTOCOL_INFO, _TIMEOUT, _MARK = 1, 3, 4, 7, 8

@@ -32,13 +32,13 @@ def name_column() -> Column:
     return Column("Name", format="name", description=told)
 
 
-def age_column(priority: int = 0) -> Column:
+def age_column() -> Column:
     told = (
         "CreationTimestamp is a timestamp representing the server time when this object was created. It is not"
         " guaranteed to be set in happens-before order across separate operations. Clients may not set this value. It"
         " is represented in RFC3339 form and is in UTC."
     )
-    return Column("Age", description=told, priority=priority)
+    return Column("Age", description=told)
 
 
 def _age(item: Object, now: float) -> str:

@@ -25,7 +25,6 @@ MOST_STRICT = 100
 """Unknown and duplicate fields that are named."""
 MOST_WARNING, MOST_WARNED = 256, 4096
 """Characters of a warning, and of all in one answer."""
-FIELD_VALIDATIONS = (STRICT, WARN, IGNORE)
 _TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d([.,]\d+)?([Zz]|[+-]\d\d:\d\d)\Z", re.ASCII)
 _CONTROL = re.compile("[\x7f-\x9f\u2028\u2029]")
 _ZERO: dict[Sort, Any] = {Sort.STRING: "", Sort.INTEGER: 0, Sort.NUMBER: 0, Sort.BOOLEAN: False, Sort.STRUCT: {}}
@@ -57,26 +56,10 @@ class Shaped(NamedTuple):
     unknown: tuple[str, ...]
 
 
-class Fields(NamedTuple):
-    errors: tuple[WrongType, ...]
-    unknown: tuple[str, ...]
-
-
 def object_shape(schema: Node, value: Any) -> Shaped:
     """One walk for all three."""
     shaper = _Shaper()
     return Shaped(shaper.shape(schema, value, "", schema.go_type(), ""), tuple(shaper.errors), tuple(shaper.unknown))
-
-
-def fields_check(schema: Node, value: Any) -> Fields:
-    """What is wrong with an object's types, in the order it is written, and what its kind does not have."""
-    shaped = object_shape(schema, value)
-    return Fields(shaped.errors, shaped.unknown)
-
-
-def prune(schema: Node, value: Any) -> Any:
-    """The object as it is stored, of one whose types are right."""
-    return object_shape(schema, value).value
 
 
 class Decoded(NamedTuple):

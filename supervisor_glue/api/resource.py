@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from supervisor_glue.api.defaults import object_default
 from supervisor_glue.api.incoming import object_read, options_read, typed, value_read
 from supervisor_glue.api.kinds import NAMESPACES, PODS
 from supervisor_glue.api.listing import Listing
-from supervisor_glue.api.managed_fields import managed_update
+from supervisor_glue.api.managed_fields import managed_update, manager_name
 from supervisor_glue.api.media import Form, list_written, object_written, written
 from supervisor_glue.api.metadata import time_text
 from supervisor_glue.api.objects import Deletion, Objects
@@ -60,7 +59,7 @@ class Request:
     @property
     def manager(self) -> str:
         """Whose fields the request's are."""
-        return self.options.manager or re.split("[/ ]", self.agent, maxsplit=1)[0][:128] or "unknown"
+        return manager_name(self.options.manager, self.agent)
 
 
 class Answer(NamedTuple):

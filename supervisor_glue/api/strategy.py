@@ -147,10 +147,10 @@ def pod_quality(spec: dict[str, Any]) -> str:
     return "Guaranteed" if guaranteed else "Burstable"
 
 
-def condition_set(item: Object, kind: str, status: str, now: float, reason: str = "", message: str = "") -> None:
+def condition_set(item: Object, kind: str, status: str, now: float) -> None:
     """Set a condition of an object's status, in place; its transition time only where it changes."""
     held = item.setdefault("status", {}).get("conditions") or ()
-    made = condition_made(held, kind, status, now, reason or None, message or None)
+    made = condition_made(held, kind, status, now)
     item["status"]["conditions"] = conditions_with(held, made)
 
 

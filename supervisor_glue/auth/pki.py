@@ -116,7 +116,7 @@ def _authority_make(now: datetime) -> Authority:
     return Authority(certificate, key)
 
 
-def server_issue(authority: Authority, names: Iterable[str], now: datetime, days: int = SERVER_DAYS) -> Identity:
+def server_issue(authority: Authority, names: Iterable[str], now: datetime) -> Identity:
     """The API server's: the names by which it is always called, and these (DNS names and addresses)."""
     key = ec.generate_private_key(ec.SECP256R1())
     alternatives = x509.SubjectAlternativeName([_general_name(name) for name in server_names(names)])
@@ -126,7 +126,7 @@ def server_issue(authority: Authority, names: Iterable[str], now: datetime, days
         subject,
         key.public_key(),
         now,
-        timedelta(days=days),
+        timedelta(days=SERVER_DAYS),
         [ExtendedKeyUsageOID.SERVER_AUTH],
         [alternatives],
     )

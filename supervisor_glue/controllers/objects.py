@@ -130,11 +130,6 @@ def micro_time_text(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def time_parse(text: str) -> float:
-    """Seconds since the epoch. Raises ValueError."""
-    return datetime.fromisoformat(text).timestamp()
-
-
 def condition_of(item: Object, kind: str) -> Mapping[str, Any] | None:
     """The condition of a type, if there is one."""
     return condition_in(status_of(item).get("conditions") or (), kind)

@@ -65,10 +65,10 @@ def node_labels(host: str) -> dict[str, str]:
     }
 
 
-def memory_read(path: Path = Path("/proc/meminfo")) -> tuple[int, int]:
+def memory_read() -> tuple[int, int]:
     """Bytes in all, and available ones."""
     found = {}
-    for line in path.read_text(encoding="ascii").splitlines():
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
         name, _, rest = line.partition(":")
         found[name] = int(rest.split()[0]) * 1024
     return found["MemTotal"], found.get("MemAvailable", found["MemFree"])
