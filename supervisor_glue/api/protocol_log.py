@@ -8,6 +8,7 @@ import logging
 from typing import Any, Final
 
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.web_protocol import RequestPayloadError
 
 from dfw.logs import get_logger
 
@@ -18,7 +19,7 @@ class ProtocolLog(logging.Logger):
     def exception(self, msg: object, *args: object, exc_info: Any = True, **more: Any) -> None:
         """An error that no handler has answered."""
         log = get_logger("http")
-        if isinstance(exc_info, HttpProcessingError):
+        if isinstance(exc_info, (HttpProcessingError, RequestPayloadError)):
             log.debug("request.malformed", error=type(exc_info).__name__)
         else:
             log.error("request.failed", what=str(msg) % args if args else str(msg), exc_info=exc_info)

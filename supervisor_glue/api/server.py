@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from aiohttp import web
+from aiohttp.web_protocol import RequestPayloadError
 
 from dfw.logs import get_logger
 from supervisor_glue.api.documents import document_of
@@ -24,6 +25,7 @@ from supervisor_glue.api.request import Target, options_of, target_of
 from supervisor_glue.api.resource import Answer, Request, ResourceHandler
 from supervisor_glue.api.status import (
     ApiError,
+    error_bad_request,
     error_forbidden,
     error_internal,
     error_method,
@@ -131,7 +133,7 @@ class ApiServer:
             if found is None:
                 raise error_no_such_path()
             return found
-        form = form_of(request.headers.get("Accept", ""))
+        form = form_of(_text(request.headers.get("Accept", "")))
         if target.verb == "watch":
             with self._watching(request, asked):
                 return await self._watch(request, target, options, form)
@@ -142,8 +144,8 @@ class ApiServer:
             options,
             form,
             body,
-            request.headers.get("Content-Type", ""),
-            request.headers.get("User-Agent", ""),
+            _text(request.headers.get("Content-Type", "")),
+            _text(request.headers.get("User-Agent", "")),
         )
         return response_of(await self.handler.handle(asked_for), form)
 
@@ -152,6 +154,8 @@ class ApiServer:
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 return await request.read()
+        except RequestPayloadError:
+            raise error_bad_request("the body of the request is not packed as its headers say") from None
         except TimeoutError:
             raise ApiError(408, "Timeout", f"the body was not there within {BODY_SECONDS:.0f} s") from None
 
@@ -159,7 +163,7 @@ class ApiServer:
         transport = request.transport
         peer = transport.get_extra_info("peercert") if transport is not None else None
         user = self.authenticator.authenticate(peer, request.headers.get("Authorization"), self.clock())
-        return impersonated(self.authorizer, user, request.headers.items())
+        return impersonated(self.authorizer, user, ((name, _text(value)) for name, value in request.headers.items()))
 
     async def _extension(
         self, request: web.Request, user: User, named: re.Match[str], watch: bool
@@ -263,6 +267,11 @@ class ApiServer:
         if not sending.cancelled() and isinstance(sending.exception(), ConnectionError):
             return
         await response.write_eof()
+
+
+def _text(header: str) -> str:
+    """A header's value, in which aiohttp has bytes that are no UTF-8 as lone surrogates: no answer could name them."""
+    return header.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def hung_up(request: web.Request) -> web.Response:

@@ -16,6 +16,7 @@ from supervisor_glue.api import server
 from supervisor_glue.api.status import ApiError
 from supervisor_glue.auth import limits
 from supervisor_glue.auth.limits import Allowance
+from supervisor_glue.auth.tls import identity_load
 from supervisor_glue.controllers.resources import CONFIG_MAPS, NAMESPACES, PODS, ROLE_BINDINGS
 from tests.support.served_world import World, with_world
 
@@ -36,10 +37,13 @@ NO_HTTP = [
 ]
 
 
-async def _said(world: World, sent: bytes) -> bytes:
+async def _said(world: World, sent: bytes, *, admin: bool = False) -> bytes:
     """The beginning of what a raw connection is answered, until the server has nothing to say or hangs up."""
     place = urlsplit(world.process.url)
     context = ssl.create_default_context(cadata=world.process.authority.pem.decode())
+    if admin:
+        assert world.admin.config.identity is not None
+        identity_load(context, world.admin.config.identity)
     reader, writer = await asyncio.open_connection(place.hostname, place.port, ssl=context)
     try:
         writer.write(sent)
@@ -62,6 +66,24 @@ def test_what_is_no_http_is_refused_and_in_no_log(
     with_world(tmp_path, work)
     told = "".join(capfd.readouterr()) + caplog.text
     assert "Traceback" not in told and SECRET.decode() not in told
+
+
+@pytest.mark.parametrize("header", ["Impersonate-User", "User-Agent", "Accept", "Content-Type", "Content-Encoding"])
+def test_headers_and_bodies_of_bytes_that_are_no_text(tmp_path: Path, header: str) -> None:
+    async def work(world: World) -> None:
+        for value in (b"\xff", b"deflate", b"gzip"):
+            body = b'{"metadata": {"generateName": "x"}}'
+            head = f"Host: x\r\nContent-Length: {len(body)}\r\n{header}: ".encode() + value
+            path = CONFIG_MAPS.path("shop").encode()
+            said = await _said(world, b"POST " + path + b" HTTP/1.1\r\n" + head + b"\r\n\r\n" + body, admin=True)
+            assert said[:12] in {b"HTTP/1.1 " + code for code in (b"201", b"400", b"403", b"406", b"415")}, (
+                value,
+                said,
+            )
+        assert world.process.cache.failed is None
+        await world.admin.list(CONFIG_MAPS, "shop")
+
+    with_world(tmp_path, work)
 
 
 def test_a_body_that_grows_when_it_is_unpacked_is_too_large(tmp_path: Path) -> None:
