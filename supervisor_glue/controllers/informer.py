@@ -31,7 +31,8 @@ GONE: Final = 410
 
 class Informer:
     """The view of one collection (or of a Namespace's part), without managedFields: more than half of an object, and a
-    write without them leaves them as they are. `revision`: as of which it is."""
+    write without them leaves them as they are. `revision`: as of which it is. `every`: it is not watched but listed
+    again so often (seconds)."""
 
     def __init__(
         self,
@@ -41,8 +42,9 @@ class Informer:
         namespace: str = "",
         fields: str = "",
         sleep: Sleep = asyncio.sleep,
+        every: float | None = None,
     ) -> None:
-        self.resource = resource
+        self.resource, self.every = resource, every
         self.revision = ""
         self.synced = asyncio.Event()
         self._client, self._namespace, self._fields, self._sleep = client, namespace, fields, sleep
@@ -77,9 +79,13 @@ class Informer:
         log = get_logger("informer").bind(resource=self.resource.plural)
         while True:
             try:
-                if not self.revision:
+                if not self.revision or self.every is not None:
                     await self._list()
                     log.debug("listed", objects=len(self._items), revision=self.revision)
+                if self.every is not None:
+                    pause = FIRST_PAUSE
+                    await self._sleep(self.every * random.uniform(0.5, 1.0))
+                    continue
                 async with aclosing(cast(Any, self._watch())) as events:
                     async for event in events:
                         pause = FIRST_PAUSE

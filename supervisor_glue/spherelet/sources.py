@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """ConfigMaps and Secrets that pods of this host use. A host may only read them one by one: those behind volumes, which
 follow them, are each watched once for all pods that have them, as kubelet does it; others are asked for when a
-container starts."""
+container starts. A watch is a connection: there are so many a host and no more, and what is over that is asked for now
+and then, as kubelet does where it is told not to watch."""
 
 from __future__ import annotations
 
@@ -19,6 +20,10 @@ from supervisor_glue.controllers.objects import name_of, namespace_of, spec_of, 
 from supervisor_glue.controllers.resources import CONFIG_MAPS, SECRETS, SERVICE_ACCOUNTS
 
 REFRESH_SECONDS: Final = 5.0
+MOST_WATCHED: Final = 48
+"""Objects at a time: with them 1,000 hosts have half of the connections that an API server holds (auth/limits.py)."""
+ASK_SECONDS: Final = 60.0
+"""At most so long, and at least half of it, until what is not watched is asked for again."""
 _NOT_FOUND: Final = 404
 _KINDS: Final = {"configMap": CONFIG_MAPS, "secret": SECRETS}
 
@@ -58,19 +63,32 @@ class Sources:
         for key in keys:
             found = self._followed.get(key)
             if found is None:
-                kind, namespace, name = key
-                view = Informer(self._client, _KINDS[kind], namespace=namespace, fields=f"metadata.name={name}")
-                found = self._followed[key] = Followed(view, asyncio.create_task(view.run()))
-                view.handle(found.changed)
+                found = self._followed[key] = self._begun(key, {})
             found.users[user] = changed
 
+    def _begun(self, key: Key, users: dict[str, Callable[[], None]]) -> Followed:
+        watched = sum(other.view.every is None for other in self._followed.values())
+        every = None if watched < MOST_WATCHED else ASK_SECONDS
+        kind, namespace, name = key
+        fields = f"metadata.name={name}"
+        view = Informer(self._client, _KINDS[kind], namespace=namespace, fields=fields, every=every)
+        found = Followed(view, asyncio.create_task(view.run()), users)
+        view.handle(found.changed)
+        return found
+
     def leave(self, user: str) -> None:
-        """A pod has gone. What no other has is not watched any more."""
+        """A pod has gone. What no other has is not watched any more, and others are instead."""
+        room = 0
         for key, found in list(self._followed.items()):
             found.users.pop(user, None)
             if not found.users:
                 found.task.cancel()
                 del self._followed[key]
+                room += found.view.every is None
+        for key, found in [item for item in self._followed.items() if item[1].view.every is not None][:room]:
+            found.task.cancel()
+            del self._followed[key]
+            self._followed[key] = self._begun(key, found.users)
 
     async def close(self) -> None:
         """Nothing is followed any more."""

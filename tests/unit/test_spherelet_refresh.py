@@ -13,11 +13,12 @@ import pytest
 from overlay.launcher import Launcher
 from supervisor_glue.controllers.objects import object_made
 from supervisor_glue.controllers.resources import CONFIG_MAPS, NAMESPACES, PODS, SECRETS
+from supervisor_glue.spherelet import sources as sources_module
 from supervisor_glue.spherelet.access import VOLUME
 from supervisor_glue.spherelet.attachments import Attachments
 from supervisor_glue.spherelet.logs import LogKeeper
 from supervisor_glue.spherelet.settings import Settings
-from supervisor_glue.spherelet.sources import Sources
+from supervisor_glue.spherelet.sources import MOST_WATCHED, Sources
 from supervisor_glue.spherelet.volumes import LOOK_SECONDS
 from supervisor_glue.spherelet.worker import PodWorker
 from tests.support.api_twin import ApiTwin
@@ -85,6 +86,39 @@ def test_when_volumes_are_looked_at_again(
     first, second = asyncio.run(body())
     assert first == ([] if again is None else [again])
     assert [again is not None and 0 < left <= again for left in second] == ([] if again is None else [True])
+
+
+def test_a_host_has_so_many_watches_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100 pods with four volumes each: what is not watched is asked for, and watched when others go."""
+    monkeypatch.setattr(sources_module, "ASK_SECONDS", 0.05)
+
+    async def body() -> None:
+        server = ApiTwin()
+        await server.create(NAMESPACES, object_made(NAMESPACES, "x"))
+        keys = [[("configMap" if n % 2 else "secret", "x", f"o-{pod}-{n}") for n in range(4)] for pod in range(100)]
+        for kind, _, name in (key for mine in keys for key in mine):
+            resource = CONFIG_MAPS if kind == "configMap" else SECRETS
+            await server.create(resource, {**object_made(resource, name, "x"), "data": {"k": "YQ=="}}, "x")
+        sources, told = Sources(server), list[str]()
+        for pod, mine in enumerate(keys):
+            sources.follow(f"u{pod}", mine, lambda pod=pod: told.append(f"u{pod}"))  # type: ignore[misc]
+        await until_async(lambda: len(told) == 400, "not all of them are there")
+        await until_async(lambda: server.watches == MOST_WATCHED, "not as many are watched as may be")
+        told.clear()
+        for pod in (0, 99):  # of one that is watched, and of one that is not
+            for kind, _, name in keys[pod]:
+                resource = CONFIG_MAPS if kind == "configMap" else SECRETS
+                await server.patch(resource, name, {"data": {"k": "Yg=="}}, "x")
+            await until_async(lambda pod=pod: told.count(f"u{pod}") == 4, "a change is not told")  # type: ignore[misc]
+            assert await sources.data(*keys[pod][0]) == {"k": b"b"}
+        assert set(told) == {"u0", "u99"} and server.watches == MOST_WATCHED
+        for pod in range(89):
+            sources.leave(f"u{pod}")
+        await until_async(lambda: server.watches == 44, "what is left is not watched")
+        await sources.close()
+        assert not server.watches
+
+    asyncio.run(asyncio.wait_for(body(), PATIENCE))
 
 
 def test_a_change_reaches_a_pods_files_and_nothing_is_asked_meanwhile(tmp_path: Path) -> None:
