@@ -51,6 +51,7 @@ class RealizedController(Controller):
         super().__init__(client, views, now)
         self.span = span
         self._waiting: dict[str, set[str]] = {}  # by host: keys that it has not realized
+        self._missing: dict[str, set[str]] = {}  # the same by key
         self._due: dict[str, float] = {}  # of WRITES
         self._held: dict[str, tuple[int, float]] = {}  # of what revision "not yet" is held back, and since when
         self._stale: dict[str, float] = {}  # since when only the revision is an old one
@@ -62,9 +63,23 @@ class RealizedController(Controller):
         return {HOST_STATUSES: self._concerned}
 
     def _concerned(self, status: Object) -> set[str]:
-        """Whom a host's report may make another: what waits for it, and the vNICs of which it has a problem."""
-        problems = status_of(status).get("problems") or {}
-        return {*self._waiting.get(name_of(status), ()), *(f"{_VNIC}/{name}" for name in problems)}
+        """Whom a host's report may make another at once: what has waited for this host alone, and the vNICs of which it
+        has a problem. What waits for others too is looked at in a second: each look goes through all of its hosts, and
+        each of those reports."""
+        host, reported = name_of(status), _realized(status)
+        found = {f"{_VNIC}/{name}" for name in status_of(status).get("problems") or {}}
+        for key in list(self._waiting.get(host, ())):
+            wanted = self.span.touched.get(key)
+            if wanted is not None and reported < wanted:
+                continue
+            self._waiting[host].discard(key)
+            missing = self._missing[key]
+            missing.discard(host)
+            if missing and wanted is not None:
+                self.queue.add_after(key, WRITES.seconds)
+            else:
+                found.add(key)
+        return found
 
     def _compiled(self, keys: Iterable[str]) -> None:
         self._first = self._first or self.span.revision
@@ -86,10 +101,7 @@ class RealizedController(Controller):
         if refused is None and kind == _VNIC:
             refused, reason = self._problem(item_key, hosts), "Problem"
         missing = sorted(host for host in hosts if self._revision(host) < wanted)
-        for host in hosts:
-            self._waiting.setdefault(host, set()).discard(key)
-        for host in missing:
-            self._waiting[host].add(key)
+        self._wait(key, set(missing))
         is_behind = bool(missing) and refused is None
         held = self._held_back(key, wanted) if is_behind else 0.0
         if held > 0:
@@ -163,14 +175,28 @@ class RealizedController(Controller):
 
     def _revision(self, host: str) -> int:
         found = self.views[HOST_STATUSES].get(host)
-        return 0 if found is None else int(status_of(found).get("realizedRevision") or 0)
+        return 0 if found is None else _realized(found)
+
+    def _wait(self, key: str, missing: set[str]) -> None:
+        """For these hosts, and no others."""
+        before = self._missing.pop(key, set())
+        for host in before - missing:
+            self._waiting[host].discard(key)
+        for host in missing - before:
+            self._waiting.setdefault(host, set()).add(key)
+        if missing:
+            self._missing[key] = missing
 
     def _forget(self, key: str) -> None:
         self._due.pop(key, None)
         self._held.pop(key, None)
         self._stale.pop(key, None)
-        for waiting in self._waiting.values():
-            waiting.discard(key)
+        self._wait(key, set())
+
+
+def _realized(status: Object) -> int:
+    """The revision that a host has reported."""
+    return int(status_of(status).get("realizedRevision") or 0)
 
 
 def _hosts(count: int) -> str:

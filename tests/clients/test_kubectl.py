@@ -233,6 +233,16 @@ def test_port_forward_is_refused_in_a_sentence(kubectl: Kubectl, namespace: str)
     assert "port-forward is not served here: pods are reached by their own addresses" in told
 
 
+def test_typing_into_a_container_is_refused_in_a_sentence(kubectl: Kubectl, namespace: str) -> None:
+    """Its standard input is empty: what was typed went nowhere, and nothing was said."""
+    there = ("-n", namespace)
+    kubectl("create", *there, "-f", "-", given=POD.replace("spec:\n", "spec:\n  nodeName: far\n"))
+    status = '{"status": {"phase": "Running"}}'
+    kubectl("patch", "pod", "web", *there, "--subresource=status", "--type=merge", "-p", status)
+    told = kubectl("attach", *there, "-i", "web", given="x\n", code=1).err
+    assert "a container here has no standard input" in told and "kubectl exec -it" in told
+
+
 @pytest.mark.every_version
 def test_apply_prunes_what_is_on_its_list(kubectl: Kubectl, namespace: str) -> None:
     """kubectl's own list has kinds that are not served, which it says."""

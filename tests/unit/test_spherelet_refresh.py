@@ -112,9 +112,9 @@ def test_a_host_has_so_many_watches_and_no_more(monkeypatch: pytest.MonkeyPatch)
             await until_async(lambda pod=pod: told.count(f"u{pod}") == 4, "a change is not told")  # type: ignore[misc]
             assert await sources.data(*keys[pod][0]) == {"k": b"b"}
         assert set(told) == {"u0", "u99"} and server.watches == MOST_WATCHED
-        for pod in range(89):
+        for pod in range(93):
             sources.leave(f"u{pod}")
-        await until_async(lambda: server.watches == 44, "what is left is not watched")
+        await until_async(lambda: server.watches == 28, "what is left is not watched")
         await sources.close()
         assert not server.watches
 
