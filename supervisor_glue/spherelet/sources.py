@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """ConfigMaps and Secrets that pods of this host use. A host may only read them one by one: those behind volumes, which
 follow them, are each watched once for all pods that have them, as kubelet does it; others are asked for when a
-container starts. A watch is a connection: there are so many a host and no more, and what is over that is asked for now
-and then, as kubelet does where it is told not to watch."""
+container starts. A watch is a connection: there are so many a host and no more, and what is over that is asked for
+every minute, as kubelet does where it is told not to watch."""
 
 from __future__ import annotations
 
