@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * palisade_bench.h - benchmarks of live hosts, and of the machine itself, as Python sees them. Like palisade_live.h, and read by cffi after it.
+ * palisade_bench.h - benchmarks of live hosts, and of the machine itself, as Python sees them. Like palisade_live.h, and read
+ * by cffi after it.
  */
 #ifndef PALISADE_BENCH_H
 #define PALISADE_BENCH_H
