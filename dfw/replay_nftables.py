@@ -87,7 +87,14 @@ def run_nftables(
 
 def _refuse_options(world: PolicySet, options: RunOptions) -> None:
     """Raises UnsupportedError for what is not there with this backend."""
-    wanted = {
+    for name, value in options_refused(world, options).items():
+        if value:
+            raise UnsupportedError("nftables", name)
+
+
+def options_refused(world: PolicySet, options: RunOptions) -> dict[str, Any]:
+    """What is not there with this backend, and whether it is wanted."""
+    return {
         "--flows": options.flows,
         "--allowed": options.allowed,
         "--dropped": options.dropped,
@@ -102,9 +109,6 @@ def _refuse_options(world: PolicySet, options: RunOptions) -> None:
         "--workers": options.workers > 1,
         "schedules in a replay": world.schedules or world.what_if.schedules,
     }
-    for name, value in wanted.items():
-        if value:
-            raise UnsupportedError("nftables", name)
 
 
 def _refuse_shared_addresses(inventory: Inventory) -> None:

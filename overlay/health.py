@@ -16,7 +16,8 @@ class Health:
     """What is known of a host. `tables`: connections and room of IPv4 and IPv6; `stalled`: workers that burn the
     processor and finish nothing; `behind`: commits that a worker's burst has not seen, for longer than a look;
     `problems`: of cards, by vNIC; `log`: what is wrong with the firewall log;
-    `has_workers`: the packet core runs there, with workers and a holder of its cards."""
+    `has_workers`: the packet core runs there, with workers and a holder of its cards; `mended`: where it does not, what
+    was done about others who changed its rules."""
 
     wanted: int
     realized: int
@@ -28,6 +29,7 @@ class Health:
     problems: Mapping[str, str] = field(default_factory=dict)
     log: str | None = None
     has_workers: bool = True
+    mended: str | None = None
 
 
 def show_health(facts: Health) -> Rows:
@@ -45,6 +47,8 @@ def show_health(facts: Health) -> Rows:
     if facts.has_workers:
         rows += _workers(facts)
     rows.append(_row("log", facts.log is None, facts.log or "no line is missing"))
+    if facts.mended is not None:
+        rows.append(_row("rules", True, facts.mended))
     problems = [_row("card", False, f"{name}: {text}") for name, text in facts.problems.items()]
     return rows + (problems or [_row("card", True, "all are there")])
 

@@ -10,11 +10,14 @@ import asyncio
 import contextlib
 import json
 import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from dfw.core import CoreError
+from dfw.errors import EnvironmentLacksError
 from dfw.model import VXLAN
 from dfw.nftables.load import LoadError
 from dfw.nftables.shared import OWN_COUNTERS
@@ -30,6 +33,7 @@ from overlay.kernel_log import KernelLog
 from overlay.kernel_show import (
     KernelCounters,
     judgements,
+    mended_sentence,
     read_cards,
     render_metrics,
     show_stats,
@@ -42,13 +46,18 @@ from overlay.sysctl_keep import BEFORE
 from overlay.watch import FLOW_ROWS
 
 MEMORY: Final = "kernel.json"
-MEND_SECONDS: Final = 2.0
+MEND_SECONDS: Final = 0.5  # what somebody takes away is away as long
 _Answer = TypeVar("_Answer")
+CANNOT_NOW: Final = (LoadError, CoreError, EnvironmentLacksError, OSError, subprocess.SubprocessError)
+"""What a kernel or a tool that cannot do it now raises."""
 _CONNTRACK: Final = Path("/proc/sys/net/netfilter")
 
 
 class KernelAgent(AgentBase):
-    """One host's agent, with the kernel's bridges and nftables."""
+    """One host's agent, with the kernel's bridges and nftables. `_refused`: a state that is to be tried again."""
+
+    _refused: bytes | None = None
+    _is_worth_another = False
 
     def start(self) -> None:
         """Put the last good state in force. Raises EnvironmentLacksError: another agent runs here, or the machine lacks
@@ -66,13 +75,30 @@ class KernelAgent(AgentBase):
             self._take((options.kept / LAST_GOOD).read_bytes(), keep=False)
         self.log.info("started", realized=self.realized, enforcer="nftables")
 
+    def _take(self, data: bytes, *, keep: bool = True) -> None:
+        self._refused = None
+        super()._take(data, keep=keep)
+        # A state that is wrong stays wrong; a kernel or a tool that could not do it may be able to later.
+        if self._is_worth_another:
+            self._is_worth_another = False
+            self._refused = data
+            self.retry.failed()
+
     def _apply(self, state: HostState) -> None:
         begun = time.monotonic()
         try:
             self.kernel.apply(state)
-        except (LoadError, ValueError) as error:  # the latter: more vNICs than a packet's mark can tell apart
+            self.since_reset.keep(self.rule_counts())
+        except StateError:
+            raise
+        except CANNOT_NOW as error:
+            self._is_worth_another = True
+            raise StateError(f"it cannot be put in force: {error}") from error
+        except ValueError as error:  # more vNICs than a packet's mark can tell apart, an address that is none
             raise StateError(str(error)) from error
-        self.since_reset.keep(self.rule_counts())
+        except Exception as error:
+            self.log.debug("a state that does not fit together", revision=state.revision, exc_info=True)
+            raise StateError(f"this state does not fit together: {type(error).__name__} {error}") from error
         self._tried()
         self.log.info("realized", revision=state.revision, seconds=round(time.monotonic() - begun, 4))
 
@@ -84,7 +110,9 @@ class KernelAgent(AgentBase):
             self.retry.done()
 
     def _try_again(self) -> None:
-        if self.kernel.state is not None:
+        if self._refused is not None:
+            self._take(self._refused)
+        elif self.kernel.state is not None:
             with contextlib.suppress(StateError):
                 self._apply(self.kernel.state)
 
@@ -112,7 +140,7 @@ class KernelAgent(AgentBase):
             async with self.lock:
                 try:
                     await asyncio.to_thread(self.kernel.mend)
-                except (LoadError, OSError, ValueError) as error:
+                except (*CANNOT_NOW, ValueError) as error:
                     self.log.error("the rules cannot be put right", error=str(error))
 
     async def answer(self, line: bytes) -> dict[str, Any]:
@@ -209,7 +237,8 @@ class KernelAgent(AgentBase):
         held, room = _number("nf_conntrack_count"), _number("nf_conntrack_max")
         there = {name: card for name, card in cards.items() if card is not None}
         judged, staged = self._judged(), self._staged()
-        return KernelCounters(self.options.host, judged, held, room, there, self.wanted, self.realized, staged)
+        revisions = self.wanted, self.realized
+        return KernelCounters(self.options.host, judged, held, room, there, *revisions, staged, self.kernel.mended)
 
     def reset_counts(self) -> realized.Rows:
         """Rule counters begin at 0 again; the rows as they were."""
@@ -237,7 +266,14 @@ class KernelAgent(AgentBase):
             tables = {"IPv4 and IPv6": (_number("nf_conntrack_count"), room)}
             says, problems = self.firewall_log.says(), self.kernel.problems
             facts = Health(
-                self.wanted, self.realized, self.error, tables, problems=problems, log=says, has_workers=False
+                self.wanted,
+                self.realized,
+                self.error,
+                tables,
+                problems=problems,
+                log=says,
+                has_workers=False,
+                mended=mended_sentence(self.kernel.mended, self.kernel.mended_at),
             )
             return show_health(facts)
         if what == "stats":

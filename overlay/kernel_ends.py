@@ -8,16 +8,18 @@ those of the packet path's step 4 (docs/packet-path.md); what is neither IP nor 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from ipaddress import IPv6Address, ip_address, ip_interface
 from typing import Final
 
 from dfw.nftables.shared import RECEIVER_MASK, REFUSED_MARK, SENDER_MASK
-from overlay.hoststate import HostState, VnicState
+from overlay.hoststate import HostState, StateError, VnicState
 from overlay.kernel_fabric import card_name
 from overlay.kernel_tunnels import BRIDGE, GENEVE_PORT, TUNNEL, VXLAN_PORT, bridge_name
 
 TABLE: Final = "palisade-ends"
+_MAC: Final = re.compile("[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _NO_RECEIVER: Final = SENDER_MASK | REFUSED_MARK  # what staged layer-2 rules have said going out stays
 _PORTS: Final = f"{{ {VXLAN_PORT}, {GENEVE_PORT} }}"  # of tunnels
 _UNSPECIFIED_ND: Final = "133, 135, 131, 132, 143"  # may come from ::
@@ -25,7 +27,10 @@ _UNSPECIFIED_ND: Final = "133, 135, 131, 132, 143"  # may come from ::
 
 def render_ends(state: HostState, numbers: Mapping[str, int], closed: Collection[str] = ()) -> str:
     """Text for nft that puts both tables in the place of those before, in one transaction. `closed`: vNICs that send
-    and get nothing at all."""
+    and get nothing at all. Raises StateError: an address is none."""
+    for mac in (state.gateway_mac, *(vnic.mac for vnic in state.vnics)):
+        if _MAC.fullmatch(mac) is None:
+            raise StateError(f"{mac!r} is no MAC address")
     return "\n".join([*_bridge_table(state, numbers, closed), *_inet_table(state, numbers, closed), ""])
 
 
@@ -85,7 +90,7 @@ def _inet_table(state: HostState, numbers: Mapping[str, int], closed: Collection
             if item.vnic is not None and item.ip is not None and ip_address(item.ip).version == version
         ]
         yield from _map(f"receivers{version}", f"ifname . {kind} : verdict", pairs)
-    teps = [tep.ip for tep in state.teps]
+    teps = [str(ip_address(tep.ip)) for tep in state.teps]
     version = ip_address(state.tep).version
     yield f" set teps {{ type {'ipv4_addr' if version == 4 else 'ipv6_addr'}; {_elements(teps)} }}"
     yield " chain untracked-in {"

@@ -8,7 +8,8 @@ takes away what is too much, and rules keep their counters.
 from __future__ import annotations
 
 import os
-import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from dfw.nftables.load import LoadError, RulesetLink
 from dfw.nftables.render import TABLE
 from overlay.hoststate import HostState, file_replace
 from overlay.kernel_connections import connections_refused, vnic_owners
+from overlay.kernel_ends import TABLE as ENDS_TABLE
 from overlay.kernel_ends import render_ends
 from overlay.kernel_fabric import apply_fabric, plan_fabric, segment_zones
 from overlay.kernel_staged import connections_would
@@ -34,7 +36,6 @@ from overlay.vnic import VnicSetup, apply_vnic, vnic_setup
 UPLINK = "uplink"
 BRIDGED = tuple(Path(f"/proc/sys/net/bridge/bridge-nf-call-{tool}") for tool in ("iptables", "ip6tables"))
 """What hands bridged packets to the rules. Of the namespace of whoever reads."""
-_SECONDS = 60
 
 
 class KernelMemory(msgspec.Struct):
@@ -62,6 +63,7 @@ class KernelHost:
         self.problems: dict[str, str] = {}
         self.attached: dict[str, str] = {}
         self.generation = -1
+        self.mended, self.mended_at = 0, 0.0  # how often something was put right, and when last
         self._fresh = True
         self._settled: dict[str, tuple[VnicSetup, str]] = {}
         self._wires: tuple[UplinkStep, ...] = ()
@@ -82,10 +84,17 @@ class KernelHost:
         attached = {vnic.name: _pod(vnic.netns) for vnic in state.vnics if vnic.netns is not None}
         attached = {name: pod for name, pod in attached.items() if pod}
         steps = plan_fabric(state, numbers, attached)
+        ends = render_ends(state, numbers, unenforced_vnics(state))
+        self._check_ends(ends)
         self.mark_staged(state, staged)
         self._rules(rendered.ruleset)
-        self.rendered, self.memory.names, self.state = rendered, rendered.names, state
-        self._put_ends(render_ends(state, numbers, unenforced_vnics(state)))
+        before, self.rendered = self.rendered, rendered
+        try:
+            self._put_ends(ends)
+        except LoadError:
+            self._back_to(before)
+            raise
+        self.memory.names, self.state = rendered.names, state
         self.generation = self.link.generation()
         self.end_refused(compiled)
         self.mark_staged(state, staged)
@@ -149,32 +158,55 @@ class KernelHost:
         for path in BRIDGED:
             if path.read_text(encoding="ascii").strip() != "1":
                 path.write_text("1", encoding="ascii")
-                self.log.warning("bridged packets were not judged any more; put right again", setting=path.name)
+                self._mended("bridged packets were not judged any more; put right again", setting=path.name)
         if self.rendered is None or self.state is None or self.link.generation() == self.generation:
             return False
         found = self._read()
         wanted = self.rendered.ruleset
         is_other = found is None or ruleset_sorted(found) != ruleset_sorted(wanted)
         if is_other:
-            self.log.warning("the rules were changed by somebody else; put right again")
+            self._mended("the rules were changed by somebody else; put right again")
             if found is None:
                 self.link.apply(wanted)
             else:
                 self.link.update(plan_update(found, wanted))
         ends, self.ends = self.ends, ""
+        before = self._ends_read()
         self._put_ends(ends)
+        if self._ends_read() != before:
+            is_other = True
+            self._mended("who the ends are was changed by somebody else; put right again")
         self.generation = self.link.generation()
         return is_other
 
-    def _put_ends(self, text: str) -> None:
-        if text == self.ends:
+    def _ends_read(self) -> list[str | None]:
+        return [self.link.other_read(family, ENDS_TABLE) for family in ("bridge", "inet")]
+
+    def _mended(self, what: str, **more: str) -> None:
+        self.log.warning(what, **more)
+        self.mended += 1
+        self.mended_at = time.time()
+
+    def _back_to(self, before: Rendered | None) -> None:
+        """The rules as they were: those that came do not go with who the ends are. At an agent's first state there is
+        none before; then the new ones stay, which refuse whom they do not know."""
+        if before is None or self.rendered is None:
             return
-        done = subprocess.run(
-            ["nft", "-f", "-"], input=text, capture_output=True, text=True, check=False, timeout=_SECONDS
-        )
-        if done.returncode != 0:
-            raise LoadError(f"nftables refused who the ends are: {done.stderr.strip().splitlines()[0]}")
-        self.ends = text
+        try:
+            self.link.update(plan_update(self.rendered.ruleset, before.ruleset))
+            self.rendered = before
+        except (LoadError, ValueError) as error:
+            self.log.error("the rules before cannot be put back", reason=str(error))
+
+    def _check_ends(self, text: str) -> None:
+        """Would nftables take who the ends are? Asked before anything is changed. Raises LoadError."""
+        if text != self.ends:
+            _of_ends(self.link.check, text)
+
+    def _put_ends(self, text: str) -> None:
+        if text != self.ends:
+            _of_ends(self.link.run, text)
+            self.ends = text
 
     def _uplink(self, state: HostState) -> None:
         wires = plan_uplink("B", self.underlay, state.tep, [tep.ip for tep in state.teps], state.underlay_mtu)
@@ -203,6 +235,13 @@ class KernelHost:
         """All stays in force."""
         self.link.close()
         self.conntrack.close()
+
+
+def _of_ends(does: Callable[[str], None], text: str) -> None:
+    try:
+        does(text)
+    except LoadError as error:
+        raise LoadError(f"who the ends are: {error}") from error
 
 
 def _pod(netns: str) -> str:

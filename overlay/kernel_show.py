@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -82,7 +83,7 @@ def read_cards(text: str | None = None) -> dict[str, CardTotals]:
 @dataclass(frozen=True, slots=True)
 class KernelCounters:
     """Everything that is counted on one host, at one moment. `cards`: by the vNIC's name, and `uplink`. `staged`: what
-    staged policies would change; None where there are none."""
+    staged policies would change; None where there are none. `mended`: how often rules were put right."""
 
     host: str
     judged: Mapping[tuple[str, str], int]
@@ -92,6 +93,15 @@ class KernelCounters:
     revision_wanted: int
     revision_realized: int
     staged: Mapping[str, int] | None = None
+    mended: int = 0
+
+
+def mended_sentence(times: int, last: float) -> str:
+    """What an agent has done about others who changed its rules; `last`: seconds of the epoch."""
+    if not times:
+        return "nobody else has changed them"
+    at = datetime.fromtimestamp(last, UTC).isoformat(timespec="seconds")
+    return f"changed by somebody else and put right {times} times since the agent began, last at {at}"
 
 
 def render_metrics(counters: KernelCounters) -> str:
@@ -116,6 +126,9 @@ class _Collected(Collector):
             for change, count in c.staged.items():
                 staged.add_metric([c.host, change], count)
             yield staged
+        mended = counter_family("rules_mended", "Times that rules which somebody else had changed were put right")
+        mended.add_metric([c.host], c.mended)
+        yield mended
         yield gauge_family("connections", "Connections tracked", c.host, c.connections)
         yield gauge_family("connections_capacity", "Connections that fit", c.host, c.capacity)
         yield gauge_family("revision_wanted", "Revision of the desired state", c.host, c.revision_wanted)

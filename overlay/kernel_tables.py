@@ -78,6 +78,7 @@ def _compiled(
     table_of: Mapping[str, int],
     ether: EtherCompiled,
 ) -> Compiled:
+    """Raises StateError: entries that are of rules, sets or MAC addresses which are not there."""
     made = [
         CompiledRule(
             number,
@@ -92,10 +93,16 @@ def _compiled(
         for number, rule in enumerate(rules)
     ]
     nothing = RuleTable(_rows(b"", RULE_DTYPE), _rows(b"", np.dtype(np.uint32)))
+    found = tuple(RuleTable(_rows(item.entries, RULE_DTYPE), _rows(item.refs, np.dtype(np.uint32))) for item in tables)
+    for number, table in enumerate(found):
+        _inside(f"table {number}: a set", table.set_refs, len(sets))
+        _entries_inside(f"table {number}", table.entries, len(rules), len(table.set_refs))
+    for number, item in enumerate(ether.tables):
+        _entries_inside(f"layer-2 table {number}", item.entries, len(rules), len(item.macs))
     return Compiled(
         tuple(made),
         tuple(AddressSet(number, item.name, _rows(item.ranges, RANGE_DTYPE)) for number, item in enumerate(sets)),
-        tuple(RuleTable(_rows(table.entries, RULE_DTYPE), _rows(table.refs, np.dtype(np.uint32))) for table in tables),
+        found,
         table_of,
         nothing,
         Timers(),
@@ -104,6 +111,18 @@ def _compiled(
         {},
         ether,
     )
+
+
+def _entries_inside(where: str, entries: npt.NDArray[Any], rules: int, refs: int) -> None:
+    _inside(f"{where}: a rule", entries["rule"], rules)
+    for side in ("src", "dst"):
+        ends = entries[f"{side}_off"].astype(np.int64) + entries[f"{side}_n"]
+        _inside(f"{where}: what a rule refers to", ends[entries[f"{side}_n"] > 0] - 1, refs)
+
+
+def _inside(what: str, numbers: npt.NDArray[Any], count: int) -> None:
+    if len(numbers) and int(numbers.max()) >= count:
+        raise StateError(f"{what} is {int(numbers.max())}, of {count}")
 
 
 def _rows(data: bytes, dtype: np.dtype[Any]) -> npt.NDArray[Any]:

@@ -87,6 +87,28 @@ class RulesetLink:
         self.apply(Ruleset(self.table))
         self._run(f'{{"nftables": [{{"delete": {{"table": {{"family": "{FAMILY}", "name": "{self.table}"}}}}}}]}}')
 
+    def run(self, text: str) -> None:
+        """Put what this text for nft says in force, in one transaction. Raises LoadError."""
+        if self._binding is None:
+            self._nft(["-f", "-"], text)
+        else:
+            self._run(text)
+
+    def other_read(self, family: str, table: str) -> str | None:
+        """What any table of this namespace says, so that two of one meaning are the same text; None: there is none."""
+        try:
+            items = json.loads(self._said(f"list table {family} {table}"))["nftables"]
+        except LoadError:
+            return None
+        rules = [item["rule"] for item in items if "rule" in item]
+        rest = [_plain(item) for item in items if "rule" not in item and "metainfo" not in item]
+        return json.dumps([sorted(json.dumps(item, sort_keys=True) for item in rest), list(map(_plain, rules))])
+
+    def check(self, text: str) -> None:
+        """Would `run` take it? The binding cannot say; without the command nft nobody is asked. Raises LoadError."""
+        if shutil.which("nft") is not None:
+            self._nft(["-c", "-f", "-"], text)
+
     def _run(self, text: str) -> None:
         if self._binding is None:
             self._nft(["-j", "-f", "-"], text)
@@ -168,9 +190,21 @@ def _nft(arguments: list[str], text: str) -> str:
         )
     except subprocess.TimeoutExpired as error:
         raise LoadError(f"nft has not answered within {_SECONDS} s") from error
+    except OSError as error:
+        raise LoadError(f"the command nft cannot be run: {error.strerror}") from error
     if done.returncode != 0:
         raise LoadError(_sentence(done.stderr))
     return done.stdout
+
+
+def _plain(item: Any) -> Any:
+    """Without handles, which are others each time, and with elements in an order of their own."""
+    if isinstance(item, dict):
+        found = {key: _plain(value) for key, value in item.items() if key != "handle"}
+        if isinstance(found.get("elem"), list):
+            found["elem"].sort(key=lambda element: json.dumps(element, sort_keys=True))
+        return found
+    return [_plain(value) for value in item] if isinstance(item, list) else item
 
 
 def _sentence(said: str) -> str:
