@@ -28,6 +28,7 @@ from overlay.holder import HolderClient, HolderError, close_all
 from overlay.hoststate import HostState, TepState, VnicState, state_write
 from overlay.lab_agents import READY_SECONDS, AgentError, desired_states, desired_write, wait_realized
 from overlay.lab_record import LabPaths, LabRecord, MoveRecord, record_write
+from overlay.lab_signals import uninterrupted
 
 ROUNDS: Final = 4
 FEW: Final = 500  # changes that are told within 5 ms
@@ -118,7 +119,8 @@ def apply_move(
         migrated = done.run(*worlds)
     except BaseException:
         if not done.switched:
-            done.go_back(worlds[0])
+            with uninterrupted():
+                done.go_back(worlds[0])
         raise
     record.intent = intent
     record_write(paths, record)
@@ -157,14 +159,20 @@ class _Move:
         self._bring(changed)
         if time.monotonic() - changed["at"] > FREEZE_SECONDS:
             raise AgentError(f"{self.pod} stays on {self.source}: the hosts took too long to hand it over")
+        with uninterrupted():  # it cannot go back, and hosts that were told half of it would stay so until `lab up`
+            frozen = self._switch(after) - changed["at"]
+        return Migrated(self.source, copied["count"], changed["count"], self.refused, frozen)
+
+    def _switch(self, after: PolicySet) -> float:
+        """The pod belongs to the target, and all hosts learn it. Returns when the target had it in force."""
         self.switched = True
         for host in (self.target, self.source):
             os.replace(self._prepared(host), self.paths.host(host) / "desired.json")
         self._wait(self.target)
-        frozen = self._ask(self.target, "since")["at"] - changed["at"]
+        since = float(self._ask(self.target, "since")["at"])
         self._wait(self.source)
         self._settle(after)
-        return Migrated(self.source, copied["count"], changed["count"], self.refused, frozen)
+        return since
 
     def _catch_up(self) -> None:
         """What changes while packets run is told again, until it is little: the freeze is as long as the rest takes."""

@@ -75,8 +75,14 @@ def migrate(paths: LabPaths, pod: str, host: str) -> Migrated | None:
         inputs = inputs_kept(paths, record)
         move = MoveRecord(inputs.world.inventory.ports[pod].host, host)
         worlds = (world_moved(inputs.world, record.moved), world_moved(inputs.world, record.moved | {pod: move}))
-        moved = apply_move(paths, record, pod, move, worlds)
-        revision_keep(paths, record, inputs, f"lab migrate {pod} {host}")
+        what = f"lab migrate {pod} {host}"
+        try:
+            moved = apply_move(paths, record, pod, move, worlds)
+        except BaseException:
+            with uninterrupted():  # the hosts were told this revision, and the next change may have to go back to it
+                revision_keep(paths, record, inputs, f"{what}, which failed")
+            raise
+        revision_keep(paths, record, inputs, what)
         return moved
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
 import tempfile
 import threading
@@ -14,11 +15,13 @@ from typing import Any
 import pytest
 
 from dfw import cli
+from dfw.model import PolicySet
 from overlay import lab_migrate, lab_up
 from overlay.enter import run_in
 from overlay.hoststate import HostState
 from overlay.lab_agents import AgentError
 from overlay.lab_record import LabPaths, lab_paths, record_read
+from overlay.lab_revision import revision_numbers
 from tests.support.leftovers import list_leftovers
 from tests.support.patience import PATIENCE, until
 
@@ -214,6 +217,28 @@ def test_late_packets_are_sent_on(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> 
         one.close()
 
 
+def revision(lab: Lab) -> int:
+    """Which one the hosts were told: what the next change goes back to if it fails."""
+    record = record_read(lab.paths)
+    assert record is not None
+    return record.revision
+
+
+def test_after_the_switch_it_is_not_interrupted(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C in the last moments: all hosts are told, and the revision is kept."""
+    settle, target = lab_migrate._Move._settle, lab.elsewhere()
+
+    def interrupted(self: lab_migrate._Move, after: PolicySet) -> None:
+        signal.raise_signal(signal.SIGINT)
+        settle(self, after)
+
+    monkeypatch.setattr(lab_migrate._Move, "_settle", interrupted)
+    assert lab_up.migrate(lab.paths, "mover", target) is not None
+    assert lab.host_of("mover") == target
+    assert cli.run(["wait", "--realized", "--timeout", "2s", "--lab", "lab"]) == 0
+    assert revision(lab) in revision_numbers(lab.paths)
+
+
 def test_what_fails_before_the_switch_leaves_the_pod_where_it_was(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     stream = Stream(lab.connect(socket.AF_INET))
     before = lab.host_of("mover")
@@ -226,6 +251,7 @@ def test_what_fails_before_the_switch_leaves_the_pod_where_it_was(lab: Lab, monk
     with pytest.raises(AgentError, match="import of mover: no export of connections"):
         lab_up.migrate(lab.paths, "mover", lab.elsewhere())
     assert lab.host_of("mover") == before
+    assert revision(lab) in revision_numbers(lab.paths)
     stream.wait_for(1 << 20)
     monkeypatch.setattr(lab_migrate._Move, "_bring", bring)
     assert lab_up.migrate(lab.paths, "mover", lab.elsewhere()) is not None
