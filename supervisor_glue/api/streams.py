@@ -76,9 +76,6 @@ class PodStreams:
         command = query.getall("command", [])
         if target.subresource == "exec" and not command:
             raise error_bad_request("you must specify at least 1 command for the container")
-        if target.subresource == "attach" and query.get("stdin", "").lower() in ("true", "1"):
-            told = "a container here has no standard input, nothing typed would reach it"
-            raise error_bad_request(f"{told}: kubectl exec -it runs a command that has")  # kubectl run -i shows the log
         if not is_websocket(request):
             told = f"only WebSocket is spoken here, with {' or '.join(PROTOCOLS)}: kubectl 1.31 or later does so"
             raise error_bad_request(told)

@@ -46,6 +46,10 @@ from supervisor_glue.tunnel import (
 
 PATH: Final = f"/apis/{SPAN}/v1alpha1/tunnel"
 _PAUSES: Final = (0.1, 0.5, 2.0, 5.0)
+NO_INPUT: Final = (
+    b"A container here has no standard input: nothing typed reaches it. "
+    b"kubectl exec -it runs a command that has one.\r\n"
+)
 
 
 class _Session:
@@ -151,6 +155,8 @@ class TunnelEnd:
         if asked["do"] == "exec":
             return await self._execute(session, worker, asked)
         # What a container says goes to its log: who attaches hears that from now on.
+        if asked.get("stdin"):  # with a terminal there is one stream
+            await session.send(STDOUT if asked.get("tty") else STDERR, NO_INPUT)
         return await self._log(session, worker, asked | {"follow": True, "tailLines": 0})
 
     async def _agent(self, session: _Session, request: Object) -> Object:

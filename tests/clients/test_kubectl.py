@@ -188,6 +188,7 @@ def test_what_there_is(kubectl: Kubectl) -> None:
     assert "networking.k8s.io/v1" in kubectl("api-versions").out.split()
     told = kubectl("explain", "networkpolicy.spec.ingress.from.ipBlock").out
     assert "cidr" in told and "except" in told
+    assert "starting_address" in kubectl("explain", "supervisor.spec.management_network").out
     told = json.loads(kubectl("version", "-o", "json").out)
     assert (told["serverVersion"]["major"], told["serverVersion"]["minor"]) == ("1", "37")
 
@@ -231,16 +232,6 @@ def test_port_forward_is_refused_in_a_sentence(kubectl: Kubectl, namespace: str)
     kubectl("patch", "pod", "web", *there, "--subresource=status", "--type=merge", "-p", status)
     told = kubectl("port-forward", *there, "pod/web", ":80", code=1).err
     assert "port-forward is not served here: pods are reached by their own addresses" in told
-
-
-def test_typing_into_a_container_is_refused_in_a_sentence(kubectl: Kubectl, namespace: str) -> None:
-    """Its standard input is empty: what was typed went nowhere, and nothing was said."""
-    there = ("-n", namespace)
-    kubectl("create", *there, "-f", "-", given=POD.replace("spec:\n", "spec:\n  nodeName: far\n"))
-    status = '{"status": {"phase": "Running"}}'
-    kubectl("patch", "pod", "web", *there, "--subresource=status", "--type=merge", "-p", status)
-    told = kubectl("attach", *there, "-i", "web", given="x\n", code=1).err
-    assert "a container here has no standard input" in told and "kubectl exec -it" in told
 
 
 @pytest.mark.every_version
