@@ -27,7 +27,7 @@ from overlay.attachment import ATTACHED, AttachError, Attachments
 from overlay.cards import Cards
 from overlay.desired import Desired
 from overlay.enforce import HostEnforcer, Memory
-from overlay.holder import HolderClient, HolderError, holder_open
+from overlay.holder import HOLDER_SOCKET, HolderClient, HolderError, holder_open
 from overlay.host_log import HostLog
 from overlay.hoststate import HostState, file_replace
 from overlay.limits import live_limits
@@ -119,7 +119,7 @@ class Agent(AgentBase):
 
     def _holder(self) -> HolderClient:
         try:
-            return holder_open(str(self.options.run / "holder.sock"))
+            return holder_open(str(self.options.run / HOLDER_SOCKET))
         except HolderError as error:
             raise EnvironmentLacksError("a process that holds the TAPs", str(error)) from error
 

@@ -113,7 +113,7 @@ def _attach_tap(agent: Path, tap: str, wanted: dict[str, Any]) -> None:
     from overlay import tap_port
     from overlay.attachment import mount_name
     from overlay.cards import VNIC
-    from overlay.holder import HolderClient, HolderError, close_all
+    from overlay.holder import HOLDER_SOCKET, HolderClient, HolderError, close_all
 
     _asked(agent, {"do": "status"})
     place, name = mount_name(agent.parent, wanted["name"]), VNIC + wanted["name"]
@@ -132,7 +132,7 @@ def _attach_tap(agent: Path, tap: str, wanted: dict[str, Any]) -> None:
     about = {"netns": str(place), "inode": os.stat(place).st_ino, "interface": tap, "tap": True}
     done = False
     try:
-        holder = HolderClient(str(agent.parent / "holder.sock"))
+        holder = HolderClient(str(agent.parent / HOLDER_SOCKET))
         holder.put(name, fds, about | {"offloads": tap_port.PACKET_SOCKET})
         try:
             answer = _asked(agent, {"do": "attach", "attachment": wanted})

@@ -26,6 +26,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+HOLDER_SOCKET = "holder.sock"  # beside the agent's, in its run directory
 MESSAGE_BYTES = 65536
 DESCRIPTORS = 64  # beside one message
 WAIT_SECONDS = 20.0  # a machine that is busy is slow, and who gives up has no cards

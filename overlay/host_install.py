@@ -24,7 +24,7 @@ import msgspec
 
 from overlay.ask import AskError, agent_ask
 from overlay.attachment import ATTACHED, MOUNTED, Attachment, Attachments
-from overlay.holder import HolderClient, HolderError
+from overlay.holder import HOLDER_SOCKET, HolderClient, HolderError
 from overlay.host_unit import UNIT, render_unit
 from overlay.hoststate import StateError, file_replace, state_read
 from overlay.linux import Process, process_lives, process_signal
@@ -207,7 +207,7 @@ def apply_end(run: Path) -> list[str]:
     with contextlib.suppress(AskError):
         agent_ask(run / "agent.sock", {"do": "end", "holder": True})
     with contextlib.suppress(OSError, HolderError):
-        holder = HolderClient(str(run / "holder.sock"))
+        holder = HolderClient(str(run / HOLDER_SOCKET))
         holder.end()
         holder.close()
     for number in (None, signal.SIGTERM, signal.SIGKILL):

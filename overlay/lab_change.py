@@ -54,7 +54,8 @@ def plan_change(paths: LabPaths, record: LabRecord, inputs: Inputs, mtu: int, *,
     Raises PolicyError, UnsupportedError, EnvironmentLacksError: then nothing has been touched.
     """
     world = world_moved(inputs.world, record.moved)
-    lab = plan_lab(record.name, world, inputs.specs, inputs.intent, mtu=mtu, ipv6=read_ipv6())
+    file = inputs.files[0].file
+    lab = plan_lab(record.name, world, inputs.specs, inputs.intent, mtu=mtu, ipv6=read_ipv6(), file=file)
     changes = plan_changes(record, lab)
     if not changes.intent:
         return Plan(lab, changes, {})

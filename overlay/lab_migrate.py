@@ -24,7 +24,7 @@ from dfw.model import PolicySet
 from dfw.output import counted
 from overlay.ask import AskError, agent_ask
 from overlay.cards import VNIC
-from overlay.holder import HolderClient, HolderError, close_all
+from overlay.holder import HOLDER_SOCKET, HolderClient, HolderError, close_all
 from overlay.hoststate import HostState, TepState, VnicState, state_write
 from overlay.lab_agents import READY_SECONDS, AgentError, desired_states, desired_write, wait_realized
 from overlay.lab_record import LabPaths, LabRecord, MoveRecord, record_write
@@ -233,7 +233,7 @@ class _Move:
 
     def _hand_over(self) -> None:
         """The target's holder gets the card too: it is open there before it is closed here."""
-        holders = [self.paths.socket(host).with_name("holder.sock") for host in (self.source, self.target)]
+        holders = [self.paths.socket(host).with_name(HOLDER_SOCKET) for host in (self.source, self.target)]
         try:
             here, there = HolderClient(str(holders[0])), HolderClient(str(holders[1]))
             try:

@@ -113,16 +113,16 @@ def world_moved(world: PolicySet, moved: Mapping[str, MoveRecord]) -> PolicySet:
 
 
 def plan_lab(
-    name: str, world: PolicySet, specs: Mapping[str, PodSpec], intent: str, *, mtu: int, ipv6: bool
+    name: str, world: PolicySet, specs: Mapping[str, PodSpec], intent: str, *, mtu: int, ipv6: bool, file: str = "-"
 ) -> LabPlan:
-    """The lab for a policy and its inventory.
+    """The lab for a policy and its inventory, of which `file` is the first.
 
     Raises PolicyError where there is nothing to bring up, or as plan_underlay does; EnvironmentLacksError.
     """
     inventory = world.inventory
     if not inventory.ports and not inventory.hosts:
         told = "there are no hosts and no workloads: give an Inventory, or Pods"
-        raise PolicyError([Problem(Place("-", 1, 1), told)])
+        raise PolicyError([Problem(Place(file, 1, 1), told)])
     pods = tuple(
         PodPlan(port.name, port.host, f"pod-{pod_hash(port.name)}", specs.get(port.name, PodSpec()))
         for port in inventory

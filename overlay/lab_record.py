@@ -12,7 +12,7 @@ import fcntl
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,12 +20,15 @@ from typing import Final
 import msgspec
 
 from dfw.errors import EnvironmentLacksError
+from overlay.holder import HOLDER_SOCKET
 from overlay.hoststate import file_replace
 from overlay.linux import Process
 from overlay.pod import PodSpec
 from overlay.underlay import Bridge, Interface, host_namespace
 
 VERSION: Final = 1
+_SOCKET_NAME_MAX: Final = 107  # unix(7): sun_path has 108 bytes, with a zero at the end
+_TRIES: Final = 100
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,18}[a-z0-9])?", re.ASCII)
 
 
@@ -191,16 +194,28 @@ def record_write(paths: LabPaths, record: LabRecord) -> None:
     file_replace(paths.record, msgspec.json.encode(record))
 
 
+def sockets_check(paths: LabPaths, hosts: Iterable[str]) -> None:
+    """Raises EnvironmentLacksError where the name of a host's socket would be too long for the kernel."""
+    longest = max((os.fsencode(paths.socket(host).with_name(HOLDER_SOCKET)) for host in hosts), key=len, default=b"")
+    if len(longest) > _SOCKET_NAME_MAX:
+        raise EnvironmentLacksError(
+            f"{os.fsdecode(longest)} is too long for a socket's name ({_SOCKET_NAME_MAX} bytes)",
+            "a shorter PALISADE_RUN, or shorter names of lab and hosts",
+        )
+
+
 @contextlib.contextmanager
 def lab_locked(paths: LabPaths) -> Iterator[None]:
     """One command at a time changes a lab. Makes its directory where there is none. Raises EnvironmentLacksError."""
+    tries = 0
     while True:
         try:
             paths.folder.mkdir(parents=True, exist_ok=True, mode=0o755)
             descriptor = os.open(paths.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:  # taken down between the two
-            continue
         except OSError as error:
+            tries += 1
+            if isinstance(error, FileNotFoundError) and tries < _TRIES:
+                continue  # taken down between the two; or it is a place such as /proc, where none can be made
             remedy = "run as root, or set PALISADE_RUN"
             raise EnvironmentLacksError(f"no directory {paths.folder} ({error.strerror})", remedy) from None
         try:

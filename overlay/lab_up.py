@@ -10,7 +10,7 @@ from overlay.lab_change import Applied, change, pending_refuse, plan_change
 from overlay.lab_inputs import Inputs, inputs_keep, inputs_kept, inputs_read
 from overlay.lab_migrate import Migrated, apply_move
 from overlay.lab_plan import Changes, world_moved
-from overlay.lab_record import LabPaths, LabRecord, MoveRecord, RecordError, lab_locked, record_read
+from overlay.lab_record import LabPaths, LabRecord, MoveRecord, RecordError, lab_locked, record_read, sockets_check
 from overlay.lab_revision import revision_keep
 from overlay.lab_signals import interruptible, uninterrupted
 from overlay.progress import Steps
@@ -42,16 +42,18 @@ def up(paths: LabPaths, names: Sequence[str], *, mtu: int, dry_run: bool, steps:
 
 
 def _up(paths: LabPaths, inputs: Inputs, mtu: int, steps: Steps) -> tuple[LabRecord, Changes]:
-    record = LabRecord(paths.name)
+    record, plan = LabRecord(paths.name), None
     try:
         plan = plan_change(paths, record, inputs, mtu)
+        sockets_check(paths, plan.lab.hosts)
         with steps.shown():
             inputs_keep(paths, record, inputs)
             apply_changes(paths, record, plan.lab, plan.changes, plan.states, steps)
         revision_keep(paths, record, inputs, "lab up")
     except BaseException:
         with uninterrupted():
-            steps.say("taking away what was made")
+            if plan is not None:
+                steps.say("taking away what was made")
             apply_down(paths, record, Steps(quiet=True))
         raise
     return record, plan.changes

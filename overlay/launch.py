@@ -161,7 +161,7 @@ def _grandchild(launch: Launch, writing: int) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
         os.execvpe(launch["command"][0], launch["command"], launch["environment"])
     except BaseException as error:
-        _say(writing, {"error": f"{launch['command'][0]}: {error}"})
+        _say(writing, {"error": f"{launch['command'][0]}: {getattr(error, 'strerror', None) or error}"})
     os._exit(1)
 
 
