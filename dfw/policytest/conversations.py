@@ -105,6 +105,7 @@ class Captured:
 
 def captures_judge(world: PolicySet, files: Sequence[str], options: RunOptions) -> Captured:
     """Replay captures with the packet core. Raises PolicyTestError where one cannot be read or judged."""
+    __tracebackhide__ = True
     with tempfile.TemporaryDirectory(prefix="palisade-") as folder:
         verdicts = os.path.join(folder, "verdicts.jsonl")
         result = run_native(world, files, replace(options, verdicts=verdicts))

@@ -36,8 +36,11 @@ class ReplayUnderTest(UnderTest):
         live_limits: bool = False,
     ) -> ReplayedCaptures:
         """Judge captures, state carried over from file to file (`each`: cleared between). The options are replay's."""
+        __tracebackhide__ = True
         if not captures:
             raise PolicyTestError("palisade_replay(...) needs a capture")
+        if checksums not in ("ignore", "verify"):
+            raise PolicyTestError(f"checksums={checksums!r}: ignore or verify")
         files = tuple(str(self._folder / name) for name in captures)
         options = RunOptions(
             vnics=self._subject.has_inventory and not tap,
@@ -51,6 +54,7 @@ class ReplayUnderTest(UnderTest):
         return ReplayedCaptures(self, self._judged(files, options))
 
     def _judged(self, files: tuple[str, ...], options: RunOptions) -> Captured:
+        __tracebackhide__ = True
         world = self._subject.world
         known = self._subject.replays
         if world is not self._subject.base:
@@ -104,6 +108,7 @@ class ReplayedCaptures:
         found = [packet for packet in self.packets if packet.n == n]
         if file is not None:
             found = [packet for packet in found if Path(packet.file).match(str(file))]
+        __tracebackhide__ = True
         if len(found) != 1:
             why = "there is no such packet" if not found else "several captures have one; say file="
             raise PolicyTestError(f"packet {n}: {why}")
@@ -206,6 +211,7 @@ class ReplayedCaptures:
             return bool({(packet.protocol, packet.dport), (packet.protocol, None)} & wanted)
 
         found = [item for item in self.conversations if fits(item.first)]
+        __tracebackhide__ = True
         if not found:
             raise PolicyTestError(f"no conversation in the captures goes from {source} to {destination} with {service}")
         return found

@@ -11,6 +11,7 @@ staged = true                     # as if the staged policies were in force; may
 
 from __future__ import annotations
 
+import difflib
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ MARKER: Final = "palisade_policy"
 SETTINGS: Final = "palisade.toml"
 SYSTEM_SETTINGS: Final = Path("/etc/palisade/palisade.toml")
 TABLE: Final = "test"
+NAMES: Final = ("policy", "inventory", "default_action", "at", "staged", "coverage_report", "mutate", "output")
+"""What the table may hold: the options of `palisade test`."""
 _ACTIONS: Final = ("ALLOW", "DROP", "REJECT")
 _HINT: Final = (
     f'write a {SETTINGS} beside the test with [{TABLE}] policy = ["policy.yaml"], '
@@ -84,8 +87,20 @@ def _table(folder: Path) -> tuple[dict[str, Any], Path]:
         except (OSError, ValueError) as error:
             raise PolicyTestError(f"{path}: {error}") from None
         if isinstance(found, dict):
-            return {name.replace("-", "_"): value for name, value in found.items()}, path.parent
+            named = {name.replace("-", "_"): value for name, value in found.items()}
+            _names_check(named, path)
+            return named, path.parent
     return {}, folder
+
+
+def _names_check(table: Mapping[str, Any], path: Path) -> None:
+    """A name that means nothing is a setting that does not count: a default_action that is misspelt would let tests
+    pass."""
+    for name in table:
+        if name not in NAMES:
+            near = difflib.get_close_matches(name, NAMES, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise PolicyTestError(f"{path}: [{TABLE}]: there is no setting {name!r}{hint}")
 
 
 def _texts(value: Any, name: str, base: Path) -> list[str]:

@@ -124,6 +124,19 @@ def test_a_bad_policy_is_shown_with_its_places(shop: pytest.Pytester) -> None:
     done.stdout.no_fnmatch_line("*Traceback*")
 
 
+def test_a_setting_that_means_nothing_errors(shop: pytest.Pytester) -> None:
+    """Else a misspelt default action would let every test pass."""
+    from dfw.policytest.command import test as command
+    from dfw.policytest.settings import NAMES
+
+    options = [max(item.opts, key=len) for item in command.params if item.param_type_name == "option"]
+    assert set(NAMES) == {option.lstrip("-").replace("-", "_") for option in options}
+    (shop.path / "palisade.toml").write_text('[test]\npolicy = ["policy.yaml"]\ndefault-acton = "DROP"\n')
+    done = run(shop, "def test_it(palisade_policy): pass")
+    done.assert_outcomes(errors=1)
+    done.stdout.fnmatch_lines(["palisade.toml: *there is no setting 'default_acton'; did you mean default_action?"])
+
+
 def capture_write(folder: Path) -> None:
     """web-1 asks app-1 on 8080 and is answered; web-1 asks db-1 and is refused; an answer that nobody asked for."""
     hosts = read_hosts()
@@ -178,11 +191,13 @@ def test_replays(shop: pytest.Pytester) -> None:
             run.assert_cut("web-1", "db-1", "tcp/3306", by="rest")
         def test_no_file(palisade_replay):
             palisade_replay("none.pcap")
+        def test_no_such_checksums(palisade_replay):
+            palisade_replay("shop.pcap", checksums="verfiy")
         def test_no_packet(run):
             run.assert_packet(99, "DROP")
         """,
     )
-    done.assert_outcomes(passed=1, failed=5, errors=4)
+    done.assert_outcomes(passed=1, failed=5, errors=5)
     done.stdout.fnmatch_lines(
         [
             "E *shop.pcap packet 4 (10.1.1.11 -> 10.1.3.11, tcp/3306): expected to pass, but it is REJECT by "
