@@ -12,10 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from msgspec.structs import replace as with_fields
 
 from dfw.compile import compile_policy
+from dfw.layout import ETHER_DTYPE
 from dfw.load import load
 from dfw.model import NFTABLES, Address, Family, Host, Policy, PolicySet
 from dfw.nftables import load as kernel
@@ -26,14 +28,26 @@ from dfw.nftables.frame_staged import FRAMES_CUT, FRAMES_PASS_TOO, FRAMES_WOULD_
 from dfw.nftables.frames import FrameRules, frames_replaced
 from dfw.nftables.judge import KernelJudge, decisions_logged
 from dfw.nftables.namespace import PrivateNamespace
+from dfw.nftables.nflog import LogRecord
 from dfw.nftables.render import Rendered
-from dfw.nftables.shared import REFUSED_MARK
+from dfw.nftables.shared import KNOWN_MARK, REFUSED_MARK
 from dfw.nftables.staged import CUT, STAGED
-from overlay.hoststate import HostState, StateError, state_decode, state_encode
+from overlay.hoststate import HostState, StagedState, StateError, state_decode, state_encode
 from overlay.kernel_ends import render_ends
+from overlay.kernel_log import log_entry
 from overlay.kernel_staged import show_staged, staged_sums
 from overlay.kernel_tables import host_tables, staged_tables
 from overlay.span import resolve_span
+from overlay.span_parts import (
+    VERSION,
+    EtherPart,
+    HostPart,
+    SegmentPart,
+    TablePart,
+    VnicPart,
+    part_encode,
+    parts_assemble,
+)
 from tests.conftest import LONG
 from tests.support.oracle_bench import A, B, udp
 from tests.support.replaying import THERE, Run, capture, check_schema, frame, lines, replayer
@@ -248,7 +262,7 @@ def run(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.M
 def test_a_replay_shows_what_would_become_of_frames(run: Run, backend: str) -> None:
     with Path("p.yaml").open("a") as file:
         file.write(LAYER_2 + STAGED_2)
-    capture("cap.pcap", [frame(THERE.udp(1, 53)), arp(THERE)])
+    capture("cap.pcap", [frame(THERE.udp(1, 53)), frame(THERE.back.udp(53, 1), THERE.back), arp(THERE)])
     done = run("cap.pcap", "--inventory", "i.yaml", "--backend", backend, "--verdicts", "v.jsonl", "-o", "json")
     assert done.status == 0, done.err
     check_schema(done)
@@ -261,9 +275,13 @@ def test_a_replay_shows_what_would_become_of_frames(run: Run, backend: str) -> N
         (1, "IN", "ALLOW"),
         (2, "OUT", "ALLOW"),
         (2, "IN", "DROP"),
+        (3, "OUT", "ALLOW"),
+        (3, "IN", "DROP"),
     ]
     assert (found[0][3]["verdict"], found[0][3]["rule_path"]) == ("DROP", there) and found[1][3] is None
-    assert [item[3]["verdict"] for item in found[2:]] == ["ALLOW", "ALLOW"]
+    # The answer belongs to nothing: in that world its question went nowhere.
+    assert found[2][3]["rule_path"].endswith("/p/rules/rest") and found[3][3] is None
+    assert [item[3]["verdict"] for item in found[4:]] == ["ALLOW", "ALLOW"]
     assert [done.json["staged"][name]["packets"] for name in ("cut", "pass")] == [1, 1]
     if backend == "nftables":
         # On a wire, where layer 3 is not asked about what layer 2 refuses in force.
@@ -271,10 +289,23 @@ def test_a_replay_shows_what_would_become_of_frames(run: Run, backend: str) -> N
         assert [(line["verdict"], line["staged"]["verdict"]) for line in lines("v.jsonl")] == [
             ("ALLOW", "DROP"),
             ("DROP", "ALLOW"),
+            ("DROP", "ALLOW"),
         ]
 
 
-# A host's state
+# A host
+
+LOGGED = udp("10.0.0.1", "10.0.0.2", (1, 9))
+
+
+def test_the_log_names_the_receiver_whatever_staged_rules_have_said() -> None:
+    found = golden()
+    (counter,) = (name for name, rule in found.rule_of.items() if rule.path.endswith("/no-v6"))
+    for more in (0, REFUSED_MARK, REFUSED_MARK | KNOWN_MARK, KNOWN_MARK):
+        entry = log_entry(LogRecord(f"palisade {counter} 1", vnic_mark(0, 2) | more, 0, LOGGED), found)
+        assert entry is not None and (entry.vnic, entry.dir) == ("db", "IN")
+        entry = log_entry(LogRecord(f"palisade {counter} 1", vnic_mark(3, 2) | more, 0, LOGGED), found)
+        assert entry is not None and (entry.vnic, entry.dir) == ("free", "OUT")
 
 
 def state_of() -> HostState:
@@ -298,6 +329,38 @@ def test_a_host_is_told_and_renders_the_same() -> None:
         bad = with_fields(state, staged=with_fields(state.staged, **changed))
         with pytest.raises(StateError, match=words):
             state_decode(state_encode(bad))
+
+
+def test_a_host_under_a_supervisor_is_told_the_same() -> None:
+    state = state_of()
+    assert state.staged is not None
+    rules = tuple(state.staged.rules)
+    table = TablePart(state.staged.tables[0].entries, rules)
+    parts = {
+        "host/h": HostPart("172.16.0.1", VERSION, enforcer=NFTABLES),
+        "segment/s": SegmentPart(5001, ("10.0.0.0/24",)),
+        "table/t": table,
+        **{f"ether/{at}": EtherPart(item.entries, item.macs, rules) for at, item in enumerate(state.staged.ether)},
+    }
+    for vnic, number in zip(state.vnics, state.staged.ether_of, strict=True):
+        ether = None if number is None else f"ether/{number}"
+        ips = (vnic.ips[0].partition("/")[0],)
+        part = VnicPart("s", vnic.mac, ips, "table/t", vnic.timers, staged="table/t", staged_ether=ether)
+        parts[f"vnic/{vnic.name}"] = part
+    found = parts_assemble("h", {key: part_encode(part) for key, part in parts.items()}, 1).staged
+    assert found is not None
+
+    def meant(of: StagedState, names: list[str]) -> dict[str, object]:
+        rows = [
+            None if number is None else np.frombuffer(of.ether[number].entries, ETHER_DTYPE)["rule"]
+            for number in of.ether_of
+        ]
+        paths = (None if item is None else [of.rules[row].path for row in item] for item in rows)
+        return dict(zip(names, paths, strict=True))
+
+    told = meant(found, sorted(vnic.name for vnic in state.vnics))
+    assert told == meant(state.staged, [vnic.name for vnic in state.vnics])
+    assert sum(item is not None for item in told.values()) == 2
 
 
 def test_who_the_ends_are_leaves_what_layer_2_has_said() -> None:
