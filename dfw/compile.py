@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,19 @@ import numpy.typing as npt
 from dfw.capabilities import NATIVE_ACTIONS, NATIVE_ALGS, unsupported_features
 from dfw.compile_ether import EtherCompiled, ether_compile
 from dfw.errors import UnsupportedError
+from dfw.layout import (
+    PROTO_ANY,
+    RANGE_DTYPE,
+    RULE_DST_NEGATED,
+    RULE_DTYPE,
+    RULE_LOGGED,
+    RULE_PERSIST,
+    RULE_SRC_NEGATED,
+    RULE_STATEFUL,
+    RULE_TCP_STRICT,
+    RangeArray,
+    RuleArray,
+)
 from dfw.membership import Membership
 from dfw.model import (
     ANY_ENTRY,
@@ -52,43 +65,10 @@ from dfw.model import (
     rules_for_tap,
 )
 
-PAL_RULE = np.dtype(
-    [
-        ("rule", np.uint32),
-        ("src_off", np.uint32),
-        ("src_n", np.uint32),
-        ("dst_off", np.uint32),
-        ("dst_n", np.uint32),
-        ("sport_lo", np.uint16),
-        ("sport_hi", np.uint16),
-        ("dport_lo", np.uint16),
-        ("dport_hi", np.uint16),
-        ("proto", np.uint16),
-        ("tcp_mask", np.uint8),
-        ("tcp_value", np.uint8),
-        ("action", np.uint8),
-        ("dir", np.uint8),
-        ("family", np.uint8),
-        ("flags", np.uint8),
-        ("alg", np.uint8),
-        ("tier", np.uint8),
-        ("resume", np.uint8),
-        ("reserved", np.uint8),
-    ]
-)
-PAL_RANGE = np.dtype([("lo", np.uint8, (16,)), ("hi", np.uint8, (16,)), ("family", np.uint32)])
-PAL_PROTO_ANY = 256
-PAL_RULE_STATEFUL, PAL_RULE_TCP_STRICT, PAL_RULE_LOGGED = 1, 2, 4
-PAL_RULE_SRC_NEGATED, PAL_RULE_DST_NEGATED, PAL_RULE_PERSIST = 8, 16, 32
 _ALL_PORTS = (PortRange(0, 65535),)
 _NO_ENTRIES = np.zeros(0, dtype=np.int64)
 
 _Profile = TypeVar("_Profile")
-
-RuleArray: TypeAlias = npt.NDArray[Any]
-"""One dimension, dtype PAL_RULE."""
-RangeArray: TypeAlias = npt.NDArray[Any]
-"""One dimension, dtype PAL_RANGE: sorted, disjoint."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +149,7 @@ def ranges_array(ranges: Sequence[AddressRange]) -> RangeArray:
         parts.append(item.first.to_bytes(size, "big").ljust(16, b"\0"))
         parts.append(item.last.to_bytes(size, "big").ljust(16, b"\0"))
         parts.append(families[item.family])
-    array = np.frombuffer(b"".join(parts), dtype=PAL_RANGE).copy()
+    array = np.frombuffer(b"".join(parts), dtype=RANGE_DTYPE).copy()
     array.flags.writeable = False
     return array
 
@@ -246,7 +226,7 @@ class _Compiler:
                 sides += (offsets[ids], len(ids))
             if not matches_nobody(rule):
                 rows += self._rule_rows(number, item, sides, offsets, refs)
-        entries = np.zeros(len(rows), dtype=PAL_RULE)
+        entries = np.zeros(len(rows), dtype=RULE_DTYPE)
         for name, column in zip(_COLUMNS, zip(*rows, strict=True), strict=bool(rows)):
             entries[name] = column
         return _frozen(entries, np.array(refs, dtype=np.uint32))
@@ -355,14 +335,14 @@ def entry_rows(number: int, item: EffectiveRule, entry: ServiceEntry) -> Iterabl
     if not family:
         return
     flags = (
-        PAL_RULE_STATEFUL * item.stateful
-        | PAL_RULE_TCP_STRICT * item.tcp_strict
-        | PAL_RULE_LOGGED * rule.logged
-        | PAL_RULE_SRC_NEGATED * (rule.sources_excluded and not rule.sources.is_any)
-        | PAL_RULE_DST_NEGATED * (rule.destinations_excluded and not rule.destinations.is_any)
-        | PAL_RULE_PERSIST * rule.persist
+        RULE_STATEFUL * item.stateful
+        | RULE_TCP_STRICT * item.tcp_strict
+        | RULE_LOGGED * rule.logged
+        | RULE_SRC_NEGATED * (rule.sources_excluded and not rule.sources.is_any)
+        | RULE_DST_NEGATED * (rule.destinations_excluded and not rule.destinations.is_any)
+        | RULE_PERSIST * rule.persist
     )
-    proto = PAL_PROTO_ANY if entry.protocol is None else entry.protocol
+    proto = PROTO_ANY if entry.protocol is None else entry.protocol
     sources, destinations = _port_ranges(entry)
     for source, destination in product(sources, destinations):
         yield (

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dfw.compile import PAL_RANGE, PAL_RULE, Compiled, compile_policy
+from dfw.compile import Compiled, compile_policy
+from dfw.layout import RANGE_DTYPE, RULE_DTYPE
 from dfw.model import Place, PolicySet
 
 
@@ -75,7 +76,7 @@ def explosion_of(world: PolicySet) -> Explosion:
             int(vnics[rule.number]),
             int(written[rule.number]),
             ranges.get(rule.number, 0),
-            int(on_vnics[rule.number]) * PAL_RULE.itemsize,
+            int(on_vnics[rule.number]) * RULE_DTYPE.itemsize,
         )
         for rule in compiled.rules[:count]
         if rule.path in places
@@ -88,10 +89,10 @@ def explosion_of(world: PolicySet) -> Explosion:
         entries_on_vnics=int(on_vnics.sum()),
         tables=len(compiled.tables),
         table_bytes=sum(table.entries.nbytes for table in compiled.tables),
-        programmed_bytes=int(on_vnics.sum()) * PAL_RULE.itemsize,
+        programmed_bytes=int(on_vnics.sum()) * RULE_DTYPE.itemsize,
         sets=len(compiled.sets),
         set_ranges=set_ranges,
-        set_bytes=set_ranges * PAL_RANGE.itemsize,
+        set_bytes=set_ranges * RANGE_DTYPE.itemsize,
         rules=tuple(sorted(rules, key=lambda item: (-item.programmed_bytes, -item.ranges, item.path))),
     )
 

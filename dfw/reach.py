@@ -16,7 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dfw.compile import Compiled, RangeArray, compile_policy
+from dfw.compile import Compiled, compile_policy
+from dfw.layout import RangeArray
 from dfw.model import PROTO_ICMP, PROTO_ICMPV6, Address, Direction, Family, PolicySet, Port
 from dfw.reach_ether import ether_refused
 from dfw.reach_walk import ALLOWED, DENIED, MAYBE, NO, NO_RULE, UNKNOWN, YES, Codes, RuleNumbers, Walk, candidates

@@ -8,7 +8,8 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from dfw.compile import PAL_PROTO_ANY, PAL_RULE_DST_NEGATED, PAL_RULE_SRC_NEGATED, RuleTable
+from dfw.compile import RuleTable
+from dfw.layout import PROTO_ANY, RULE_DST_NEGATED, RULE_SRC_NEGATED
 from dfw.model import PROTO_TCP, PROTOCOLS_WITH_PORTS, Direction, Family
 
 DENIED: Final = 0
@@ -39,7 +40,7 @@ def candidates(
     found = (
         (entries["dir"] & int(direction) != 0)
         & (entries["family"] & int(family) != 0)
-        & ((entries["proto"] == PAL_PROTO_ANY) | (entries["proto"] == protocol))
+        & ((entries["proto"] == PROTO_ANY) | (entries["proto"] == protocol))
         & ((entries["dport_lo"] <= own_port) & (own_port <= entries["dport_hi"]))
         & ((entries["sport_lo"] <= other_port) & (other_port <= entries["sport_hi"]))
         & (entries["tcp_mask"] & flags == entries["tcp_value"])
@@ -86,8 +87,8 @@ class Walk:
     def _step(self, entry: Any) -> bool:
         """One entry for all pairs that are still open. True when nothing is left to decide."""
         sides = (
-            self._side(entry, 0, "src", PAL_RULE_SRC_NEGATED),
-            self._side(entry, 1, "dst", PAL_RULE_DST_NEGATED),
+            self._side(entry, 0, "src", RULE_SRC_NEGATED),
+            self._side(entry, 1, "dst", RULE_DST_NEGATED),
         )
         rows, columns = map(_picked, sides)
         whole = isinstance(rows, slice) and isinstance(columns, slice)

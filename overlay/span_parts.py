@@ -19,8 +19,7 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from dfw.compile import PAL_RANGE, PAL_RULE
-from dfw.layout import ETHER_DTYPE
+from dfw.layout import ETHER_DTYPE, RANGE_DTYPE, RULE_DTYPE
 from dfw.model import (
     NATIVE,
     Gateway,
@@ -234,7 +233,7 @@ def _same(one: bytes, other: bytes, step: int = 1) -> int:
     length = min(len(first), len(second))
     differs = first[:length] != second[:length]
     same = int(differs.argmax()) if differs.any() else length
-    return same - same % PAL_RANGE.itemsize
+    return same - same % RANGE_DTYPE.itemsize
 
 
 def set_change(before: bytes, changes: Sequence[SetChange]) -> bytes:
@@ -262,7 +261,7 @@ def set_change(before: bytes, changes: Sequence[SetChange]) -> bytes:
 
 def _place(ranges: bytearray, row: bytes) -> int:
     """Where a row is, or belongs: in the order of pal_range's."""
-    size = PAL_RANGE.itemsize
+    size = RANGE_DTYPE.itemsize
 
     def order(at: int) -> bytes:
         return _order(ranges[at * size : (at + 1) * size])
@@ -275,7 +274,7 @@ def _order(row: bytes | bytearray) -> bytes:
 
 
 def _rows(ranges: bytes) -> list[bytes]:
-    size = PAL_RANGE.itemsize
+    size = RANGE_DTYPE.itemsize
     return [ranges[at : at + size] for at in range(0, len(ranges), size)]
 
 
@@ -401,7 +400,7 @@ class _Tables:
         return np.array([self.rules.setdefault(rule, len(self.rules)) for rule in rules], dtype=np.uint32)
 
     def table(self, part: TablePart) -> TableState:
-        entries = np.frombuffer(part.entries, dtype=PAL_RULE).copy()
+        entries = np.frombuffer(part.entries, dtype=RULE_DTYPE).copy()
         numbers = self._numbers(part.rules)
         if len(entries):
             if int(entries["rule"].max()) >= len(numbers):

@@ -25,10 +25,10 @@ import numpy as np
 from dfw.bench.clusters import Cluster, Decoded, changed_pod, changed_policy, make_cluster
 from dfw.bench.machine import read_machine
 from dfw.bench.scale_check import Expected
-from dfw.compile import PAL_RULE
 from dfw.incremental import Change, Delta, PolicyState, Remove, Stamp, collector_paused
 from dfw.incremental.canonical import canonical_port
 from dfw.kube.decoded import DecodedReader
+from dfw.layout import RULE_DTYPE
 from dfw.model import Port
 
 _REPEATS = 21
@@ -193,7 +193,7 @@ def host_bytes(state: PolicyState) -> dict[str, int]:
 
 
 def _host_size(tables: Iterable[bytes], references: Any, sizes: Mapping[int, int]) -> int:
-    entries = np.frombuffer(b"".join(tables), dtype=PAL_RULE)
+    entries = np.frombuffer(b"".join(tables), dtype=RULE_DTYPE)
     runs = {
         (int(at), int(count))
         for side in ("src", "dst")

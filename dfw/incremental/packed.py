@@ -14,10 +14,10 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from dfw.compile import PAL_RANGE
+from dfw.layout import RANGE_DTYPE
 from dfw.model import Address, AddressRange, Family
 
-RECORD = PAL_RANGE.itemsize
+RECORD = RANGE_DTYPE.itemsize
 IPV6_BIT = 1 << 128
 _SMALL = 256  # from so many addresses on, numpy is faster
 _V4 = struct.Struct(">I12xI12x")
@@ -79,7 +79,7 @@ def _packed_many(addresses: Sequence[int]) -> bytes:
     if len(v4):
         starts = np.flatnonzero(np.concatenate(([True], v4[1:] != v4[:-1] + np.uint32(1))))
         ends = np.append(starts[1:] - 1, len(v4) - 1)
-        records = np.zeros(len(starts), dtype=PAL_RANGE)
+        records = np.zeros(len(starts), dtype=RANGE_DTYPE)
         for name, values in (("lo", v4[starts]), ("hi", v4[ends])):
             records[name][:, :4] = values.astype(">u4").view(np.uint8).reshape(-1, 4)
         records["family"] = int(Family.IPV4)
@@ -100,7 +100,7 @@ def _packed_v6(addresses: list[int]) -> bytes:
     follows = same | ((low[1:] == next_low) & (high[1:] == carried))
     starts = np.flatnonzero(np.concatenate(([True], ~follows)))
     ends = np.append(starts[1:] - 1, len(low) - 1)
-    records = np.zeros(len(starts), dtype=PAL_RANGE)
+    records = np.zeros(len(starts), dtype=RANGE_DTYPE)
     for name, at in (("lo", starts), ("hi", ends)):
         records[name][:, :8] = high[at].astype(">u8").view(np.uint8).reshape(-1, 8)
         records[name][:, 8:] = low[at].astype(">u8").view(np.uint8).reshape(-1, 8)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dfw.compile import EXCLUDED_RULES, PAL_RANGE, PAL_RULE, AddressSet, CompiledRule, RuleTable, rule_described
+from dfw.compile import EXCLUDED_RULES, AddressSet, CompiledRule, RuleTable, rule_described
 from dfw.compile_ether import EtherCompiled, ether_compile
 from dfw.incremental.changes import Change, Delta, Staged, Thing
 from dfw.incremental.intake import Intake, instance_given
@@ -27,6 +27,7 @@ from dfw.incremental.staged import StagedPolicies
 from dfw.incremental.tables import Tables
 from dfw.incremental.templates import Instance, PlainEntry, head_pack, template_compile
 from dfw.incremental.units import Units, Work
+from dfw.layout import RANGE_DTYPE, RULE_DTYPE
 from dfw.membership import Membership
 from dfw.model import (
     EXCLUDED_POLICY,
@@ -91,12 +92,12 @@ class PolicyState:
         """The rules of a vNIC. Raises KeyError."""
         table = self.tables.of[self.ports.slot_of[port]]
         assert table is not None
-        return RuleTable(np.frombuffer(table.data, dtype=PAL_RULE), self.sets.set_refs())
+        return RuleTable(np.frombuffer(table.data, dtype=RULE_DTYPE), self.sets.set_refs())
 
     def address_set(self, number: int) -> AddressSet:
         """A set that entries refer to. Raises KeyError. (Its members by port number are not told.)"""
         found = self.sets.of[number]
-        return AddressSet(number, found.name, np.frombuffer(found.packed, dtype=PAL_RANGE))
+        return AddressSet(number, found.name, np.frombuffer(found.packed, dtype=RANGE_DTYPE))
 
     def rule(self, number: int) -> CompiledRule:
         """What is known of a rule that a table's entry names."""

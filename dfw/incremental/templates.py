@@ -14,10 +14,11 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
 from dfw.capabilities import unsupported_features
-from dfw.compile import PAL_RULE, CompiledRule, entry_rows, matches_nobody, rule_described, service_entries
+from dfw.compile import CompiledRule, entry_rows, matches_nobody, rule_described, service_entries
 from dfw.errors import UnsupportedError
 from dfw.incremental.marks import NO_MARKS, Hole, Marks
 from dfw.incremental.selections import OWN, Derived, Meaning, NamedPortHolders, Part, Selection
+from dfw.layout import RULE_DTYPE
 from dfw.model import (
     Addresses,
     AnyOf,
@@ -37,7 +38,7 @@ from dfw.model import (
 
 _HEAD = struct.Struct("=5I")
 _TAIL = struct.Struct("=5H10B")
-assert _HEAD.size + _TAIL.size == PAL_RULE.itemsize
+assert _HEAD.size + _TAIL.size == RULE_DTYPE.itemsize
 head_pack = _HEAD.pack
 """The first fields of pal_rule: the rule, and both sides' runs of sets."""
 Intern: TypeAlias = Callable[[Term | NamedPortHolders], Meaning]

@@ -14,7 +14,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dfw.compile import PAL_RANGE, AddressSet, RangeArray
+from dfw.compile import AddressSet
+from dfw.layout import RANGE_DTYPE, RangeArray
 from dfw.model import Family
 from dfw.nftables.names import Numbering, occurrences
 from dfw.nftables.rows import TableRows
@@ -101,7 +102,7 @@ def _rows_of(ranges: RangeArray) -> dict[Family, _Rows]:
 
 def _octets(ranges: RangeArray) -> _Rows:
     """Rows as octets: they compare faster."""
-    return np.ascontiguousarray(ranges).view(np.uint8).reshape(len(ranges), PAL_RANGE.itemsize)
+    return np.ascontiguousarray(ranges).view(np.uint8).reshape(len(ranges), RANGE_DTYPE.itemsize)
 
 
 def _named(item: ElementSet) -> ElementSet:

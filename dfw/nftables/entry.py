@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import groupby, product
 from typing import Any, Final
 
-from dfw.compile import PAL_PROTO_ANY, PAL_RULE_DST_NEGATED, PAL_RULE_SRC_NEGATED, RuleTable
+from dfw.compile import RuleTable
+from dfw.layout import PROTO_ANY, RULE_DST_NEGATED, RULE_SRC_NEGATED
 from dfw.model import PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP, Family
 from dfw.nftables.ruleset import Expression
 
@@ -128,8 +129,8 @@ class EntryMatcher:
             return
         for family in families:
             sides = [
-                self._side(family, "saddr", entry.sources, bool(entry.flags & PAL_RULE_SRC_NEGATED)),
-                self._side(family, "daddr", entry.destinations, bool(entry.flags & PAL_RULE_DST_NEGATED)),
+                self._side(family, "saddr", entry.sources, bool(entry.flags & RULE_SRC_NEGATED)),
+                self._side(family, "daddr", entry.destinations, bool(entry.flags & RULE_DST_NEGATED)),
             ]
             for source, destination in product(*sides):
                 addresses = (*source, *destination)
@@ -163,7 +164,7 @@ def _typed_family(entry: Entry) -> Family | None:
 
 def _transport(entry: Entry, named: Callable[[Ports], str]) -> Iterator[Expression]:
     """Protocol, ports, TCP flags, ICMP type and code."""
-    if entry.protocol == PAL_PROTO_ANY:
+    if entry.protocol == PROTO_ANY:
         return
     if entry.protocol in _ICMP and entry.destination_ports != ANY_PORT:
         # The compiled range is one type with one code, or with all of them.

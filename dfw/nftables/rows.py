@@ -10,7 +10,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from dfw.compile import PAL_RULE, RuleArray, RuleTable
+from dfw.compile import RuleTable
+from dfw.layout import RULE_DTYPE, RuleArray
 
 SIDES: Final = ("src", "dst")
 _Numbers = npt.NDArray[np.int64]
@@ -30,7 +31,7 @@ class TableRows:
 def tables_flat(tables: Sequence[RuleTable]) -> TableRows:
     """These tables in this order."""
     # By their octets: to put arrays of many fields together compares the fields, each time.
-    entries = np.frombuffer(b"".join(table.entries.tobytes() for table in tables), PAL_RULE)
+    entries = np.frombuffer(b"".join(table.entries.tobytes() for table in tables), RULE_DTYPE)
     bounds = _bounds(np.array([len(table.entries) for table in tables], dtype=np.int64))
     # Tables of one policy share their list of references; those of a host's state have one each.
     lists = {id(table.set_refs): table.set_refs for table in tables}

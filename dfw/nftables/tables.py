@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from dfw.compile import PAL_RULE_LOGGED, PAL_RULE_STATEFUL, PAL_RULE_TCP_STRICT, CompiledRule, RuleTable
-from dfw.layout import ALG_FTP, ALG_TFTP
+from dfw.compile import CompiledRule, RuleTable
+from dfw.layout import ALG_FTP, ALG_TFTP, RULE_LOGGED, RULE_STATEFUL, RULE_TCP_STRICT
 from dfw.model import Direction
 from dfw.nftables.entry import Entry, EntryMatcher, Ports, entries_joined
 from dfw.nftables.names import Numbering
@@ -99,7 +99,7 @@ class Numbered:
 def table_keys(rows: TableRows, numbers: Sequence[int], sides: Sequence[Side], known: Numbered) -> Iterator[bytes]:
     """Of each table by its number: equal where it is written as before. Of what it says, and the names of all that it
     refers to."""
-    rules, logged = rows.entries["rule"], rows.entries["flags"] & PAL_RULE_LOGGED != 0
+    rules, logged = rows.entries["rule"], rows.entries["flags"] & RULE_LOGGED != 0
     texts = np.zeros(len(known.rules), dtype=np.uint64)  # what stands in logs
     for at in np.unique(rules[logged]).tolist():
         texts[at] = (known.rules[at].rule_id + 1) % (1 << 64)
@@ -202,14 +202,14 @@ class _TableWriter:
         """The rules of one entry: matches, counter, log, verdict."""
         self.counters.append(counter)
         effects: list[Expression] = [{"counter": counter}]
-        if entry.flags & PAL_RULE_LOGGED:
+        if entry.flags & RULE_LOGGED:
             effects.append(log_of(counter, rule.rule_id))
         asked: tuple[Expression, ...] = ()
         if side is None and entry.direction != Direction.IN_OUT:
             side = OUT if entry.direction == Direction.OUT else IN
             asked = (judged_at(side),)
         helper = _HELPERS.get(entry.alg)
-        if helper is not None and entry.flags & PAL_RULE_STATEFUL:
+        if helper is not None and entry.flags & RULE_STATEFUL:
             self.helpers[helper.name] = helper
             effects.append({"ct helper": helper.name})
         effects.append(_verdict(entry, table, side))
@@ -236,7 +236,7 @@ def _verdict(entry: Entry, table: str, side: Side | None) -> Expression:
     if entry.action == _REJECT:
         return {"goto": {"target": "reject"}}
     assert entry.action == _ALLOW
-    if not entry.flags & PAL_RULE_STATEFUL:
+    if not entry.flags & RULE_STATEFUL:
         return ACCEPT
     keep = "keep" if side is None else f"keep-{side.name}"
-    return {"goto": {"target": f"{keep}-strict" if entry.flags & PAL_RULE_TCP_STRICT else keep}}
+    return {"goto": {"target": f"{keep}-strict" if entry.flags & RULE_TCP_STRICT else keep}}

@@ -36,9 +36,7 @@ from supervisor_glue.controllers.vnic_rules import VnicRules
 from supervisor_glue.span_wire import NOTHING, Known
 
 GATHER: Final = 0.002  # seconds: what comes together is compiled together
-REST: Final = (
-    4  # times as long as a compile took nothing is compiled again, so that whoever changes things is not held up,
-)
+REST: Final = 4  # times as long as a compile took: till then none, so that whoever changes things is not held up,
 MOST_REST: Final = 0.1  # but no longer than this (seconds)
 MANY: Final = 1000  # changed ports from which on the garbage collector waits
 TELL_REVISION: Final = 1.0  # seconds: so often a host for which nothing changed is told how far this is,

@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dfw.compile import PAL_RULE, CompiledRule
+from dfw.compile import CompiledRule
 from dfw.enforcer import timer_seconds
 from dfw.incremental import PolicyState
 from dfw.incremental.selections import Selection, SharedSet
 from dfw.incremental.tables import Table
+from dfw.layout import RULE_DTYPE
 from dfw.model import FloodLimits, Port, Timers
 from overlay.hoststate import RuleState, SetState
 from overlay.span_parts import EtherPart, SetChange, TablePart, VnicPart, part_encode, part_hash, set_compare
@@ -140,7 +141,7 @@ class VnicRules:
     def _made(self, table: Table) -> TableInfo:
         """Nothing in it depends on numbers that another start would give otherwise: rules are numbered in the order of
         the entries, the sets of a side stand in the order of their names."""
-        entries = np.frombuffer(table.data, dtype=PAL_RULE).copy()
+        entries = np.frombuffer(table.data, dtype=RULE_DTYPE).copy()
         numbers = dict.fromkeys(entries["rule"].tolist())
         rules = tuple(rule_state(self.state.rule(number)) for number in numbers)
         place_of = {number: place for place, number in enumerate(numbers)}

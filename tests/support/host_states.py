@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 from msgspec.structs import replace
 
-from dfw.compile import PAL_RULE
-from dfw.layout import ETHER_DTYPE
+from dfw.layout import ETHER_DTYPE, RULE_DTYPE
 from overlay.hoststate import HostState
 
 _REFERENCES = ("rule", "src_off", "src_n", "dst_off", "dst_n")
@@ -20,7 +19,7 @@ def meaning(state: HostState) -> dict[str, Any]:
     """Names instead of numbers; what has no order as multisets."""
     segment = [item.name for item in state.segments]
     tep = [(item.host, item.ip) for item in state.teps]
-    plain = [name for name in PAL_RULE.names or () if name not in _REFERENCES]
+    plain = [name for name in RULE_DTYPE.names or () if name not in _REFERENCES]
 
     def entries(number: int) -> list[Any]:
         table = state.tables[number]
@@ -30,7 +29,7 @@ def meaning(state: HostState) -> dict[str, Any]:
             return frozenset(state.sets[int(at)].ranges for at in refs[offset : offset + count])
 
         found = []
-        for row in np.frombuffer(table.entries, dtype=PAL_RULE):
+        for row in np.frombuffer(table.entries, dtype=RULE_DTYPE):
             rule = state.rules[int(row["rule"])]
             sides = [
                 sets(int(row[f"{side}_off"]), int(row[f"{side}_n"])) if row[f"{side}_n"] else None

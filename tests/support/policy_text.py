@@ -7,8 +7,9 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
-from dfw.compile import PAL_PROTO_ANY, Compiled, RuleTable
+from dfw.compile import Compiled, RuleTable
 from dfw.compile_ether import EtherTable
+from dfw.layout import PROTO_ANY
 from dfw.load import FIRST_NUMBER, Loaded
 from dfw.model import (
     Addresses,
@@ -130,7 +131,7 @@ def entry_text(row: Any, table: RuleTable) -> str:
     for side in ("src", "dst"):
         refs = table.set_refs[row[f"{side}_off"] : row[f"{side}_off"] + row[f"{side}_n"]]
         sides.append("any" if not len(refs) else "+".join(map(str, refs)))
-    proto = "any" if row["proto"] == PAL_PROTO_ANY else str(row["proto"])
+    proto = "any" if row["proto"] == PROTO_ANY else str(row["proto"])
     low, high = int(row["dport_lo"]), int(row["dport_hi"])
     ports = f"{row['sport_lo']}-{row['sport_hi']} > {low}-{high}"
     if proto in ("1", "58"):

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dfw.compile import PAL_PROTO_ANY, PAL_RANGE, PAL_RULE, Compiled, RuleTable, compile_policy
+from dfw.compile import Compiled, RuleTable, compile_policy
 from dfw.errors import UnsupportedError
+from dfw.layout import PROTO_ANY, RANGE_DTYPE, RULE_DTYPE
 from dfw.membership import Membership
 from dfw.model import (
     Action,
@@ -78,7 +79,7 @@ def array_match(compiled: Compiled, table: RuleTable, packet: Packet) -> int | N
     for number, row in enumerate(table.entries):
         if not row["family"] & packet.source.family or not row["dir"] & packet.direction:
             continue
-        if row["proto"] not in (PAL_PROTO_ANY, packet.protocol):
+        if row["proto"] not in (PROTO_ANY, packet.protocol):
             continue
         if not row["sport_lo"] <= sport <= row["sport_hi"] or not row["dport_lo"] <= dport <= row["dport_hi"]:
             continue
@@ -148,7 +149,7 @@ def test_membership_equals_the_models(world: PolicySet) -> None:
 def test_layout_of_tables_and_sets(world: PolicySet) -> None:
     compiled = compile_policy(world)
     for table in (*compiled.tables, compiled.tap):
-        assert table.entries.dtype == PAL_RULE
+        assert table.entries.dtype == RULE_DTYPE
         assert table.set_refs.dtype == np.uint32
         ends = np.concatenate([table.entries[f"{side}_off"] + table.entries[f"{side}_n"] for side in ("src", "dst")])
         assert (ends <= len(table.set_refs)).all()
@@ -157,7 +158,7 @@ def test_layout_of_tables_and_sets(world: PolicySet) -> None:
         assert (table.entries["family"] > 0).all()
     assert [item.set_id for item in compiled.sets] == list(range(len(compiled.sets)))
     for item in compiled.sets:
-        assert item.ranges.dtype == PAL_RANGE
+        assert item.ranges.dtype == RANGE_DTYPE
         bounds = [(int(r["family"]), bytes(r["lo"]), bytes(r["hi"])) for r in item.ranges]
         assert bounds == sorted(bounds)
         assert all(low <= high for _, low, high in bounds)
@@ -171,7 +172,7 @@ def test_dtypes_are_the_headers(root_folder: Path) -> None:
     """Offsets by the C rules (no padding is needed), field by field from the header's own text."""
     header = (root_folder / "native" / "include" / "palisade_core.h").read_text(encoding="utf-8")
     sizes = {"uint32_t": 4, "uint16_t": 2, "uint8_t": 1}
-    for name, dtype in (("pal_rule", PAL_RULE), ("pal_range", PAL_RANGE)):
+    for name, dtype in (("pal_rule", RULE_DTYPE), ("pal_range", RANGE_DTYPE)):
         body = re.search(rf"typedef struct {name} {{(.*?)}} {name};", header, re.DOTALL)
         assert body is not None
         offset, fields = 0, []
@@ -187,7 +188,7 @@ def test_dtypes_are_the_headers(root_folder: Path) -> None:
 
 def test_dtypes_are_the_cores() -> None:
     core = pytest.importorskip("dfw.core", reason="the packet core is not built")
-    for name, dtype in (("pal_rule", PAL_RULE), ("pal_range", PAL_RANGE)):
+    for name, dtype in (("pal_rule", RULE_DTYPE), ("pal_range", RANGE_DTYPE)):
         assert core.ffi.sizeof(name) == dtype.itemsize
         for member in dtype.names:
             assert core.ffi.offsetof(name, member) == dtype.fields[member][1]

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dfw.compile import PAL_RANGE, AddressSet, Compiled, compile_policy
+from dfw.compile import AddressSet, Compiled, compile_policy
+from dfw.layout import RANGE_DTYPE
 from dfw.load import load
 from dfw.model import (
     Action,
@@ -144,7 +145,7 @@ def test_a_set_of_thousands_changes_as_if_it_were_made_anew(changes: int) -> Non
     at = next(number for number, item in enumerate(tables.sets) if item.name and len(item.ranges))
 
     def with_numbers(some: set[int]) -> Compiled:
-        rows = np.zeros(len(some), dtype=PAL_RANGE)
+        rows = np.zeros(len(some), dtype=RANGE_DTYPE)
         for row, value in zip(rows, sorted(some), strict=True):
             row["lo"][:4] = row["hi"][:4] = list(value.to_bytes(4, "big"))
         rows["family"] = int(Family.IPV4)
