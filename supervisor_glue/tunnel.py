@@ -3,8 +3,9 @@
 
 Messages are binary: a session's number (4 bytes), a channel (1 byte), data. To the host: OPEN (JSON: what is asked),
 the channels STDIN and RESIZE of `channel.k8s.io`, SHUT (no more input), TAKEN (4 bytes: so much output was passed on)
-and CANCEL. From the host: STDOUT, STDERR, and END (JSON: a Status). A host sends at most WINDOW bytes that nobody has
-taken, so that one slow reader holds up its own session only.
+and CANCEL. From the host: STDOUT, STDERR, TAKEN (so much input was passed on; the first one at once) and END (JSON: a
+Status). Either side sends at most WINDOW bytes that nobody has taken, so that one slow reader holds up its own session
+only, and nobody's memory fills.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ WINDOW: Final = 1 << 20
 CHUNK: Final = 32 * 1024
 HEARTBEAT: Final = 20.0
 MOST_SESSIONS: Final = 1000
+_MOST_HELD: Final = 2 * WINDOW  # an END, or what it says of a lost connection, comes beside the window
 _HEAD: Final = struct.Struct(">IB")
 _COUNT: Final = struct.Struct(">I")
 
@@ -56,12 +58,28 @@ class Session:
         self.tunnel, self.number = tunnel, number
         self.status: Object = {}
         self._frames: deque[Frame] = deque()
+        self._held = 0  # bytes in them
         self._wake = asyncio.Event()
         self._ended = False
+        self._given, self._taken = 0, 0  # bytes of input
+        self._bounded = False  # an earlier host does not say what it has taken
+        self._room = asyncio.Event()
 
     def take(self, frame: Frame) -> None:
+        """What the host sent. Raises ValueError where it sends more than may be under way."""
+        if frame.channel == TAKEN:
+            self._taken += int.from_bytes(frame.data[:4], "big")
+            self._bounded = True
+            self._room.set()
+            return
+        self._held += len(frame.data)
+        if self._held > _MOST_HELD:
+            raise ValueError("a host sends more than was taken")
         self._frames.append(frame)
         self._wake.set()
+        if frame.channel == END:
+            self._bounded = False
+            self._room.set()
 
     def lost(self, why: str) -> None:
         """The host's connection is gone."""
@@ -70,15 +88,26 @@ class Session:
     async def send(self, channel: int, data: bytes = b"") -> None:
         await self.tunnel.socket.send_bytes(frame_write(self.number, channel, data))
 
+    async def feed(self, data: bytes) -> None:
+        """Input for what the host does; waits while it has not taken what there was."""
+        for at in range(0, len(data), CHUNK):
+            piece = data[at : at + CHUNK]
+            while self._bounded and self._given + len(piece) - self._taken > WINDOW:
+                self._room.clear()
+                await self._room.wait()
+            self._given += len(piece)
+            await self.send(STDIN, piece)
+
     async def __aiter__(self) -> AsyncIterator[Frame]:
         while True:
             while not self._frames:
                 self._wake.clear()
                 await self._wake.wait()
             frame = self._frames.popleft()
+            self._held -= len(frame.data)
             if frame.channel == END:
                 self._ended = True
-                self.status = json.loads(frame.data or b"{}")
+                self.status = _status_read(frame.data)
                 return
             yield frame
             await self.send(TAKEN, _COUNT.pack(len(frame.data)))
@@ -87,6 +116,14 @@ class Session:
         self.tunnel.sessions.pop(self.number, None)
         if not self._ended and not self.tunnel.socket.closed:
             await self.send(CANCEL)
+
+
+def _status_read(data: bytes) -> Object:
+    try:
+        found = json.loads(data or b"{}")
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else failure("the host's answer could not be read")
 
 
 class Tunnel:

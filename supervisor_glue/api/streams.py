@@ -187,7 +187,7 @@ async def _input(socket: web.WebSocketResponse, session: Session) -> None:
         channel, data = sent[0], sent[1:]
         if channel == STDIN:
             if data:
-                await session.send(STDIN, data)
+                await session.feed(data)
         elif channel == RESIZE:
             await session.send(RESIZE, data)
         elif channel == _CLOSE and data[:1] == bytes([STDIN]):

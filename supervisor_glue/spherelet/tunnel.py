@@ -60,8 +60,9 @@ class _Session:
         self.left = WINDOW
         self.room = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
-        self.input: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.typed: asyncio.Queue[bytes | None] = asyncio.Queue()  # at most WINDOW
         self.terminal = -1
+        self._due = 0  # bytes of input that were given out last
 
     async def send(self, channel: int, data: bytes) -> None:
         while self.left < len(data):
@@ -73,6 +74,19 @@ class _Session:
     def taken(self, count: int) -> None:
         self.left += count
         self.room.set()
+
+    async def input_ready(self, count: int = 0) -> None:
+        """Say that so much input was passed on: the API server sends no more than WINDOW beyond."""
+        with suppress(ConnectionError, aiohttp.ClientError):
+            await self.socket.send_bytes(frame_write(self.number, TAKEN, count.to_bytes(4, "big")))
+
+    async def input(self) -> bytes | None:
+        """What comes next, once that before it has been passed on; None: there is no more."""
+        if self._due:
+            await self.input_ready(self._due)
+        data = await self.typed.get()
+        self._due = len(data or b"")
+        return data
 
     def resize(self, data: bytes) -> None:
         with suppress(ValueError, KeyError, TypeError, OSError, struct.error):
@@ -113,14 +127,15 @@ class TunnelEnd:
                 session = sessions.get(number)
                 if channel == OPEN:
                     session = sessions[number] = _Session(socket, number)
+                    await session.input_ready()
                     session.task = asyncio.create_task(self._answer(session, json.loads(data)))
                     session.task.add_done_callback(lambda _, number=number: sessions.pop(number, None))  # type: ignore[misc]
                 elif session is None:
                     continue
                 elif channel == STDIN:
-                    session.input.put_nowait(data)
+                    session.typed.put_nowait(data)
                 elif channel == SHUT:
-                    session.input.put_nowait(None)
+                    session.typed.put_nowait(None)
                 elif channel == TAKEN:
                     session.taken(int.from_bytes(data, "big"))
                 elif channel == RESIZE:
@@ -239,28 +254,22 @@ class TunnelEnd:
     async def _on_terminal(self, session: _Session, command: list[str]) -> Object:
         ours, theirs = os.openpty()
         session.terminal = ours
-        loop = asyncio.get_running_loop()
         process = await asyncio.create_subprocess_exec(
             *command, stdin=theirs, stdout=theirs, stderr=theirs, env=join_environment(), start_new_session=True
         )
         os.close(theirs)
+        said, typed, hearing = await _terminal_open(ours)
 
         async def read() -> None:
-            while True:
-                try:
-                    data = await loop.run_in_executor(None, os.read, ours, CHUNK)
-                except OSError:  # the other side is closed
-                    return
-                if not data:
-                    return
-                await session.send(STDOUT, data)
+            with suppress(OSError):  # the other side is closed
+                await _copy(said, session, STDOUT)
 
         async def write() -> None:
-            while True:
-                data = await session.input.get()
-                if data is None:
-                    data = b"\x04"  # end of transmission
-                await loop.run_in_executor(None, os.write, ours, data)
+            with suppress(OSError):
+                while True:
+                    data = await session.input()
+                    typed.write(b"\x04" if data is None else data)  # end of transmission
+                    await typed.drain()
 
         reading, writing = asyncio.create_task(read()), asyncio.create_task(write())
         try:
@@ -278,7 +287,22 @@ class TunnelEnd:
             with suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(reading), 1.0)
             reading.cancel()
+            typed.transport.abort()
+            hearing.close()
             os.close(ours)
+
+
+async def _terminal_open(
+    terminal: int,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, asyncio.ReadTransport]:
+    """Both ways of a terminal's outer end, which stays open beside them. No thread waits for it: a person may be silent
+    for hours, and a process has few threads for all that takes a while."""
+    loop = asyncio.get_running_loop()
+    said = asyncio.StreamReader()
+    inward, outward = (os.fdopen(os.dup(terminal), mode, 0) for mode in ("rb", "wb"))
+    hearing, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(said), inward)
+    transport, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, outward)
+    return said, asyncio.StreamWriter(transport, protocol, None, loop), hearing
 
 
 async def _copy(stream: asyncio.StreamReader, session: _Session, channel: int) -> None:
@@ -288,7 +312,7 @@ async def _copy(stream: asyncio.StreamReader, session: _Session, channel: int) -
 
 async def _feed(stream: asyncio.StreamWriter | None, session: _Session) -> None:
     while stream is not None:
-        data = await session.input.get()
+        data = await session.input()
         with suppress(ConnectionError):
             if data is None:
                 stream.close()

@@ -1,15 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`kubectl attach`, on a host of its own."""
+"""What is typed, and who hears: attach, and commands, on a host of their own."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.control_plane import PATIENCE, control_plane
+from tests.support.control_plane import PATIENCE, ControlPlane, control_plane
 from tests.support.kubectl import Kubectl, kubectl_path
 from tests.support.spherelet import spherelet
 from tests.support.spherelet_pods import is_ready, namespace_made, put_made, shell
@@ -19,21 +23,98 @@ HOST = "esx-1"
 SAYS = "while [ ! -e /tmp/end ]; do echo tick; sleep 0.05; done; echo last"
 
 
-def test_attaching_hears_what_is_said_and_that_nothing_typed_arrives(tmp_path: Path) -> None:
+MANY = 64 << 20
+
+
+@pytest.fixture(scope="module")
+def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    folder = tmp_path_factory.mktemp("host")
     with (
-        control_plane(tmp_path / "plane", "--no-controllers") as plane,
-        spherelet(plane, tmp_path / HOST, HOST, "--no-network"),
+        control_plane(folder / "plane", "--no-controllers") as plane,
+        spherelet(plane, folder / HOST, HOST, "--no-network"),
     ):
-        kubectl = Kubectl("1.37", kubectl_path("1.37"), plane.kubeconfig, tmp_path)
-        namespace = namespace_made(kubectl)
-        pod = {"containers": [shell(SAYS)], "restartPolicy": "Never"}
-        put_made(kubectl, namespace, HOST)("talker", pod, is_ready)
-        environment = {"PATH": os.environ["PATH"], "HOME": str(kubectl.home), "KUBECONFIG": str(kubectl.kubeconfig)}
-        command = [str(kubectl.path), "attach", "-i", "-n", namespace, "talker"]
-        pipe = subprocess.PIPE
-        with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as attached:
-            assert attached.stdout is not None and attached.stdout.readline() == "tick\n"
-            kubectl("exec", "-n", namespace, "talker", "--", "touch", "/tmp/end")
-            out, err = attached.communicate(timeout=PATIENCE)
-        assert out.endswith("last\n") and attached.returncode == 0
-        assert "A container here has no standard input" in err
+        yield plane
+
+
+@pytest.fixture
+def kubectl(plane: ControlPlane, tmp_path: Path) -> Kubectl:
+    return Kubectl("1.37", kubectl_path("1.37"), plane.kubeconfig, tmp_path)
+
+
+def talker(kubectl: Kubectl, script: str) -> str:
+    """A pod of this name runs; its Namespace."""
+    namespace = namespace_made(kubectl)
+    pod = {"containers": [shell(script)], "restartPolicy": "Never", "terminationGracePeriodSeconds": 0}
+    put_made(kubectl, namespace, HOST)("talker", pod, is_ready)
+    return namespace
+
+
+@contextmanager
+def begun(kubectl: Kubectl, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(kubectl.home), "KUBECONFIG": str(kubectl.kubeconfig)}
+    pipe = subprocess.PIPE
+    command = [str(kubectl.path), *arguments]
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def test_attaching_hears_what_is_said_and_that_nothing_typed_arrives(kubectl: Kubectl) -> None:
+    namespace = talker(kubectl, SAYS)
+    with begun(kubectl, "attach", "-i", "-n", namespace, "talker") as attached:
+        assert attached.stdout is not None and attached.stdout.readline() == b"tick\n"
+        kubectl("exec", "-n", namespace, "talker", "--", "touch", "/tmp/end")
+        out, err = attached.communicate(timeout=PATIENCE)
+    assert out.endswith(b"last\n") and attached.returncode == 0
+    assert b"A container here has no standard input" in err
+
+
+def test_what_a_command_does_not_read_is_not_taken(kubectl: Kubectl) -> None:
+    """It filled the Spherelet's memory. What was taken arrives when the command reads."""
+    namespace = talker(kubectl, "sleep 1000")
+    script = "while [ ! -e /tmp/read ]; do sleep 0.05; done; wc -c"
+    with begun(kubectl, "exec", "-i", "-n", namespace, "talker", "--", "sh", "-c", script) as running:
+        assert running.stdin is not None and running.stdout is not None
+        os.set_blocking(running.stdin.fileno(), False)
+        given, since = 0, time.monotonic()
+        while given < MANY and time.monotonic() - since < 2.0:
+            try:
+                given += os.write(running.stdin.fileno(), bytes(65536))
+                since = time.monotonic()
+            except BlockingIOError:
+                time.sleep(0.01)
+        assert given < MANY
+        kubectl("exec", "-n", namespace, "talker", "--", "touch", "/tmp/read")
+        os.set_blocking(running.stdin.fileno(), True)
+        running.stdin.close()
+        assert int(running.stdout.read()) == given
+
+
+def test_open_terminals_hold_up_nothing(kubectl: Kubectl, plane: ControlPlane) -> None:
+    """Each had a thread of the few that a process has for all that takes a while."""
+    kubernetes = pytest.importorskip("kubernetes", reason="needs kubernetes: Python's client")
+    from kubernetes.stream import stream
+
+    namespace = talker(kubectl, "echo hello; exec sleep 1000")
+    threads = min(32, (os.cpu_count() or 1) + 4)
+    with kubernetes.config.new_client_from_config(str(plane.kubeconfig)) as client:
+        core = kubernetes.client.CoreV1Api(client)
+        asked: dict[str, Any] = {"stdin": True, "stdout": True, "tty": True, "_preload_content": False}
+        opened = [
+            stream(core.connect_get_namespaced_pod_exec, "talker", namespace, command=["cat"], **asked)
+            for _ in range(threads + 1)
+        ]
+        try:
+            assert kubectl("logs", "-n", namespace, "talker", "--tail=1", "--request-timeout=20s").out == "hello\n"
+            for number, terminal in enumerate(opened):
+                terminal.write_stdin(f"word {number}\n")
+                said, end = "", time.monotonic() + PATIENCE
+                while said.count(f"word {number}") < 2:  # its echo, and what cat says
+                    assert time.monotonic() < end, said
+                    terminal.update(timeout=1)
+                    said += terminal.read_stdout() if terminal.peek_stdout() else ""
+        finally:
+            for terminal in opened:
+                terminal.close()

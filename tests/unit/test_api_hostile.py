@@ -4,20 +4,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import re
 import ssl
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import aiohttp
 import pytest
 
 from supervisor_glue.api import server
+from supervisor_glue.api.server import TUNNEL
 from supervisor_glue.api.status import ApiError
 from supervisor_glue.auth import limits
 from supervisor_glue.auth.limits import Allowance
 from supervisor_glue.auth.tls import identity_load
 from supervisor_glue.controllers.resources import CONFIG_MAPS, NAMESPACES, PODS, ROLE_BINDINGS
+from supervisor_glue.tunnel import CHUNK, END, OPEN, STDOUT, TAKEN, WINDOW, frame_read, frame_write
+from tests.support.patience import PATIENCE
 from tests.support.served_world import World, with_world
 
 SPEC = {"containers": [{"name": "c", "image": "i"}]}
@@ -161,5 +166,47 @@ def test_requests_may_come_before_the_answers_to_those_before(tmp_path: Path) ->
         assert found == [status for _, status in paths[:61]]
         writer.transport.abort()
         await world.admin.get(NAMESPACES, "shop")
+
+    with_world(tmp_path, work)
+
+
+@pytest.mark.parametrize("answer", [b"\xff", b"[]", b"null", b"x" * 100_000, b'{"status": "Failure"}', b""])
+def test_a_host_that_answers_nonsense_is_refused_as_a_sentence(tmp_path: Path, answer: bytes) -> None:
+    async def work(world: World) -> None:
+        async with world.host("esx-1") as host, host.websocket(TUNNEL, heartbeat=20.0) as socket:
+
+            async def respond() -> None:
+                async for message in socket:
+                    frame = frame_read(message.data)
+                    await socket.send_bytes(frame_write(frame.session + 1, STDOUT, b"to nobody"))
+                    await socket.send_bytes(frame_write(frame.session, TAKEN, b""))
+                    await socket.send_bytes(frame_write(frame.session, END, answer))
+
+            responding = asyncio.create_task(respond())
+            assert world.admin._session is not None
+            async with world.admin._session.get(PODS.path("shop", "on-esx-1", "log")) as said:
+                assert said.status in (200, 400), await said.text()
+            responding.cancel()
+
+    with_world(tmp_path, work)
+
+
+def test_a_host_that_sends_more_than_was_taken_is_hung_up_on(tmp_path: Path) -> None:
+    """Its output would wait in the API server's memory for a reader that does not read."""
+
+    async def work(world: World) -> None:
+        async with world.host("esx-1") as host, host.websocket(TUNNEL, heartbeat=20.0) as socket:
+            assert world.admin._session is not None
+            asking = asyncio.ensure_future(world.admin._session.get(PODS.path("shop", "on-esx-1", "log")))
+            asked = frame_read((await socket.receive()).data)
+            assert asked.channel == OPEN
+            with contextlib.suppress(ConnectionError):
+                for _ in range(64 * WINDOW // CHUNK):
+                    await socket.send_bytes(frame_write(asked.session, STDOUT, bytes(CHUNK)))
+            async with asyncio.timeout(PATIENCE):
+                async for _ in socket:
+                    pass  # what was taken until then
+            assert socket.close_code == aiohttp.WSCloseCode.PROTOCOL_ERROR
+            asking.cancel()
 
     with_world(tmp_path, work)
