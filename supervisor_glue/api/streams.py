@@ -26,6 +26,9 @@ from supervisor_glue.api.watch_cache import WatchCache
 from supervisor_glue.auth.user import User
 from supervisor_glue.tunnel import END, RESIZE, SHUT, STDERR, STDIN, STDOUT, SUCCESS, Session, Tunnels
 
+_HEARTBEAT: Final = 60.0
+"""Seconds, and half of it for the answer, which comes behind input that a command does not read: kubectl itself gives
+up after 61."""
 PROTOCOLS: Final = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _CLOSE: Final = 255  # of v5: the next byte is the channel that ends
 _ERROR: Final = 3
@@ -157,7 +160,7 @@ def is_websocket(request: web.Request) -> bool:
 
 async def socket_serve(request: web.Request, session: Session) -> web.WebSocketResponse:
     """Pass a host's session on, both ways, until it ends or the client goes."""
-    socket = web.WebSocketResponse(protocols=PROTOCOLS, heartbeat=30.0)
+    socket = web.WebSocketResponse(protocols=PROTOCOLS, heartbeat=_HEARTBEAT)
     try:
         await socket.prepare(request)
         reading = asyncio.ensure_future(_input(socket, session))
