@@ -30,6 +30,7 @@ typedef struct pal_burst {
     uint32_t n;                               /* visits */
     uint8_t v6, mixed;                        /* some are IPv6; are not of CLASS_ACK */
     uint64_t stale;                           /* a bit a visit: its connection is to be judged again, and `again` is known */
+    uint64_t doubt;                           /* a bit a visit: several connections may be its, and `ref` is the first of them */
     uint64_t latest_ns;                       /* latest clock of all packets */
     uint64_t line[BURST_VISITS][2];           /* CLASS_ACK: the first 16 bytes of the connection's hot line */
     uint64_t hash[BURST_VISITS];

@@ -311,6 +311,23 @@ PAL_INLINE void forward_look_up(const forward_case *c, forward_plan *plan)
     forward_unknown(c, plan, mac);
 }
 
+/* forward_look_up's answer for a plain packet (packet_is_plain4) from another host to a vNIC here, not routed, that fits, on a segment
+ * that does not learn. False: it is to be asked. */
+PAL_INLINE bool forward_plain4(const fabric *f, uint32_t segment, const pal_packet *p, forward_plan *plan)
+{
+    const uint64_t mac = mac_number(p->data);
+    if (PAL_UNLIKELY(p->data[0] & 1) || PAL_UNLIKELY(mac == f->gateway_mac) || PAL_UNLIKELY(f->segment[segment].learn))
+        return false;
+    const fabric_mac *m = fabric_mac_find(f, segment, mac);
+    if (PAL_UNLIKELY(!m) || PAL_UNLIKELY(m->vnic == PAL_UPLINK))
+        return false;
+    const uint32_t limit = f->vnic[m->vnic].mtu;
+    if (PAL_UNLIKELY(limit && p->ip_len > limit))
+        return false;
+    *plan = (forward_plan){.kind = FORWARD_VNIC, .from = segment, .to = segment, .vnic = m->vnic, .tep = PAL_NO_INDEX, .reason = PAL_REASON_NO_RECEIVER};
+    return true;
+}
+
 /* Is it dealt with alone? Its execution says something to somebody, or makes copies. */
 PAL_INLINE bool forward_is_special(const forward_plan *plan)
 {

@@ -74,11 +74,11 @@ PAL_INLINE uint32_t pipeline_visit(pal_burst *b, uint32_t v, const pal_filter *f
     return v + 1;
 }
 
-/* A visit for each packet and filter, with its key; the index lines are on their way. */
-PAL_INLINE void pipeline_visits(pal_worker *w, pal_burst *b, const pal_route *route, pal_packet *packet, uint32_t n)
+/* More visits: one for each packet and filter, with its key; the index lines are on their way. There is room for them. */
+PAL_INLINE void pipeline_add(pal_worker *w, pal_burst *b, const pal_route *route, pal_packet *packet, uint32_t n)
 {
-    uint32_t visits = 0;
-    uint64_t latest = 0;
+    uint32_t v = b->n, visits = v;
+    uint64_t latest = b->latest_ns;
     for (uint32_t i = 0; i < n; i++) {
         latest = packet[i].clock_ns > latest ? packet[i].clock_ns : latest;
         const pal_route *r = &route[i];
@@ -88,10 +88,8 @@ PAL_INLINE void pipeline_visits(pal_worker *w, pal_burst *b, const pal_route *ro
     }
     b->n = visits;
     b->latest_ns = latest;
-    b->v6 = b->mixed = 0;
-    b->stale = 0;
     hash_tcp seed = hash_tcp_of(w->table.s->seed);
-    for (uint32_t v = 0; v < visits;) {
+    while (v < visits) {
         uint32_t end = min_u32(v + WIDE_LANES, visits);
         if (w->wide && end - v == WIDE_LANES && wide_key(w, b, v, &seed)) {
             v = end;
@@ -100,6 +98,21 @@ PAL_INLINE void pipeline_visits(pal_worker *w, pal_burst *b, const pal_route *ro
         for (; v < end; v++)
             pipeline_key(w, b, v, &seed);
     }
+}
+
+/* A burst without visits. */
+PAL_INLINE void pipeline_begin(pal_burst *b)
+{
+    b->n = 0;
+    b->latest_ns = 0;
+    b->v6 = b->mixed = 0;
+    b->stale = b->doubt = 0;
+}
+
+PAL_INLINE void pipeline_visits(pal_worker *w, pal_burst *b, const pal_route *route, pal_packet *packet, uint32_t n)
+{
+    pipeline_begin(b);
+    pipeline_add(w, b, route, packet, n);
 }
 
 /* It seems to have no connection: the rules will be asked. */
@@ -168,17 +181,17 @@ PAL_OUTLINE void pipeline_reply_tuple(const pal_worker *w, pal_burst *b, uint32_
         prefetch_read(&t->nat6[ref - t->cap4]);
 }
 
-/* The connections that they may be; their lines are on their way. True: some seem to have none. `mixed` and `v6` as in the
- * burst, `observed` as in the worker, `nat` as in the table: what is known of all visits need not be asked of each. */
-PAL_INLINE bool pipeline_prefetch_kind(const pal_worker *w, pal_burst *b, const bool mixed, const bool v6, const bool observed,
-                                        const bool nat)
+/* Of visits [v, visits), the connections that they may be; their lines are on their way. True: some seem to have none. `mixed` and
+ * `v6` as in the burst, `observed` as in the worker, `nat` as in the table: what is known of all visits need not be asked of each. */
+PAL_INLINE bool pipeline_prefetch_kind(const pal_worker *w, pal_burst *b, uint32_t v, uint32_t visits, const bool mixed, const bool v6,
+                                        const bool observed, const bool nat)
 {
     const ct_bucket *index = w->table.bucket;
     ct_hot *hot = w->table.hot;
-    uint32_t visits = b->n, cap4 = w->table.cap4, doubts = 0, others = 0;
-    uint8_t doubt[BURST_VISITS], other[BURST_VISITS];
+    uint32_t cap4 = w->table.cap4, others = 0;
+    uint8_t other[BURST_VISITS];
     bool misses = false;
-    for (uint32_t v = 0; v < visits; v++) {
+    for (; v < visits; v++) {
         if (mixed && b->entry[v] != HINT_ACK && !pipeline_prefetch_any(w, b, v))
             continue;
         const ct_bucket *bucket = &index[b->bucket[v]];
@@ -210,7 +223,7 @@ PAL_INLINE bool pipeline_prefetch_kind(const pal_worker *w, pal_burst *b, const 
                 prefetch_write(&w->table.flow[ref]);
         }
         if (PAL_UNLIKELY(m & (m - 1)) && (!mixed || b->entry[v] == HINT_ACK)) {
-            doubt[doubts++] = (uint8_t)v;
+            b->doubt |= 1ull << v;
             while (m &= m - 1)
                 prefetch_write(&hot[bucket->ref[__builtin_ctz(m)] & (nat ? ~CT_REPLY_TUPLE : ~0u)]);
         }
@@ -220,23 +233,29 @@ PAL_INLINE bool pipeline_prefetch_kind(const pal_worker *w, pal_burst *b, const 
             pipeline_open(b, other[i]);
             misses = true;
         }
-    for (uint32_t i = 0; i < doubts; i++)
-        pipeline_settle(w, b, doubt[i]);
     return misses;
 }
 
-PAL_OUTLINE bool pipeline_prefetch_nat(const pal_worker *w, pal_burst *b)
+PAL_OUTLINE bool pipeline_prefetch_nat(const pal_worker *w, pal_burst *b, uint32_t from, uint32_t to)
 {
-    return pipeline_prefetch_kind(w, b, true, b->v6, w->observed, true);
+    return pipeline_prefetch_kind(w, b, from, to, true, b->v6, w->observed, true);
 }
 
-PAL_INLINE bool pipeline_prefetch(const pal_worker *w, pal_burst *b)
+PAL_INLINE bool pipeline_prefetch(const pal_worker *w, pal_burst *b, uint32_t from, uint32_t to)
 {
     if (PAL_UNLIKELY(w->table.nat != NULL))
-        return pipeline_prefetch_nat(w, b);
+        return pipeline_prefetch_nat(w, b, from, to);
     if (PAL_UNLIKELY(b->mixed) || PAL_UNLIKELY(w->observed))
-        return pipeline_prefetch_kind(w, b, true, b->v6, w->observed, false);
-    return b->v6 ? pipeline_prefetch_kind(w, b, false, true, false, false) : pipeline_prefetch_kind(w, b, false, false, false, false);
+        return pipeline_prefetch_kind(w, b, from, to, true, b->v6, w->observed, false);
+    return b->v6 ? pipeline_prefetch_kind(w, b, from, to, false, true, false, false)
+                 : pipeline_prefetch_kind(w, b, from, to, false, false, false, false);
+}
+
+/* Doubts about visits before `to` are settled, if their lines have arrived by now; or waited for, all together. */
+PAL_INLINE void pipeline_settle_before(const pal_worker *w, pal_burst *b, uint32_t to)
+{
+    for (; PAL_UNLIKELY(b->doubt) && (uint32_t)__builtin_ctzll(b->doubt) < to; b->doubt &= b->doubt - 1)
+        pipeline_settle(w, b, (uint32_t)__builtin_ctzll(b->doubt));
 }
 
 #endif

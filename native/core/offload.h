@@ -64,6 +64,23 @@ static inline uint8_t offload_check_any(pal_packet *p, host_offload *o)
     return PAL_REASON_MATCH;
 }
 
+/* host_offload_check of a plain packet (packet_is_plain4) that asks for nothing, or, as a pod's do, for its sum: true, and *o is what
+ * the packet says; all of it is there, or the parser would have refused it. False: it is to be asked; *o is as it was. */
+PAL_INLINE bool host_offload_plain4(const pal_packet *p, host_offload *o, bool trusted)
+{
+    if (PAL_UNLIKELY(o->gso_type != OFFLOAD_GSO_NONE) || PAL_UNLIKELY(o->flags & ~(OFFLOAD_NEEDS_CSUM | OFFLOAD_DATA_VALID)))
+        return false;
+    const uint8_t flags = trusted ? o->flags : o->flags & OFFLOAD_NEEDS_CSUM;
+    if (flags & OFFLOAD_NEEDS_CSUM) {
+        if (PAL_UNLIKELY(o->csum_start != p->l4) || PAL_UNLIKELY(o->csum_offset != offload_sum_at(p)))
+            return false;
+        *o = (host_offload){.csum_start = (uint16_t)p->l4, .csum_offset = o->csum_offset, .flags = flags};
+    } else {
+        *o = (host_offload){.flags = flags};
+    }
+    return true;
+}
+
 /* Of a parsed frame: PAL_REASON_MATCH, and *o is what the packet says, p->fragments and p->wire_bytes count its segments; or
  * PAL_REASON_OFFLOAD. `trusted`: DATA_VALID is our own card's word. */
 PAL_INLINE uint8_t host_offload_check(pal_packet *p, host_offload *o, bool trusted)

@@ -98,6 +98,9 @@ PAL_INLINE uint64_t packet_class(const pal_packet *p)
     return c & CLASS_MASK;
 }
 
+/* That, in IPv4 straight behind an Ethernet header without tags. */
+PAL_INLINE bool packet_is_plain4(const pal_packet *p) { return packet_class(p) == CLASS_ACK(PAL_FAMILY_V4) && p->l2_len == 14; }
+
 PAL_INLINE uint32_t addr_bytes(const pal_packet *p) { return p->family == PAL_FAMILY_V4 ? 4 : 16; }
 PAL_INLINE const uint8_t *packet_src(const pal_packet *p)
 {
@@ -119,12 +122,16 @@ PAL_INLINE bool addr_is_group(const uint8_t *a, uint32_t family)
 {
     return family == PAL_FAMILY_V4 ? (a[0] & 0xf0) == 0xe0 || load_u32(a) == 0xffffffffu : a[0] == 0xff;
 }
+PAL_INLINE bool addr4_is_odd(const uint8_t *src, const uint8_t *dst)
+{
+    return src[0] == 0 || src[0] == 127 || (src[0] & 0xf0) == 0xe0 || load_u32(src) == 0xffffffffu || load_u32(src) == load_u32(dst);
+}
 /* SEMANTICS, Odd packets: never from a live workload; captures have them. */
 PAL_INLINE bool packet_is_odd(const pal_packet *p)
 {
     const uint8_t *src = packet_src(p), *dst = packet_dst(p);
     if (p->family == PAL_FAMILY_V4)
-        return src[0] == 0 || src[0] == 127 || (src[0] & 0xf0) == 0xe0 || load_u32(src) == 0xffffffffu || load_u32(src) == load_u32(dst);
+        return addr4_is_odd(src, dst);
     return src[0] == 0xff || memcmp(src, dst, 16) == 0;
 }
 PAL_INLINE bool addr_is_zero(const uint8_t *a, uint32_t family)

@@ -54,6 +54,8 @@ PAL_OUTLINE void pipeline_clock(pal_worker *w, uint64_t clock_ns)
 #include "look_up.h"
 #include "ahead.h"
 
+#define PIPELINE_AHEAD 40u /* visits: pipeline_groups */
+
 /* ---- judge -------------------------------------------------------------------------------------------------- */
 
 /* A whole packet at one filter. */
@@ -195,12 +197,13 @@ PAL_INLINE bool pipeline_judge_one(pal_worker *w, pal_burst *b, uint32_t v)
     return pipeline_judge_any(w, b, v);
 }
 
-/* All visits in their order. Eight at once where nothing speaks against it: nobody's clock is due. */
-PAL_INLINE void pipeline_judge(pal_worker *w, pal_burst *b)
+/* Visits [v, to) in their order; none of them is the second of a packet whose first is not. Eight at once where nothing speaks
+ * against it: nobody's clock is due. */
+PAL_INLINE void pipeline_judge(pal_worker *w, pal_burst *b, uint32_t v, uint32_t to)
 {
     bool passed = true, wide = w->wide;
-    for (uint32_t v = 0; v < b->n;) {
-        uint32_t end = min_u32(v + WIDE_LANES, b->n);
+    while (v < to) {
+        uint32_t end = min_u32(v + WIDE_LANES, to);
 #ifndef PAL_NO_FAST
         if (PAL_LIKELY(wide) && PAL_LIKELY(passed) && end - v == WIDE_LANES && PAL_LIKELY(b->latest_ns < w->clock_due) &&
             PAL_LIKELY((b->stale >> v & 0xff) == 0) && PAL_LIKELY(wide_judge(w, b, v))) {
@@ -222,7 +225,9 @@ PAL_INLINE void pipeline_judge(pal_worker *w, pal_burst *b)
 /* The connections and rules that a burst's visits may meet. */
 PAL_INLINE void pipeline_look_up(pal_worker *w, pal_burst *b)
 {
-    if (PAL_UNLIKELY(pipeline_prefetch(w, b)))
+    const bool misses = pipeline_prefetch(w, b, 0, b->n);
+    pipeline_settle_before(w, b, b->n);
+    if (PAL_UNLIKELY(misses))
         pipeline_classify(w->snap, b);
     if (PAL_UNLIKELY(w->astray)) {
         w->astray = 0;
@@ -244,16 +249,51 @@ PAL_INLINE void pipeline_bursts(pal_worker *w, const pal_route *route, pal_packe
         if (more)
             pipeline_visits(w, next, route + at, packet + at, min_u32(n - at, WORKER_BURST));
         worker_room(w);
-        pipeline_judge(w, now);
+        pipeline_judge(w, now, 0, now->n);
         if (!more)
             return;
         pipeline_look_up(w, next);
     }
 }
 
+/* A burst whose visits have been added, eight at a time: connections are asked for three groups ahead of those that are judged, and
+ * `judged` acts on the verdicts in between, so that what comes from memory never has to queue. No packet has a second visit. What
+ * may change what others meet goes in one piece. */
+PAL_INLINE void pipeline_groups(pal_worker *w, pal_burst *b, void (*judged)(pal_worker *w))
+{
+    uint32_t judge = 0, n = b->n;
+    if (PAL_UNLIKELY(b->mixed) || PAL_UNLIKELY(w->astray)) {
+        pipeline_look_up(w, b);
+    } else {
+        for (uint32_t v = 0; v < n; v += WIDE_LANES) {
+            if (PAL_UNLIKELY(pipeline_prefetch(w, b, v, min_u32(v + WIDE_LANES, n)))) {
+                pipeline_prefetch(w, b, min_u32(v + WIDE_LANES, n), n);
+                pipeline_settle_before(w, b, n);
+                pipeline_classify(w->snap, b);
+                break;
+            }
+            if (v < PIPELINE_AHEAD)
+                continue;
+            pipeline_settle_before(w, b, judge + WIDE_LANES);
+            worker_room(w);
+            pipeline_judge(w, b, judge, judge + WIDE_LANES);
+            judge += WIDE_LANES;
+            judged(w);
+        }
+        pipeline_settle_before(w, b, n);
+    }
+    for (; judge < n; judge += WIDE_LANES) {
+        worker_room(w);
+        pipeline_judge(w, b, judge, min_u32(judge + WIDE_LANES, n));
+        judged(w);
+    }
+}
+
 #ifdef PAL_WIDE
 /* The same, compiled for a machine with AVX2: a tenth fewer instructions. */
 WIDE PAL_OUTLINE void pipeline_bursts_wide(pal_worker *w, const pal_route *route, pal_packet *packet, uint32_t n) { pipeline_bursts(w, route, packet, n); }
+WIDE PAL_OUTLINE void pipeline_groups_wide(pal_worker *w, pal_burst *b, void (*judged)(pal_worker *w)) { pipeline_groups(w, b, judged); }
+WIDE PAL_OUTLINE void pipeline_add_wide(pal_worker *w, pal_burst *b, const pal_route *route, pal_packet *packet, uint32_t n) { pipeline_add(w, b, route, packet, n); }
 #endif
 
 static inline void pipeline_burst(pal_worker *w, const pal_route *route, pal_packet *packet, uint32_t n)
@@ -267,6 +307,30 @@ static inline void pipeline_burst(pal_worker *w, const pal_route *route, pal_pac
     }
 #endif
     pipeline_bursts(w, route, packet, n);
+}
+
+/* The same in two steps, for whoever has something else to do between packets: visits as the packets become known, then all of
+ * them. */
+static inline void pipeline_more(pal_worker *w, pal_burst *b, const pal_route *route, pal_packet *packet, uint32_t n)
+{
+#ifdef PAL_WIDE
+    if (PAL_LIKELY(w->wide)) {
+        pipeline_add_wide(w, b, route, packet, n);
+        return;
+    }
+#endif
+    pipeline_add(w, b, route, packet, n);
+}
+
+static inline void pipeline_finish(pal_worker *w, pal_burst *b, void (*judged)(pal_worker *w))
+{
+#ifdef PAL_WIDE
+    if (PAL_LIKELY(w->wide)) {
+        pipeline_groups_wide(w, b, judged);
+        return;
+    }
+#endif
+    pipeline_groups(w, b, judged);
 }
 
 #endif

@@ -115,6 +115,15 @@ static inline bool spoof_is_router(const pal_packet *p)
     return p->proto == PROTO_IP6_HOPOPTS || p->proto == PROTO_IP6_ROUTING || p->proto == PROTO_IP6_DSTOPTS || p->proto == PROTO_AH;
 }
 
+/* A plain packet (packet_is_plain4) from a vNIC: true when its own MAC address and first IPv4 address are enough to know
+ * that spoof_check finds nothing, guarded or not. */
+PAL_INLINE bool spoof_plain4(const fabric *f, uint32_t vnic, const pal_packet *p)
+{
+    const fabric_vnic *v = &f->vnic[vnic];
+    return PAL_LIKELY(memcmp(p->data + 6, v->mac, 6) == 0) && PAL_LIKELY(p->addr4[0] == v->addr4) &&
+           PAL_LIKELY(!addr4_is_odd((const uint8_t *)&p->addr4[0], (const uint8_t *)&p->addr4[1]));
+}
+
 /* A frame from a vNIC: PAL_REASON_MATCH, or why it is refused. What the parser has refused keeps its reason. */
 static inline uint8_t spoof_check(const fabric *f, uint32_t vnic, const pal_packet *p)
 {

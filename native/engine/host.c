@@ -129,101 +129,6 @@ static void host_parse(host_worker *w, uint32_t n)
     }
 }
 
-/* ---- looked at -------------------------------------------------------------------------------------------------- */
-
-/* Congestion that the underlay has marked goes on to the inner packet (RFC 6040 section 4.2). */
-static uint8_t host_congestion(pal_packet *p, uint8_t tos)
-{
-    if (PAL_LIKELY((tos & 3) != 3) || !p->family || p->reason)
-        return PAL_REASON_MATCH;
-    uint8_t *ip = (uint8_t *)(uintptr_t)p->data + p->l3;
-    if (p->family == PAL_FAMILY_V4) {
-        const uint16_t before = load_u16(ip);
-        if ((ip[1] & 3) == 0)
-            return PAL_REASON_ECN;
-        ip[1] |= 3;
-        uint64_t sum = (uint16_t)~load_u16(ip + 10); /* RFC 1624: the sum less the old word, plus the new one */
-        const uint16_t after = sum_finish(sum + (uint16_t)~before + load_u16(ip));
-        memcpy(ip + 10, &after, 2);
-        return PAL_REASON_MATCH;
-    }
-    if ((ip[1] & 0x30) == 0)
-        return PAL_REASON_ECN;
-    ip[1] |= 0x30;
-    return PAL_REASON_MATCH;
-}
-
-static uint8_t host_inspect(host_worker *w, uint32_t k)
-{
-    pal_packet *p = &w->packet[k];
-    host_frame *f = &w->frame[w->at[k]];
-    const host_source *s = &w->source[k];
-    const bool uplink = s->vnic == PAL_UPLINK;
-    uint8_t r = host_offload_check(p, &f->offload, uplink);
-    if (PAL_UNLIKELY(r))
-        return r;
-    if (!uplink)
-        return spoof_check(w->fabric, s->vnic, p);
-    if (PAL_UNLIKELY(p->cap >= 14 && ethertype_is_tag(load_be16(p->data + 12))))
-        return PAL_REASON_VLAN_GUEST;
-    if (PAL_UNLIKELY(p->reason))
-        return PAL_REASON_MATCH;
-    if (PAL_UNLIKELY(p->family && spoof_is_odd(p)))
-        return PAL_REASON_BAD_ADDRESS;
-    return host_congestion(p, f->tos);
-}
-
-static void host_route(host_worker *w, uint32_t k)
-{
-    const pal_filter *filter = w->config->filter;
-    const forward_plan *plan = &w->plan[k];
-    const uint32_t from = w->source[k].vnic;
-    pal_route *r = &w->route[k];
-    const pal_filter *in = plan->kind == FORWARD_VNIC && plan->vnic != from ? &filter[plan->vnic] : NULL;
-    if (from == PAL_UPLINK)
-        *r = (pal_route){.first = in, .dir = PAL_DIR_IN};
-    else
-        *r = (pal_route){.first = &filter[from], .second = in, .dir = PAL_DIR_OUT};
-}
-
-/* Spoofguard, and where each goes. Returns how many are left; they are moved together. */
-static uint32_t host_look(host_worker *w, uint32_t n)
-{
-    const fabric *f = w->fabric;
-    uint32_t kept = 0;
-    for (uint32_t k = 0; k < n; k++)
-        if (PAL_LIKELY(w->packet[k].cap >= 14))
-            fabric_mac_prefetch(f, w->source[k].segment, mac_number(w->packet[k].data));
-    for (uint32_t k = 0; k < n; k++) {
-        host_fetch(w);
-        const uint8_t r = host_inspect(w, k);
-        if (PAL_UNLIKELY(r)) {
-            host_dropped(w, r);
-            if (PAL_UNLIKELY(w->captures))
-                host_capture_refused(w, k, r);
-            continue;
-        }
-        if (PAL_UNLIKELY(kept != k)) {
-            w->packet[kept] = w->packet[k];
-            w->source[kept] = w->source[k];
-            w->at[kept] = w->at[k];
-            w->place[w->at[k]] = (uint8_t)kept;
-        }
-        const forward_case c = {.f = f, .p = &w->packet[kept], .segment = w->source[kept].segment, .vnic = w->source[kept].vnic,
-                                .gso_size = w->frame[w->at[kept]].offload.gso_size, .tep = w->source[kept].tep, .marks = w->source[kept].marks,
-                                .learned = w->learned, .tick = host_tick(w)};
-        if (PAL_UNLIKELY(f->segment[c.segment].learn) && c.vnic == PAL_UPLINK && !c.p->reason && c.p->cap >= 14)
-            learn_source(w->learned, f, c.segment, c.p->data + 6, c.tep, c.tick);
-        if (PAL_LIKELY(w->path != NULL))
-            path_look_up(w->path, w->config->number + 1, &c, &w->plan[kept]);
-        else
-            forward_look_up(&c, &w->plan[kept]);
-        host_route(w, kept);
-        kept++;
-    }
-    return kept;
-}
-
 /* ---- judged ----------------------------------------------------------------------------------------------------- */
 
 static void host_settle_alone(host_worker *w, const host_view *v, const pal_judgement *j)
@@ -287,6 +192,8 @@ static void host_burst_judge(host_worker *w, uint32_t k, uint32_t n)
     pw->out_count = w->settled = 0;
 }
 
+static void host_judged(pal_worker *pw) { host_settle(pw->context); }
+
 static void host_group_judge(host_worker *w, uint32_t k)
 {
     const fabric_segment *s = &w->fabric->segment[w->plan[k].to];
@@ -328,8 +235,6 @@ static void host_fragment(host_worker *w, uint32_t k)
     held_finish(w);
 }
 
-static bool host_is_fragment(const pal_packet *p) { return (p->marks & MARK_FRAGMENT) && !p->reason; }
-
 /* A frame whose execution says something to somebody, makes copies, or releases others: it is judged, and dealt with, before
  * the next one is judged. */
 static void host_special(host_worker *w, uint32_t k)
@@ -370,11 +275,6 @@ static void host_special(host_worker *w, uint32_t k)
     w->alone = PAL_NONE;
 }
 
-static bool host_is_special(const host_worker *w, uint32_t k)
-{
-    return !w->route[k].first || forward_is_special(&w->plan[k]) || host_is_fragment(&w->packet[k]);
-}
-
 /* ---- a burst ---------------------------------------------------------------------------------------------------- */
 
 void host_ahead(host_worker *w, const void *const *line, uint32_t n)
@@ -404,8 +304,15 @@ void host_burst(host_worker *w, host_frame *frame, uint32_t n, uint64_t now_ns, 
         host_capture_in(w, n);
     n = host_take(w, n);
     host_parse(w, n);
+    pipeline_begin(&w->burst);
+    w->visits = 0;
+    w->plain = true;
     if (n)
         n = host_look(w, n);
+    if (n && PAL_LIKELY(w->plain)) {
+        pipeline_finish(pw, &w->burst, host_judged);
+        n = 0;
+    }
     for (uint32_t k = 0, end; k < n; k = end) {
         for (end = k; end < n && !host_is_special(w, end);)
             end++;

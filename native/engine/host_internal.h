@@ -3,6 +3,7 @@
  * host_internal.h - a host's worker, as host.c, host_send.c and host_fragment.c share it.
  *
  *     host.c            a burst: taken in, looked up, judged; special frames one by one
+ *     host_look.c       each frame: offload, spoofguard, where it goes
  *     host_send.c       what leaves: rewritten, encapsulated, copied; what we generate
  *     host_fragment.c   fragments that wait for their datagram's verdict
  *     host_log.c        what logged rules decided, for whoever writes the log
@@ -25,6 +26,7 @@
 #define HOST_OUT 256u
 #define HOST_OWN (1u << 20)        /* bytes of frames of our own, until the sink has taken them */
 #define HOST_OWN_MARGIN (64u << 10) /* of them for what is generated while something else waits for its verdict */
+#define HOST_MACS_NEAR 1024u       /* slots for MAC addresses that need not be fetched: the first-level cache holds them */
 #define HOST_DEPTH 4u              /* answers to answers */
 
 /* A second's worth, of each vNIC and of the uplink. */
@@ -89,6 +91,9 @@ struct host_worker {
     pal_route route[HOST_BURST];
     forward_plan plan[HOST_BURST];
     host_source source[HOST_BURST];
+    pal_burst burst;             /* of those whose visits are known already, the first `visits` */
+    uint32_t visits;
+    bool plain;                  /* so far nothing is special, and each is judged at one filter */
     const void *const *ahead;    /* lines that are yet to be fetched (host_ahead) */
     uint32_t aheads;
     /* What leaves. */
@@ -145,6 +150,13 @@ PAL_INLINE host_view host_view_at(host_worker *w, uint32_t k)
                        .offload = &f->offload, .plan = &w->plan[k], .source = &w->source[k]};
 }
 
+PAL_INLINE bool host_is_fragment(const pal_packet *p) { return (p->marks & MARK_FRAGMENT) && !p->reason; }
+
+PAL_INLINE bool host_is_special(const host_worker *w, uint32_t k)
+{
+    return !w->route[k].first || forward_is_special(&w->plan[k]) || host_is_fragment(&w->packet[k]);
+}
+
 PAL_INLINE void host_dropped(host_worker *w, uint8_t reason) { w->stats.dropped[reason]++; }
 
 PAL_INLINE void host_fetch(host_worker *w)
@@ -159,6 +171,9 @@ PAL_INLINE void host_fetch(host_worker *w)
 void host_settle(host_worker *w);
 /* pal_worker.flush: its list of verdicts is full, or the burst is over. */
 void host_verdicts(pal_worker *pw);
+
+/* host_look.c: spoofguard, and where each of n frames goes; w->burst and w->plain. Returns how many are left; they are moved together. */
+uint32_t host_look(host_worker *w, uint32_t n);
 
 /* host_send.c */
 void host_flush(host_worker *w);

@@ -31,14 +31,14 @@ uint8_t *host_own(host_worker *w, uint32_t len)
     return data;
 }
 
-static host_out *host_next(host_worker *w)
+PAL_INLINE host_out *host_next(host_worker *w)
 {
     if (PAL_UNLIKELY(w->outs == HOST_OUT))
         host_flush(w);
     return &w->out[w->outs++];
 }
 
-static void host_emit_vnic(host_worker *w, const host_view *v, uint32_t vnic)
+PAL_INLINE void host_emit_vnic(host_worker *w, const host_view *v, uint32_t vnic)
 {
     host_out *o = host_next(w);
     o->data = v->data;
@@ -69,7 +69,7 @@ PAL_INLINE void host_emit_with(host_worker *w, const host_view *v, uint32_t tep,
     o->offload = *v->offload;
 }
 
-static void host_emit_tep(host_worker *w, const host_view *v, uint32_t tep)
+PAL_INLINE void host_emit_tep(host_worker *w, const host_view *v, uint32_t tep)
 {
     const geneve_header g = {.vni = w->fabric->segment[v->plan->to].vni, .protocol = GENEVE_ETHERNET, .ours = v->plan->onward,
                              .marks = GENEVE_ONWARD, .vnic = PAL_UPLINK};
@@ -78,7 +78,7 @@ static void host_emit_tep(host_worker *w, const host_view *v, uint32_t tep)
 
 void host_emit_geneve(host_worker *w, const host_view *v, uint32_t tep, const geneve_header *g) { host_emit_with(w, v, tep, g); }
 
-static void host_rewrite(host_worker *w, const host_view *v)
+PAL_INLINE void host_rewrite(host_worker *w, const host_view *v)
 {
     if (v->plan->routed)
         rewrite_routed(v->data, v->p->l3, v->p->family, v->plan->mac, w->fabric->gateway_mac_bytes);

@@ -233,7 +233,7 @@ static void test_overflow(void)
         segment(&frames[0], &peers[i], 0, peers[i].seq[0], peers[i].seq[1], TCP_ACK, 1000, 0);
         rig_parse(&wide, &packet, frames[0].b, frames[0].len, frames[0].len, LINKTYPE_ETHERNET);
         pipeline_visits(wide.w, &b, &route, &packet, 1);
-        CHECK(!pipeline_prefetch(wide.w, &b));
+        CHECK(!pipeline_prefetch(wide.w, &b, 0, b.n));
         CHECK(b.ref[0] != PAL_NONE && b.entry[0] == HINT_ACK);
         engine_leave(wide.e, 0);
     }
@@ -293,7 +293,7 @@ static void test_taken(void)
             parse_frame(&packet[i], LINKTYPE_ETHERNET, &o);
 #endif
         pipeline_visits(wide.w, &b, route, packet, WIDE_LANES);
-        CHECK(!pipeline_prefetch(wide.w, &b));
+        CHECK(!pipeline_prefetch(wide.w, &b, 0, b.n));
         CHECK_U64(b.n, 12);
         hash_tcp seed = hash_tcp_of(wide.w->table.s->seed);
         CHECK(wide_key(wide.w, &b, 0, &seed) && wide_key(wide.w, &b, 4, &seed));

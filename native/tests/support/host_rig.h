@@ -18,6 +18,7 @@
 #include "../../engine/host_fragment.c"
 #include "../../engine/host_life.c"
 #include "../../engine/host_log.c"
+#include "../../engine/host_look.c"
 #include "../../engine/host_send.c"
 #include "../../engine/host_trace.c"
 #endif
