@@ -22,6 +22,7 @@ from dfw.load import load
 from dfw.model import Action, Alg, Family, FloodLimits, PolicySet, PortRange, ServiceEntry, Timers
 from dfw.nftables import (
     Ruleset,
+    plan_update,
     refuse_unsupported,
     render_ruleset,
     render_wire,
@@ -177,6 +178,37 @@ def test_another_table_and_another_namespace_are_left_alone(namespace: PrivateNa
             second.run(lambda: kernel.read_ruleset("palisade"))
     with pytest.raises(kernel.LoadError):
         PrivateNamespace().run(lambda: kernel.read_ruleset("palisade"))
+
+
+@in_kernel
+def test_without_the_binding_the_command_does_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And without the command the binding."""
+    whole = rendered(load([str(HERE / "in.yaml")]).world)
+    more = replace(whole, counters=(*whole.counters, "more"))
+    bad = replace(whole, chains=(*whole.chains, Chain("bad", (ChainRule(({"counter": "none"},)),))))
+    text = "table inet other { chain c { counter accept; }; }\n"
+    found = []
+    for without in ("nothing", "binding", "command"):
+        with monkeypatch.context() as patched, PrivateNamespace() as inside:
+            if without == "binding":
+                patched.setattr(kernel, "_binding", lambda: None)
+            elif without == "command":
+                pytest.importorskip("nftables", reason="needs python3-nftables")
+                patched.setenv("PATH", "/nowhere")
+            with inside.run(lambda: kernel.RulesetLink("palisade")) as link:
+                link.apply(whole)
+                link.update(plan_update(whole, more))
+                with pytest.raises(
+                    kernel.LoadError, match=r"^nftables refused the ruleset: .*No such file or directory"
+                ):
+                    link.apply(bad)
+                link.check(text)
+                assert link.other_read("inet", "other") is None
+                link.run(text)
+                with pytest.raises(kernel.LoadError, match=r"^nftables refused the ruleset: .*rror"):
+                    link.run("no words of nft")
+                found.append((ruleset_sorted(link.read()), link.other_read("inet", "other"), set(link.counters())))
+    assert found == [found[0]] * 3 and found[0][0] == ruleset_sorted(more)
 
 
 def test_without_nft_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
