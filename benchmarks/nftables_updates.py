@@ -2,6 +2,8 @@
 """How soon a change is in force where the kernel enforces: 10,000 rules on 200 vNICs in a network namespace of its own.
 
 Run as a program, as root: `python benchmarks/nftables_updates.py [--rules 10000] [--vnics 200] [--runs 15] -o json`.
+`--frames N`: with N layer-2 rules at all vNICs (at most 128), one of which comes and goes with the rule. `--staged`:
+all policies are staged as well, as they are in force, but for one that would refuse.
 Times are milliseconds on the clock, medians with the least and the greatest:
 - `full_load`: the whole ruleset into an empty namespace; `render` made it
 - `rule_added`, `rule_gone`, `member`: from the changed tables to the kernel's word that all of it is in force, of which
@@ -18,6 +20,7 @@ import statistics
 import struct
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -38,6 +41,7 @@ from dfw.model import (  # noqa: E402
     Group,
     GroupMember,
     Inventory,
+    MacAddresses,
     Machine,
     Peers,
     Policy,
@@ -64,8 +68,9 @@ PROBE, MANY = 9, 10
 """Ports that one rule each allows: at the first vNIC."""
 
 
-def world_make(rules: int, vnics: int, members: int, *, probed: bool, member: bool) -> PolicySet:
+def world_make(given: argparse.Namespace, *, probed: bool, member: bool) -> PolicySet:
     """A policy for each vNIC. `probed`: with the rule that is added; `member`: with the member that is added."""
+    rules, vnics, members = given.rules, given.vnics, given.members
     ports = {
         f"v{n}": Port(f"v{n}", "h", "s", f"v{n}", f"06:00:00:00:{n >> 8:02x}:{n & 255:02x}", ips=(_address(FIRST + n),))
         for n in range(vnics)
@@ -89,7 +94,28 @@ def world_make(rules: int, vnics: int, members: int, *, probed: bool, member: bo
                 made.insert(each // 2, _one("/p0/probe", PROBE, Peers(None)))
         applied = Peers((PortMember(name),))
         policies.append(Policy(f"/p{n}", Tier.APPLICATION, n, rules=tuple(made), applied_to=applied))
-    return PolicySet(tuple(policies), groups=groups, inventory=inventory, default=default_policy(Action.DROP))
+    if given.frames:
+        frames = tuple(_frame_rule(at) for at in range(given.frames - (not probed)))
+        policies.append(Policy("/l2", Tier.ETHERNET, 0, rules=frames, stateful=False, tcp_strict=False))
+    staged = tuple(map(_staged, policies)) if given.staged else ()
+    default = default_policy(Action.DROP)
+    return PolicySet(tuple(policies), groups=groups, inventory=inventory, default=default, staged=staged)
+
+
+def _frame_rule(at: int) -> Rule:
+    """Half of them look at who sends; no packet of this benchmark is meant."""
+    kind = ServiceEntry(ether_type=0x9000 + at)
+    sources = Peers((MacAddresses((f"06:77:00:00:00:{at:02x}",)),)) if at % 2 else Peers(None)
+    path = f"/l2/rules/{at}"
+    return Rule(path, path, 90_000 + at, Action.DROP, sources, services=(Service("", (kind,)),))
+
+
+def _staged(policy: Policy) -> Policy:
+    """As it is, with numbers of its own; of the first one's, one rule would be another one."""
+    rules = tuple(replace(rule, number=100_000 + rule.number) for rule in policy.rules)
+    if policy.path == "/p0":
+        rules = (*rules[:-1], replace(rules[-1], action=Action.REJECT))
+    return replace(policy, rules=rules, staged=True)
 
 
 def _address(value: int) -> Address:
@@ -124,13 +150,17 @@ def syn(source: int, sport: int, dport: int) -> bytes:
     return ipv4_summed(head) + tcp
 
 
+Worlds = tuple[Compiled, Compiled | None]
+"""The tables in force, and as staged policies would have them."""
+
+
 class Timed:
     """Changes in turn, each timed and its verdict looked at."""
 
     def __init__(self, given: argparse.Namespace) -> None:
-        def compiled(*, probed: bool, member: bool) -> Compiled:
-            world = world_make(given.rules, given.vnics, given.members, probed=probed, member=member)
-            return compile_policy(world)
+        def compiled(*, probed: bool, member: bool) -> Worlds:
+            world = world_make(given, probed=probed, member=member)
+            return compile_policy(world), compile_policy(world.what_if) if world.staged else None
 
         self.names = [f"v{n}" for n in range(given.vnics)]
         self.plain = compiled(probed=False, member=False)
@@ -144,7 +174,7 @@ class Timed:
     def run(self, runs: int) -> None:
         """Raises EnvironmentLacksError, LoadError, OSError."""
         began = perf_counter()
-        whole = render_ruleset(self.plain, self.names)
+        whole = render_ruleset(self.plain[0], self.names, staged=self.plain[1])
         self._add("render", began)
         for _ in range(3):
             with KernelJudge(Ruleset("palisade")) as judge:
@@ -168,9 +198,9 @@ class Timed:
             self.counters = len(last.ruleset.counters)
             self.kernel_rules = sum(len(chain.rules) for chain in last.ruleset.chains)
 
-    def _change(self, name: str, link: RulesetLink, last: Rendered, tables: Compiled) -> Rendered:
+    def _change(self, name: str, link: RulesetLink, last: Rendered, tables: Worlds) -> Rendered:
         began = perf_counter()
-        now = render_ruleset(tables, self.names, before=last)
+        now = render_ruleset(tables[0], self.names, before=last, staged=tables[1])
         rendered = perf_counter()
         update = plan_update(last.ruleset, now.ruleset)
         planned = perf_counter()
@@ -190,11 +220,16 @@ class Timed:
         self.verified &= bool(judge.judge(syn(source, self._sport, port), vnic_mark(0, 1)).delivered) is delivered
 
 
+def _more(given: argparse.Namespace) -> str:
+    return (f"-frames{given.frames}" if given.frames else "") + ("-staged" if given.staged else "")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns 1 where a verdict was not the policy's, 3 where the machine lacks something."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    for name, default in (("rules", 10_000), ("vnics", 200), ("members", 100_000), ("runs", 15)):
+    for name, default in (("rules", 10_000), ("vnics", 200), ("members", 100_000), ("runs", 15), ("frames", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--staged", action="store_true")
     parser.add_argument("-o", "--output", choices=("text", "json"), default="text")
     given = parser.parse_args(arguments)
     if min(given.rules // max(given.vnics, 1), given.vnics, given.members, given.runs) < 1 or given.vnics > 60_000:
@@ -210,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, some in timed.times.items()
     }
     result: dict[str, Any] = {
-        "case": f"nftables-updates/{given.rules}-{given.vnics}-{given.members}/v1",
+        "case": f"nftables-updates/{given.rules}-{given.vnics}-{given.members}{_more(given)}/v1",
         "unit": "ms",
         "runs": given.runs,
         "counters": timed.counters,
