@@ -8,6 +8,7 @@ takes away what is too much, and rules keep their counters.
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from dfw.errors import EnvironmentLacksError
 from dfw.logs import get_logger
 from dfw.nftables import Names, Rendered, Ruleset, plan_update, render_ruleset, ruleset_sorted
 from dfw.nftables.conntrack import ConntrackSocket
-from dfw.nftables.load import LoadError, RulesetLink
+from dfw.nftables.load import LoadError, RulesetLink, nft_needed
 from dfw.nftables.render import TABLE
 from overlay.hoststate import HostState, file_replace
 from overlay.kernel_connections import connections_refused, vnic_owners
@@ -45,14 +46,23 @@ class KernelMemory(msgspec.Struct):
     steps: list[FabricStep] = []
 
 
+def kernel_needed() -> None:
+    """Raises EnvironmentLacksError: what a host whose kernel enforces needs is not there."""
+    nft_needed()
+    for tool in ("ip", "bridge"):
+        if shutil.which(tool) is None:
+            raise EnvironmentLacksError(f"no command {tool}", "apt-get install iproute2")
+    if not BRIDGED[0].exists():
+        raise EnvironmentLacksError("no br_netfilter in this kernel", "modprobe br_netfilter")
+
+
 class KernelHost:
     """One host's. Its own thread lives in the host's namespace when this is made. Raises EnvironmentLacksError,
     OSError."""
 
     def __init__(self, underlay: str, memory: Path, before: Path) -> None:
         self.underlay, self._file, self._before = underlay, memory, before
-        if not BRIDGED[0].exists():
-            raise EnvironmentLacksError("no br_netfilter in this kernel", "modprobe br_netfilter")
+        kernel_needed()
         self.link = RulesetLink(TABLE)
         self.conntrack = ConntrackSocket()
         self.log = get_logger("kernel")

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dfw.model import NFTABLES
+from overlay.kernel_host import kernel_needed
 from overlay.lab_apply import apply_changes, apply_down, read_lacks, record_verify
 from overlay.lab_change import Applied, change, pending_refuse, plan_change
 from overlay.lab_inputs import Inputs, inputs_keep, inputs_kept, inputs_read
@@ -31,6 +33,8 @@ def up(paths: LabPaths, names: Sequence[str], *, mtu: int, dry_run: bool, steps:
     lacks = read_lacks()
     if lacks is not None:
         raise lacks
+    if any(host.enforcer == NFTABLES for host in inputs.world.inventory.hosts.values()):
+        kernel_needed()
     with lab_locked(paths), interruptible():
         known = record_read(paths)
         if known is None:

@@ -41,8 +41,8 @@ class RulesetLink:
     def __init__(self, table: str) -> None:
         self.table = table
         self._binding = _binding()
-        if self._binding is None and shutil.which("nft") is None:
-            raise EnvironmentLacksError("no command nft and no Python package nftables", "apt-get install nftables")
+        if self._binding is None:
+            nft_needed()
         self._netlink = RuleSocket()
         # The command nft would run in the namespace of whoever calls.
         self._namespace = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
@@ -152,6 +152,12 @@ class RulesetLink:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def nft_needed() -> None:
+    """Raises EnvironmentLacksError where there is neither the binding nor the command."""
+    if shutil.which("nft") is None and _binding() is None:
+        raise EnvironmentLacksError("no command nft and no Python package nftables", "apt-get install nftables")
 
 
 def apply_ruleset(ruleset: Ruleset) -> None:

@@ -176,6 +176,21 @@ def test_a_changed_policy_cuts_and_keeps_and_ftp_opens_what_it_says(
         assert shown(capfd, "flows", "--match", "vnic=web-1,dport=80") == []
 
 
+@lab_test
+def test_without_the_tools_a_lab_says_so_before_anything_is_made(
+    run: Path,  # noqa: F811
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    files = shop_by_kernel(tmp_path)
+    monkeypatch.setattr("dfw.nftables.load._binding", lambda: None)
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert cli.run(["lab", "up", "-q", *files]) == 3
+    assert "no command nft and no Python package nftables: apt-get install nftables" in capfd.readouterr().err
+    assert record_read(LabPaths(run / "labs" / "lab")) is None
+
+
 def test_one_subnet_of_two_domains_is_refused() -> None:
     routes = (RouteState(0, "10.1.0.0/16", "connected", 0), RouteState(1, "10.1.1.0/24", "connected", 1))
     segments = (SegmentState("s", 5001, 0), SegmentState("t", 5002, 1))
