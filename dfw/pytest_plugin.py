@@ -50,7 +50,8 @@ def palisade_policy(request: pytest.FixtureRequest, _palisade_worlds: Worlds) ->
 
 @pytest.fixture
 def palisade_traffic(request: pytest.FixtureRequest, _palisade_worlds: Worlds) -> Iterator[TrafficUnderTest]:
-    """Packets one after the other through a firewall that remembers: open, begin, assert_denied, wait, change."""
+    """Packets one after the other through a firewall that remembers: open, begin, assert_denied, wait, remove,
+    change."""
     from dfw.policytest.fixtures import traffic_of
 
     yield from traffic_of(request, _palisade_worlds)

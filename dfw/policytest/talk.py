@@ -192,7 +192,10 @@ class Talk:
             own.next += side == ASKS
 
         body = icmp_message(self._addresses(side), kind, code, rest)
-        return self._made(side, body, f"ICMP {kind}/{code}{size}", arrived)
+        word = {8: "echo request", 128: "echo request", 0: "echo reply", 129: "echo reply"}.get(
+            kind, f"ICMP {kind}/{code}"
+        )
+        return self._made(side, body, f"{word}{size}", arrived)
 
     def _made(self, side: int, body: bytes, text: str, arrived: Callable[[], None] = lambda: None) -> Made:
         own, other = self._ends[side], self._ends[1 - side]
