@@ -14,6 +14,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from socket import IPPROTO_TCP, TCP_INFO
 from typing import Final
 
 import aiohttp
@@ -29,6 +30,8 @@ from supervisor_glue.tunnel import END, RESIZE, SHUT, STDERR, STDIN, STDOUT, SUC
 _HEARTBEAT: Final = 60.0
 """Seconds, and half of it for the answer, which comes behind input that a command does not read: kubectl itself gives
 up after 61."""
+_LOOK_SECONDS: Final = 2.0
+_ESTABLISHED: Final = 1  # TCP_ESTABLISHED of linux/tcp.h: neither side has ended
 PROTOCOLS: Final = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _CLOSE: Final = 255  # of v5: the next byte is the channel that ends
 _ERROR: Final = 3
@@ -165,19 +168,38 @@ async def socket_serve(request: web.Request, session: Session) -> web.WebSocketR
         await socket.prepare(request)
         reading = asyncio.ensure_future(_input(socket, session))
         writing = asyncio.ensure_future(_output(socket, session))
+        leaving = asyncio.ensure_future(_left(request, socket))
         try:
-            await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reading, writing, leaving}, return_when=asyncio.FIRST_COMPLETED)
             if not writing.done() and not socket.closed:
-                await writing  # input has ended, the command has not
+                await asyncio.wait({writing, leaving}, return_when=asyncio.FIRST_COMPLETED)  # input alone has ended
         finally:
-            for task in (reading, writing):
+            for task in (reading, writing, leaving):
                 task.cancel()
-            await asyncio.gather(reading, writing, return_exceptions=True)
+            await asyncio.gather(reading, writing, leaving, return_exceptions=True)
         with suppress(ConnectionError):
             await socket.close()
     finally:
         await session.close()
     return socket
+
+
+async def _left(request: web.Request, socket: web.WebSocketResponse) -> None:
+    """Until the client is gone. Who waits for a command to read, and for it to say something, does not see that, nor
+    does a transport that is not to be read at present: the kernel does, once the client's refuses what is sent to it
+    (its own last word may wait behind all that is not read)."""
+    with suppress(ConnectionError):
+        while not socket.closed and _is_connected(request.transport):
+            await socket.ping()
+            await asyncio.sleep(_LOOK_SECONDS)
+
+
+def _is_connected(transport: asyncio.Transport | None) -> bool:
+    connection = None if transport is None else transport.get_extra_info("socket")
+    try:
+        return connection is not None and connection.getsockopt(IPPROTO_TCP, TCP_INFO, 1)[0] == _ESTABLISHED
+    except OSError:
+        return False
 
 
 async def _input(socket: web.WebSocketResponse, session: Session) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support.control_plane import PATIENCE, ControlPlane, control_plane
 from tests.support.kubectl import Kubectl, kubectl_path
+from tests.support.patience import until
 from tests.support.spherelet import spherelet
 from tests.support.spherelet_pods import is_ready, namespace_made, put_made, shell
 
@@ -90,6 +91,28 @@ def test_what_a_command_does_not_read_is_not_taken(kubectl: Kubectl) -> None:
         os.set_blocking(running.stdin.fileno(), True)
         running.stdin.close()
         assert int(running.stdout.read()) == given
+
+
+def test_a_command_ends_with_its_client(kubectl: Kubectl) -> None:
+    """Also one that neither reads nor says anything, with as much on its way as may be."""
+    namespace = talker(kubectl, "sleep 1000")
+    with begun(kubectl, "exec", "-i", "-n", namespace, "talker", "--", "sleep", "77") as running:
+        assert running.stdin is not None
+        os.set_blocking(running.stdin.fileno(), False)
+        since = time.monotonic()
+        while time.monotonic() - since < 1.0:
+            try:
+                os.write(running.stdin.fileno(), bytes(65536))
+                since = time.monotonic()
+            except BlockingIOError:
+                time.sleep(0.01)
+        commands = kubectl("exec", "-n", namespace, "talker", "--", "ps", "-eo", "args").out
+        assert "sleep 77" in commands
+        running.kill()
+    until(
+        lambda: "sleep 77" not in kubectl("exec", "-n", namespace, "talker", "--", "ps", "-eo", "args").out,
+        "it goes on without its client",
+    )
 
 
 def test_open_terminals_hold_up_nothing(kubectl: Kubectl, plane: ControlPlane) -> None:
