@@ -10,7 +10,7 @@
 #include "check.h"
 
 #define FLOWS 40u
-#define ROUNDS 1500u
+#define ROUNDS 3000u
 
 static host_rig one, many;
 static uint64_t seed = 88172645463325252ull;
@@ -164,7 +164,7 @@ int main(void)
         if (below(20) == 0)
             for (uint32_t i = 0; i < 2; i++)
                 rig_commit(&x[i]->r, round % 4, &rule, 1, false);
-        const uint32_t n = 1 + below(HOST_BURST), oddness = below(3) ? 0 : 1 + below(40);
+        const uint32_t n = 1 + below(HOST_BURST), oddness = below(3) ? 0 : 1 + below(10);
         const bool far = below(3); /* nobody is judged twice */
         for (uint32_t k = 0; k < n; k++) {
             static const uint8_t bytes[1500];
