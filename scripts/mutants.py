@@ -47,7 +47,14 @@ FAILURES = 3  # in a row: threads on a busy machine have failed one without any 
 SECONDS = 900  # by the clock, which others on the machine slow down
 ANSWERS = ROOT / "build" / "mutants"  # the oracle's
 SKIPPED = {"reasons.h"}  # makes names of reasons.def
-CLASSIFIER = {"classify.h", "classify_map.h", "classify_wide.h", "base.h"}  # what the classifier must be compiled with
+CLASSIFIER = {  # what the classifier must be compiled with
+    "classify.h",
+    "classify_map.h",
+    "classify_wide.h",
+    "classify_512.h",
+    "classify_512_burst.h",
+    "base.h",
+}
 Made = dict[tuple[str, ...], Path | None]  # a mutant's engines, by their sources; None where one is not valid C
 
 TOKEN = re.compile(

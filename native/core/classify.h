@@ -13,7 +13,7 @@
  * bits of the blocks. docs/decisions/0002-classifier.md has the bounds.
  *
  * Nothing here is written by a reader. The writer is native/engine/classifier.c. The same in wide instructions:
- * classify_wide.h.
+ * classify_wide.h, classify_512.h.
  */
 #ifndef PAL_CORE_CLASSIFY_H
 #define PAL_CORE_CLASSIFY_H
@@ -64,6 +64,7 @@ typedef struct pal_ruleset {
     uint32_t verify;                   /* ports or flags are coarse: the entry itself is asked */
     const uint64_t *any_src, *any_dst; /* by superblock: blocks whose entries don't look at that address */
     const uint32_t *entry_at;          /* position -> entry, PAL_NONE where free; not of dense rows */
+    const uint64_t *early;             /* (entry / 64) * supers + superblock: blocks that have an entry below 64 * (entry / 64 + 1) */
     const uint32_t *tab;               /* (class >> 8) * max(supers, 1) + superblock -> cls_tab [grows, see classifier_tabs.c] */
     cls_field meta, dport, sport;
     const uint32_t *first;             /* (meta * dport.n + dport) * sport.n + sport -> first entry of any source and any
@@ -109,6 +110,12 @@ PAL_INLINE const uint64_t *cls_node_block(const uint8_t *base, const cls_node *e
     return cls_at(base, any >> b & 1 ? CLS_ONES : at);
 }
 
+/* The blocks of a superblock in which an entry below `best` may stand: what is left when one has been found. */
+PAL_INLINE uint64_t cls_early(const pal_ruleset *r, uint32_t best, uint32_t super)
+{
+    return r->early[min_u32(best, r->n) / 64 * r->supers + super];
+}
+
 /* What the five fields of a key have become. */
 typedef struct cls_rows {
     uint32_t src, dst; /* classes */
@@ -151,8 +158,9 @@ PAL_INLINE uint32_t cls_match(const uint8_t *base, const pal_ruleset *r, const u
         const cls_node *d = cls_at(base, cls_row_dst(base, tab, r->supers, v->dst, u));
         uint64_t left = (s->mask | r->any_src[u]) & (d->mask | r->any_dst[u]) & r->meta.mask[v->meta * r->supers + u] &
                         r->dport.mask[v->dport * r->supers + u] & r->sport.mask[v->sport * r->supers + u];
-        for (; left; left &= left - 1) {
+        while ((left &= cls_early(r, best, u)) != 0) {
             uint32_t b = (uint32_t)__builtin_ctzll(left);
+            left &= left - 1;
             best = cls_block_first(r, cls_node_block(base, s, r->any_src[u], b), cls_node_block(base, d, r->any_dst[u], b), v,
                                    u * CLS_SUPER + b, k, best);
         }
@@ -188,6 +196,7 @@ static __attribute__((noinline, unused)) void classify_burst_plain(const pal_sna
 
 #if CLS_X86
 #include "classify_wide.h"
+#include "classify_512_burst.h"
 #endif
 
 /* entry[i] = index of the first entry of r that matches keys[i], or PAL_NONE. The snapshot and the rule set must both
@@ -196,6 +205,10 @@ static inline void classify_burst(const pal_snap *snap, const pal_ruleset *r, co
                                   uint32_t *entry)
 {
 #if CLS_X86
+    if (snap->wide == CLS_WIDE_512) {
+        classify_burst_512(snap, r, keys, n, entry);
+        return;
+    }
     if (PAL_LIKELY(snap->wide)) {
         classify_burst_wide(snap, r, keys, n, entry);
         return;

@@ -52,12 +52,15 @@ typedef struct PAL_ALIGNED(64) cls_node6 {
 } cls_node6;
 _Static_assert(sizeof(cls_node6) == 256, "four lines");
 
+#define CLS_WIDE_256 1u
+#define CLS_WIDE_512 2u
+
 /* One version of the address maps. Immutable once published. */
 typedef struct pal_snap {
     uint32_t root4[256];
     uint32_t root6, depth6; /* depth 0: root6 is a class */
     const uint8_t *base;    /* the arena; rows stand in it too */
-    uint32_t wide;          /* the machine has the instructions of the wide variant */
+    uint32_t wide;          /* CLS_WIDE_*: the widest variant that the machine has the instructions of */
 } pal_snap;
 
 PAL_INLINE const void *cls_at(const uint8_t *base, uint32_t ref) { return base + (size_t)(ref & CLS_REF) * CLS_UNIT; }

@@ -259,7 +259,9 @@ bool cls_version_make(pal_cls *c, const cls_rules *r, cls_rules *q, uint32_t at,
     }
     q->pub.blocks = pub->blocks + begun;
     version_copy(c, r, q);
-    if (pub->supers)
+    if (pub->supers) {
         positions_edit(q, at, off, on, (come != NULL) - (gone != NULL), begun, come);
+        cls_early_make(c, &q->pub);
+    }
     return cls_services_edit(c, r, q, at, gone, come, off, on) && addresses_edit(c, r, q, at, gone, come, off, on);
 }

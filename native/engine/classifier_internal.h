@@ -348,6 +348,9 @@ enum cls_looks { CLS_LOOKS_BOTH, CLS_LOOKS_SRC, CLS_LOOKS_DST, CLS_LOOKS_NEITHER
 PAL_INLINE enum cls_looks cls_looks_of(const pal_rule *e) { return e->src_n ? (e->dst_n ? CLS_LOOKS_BOTH : CLS_LOOKS_SRC) : e->dst_n ? CLS_LOOKS_DST : CLS_LOOKS_NEITHER; }
 /* Gives each entry a bit. A block holds entries of one kind only, ascending. ref[i]: index in `use` of set_ref[i]. r->n_cells
  * not 0: entries that look at no address get none. */
+/* pub->early, of entry_at. */
+void cls_early_make(pal_cls *c, pal_ruleset *pub);
+size_t cls_early_bytes(const pal_ruleset *pub);
 int cls_positions_assign(pal_cls *c, cls_rules *r, const uint32_t *ref, uint32_t *position);
 
 #endif

@@ -59,6 +59,23 @@ static uint64_t place_of(const pal_rule *e, const uint32_t *ref, const uint32_t 
     return (uint64_t)(coarse * 2 + side) << 32 | at;
 }
 
+size_t cls_early_bytes(const pal_ruleset *pub) { return (pub->n / 64 + 1ull) * pub->supers * sizeof *pub->early; }
+
+void cls_early_make(pal_cls *c, pal_ruleset *pub)
+{
+    uint64_t *early = cls_get(c, cls_early_bytes(pub));
+    for (uint32_t b = 0; b < pub->blocks; b++) { /* in a block entries ascend: the first is the least */
+        const uint32_t *e = pub->entry_at + b * CLS_BLOCK, *end = e + CLS_BLOCK;
+        while (e < end && *e == PAL_NONE)
+            e++;
+        if (e < end)
+            early[*e / 64 * pub->supers + b / CLS_SUPER] |= 1ull << (b % CLS_SUPER);
+    }
+    for (uint32_t i = pub->supers; i < (pub->n / 64 + 1) * pub->supers; i++)
+        early[i] |= early[i - pub->supers];
+    pub->early = early;
+}
+
 /* Bits in the order of the entries, every kind beside every other. */
 static void dense_assign(pal_cls *c, cls_rules *r, uint32_t *position)
 {
@@ -138,5 +155,6 @@ int cls_positions_assign(pal_cls *c, cls_rules *r, const uint32_t *ref, uint32_t
     pub->entry_at = entry_at;
     pub->any_src = any_src;
     pub->any_dst = any_dst;
+    cls_early_make(c, pub);
     return PAL_CLS_OK;
 }

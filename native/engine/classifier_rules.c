@@ -307,6 +307,7 @@ void cls_rules_free(pal_cls *c, cls_rules *r)
     cls_put(c, r->neg[1], row);
     cls_uses_free(c, r);
     cls_put(c, (void *)(uintptr_t)r->pub.entry_at, (size_t)r->pub.blocks * CLS_BLOCK * sizeof(uint32_t));
+    cls_put(c, (void *)(uintptr_t)r->pub.early, cls_early_bytes(&r->pub));
     cls_put(c, (void *)(uintptr_t)r->pub.any_src, r->pub.supers * 8);
     cls_put(c, (void *)(uintptr_t)r->pub.any_dst, r->pub.supers * 8);
     cls_content_free(c, r);
@@ -337,7 +338,7 @@ size_t pal_cls_ruleset_bytes(const pal_ruleset *pub)
     const cls_rules *r = (const cls_rules *)(const void *)pub;
     uint32_t dense = cls_rules_dense(r), supers = cls_rules_supers(r);
     size_t n = sizeof *r + pub->n * sizeof(pal_rule) + r->n_refs * (4 + sizeof(cls_use) + 4) + (r->use_mask + 1ull) * 4 +
-               (pub->supers ? pub->blocks * CLS_BLOCK * 4ull : 0) + pub->supers * 16 + r->cap_tab * supers * 4ull +
+               (pub->supers ? pub->blocks * CLS_BLOCK * 4ull : 0) + pub->supers * 16 + cls_early_bytes(pub) + r->cap_tab * supers * 4ull +
                supers * sizeof(cls_tab) + r->n_meta_index * 4ull + r->n_cells * 4ull +
                (r->n_dport_pages + r->n_sport_pages) * 512ull + field_bytes(r, &pub->meta) + field_bytes(r, &pub->dport) +
                field_bytes(r, &pub->sport);

@@ -67,7 +67,7 @@ void cls_tabs_reserve(pal_cls *c, cls_rules *r, uint32_t n)
 {
     uint32_t supers = cls_rules_supers(r);
     if (n > r->cap_tab) {
-        uint32_t cap = r->cap_tab ? r->cap_tab : 8;
+        uint32_t cap = r->cap_tab ? r->cap_tab : 16; /* sixteen can always be loaded (classify_512.h) */
         while (cap < n)
             cap *= 2;
         uint32_t *tab = cls_get(c, cap * supers * sizeof *tab);
