@@ -201,7 +201,6 @@ static void blind_to_ports(model_rules *m, bool sports, bool dports)
         }
     }
 }
-
 static void step_address(uint8_t *a, uint32_t family, int by)
 {
     for (uint32_t i = family == PAL_FAMILY_V4 ? 4 : 16; i-- > 0;) {
@@ -211,7 +210,6 @@ static void step_address(uint8_t *a, uint32_t family, int by)
             return;
     }
 }
-
 static void random_key(pal_key *k, const model_rules *m, uint32_t style)
 {
     memset(k, 0, sizeof *k);
@@ -244,7 +242,6 @@ static void random_key(pal_key *k, const model_rules *m, uint32_t style)
             k->tcp_flags = e->tcp_value;
     }
 }
-
 static void compare(const pal_snap *s, const pal_ruleset *r, const model_rules *m, uint32_t keys, uint32_t style)
 {
     uint32_t got[CLS_MAX_BURST], said[CLS_MAX_BURST + 1];
@@ -274,7 +271,6 @@ static void compare(const pal_snap *s, const pal_ruleset *r, const model_rules *
         done += n;
     }
 }
-
 static pal_ruleset *build(pal_cls *c, const model_rules *m)
 {
     pal_ruleset *r;
@@ -282,13 +278,11 @@ static pal_ruleset *build(pal_cls *c, const model_rules *m)
     CHECK(rc == PAL_CLS_OK, "rc %d", rc);
     return r;
 }
-
 static void sets_put(pal_cls *c)
 {
     for (uint32_t i = 0; i < SETS; i++)
         CHECK(pal_cls_set_put(c, i, set_model[i].r, set_model[i].n) == PAL_CLS_OK, "put %u", i);
 }
-
 /* The entries with unused references gone. */
 static void model_compact(model_rules *m)
 {
