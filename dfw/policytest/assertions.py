@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypedDict, Unpack
 
-from dfw.policytest.errors import PolicyTestError, assertion
+from dfw.policytest.errors import PolicyTestError, assertion, options_check
 from dfw.policytest.messages import outcome_text
 from dfw.policytest.question import Ends, Question, question_make
 from dfw.policytest.verdict import Answered, Kind, ask
@@ -71,10 +71,7 @@ class PolicyUnderTest(UnderTest):
 
     def _ask(self, allowed: bool, source: Ends, destination: Ends, service: Ends, options: Options) -> None:
         __tracebackhide__ = True
-        unknown = sorted(options.keys() - Options.__annotations__.keys())
-        if unknown:
-            known = ", ".join(Options.__annotations__)
-            raise PolicyTestError(f"{unknown[0]}= is nothing that an assertion knows; there are {known}")
+        options_check(options, Options.__annotations__, "an assertion")
         try:
             question = question_make(
                 self._subject.world,

@@ -20,7 +20,7 @@ from dfw.errors import PolicyError, UnsupportedError
 from dfw.model import Direction
 from dfw.packetbytes import MTU
 from dfw.policytest.conversations import Judged
-from dfw.policytest.errors import PolicyTestError, assertion
+from dfw.policytest.errors import PolicyTestError, assertion, options_check
 from dfw.policytest.firewall import Firewall
 from dfw.policytest.messages import explanation, reason_text
 from dfw.policytest.question import Question, probe_is_plain, question_make
@@ -239,10 +239,7 @@ class TrafficUnderTest(UnderTest):
 
     def _talk(self, verb: str, source: str, destination: str, service: str, options: Options) -> Talk:
         __tracebackhide__ = True
-        unknown = sorted(options.keys() - Options.__annotations__.keys())
-        if unknown:
-            known = ", ".join(Options.__annotations__)
-            raise PolicyTestError(f"{unknown[0]}= is nothing that {verb} knows; there are {known}")
+        options_check(options, Options.__annotations__, verb)
         mtu = options.get("mtu", MTU)
         if not isinstance(mtu, int) or mtu < _MTU_MIN:
             raise PolicyTestError(f"mtu={mtu!r}: a number of bytes, {_MTU_MIN} or more")

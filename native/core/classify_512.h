@@ -138,16 +138,10 @@ CLS_512 void cls_512_classes(const pal_snap *s, const uint32_t *addr, uint32_t n
             v = cls_512_gather_ref(s->base, v, _mm512_and_si512(a, byte), page8);
         cls_512_store(out + CLS_LANES * g, v);
     }
-    for (uint32_t j = 0; j < n16; j++) {
-        uint32_t i = leaf16[j];
-        const cls_leaf16 *l = cls_at(s->base, out[i]);
-        out[i] = l->cls[cls_rank16(l->key, addr[i] & 0xffff)];
-    }
-    for (uint32_t j = 0; j < n8; j++) {
-        uint32_t i = leaf8[j];
-        const cls_leaf8 *l = cls_at(s->base, out[i]);
-        out[i] = l->cls[cls_rank8(l->key, addr[i] & 0xff)];
-    }
+    for (uint32_t j = 0; j < n16; j++)
+        out[leaf16[j]] = cls_leaf16_class(s->base, out[leaf16[j]], addr[leaf16[j]]);
+    for (uint32_t j = 0; j < n8; j++)
+        out[leaf8[j]] = cls_leaf8_class(s->base, out[leaf8[j]], addr[leaf8[j]]);
 }
 
 /* The rows of the classes in one superblock. */

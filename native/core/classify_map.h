@@ -97,6 +97,18 @@ PAL_INLINE uint32_t cls_rank8(const uint8_t *key, uint32_t x)
 #endif
 }
 
+/* The class of an IPv4 address, by the leaf at `at` of its upper 16 or 24 bits. */
+PAL_INLINE uint32_t cls_leaf16_class(const uint8_t *base, uint32_t at, uint32_t addr)
+{
+    const cls_leaf16 *l = cls_at(base, at);
+    return l->cls[cls_rank16(l->key, addr & 0xffff)];
+}
+PAL_INLINE uint32_t cls_leaf8_class(const uint8_t *base, uint32_t at, uint32_t addr)
+{
+    const cls_leaf8 *l = cls_at(base, at);
+    return l->cls[cls_rank8(l->key, addr & 0xff)];
+}
+
 /* Classes of n <= 2 * CLS_BURST addresses, level by level so that every load of a level is under way at once. What kind
  * of slot an address meets is not predictable, so nothing branches on it: each address is appended to the list of its
  * kind by advancing the list's length or not. */
@@ -141,16 +153,10 @@ PAL_INLINE void cls_classes4(const pal_snap *s, const uint32_t *addr, uint32_t n
         slot[page[j]] = (const uint32_t *)cls_at(base, out[page[j]]) + (addr[page[j]] & 255);
         prefetch_read(slot[page[j]]);
     }
-    for (uint32_t j = 0; j < leaves; j++) {
-        uint32_t i = leaf[j];
-        const cls_leaf16 *l = cls_at(base, out[i]);
-        out[i] = l->cls[cls_rank16(l->key, addr[i] & 0xffff)];
-    }
-    for (uint32_t j = 0; j < leaves8; j++) {
-        uint32_t i = leaf8[j];
-        const cls_leaf8 *l = cls_at(base, out[i]);
-        out[i] = l->cls[cls_rank8(l->key, addr[i] & 0xff)];
-    }
+    for (uint32_t j = 0; j < leaves; j++)
+        out[leaf[j]] = cls_leaf16_class(base, out[leaf[j]], addr[leaf[j]]);
+    for (uint32_t j = 0; j < leaves8; j++)
+        out[leaf8[j]] = cls_leaf8_class(base, out[leaf8[j]], addr[leaf8[j]]);
     for (uint32_t j = 0; j < pages8; j++)
         out[page[j]] = *slot[page[j]];
 }

@@ -77,16 +77,10 @@ CLS_WIDE void cls_wide_classes(const pal_snap *s, const uint8_t *keys, const uin
         v = cls_gather_ref(s->base, v, _mm256_and_si256(a, byte), is_page);
         _mm256_storeu_si256((__m256i *)(void *)(out + 8 * g), v);
     }
-    for (uint32_t j = 0; j < n16; j++) {
-        uint32_t i = leaf16[j];
-        const cls_leaf16 *l = cls_at(s->base, out[i]);
-        out[i] = l->cls[cls_rank16(l->key, addr[i] & 0xffff)];
-    }
-    for (uint32_t j = 0; j < n8; j++) {
-        uint32_t i = leaf8[j];
-        const cls_leaf8 *l = cls_at(s->base, out[i]);
-        out[i] = l->cls[cls_rank8(l->key, addr[i] & 0xff)];
-    }
+    for (uint32_t j = 0; j < n16; j++)
+        out[leaf16[j]] = cls_leaf16_class(s->base, out[leaf16[j]], addr[leaf16[j]]);
+    for (uint32_t j = 0; j < n8; j++)
+        out[leaf8[j]] = cls_leaf8_class(s->base, out[leaf8[j]], addr[leaf8[j]]);
 }
 
 /* The classes of everything that a key says beside addresses; are there other families than IPv4? Key by key: a gather of eight

@@ -162,6 +162,27 @@ static inline void coalesce_finish(host_frame *h, const coalesce_flow *f)
                                 .csum_offset = f->udp ? 6 : 16};
 }
 
+/* A frame whose flow is g's stays one by itself: nothing that comes later may overtake it. g->l4 0: its flow is not known. */
+static inline void coalesce_close(coalesce *c, const host_frame *frame, const uint8_t *data, const coalesce_flow *g)
+{
+    for (uint32_t i = 0; i < c->flows; i++) {
+        coalesce_flow *f = &c->flow[i];
+        if (g->l4 == 0 || coalesce_same_flow(frame[f->frame].data, f, data, g))
+            f->closed = 1;
+    }
+}
+
+/* The same of a frame that is no candidate: a super-packet already, or with a sum that is left to a card. */
+static inline void coalesce_pass(coalesce *c, const host_frame *frame, const host_frame *one)
+{
+    coalesce_flow g = {0};
+    if (c->flows == 0)
+        return;
+    if (one->len >= 8)
+        coalesce_read(one->data, one->len, one->encap, &g);
+    coalesce_close(c, frame, one->data, &g);
+}
+
 /* Takes `one`, a datagram from the underlay, into a super-packet among `frame`, moving its data there. False: it stays one by
  * itself, and becomes frame number `number`, which may grow to `room` bytes. */
 static inline bool coalesce_add(coalesce *c, host_frame *frame, const host_frame *one, uint32_t number, uint32_t room)
@@ -171,12 +192,8 @@ static inline bool coalesce_add(coalesce *c, host_frame *frame, const host_frame
     coalesce_flow g;
     g.l4 = 0;
     bool may = len >= 8 && coalesce_read(data, len, one->encap, &g) && coalesce_sum_is_good(data, &g);
-    if (!may) { /* nothing that comes later may overtake it */
-        for (uint32_t i = 0; i < c->flows; i++) {
-            coalesce_flow *f = &c->flow[i];
-            if (g.l4 == 0 || coalesce_same_flow(frame[f->frame].data, f, data, &g))
-                f->closed = 1;
-        }
+    if (!may) {
+        coalesce_close(c, frame, data, &g);
         return false;
     }
     uint32_t at = c->flows;

@@ -228,9 +228,11 @@ static void live_read_uplink(live_worker *w)
         if (live_burst_full(w))
             live_burst(w);
         else
-            return; /* nothing is left, or it needs what this burst has */
+            return; /* nothing is left, or it needs what this burst has: uplink_waits */
     }
 }
+
+static bool live_uplink_waits(const live_worker *w) { return w->uplink && uplink_waits(w->uplink); }
 
 static void live_read_rings(live_worker *w)
 {
@@ -328,10 +330,13 @@ void *live_worker_run(void *worker)
         const int n = epoll_wait(w->epoll, event, EVENTS, idle ? TICK_MS : 0);
         __atomic_store_n(&w->asleep, 0, __ATOMIC_RELAXED);
         io_add(&w->seen.sleeps, idle);
+        bool waits = live_uplink_waits(w);
+        const bool some = n > 0 || waits;
         for (int i = 0; i < n; i++) {
             const uint64_t what = event[i].data.u64;
             if (what == EVENT_UPLINK) {
                 live_read_uplink(w);
+                waits = false;
             } else if (what == EVENT_WAKE) {
                 eventfd_t value;
                 eventfd_read(w->wake, &value);
@@ -341,13 +346,15 @@ void *live_worker_run(void *worker)
                 live_read_port(w, w->port[what]);
             }
         }
+        if (waits)
+            live_read_uplink(w);
         if (w->live->workers > 1)
             live_read_rings(w);
         if (w->frames > 0 || (n == 0 && idle))
             live_burst(w);
         live_wake(w);
         const uint64_t now = live_now();
-        const enum pace_wait wait = pace_next(&p, now, n > 0, w->seen.frames, w->carried);
+        const enum pace_wait wait = pace_next(&p, now, some || live_uplink_waits(w), w->seen.frames, w->carried);
         idle = wait == PACE_SLEEP;
         if (wait == PACE_NAP) {
             nanosleep(&(struct timespec){.tv_nsec = PACE_NAP_NS}, NULL);

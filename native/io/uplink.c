@@ -81,6 +81,7 @@ uint32_t uplink_queue_fds(const uplink_queue *q, int *fd)
 }
 const io_counts *uplink_queue_counts(const uplink_queue *q) { return &q->counts; }
 uint32_t uplink_receive(uplink_queue *q, host_frame *frame, uint32_t room) { return q->kind->receive(q, frame, room); }
+bool uplink_waits(const uplink_queue *q) { return q->rest_bytes > 0 || q->unopened > 0; }
 void uplink_send(uplink_queue *q, const host_out *out) { q->kind->send(q, out); }
 void uplink_flush(uplink_queue *q) { q->kind->flush(q); }
 

@@ -33,6 +33,8 @@ const io_counts *uplink_queue_counts(const uplink_queue *q);
  * what there is must be released first. They stay until uplink_release; a burst
  * may be put together by several calls. */
 uint32_t uplink_receive(uplink_queue *q, host_frame *frame, uint32_t room);
+/* Something has been read that is no frame yet: uplink_receive gives it, and no descriptor says so. */
+bool uplink_waits(const uplink_queue *q);
 void uplink_release(uplink_queue *q);
 
 /* A frame for another host: it leaves at uplink_flush at the latest, and its memory is the caller's again after that. */
@@ -55,6 +57,7 @@ struct uplink_queue {
     /* A received buffer with several datagrams, each of `size` bytes but the last, that are not all frames yet. */
     uint8_t *rest;
     uint32_t rest_bytes, rest_size;
+    uint32_t unopened;          /* received buffers behind it of which nothing is a frame yet */
     pal_address rest_from;
     uint8_t rest_tos;           /* of their outer packet */
     uint8_t rest_encap;         /* PAL_ENCAP_* */

@@ -178,6 +178,7 @@ static uint32_t uplink_tap_receive(uplink_queue *q, host_frame *frame, uint32_t 
             n = uplink_split(q, frame, n, room);
         } else if (f.offload.gso_type != VIRTIO_GSO_NONE || (f.offload.flags & VIRTIO_NEEDS_CSUM)) {
             io_add(&q->counts.rx_segments, offload_segments(&f.offload, f.len - encap_len(f.encap, f.data)));
+            coalesce_pass(&q->open, frame, &f);
             frame[n++] = f;
         } else { /* one datagram from a wire: perhaps one of many */
             io_add(&q->counts.rx_segments, 1);

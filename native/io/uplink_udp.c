@@ -284,6 +284,7 @@ static uint32_t uplink_udp_receive(uplink_queue *q, host_frame *frame, uint32_t 
             break;
         n = uplink_split(q, frame, n, room);
     }
+    q->unopened = u->pending - u->next;
     coalesce_end(&q->open, frame);
     return n;
 }

@@ -7,6 +7,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+_CONTAINER: Final = (
+    "1 name text, 2 image text, 3 command [text], 4 args [text], 5 workingDir text, 6 ports [ContainerPort], "
+    "7 env [EnvVar], 8 resources ResourceRequirements, 9 volumeMounts [VolumeMount], 10 livenessProbe Probe, "
+    "11 readinessProbe Probe, 12 lifecycle Lifecycle, 13 terminationMessagePath text, 14 imagePullPolicy "
+    "text, 15 securityContext SecurityContext, 16 stdin mark, 17 stdinOnce mark, 18 tty mark, 19 envFrom "
+    "[EnvFromSource], 20 terminationMessagePolicy text, 21 volumeDevices [VolumeDevice], 22 startupProbe "
+    "Probe, 23 resizePolicy [ContainerResizePolicy], 24 restartPolicy text"
+)
+
 POD_MESSAGES: Final[Mapping[str, str]] = {
     "Pod": "1 metadata ObjectMeta, 2 spec PodSpec, 3 status PodStatus",
     "PodSpec": (
@@ -31,14 +40,7 @@ POD_MESSAGES: Final[Mapping[str, str]] = {
         "[HostIP], 17 observedGeneration whole"
     ),
     "Volume": "1 name text, 2 volumeSource <VolumeSource>",
-    "Container": (
-        "1 name text, 2 image text, 3 command [text], 4 args [text], 5 workingDir text, 6 ports [ContainerPort], "
-        "7 env [EnvVar], 8 resources ResourceRequirements, 9 volumeMounts [VolumeMount], 10 livenessProbe Probe, "
-        "11 readinessProbe Probe, 12 lifecycle Lifecycle, 13 terminationMessagePath text, 14 imagePullPolicy "
-        "text, 15 securityContext SecurityContext, 16 stdin mark, 17 stdinOnce mark, 18 tty mark, 19 envFrom "
-        "[EnvFromSource], 20 terminationMessagePolicy text, 21 volumeDevices [VolumeDevice], 22 startupProbe "
-        "Probe, 23 resizePolicy [ContainerResizePolicy], 24 restartPolicy text"
-    ),
+    "Container": _CONTAINER,
     "EphemeralContainer": "1 ephemeralContainerCommon <EphemeralContainerCommon>, 2 targetContainerName text",
     "PodSecurityContext": (
         "1 seLinuxOptions SELinuxOptions, 2 runAsUser whole, 3 runAsNonRoot flag, 4 supplementalGroups [whole], 5 "
@@ -97,14 +99,7 @@ POD_MESSAGES: Final[Mapping[str, str]] = {
         "procMount text, 10 windowsOptions WindowsSecurityContextOptions, 11 seccompProfile SeccompProfile, 12 "
         "appArmorProfile AppArmorProfile"
     ),
-    "EphemeralContainerCommon": (
-        "1 name text, 2 image text, 3 command [text], 4 args [text], 5 workingDir text, 6 ports [ContainerPort], "
-        "7 env [EnvVar], 8 resources ResourceRequirements, 9 volumeMounts [VolumeMount], 10 livenessProbe Probe, "
-        "11 readinessProbe Probe, 12 lifecycle Lifecycle, 13 terminationMessagePath text, 14 imagePullPolicy "
-        "text, 15 securityContext SecurityContext, 16 stdin mark, 17 stdinOnce mark, 18 tty mark, 19 envFrom "
-        "[EnvFromSource], 20 terminationMessagePolicy text, 21 volumeDevices [VolumeDevice], 22 startupProbe "
-        "Probe, 23 resizePolicy [ContainerResizePolicy], 24 restartPolicy text"
-    ),
+    "EphemeralContainerCommon": _CONTAINER,
     "SELinuxOptions": "1 user text, 2 role text, 3 type text, 4 level text",
     "WindowsSecurityContextOptions": (
         "1 gmsaCredentialSpecName text, 2 gmsaCredentialSpec text, 3 runAsUserName text, 4 hostProcess flag"
