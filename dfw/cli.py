@@ -18,7 +18,7 @@ import click
 
 from dfw import __version__, logs
 from dfw.output import FULL, error_text
-from dfw.settings import FOR_ALL, check_names, load_settings, with_settings
+from dfw.settings import FOR_ALL, VERBOSE, check_names, load_settings, with_settings
 from dfw.verbs import verb_source, verb_summary, verb_table
 
 DONE: Final = 0
@@ -97,7 +97,7 @@ example for each verb."""
         "max_content_width": 120,
     },
 )
-@click.option("-v", "--verbose", count=True, help="Say more on stderr; twice: everything.")
+@click.option(*VERBOSE, count=True, help="Say more on stderr; twice: everything.")
 @click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Log lines on stderr."
 )

@@ -37,6 +37,12 @@ def configure(verbosity: int = 0, log_format: str = "text") -> None:
     _settings.applied = False
 
 
+def configure_more(verbosity: int) -> None:
+    """Show more than was asked for until now, by so many steps."""
+    _settings.level = max(DEBUG, _settings.level - 10 * verbosity)
+    _settings.applied = False
+
+
 def get_logger(name: str) -> structlog.typing.FilteringBoundLogger:
     """A logger whose lines carry `logger: name`."""
     import structlog

@@ -14,8 +14,11 @@ from typing import Any, Final
 
 import click
 
+from dfw import logs
+
 SYSTEM_SETTINGS: Final = Path("/etc/palisade/palisade.toml")
 LOCAL_SETTINGS: Final = Path("palisade.toml")
+VERBOSE: Final = ("-v", "--verbose")
 FOR_ALL: Final = "output"  # the one option that stands for the same in every verb that has it
 
 
@@ -63,12 +66,31 @@ def check_names(found: Mapping[str, Any], known: Collection[str], where: str) ->
 
 
 def with_settings(command: click.Command) -> click.Command:
-    """The same command; it and its own commands find their settings by their options' names."""
+    """The same command; it and its own commands find their settings by their options' names, and take -v."""
     command.context_class = SettingsContext
     if isinstance(command, click.Group):
         for inner in command.commands.values():
             with_settings(inner)
+    else:
+        _take_verbosity(command)
     return command
+
+
+def _take_verbosity(command: click.Command) -> None:
+    """Let -v stand behind a verb too. What hands unknown options on to a program of others' hands on theirs."""
+    taken = {name for option in command.params for name in option.opts}
+    if command.ignore_unknown_options or command.context_settings.get("ignore_unknown_options") or taken & {*VERBOSE}:
+        return
+    command.params.append(
+        click.Option(
+            VERBOSE, count=True, expose_value=False, callback=_say_more, help="Say more on stderr; twice: everything."
+        )
+    )
+
+
+def _say_more(context: click.Context, option: click.Parameter, times: int) -> None:
+    if times and not context.resilient_parsing:
+        logs.configure_more(times)
 
 
 class SettingsContext(click.Context):

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 
 from dfw import cli, doctor, errors, logs, output, verbs
 from dfw.schema import schema_files
+from dfw.settings import with_settings
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -404,6 +405,22 @@ def test_log_lines(capsys: pytest.CaptureFixture[str], log_format: str) -> None:
     else:
         assert "shown" in captured.err
         assert "\x1b" not in captured.err
+
+
+@pytest.mark.parametrize(("words", "shown"), [([], set()), (["-v"], {"said"}), (["-vv"], {"said", "whispered"})])
+def test_verbosity_behind_the_verb(capsys: pytest.CaptureFixture[str], words: list[str], shown: set[str]) -> None:
+    @click.command()
+    def speak() -> None:
+        logger = logs.get_logger("test")
+        logger.info("said")
+        logger.debug("whispered")
+
+    try:
+        with_settings(speak).main(words, standalone_mode=False)
+    finally:
+        logs.configure()
+    lines = capsys.readouterr().err
+    assert {word for word in ("said", "whispered") if word in lines} == shown
 
 
 def test_table_is_plain_when_piped() -> None:
