@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dfw.core import Engine, EngineOptions, Host
+from dfw.core import CoreError, Engine, EngineOptions, Host
 from dfw.core.live import Live
 from dfw.errors import EnvironmentLacksError
 from overlay import realized
@@ -29,12 +29,12 @@ from overlay.desired import Desired
 from overlay.enforce import HostEnforcer, Memory
 from overlay.holder import HOLDER_SOCKET, HolderClient, HolderError, holder_open
 from overlay.host_log import HostLog
-from overlay.hoststate import HostState, file_replace
+from overlay.hoststate import HostState, StateError, file_replace
 from overlay.limits import live_limits
 from overlay.linux import boot_id, process_start
 from overlay.metrics import HostCounters, render_metrics
 from overlay.move import Moves
-from overlay.path_mtu import paths_answer
+from overlay.path_mtu import AskedError, AskedTeps, paths_answer
 from overlay.sysctl_keep import BEFORE
 from overlay.teps import TepWatch
 from overlay.watch import HostWatch
@@ -48,6 +48,7 @@ class Agent(AgentBase):
     def __init__(self, options: AgentOptions, desired: Desired | None = None) -> None:
         super().__init__(options, desired)
         self.told: HostState | None = None  # what is in force, without what is attached here
+        self.asked = AskedTeps()
         self._mended = 0.0
 
     def start(self) -> None:
@@ -133,7 +134,7 @@ class Agent(AgentBase):
         """Rules first, then the cards that they protect: a vNIC passes nothing before its rules are there. What packets
         need comes before what is only looked at, or made once."""
         begun = time.monotonic()
-        told, state = state, self.attachments.over(state)
+        told, state = state, self.asked.over(self.attachments.over(state))
         epoch = self.enforcer.commit(state)
         self.told = told
         self.cards.apply(state, self.enforcer.number)
@@ -202,6 +203,27 @@ class Agent(AgentBase):
     async def _tick(self) -> None:
         self.watch.look(POLL_SECONDS)
         await self._mend()
+        if self.asked.is_over():
+            self.asked.forget()
+            await self._again()
+
+    async def _again(self) -> None:
+        """Put what was told in force once more: what lies over it is another. Raises StateError, CoreError, OSError."""
+        async with self.lock:
+            if self.told is not None:
+                await asyncio.to_thread(self._apply, self.told)
+                self._follow()
+
+    async def _paths(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Measure the ways to other TEPs; some may be known only for that (overlay/path_mtu.py)."""
+        try:
+            self.asked.take(request)
+            if request.get("teps"):
+                await self._again()
+        except (AskedError, StateError, CoreError, OSError) as error:
+            self.asked.forget()
+            return {"error": str(error)}
+        return await paths_answer(self.teps, self.enforcer.state, request)
 
     async def _stream(self, line: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         return await self.watch.stream(line, reader, writer)
@@ -235,7 +257,7 @@ class Agent(AgentBase):
         if what == "places":
             return await self._places()
         if what == "paths":
-            return await paths_answer(self.teps, self.enforcer.state, request)
+            return await self._paths(request)
         if what == "move":
             async with self.lock:
                 return await asyncio.to_thread(self.moves.answer, request)

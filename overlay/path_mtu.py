@@ -1,16 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Do packets of a size get from this host to another's TEP? Measured, not configured: a BFD packet with its Poll bit,
 padded to that size (RFC 9764), on the way that all others take, with DF. Who gets it answers with a Final.
+
+Hosts that share no segment do not know each other's TEPs. Who wants to know about such a way asks both ends, and each
+knows the other for a minute: packets from it are no stranger's then, and find none of its segments.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
+from collections.abc import Callable
 from typing import Any, Final
 
+import msgspec
+
 from dfw import __version__
+from dfw.errors import PolicyError
+from dfw.model import GENEVE, address_parse
+from overlay.bfd import Session
 from overlay.bfd_packet import State, frame_size
-from overlay.hoststate import HostState
+from overlay.hoststate import HostState, TepState
 from overlay.teps import TepWatch
 
 LEAST: Final = 1280
@@ -18,6 +29,57 @@ MOST: Final = 2048  # what the packet core takes of a control packet, without th
 SMALLER: Final = (1700, 1600, 1550, 1500, 1450, 1400, LEAST)  # what is tried where the size asked for does not arrive
 ATTEMPTS: Final = 3
 LEAST_SECONDS: Final = 0.5  # for the first answer; twice that for the second
+MOST_ASKED: Final = 64  # TEPs that the state does not know, at a time
+KNOWN_SECONDS: Final = 60.0  # after they were asked about last: the other end measures, too
+COMES_UP_SECONDS: Final = 12.0  # a session, which begins with a packet a second (RFC 5880 section 6.8.3), at both ends
+
+
+class AskedError(Exception):
+    """What was asked cannot be measured. The text is one sentence."""
+
+
+class AskedTeps:
+    """TEPs that the desired state does not know, for as long as somebody measures the ways to them."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, TepState] = {}
+        self._until = 0.0
+
+    def take(self, request: dict[str, Any]) -> None:
+        """Know those that a request names (`teps`, each with its `host` and `ip`) for a minute. Raises AskedError."""
+        asked = request.get("teps", [])
+        if not isinstance(asked, list) or len(asked) > MOST_ASKED:
+            raise AskedError(f"teps is a list of at most {MOST_ASKED}, each with host and ip")
+        found = [_tep(item) for item in asked]
+        if found:
+            self._known |= {tep.ip: tep for tep in found}
+            self._until = time.monotonic() + KNOWN_SECONDS
+        if len(self._known) > 2 * MOST_ASKED:
+            self.forget()
+            raise AskedError(f"more than {2 * MOST_ASKED} TEPs are asked about within {KNOWN_SECONDS:.0f} seconds")
+
+    def forget(self) -> None:
+        """Know none of them."""
+        self._known.clear()
+
+    def is_over(self) -> bool:
+        """There are some, and their time is over."""
+        return bool(self._known) and time.monotonic() > self._until
+
+    def over(self, state: HostState) -> HostState:
+        """The state with them added; numbers of its own TEPs stay."""
+        family = address_parse(state.tep).family
+        own = {state.tep, *(tep.ip for tep in state.teps)}
+        more = [tep for ip, tep in self._known.items() if ip not in own and address_parse(ip).family is family]
+        return msgspec.structs.replace(state, teps=(*state.teps, *more)) if more else state
+
+
+def _tep(item: Any) -> TepState:
+    """Raises AskedError."""
+    with contextlib.suppress(PolicyError, ValueError):
+        if isinstance(item, dict) and isinstance(item.get("host"), str) and isinstance(item.get("ip"), str):
+            return TepState(item["host"], str(address_parse(item["ip"])), GENEVE)
+    raise AskedError(f"{str(item)[:80]!r} is no TEP with host and ip")
 
 
 async def paths_answer(teps: TepWatch, state: HostState | None, request: dict[str, Any]) -> dict[str, Any]:
@@ -40,6 +102,8 @@ async def path_problem(teps: TepWatch, tep: str, mtu: int) -> str:
     session = teps.sessions.get(tep)
     if session is None or State.ADMIN_DOWN in (session.state, session.remote.state):
         return "BFD is switched off, and nothing else can measure it"
+    await _comes_up(session_of=lambda: teps.sessions.get(tep))
+    session = teps.sessions.get(tep, session)
     if session.state is not State.UP:
         return f"its BFD session is {session.state.name}"
     if await _arrives(teps, tep, mtu):
@@ -48,6 +112,16 @@ async def path_problem(teps: TepWatch, tep: str, mtu: int) -> str:
         if size < mtu and await _arrives(teps, tep, size):
             return f"no answer to {mtu} bytes, while {size} arrive"
     return f"no answer to {mtu} bytes, nor to fewer"
+
+
+async def _comes_up(session_of: Callable[[], Session | None]) -> None:
+    """Wait while a session is new."""
+    until = time.monotonic() + COMES_UP_SECONDS
+    while time.monotonic() < until:
+        session = session_of()
+        if session is None or session.state is State.UP or session.has_been_up:
+            return
+        await asyncio.sleep(LEAST_SECONDS / 5)
 
 
 async def _arrives(teps: TepWatch, tep: str, size: int) -> bool:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, Final
@@ -22,6 +22,7 @@ from supervisor_glue.prechecks.reasons import Reason, reason
 from supervisor_glue.prechecks.spec import LEAST_MTU, EdgeCluster, SupervisorSpec, Switch
 
 LEAST_SWITCH: Final = (7, 0)
+_NEAR: Final = 8  # of many hosts each is measured with so many before and after it
 _LABEL: Final = r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)"
 _FQDN: Final = re.compile(rf"{_LABEL}(\.{_LABEL})+\.?")
 
@@ -122,13 +123,22 @@ def _host(spec: SupervisorSpec, facts: Facts, name: str) -> Iterator[Reason]:
     if spec.host_tep is not None and pool is not None and not pool.contains(address_parse(host.tep)):
         yield reason("host.tep.not_in_pool", name, host.tep, spec.host_tep.pool, pool)
     measured = {path.host: path for path in host.paths}
+    near = measured_with(spec.hosts, name)
     for other in spec.hosts:
+        if other not in near and other not in measured:
+            continue
         there = facts.hosts.get(other)
         if other == name or there is None or there.problem or not there.tep:
             continue
         path = measured.get(other, Path(other, there.tep, "it does not know that host"))
         if path.problem:
             yield reason("host.tep.unreachable", name, other, path.tep, spec.mtu, path.problem)
+
+
+def measured_with(hosts: Sequence[str], name: str) -> frozenset[str]:
+    """The hosts to whose TEPs a host's way is measured, and back: all others, or of many those that stand near it."""
+    at = hosts.index(name)
+    return frozenset(hosts[max(at - _NEAR, 0) : at + _NEAR + 1]) - {name}
 
 
 def versions_fit(one: str, other: str) -> bool:

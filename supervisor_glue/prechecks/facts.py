@@ -13,8 +13,9 @@ from dfw.model import AddressRange, prefix_parse
 from overlay.ask import AskError, agent_ask
 from overlay.hoststate import ROUTE_CONNECTED
 from overlay.path_mtu import MOST
+from supervisor_glue.api.leg import LEG
 from supervisor_glue.controllers.namespace_plan import segment_name
-from supervisor_glue.prechecks.compatibility import Facts, HostFacts, Path
+from supervisor_glue.prechecks.compatibility import Facts, HostFacts, Path, measured_with
 from supervisor_glue.prechecks.spec import SupervisorSpec
 
 STATUS_SECONDS: Final = 10.0
@@ -25,18 +26,38 @@ _TOGETHER: Final = 32  # agents that are asked at a time
 
 def read_facts(spec: SupervisorSpec, sockets: Mapping[str, FilePath]) -> Facts:
     """Facts of the hosts that the spec names. `sockets`: the agents' sockets, by host. What an agent refuses or does
-    not answer is a fact, too."""
+    not answer is a fact, too. Ways are measured by all at once: hosts that share no segment get to know each other for
+    that, and both ends have to."""
     known = [name for name in spec.hosts if name in sockets]
-    with ThreadPoolExecutor(min(_TOGETHER, max(1, len(known)))) as pool:
-        found = dict(zip(known, pool.map(lambda name: _host(sockets[name], spec.mtu), known), strict=True))
-    segments = {segment for _, ranges in found.values() for segment in ranges if not _is_namespaces(spec, *segment)}
+    with ThreadPoolExecutor(_TOGETHER) as pool:  # more than are measured with each other: who measures waits for them
+        statuses = dict(zip(known, pool.map(lambda name: _status(sockets[name]), known), strict=True))
+        teps = {name: str(status.get("tep") or "") for name, status in statuses.items()}
+
+        def measure(name: str) -> tuple[HostFacts, list[tuple[str, AddressRange]]]:
+            near = measured_with(spec.hosts, name)
+            others = [{"host": other, "ip": tep} for other, tep in teps.items() if tep and other in near]
+            return _host(sockets[name], spec.mtu, statuses[name], others)
+
+        found = dict(zip(known, pool.map(measure, known), strict=True))
+    segments = {segment for _, ranges in found.values() for segment in ranges if not is_own(spec, *segment)}
     return Facts(__version__, {name: facts for name, (facts, _) in found.items()}, tuple(sorted(segments, key=str)))
 
 
-def _host(socket: FilePath, mtu: int) -> tuple[HostFacts, list[tuple[str, AddressRange]]]:
+def _status(socket: FilePath) -> dict[str, Any]:
     try:
-        status = agent_ask(socket, {"do": "status"}, STATUS_SECONDS)
-        measured = agent_ask(socket, {"do": "paths", "mtu": min(mtu, MOST)}, MEASURE_SECONDS)
+        return agent_ask(socket, {"do": "status"}, STATUS_SECONDS)
+    except AskError as error:
+        return {"problem": _sentence(str(error))}
+
+
+def _host(
+    socket: FilePath, mtu: int, status: dict[str, Any], others: list[dict[str, str]]
+) -> tuple[HostFacts, list[tuple[str, AddressRange]]]:
+    if "problem" in status:
+        return HostFacts(status["problem"]), []
+    try:
+        request = {"do": "paths", "mtu": min(mtu, MOST), "teps": others}
+        measured = agent_ask(socket, request, MEASURE_SECONDS)
         gateways = agent_ask(socket, {"do": "show", "what": "gateways"}, STATUS_SECONDS)["rows"]
     except (AskError, KeyError) as error:
         return HostFacts(_sentence(str(error))), []
@@ -56,9 +77,9 @@ def _segments(rows: list[dict[str, Any]]) -> list[tuple[str, AddressRange]]:
     return [(str(row["target"]), prefix_parse(row["prefix"])) for row in rows if row["kind"] == ROUTE_CONNECTED]
 
 
-def _is_namespaces(spec: SupervisorSpec, name: str, subnet: AddressRange) -> bool:
-    """A segment that this Supervisor made for a Namespace lies in the Pod CIDR by intention."""
-    return name.startswith(_NAMESPACE_SEGMENT) and any(
+def is_own(spec: SupervisorSpec, name: str, subnet: AddressRange) -> bool:
+    """A segment that this Supervisor made, for a Namespace or its API, lies in the Pod CIDR by intention."""
+    return (name == LEG or name.startswith(_NAMESPACE_SEGMENT)) and any(
         cidr.family is subnet.family and cidr.first <= subnet.first and subnet.last <= cidr.last
         for cidr in spec.pod_cidrs
     )

@@ -13,7 +13,8 @@ import yaml
 from dfw.documents import documents_parse
 from dfw.errors import PolicyError
 from dfw.model import prefix_parse
-from supervisor_glue.prechecks.compatibility import Facts, HostFacts, Path, compatibility, versions_fit
+from supervisor_glue.prechecks.compatibility import Facts, HostFacts, Path, compatibility, measured_with, versions_fit
+from supervisor_glue.prechecks.facts import is_own
 from supervisor_glue.prechecks.reasons import LATER, MESSAGES
 from supervisor_glue.prechecks.spec import SupervisorSpec, spec_load, spec_read
 from tests.conftest import ROOT
@@ -253,6 +254,25 @@ def test_a_host_that_nobody_knows_and_a_segment_in_the_way() -> None:
     assert [item.args for item in report.reasons] == [
         ("Pod CIDR", "10.244.0.0/20", f"segment {name}", str(cidr)) for name, cidr in segments
     ]
+
+
+def test_what_the_supervisor_made_is_not_in_its_way() -> None:
+    spec = spec_load(str(EXAMPLE))
+    for name, subnet, own in (
+        ("supervisor-api", "10.244.4.32/28", True),
+        ("seg-shop-0", "10.244.0.0/28", True),
+        ("seg-shop-0", "10.245.0.0/28", False),
+        ("web", "10.244.0.0/28", False),
+    ):
+        assert is_own(spec, name, prefix_parse(subnet)) is own
+
+
+def test_of_many_hosts_each_is_measured_with_those_near_it_from_both_ends() -> None:
+    hosts = [f"h{number}" for number in range(100)]
+    near = {name: measured_with(hosts, name) for name in hosts}
+    assert near["h0"] == {f"h{number}" for number in range(1, 9)} and len(near["h50"]) == 16
+    assert all(name in near[other] for name in hosts for other in near[name])
+    assert measured_with(hosts[:9], "h8") == set(hosts[:8])
 
 
 def test_the_profiles_differ() -> None:
