@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import add, sub
 from typing import Any, Final
 from zlib import crc32
 
@@ -22,21 +23,39 @@ ENOUGH: Final = 50
 """So many hosts that can have it are compared; where there are very many, the others are not looked at."""
 MAXIMUM_PODS: Final = 110
 _HARD: Final = ("NoSchedule", "NoExecute")
+USUAL: Final = {"cpu": "100m", "memory": "200Mi"}
+"""What a container that asks for nothing counts for in the score (kube-scheduler's util.GetNonzeroRequests)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """What a pod wants, and what is left on a host: thousandths of processors, bytes, pods."""
+    """What a pod wants, and what is left on a host: thousandths of processors, bytes, pods; and as the score takes the
+    first two, where nobody asks for nothing."""
 
     cpu: int = 0
     memory: int = 0
     pods: int = 1
+    scored_cpu: int = 0
+    scored_memory: int = 0
 
     def __add__(self, other: Requests) -> Requests:
-        return Requests(self.cpu + other.cpu, self.memory + other.memory, self.pods + other.pods)
+        return self._with(other, add)
 
     def __sub__(self, other: Requests) -> Requests:
-        return Requests(self.cpu - other.cpu, self.memory - other.memory, self.pods - other.pods)
+        return self._with(other, sub)
+
+    def at_least(self, other: Requests) -> Requests:
+        """The larger of each."""
+        return self._with(other, max)
+
+    def _with(self, other: Requests, how: Callable[[int, int], int]) -> Requests:
+        return Requests(
+            how(self.cpu, other.cpu),
+            how(self.memory, other.memory),
+            how(self.pods, other.pods),
+            how(self.scored_cpu, other.scored_cpu),
+            how(self.scored_memory, other.scored_memory),
+        )
 
 
 NONE: Final = Requests(0, 0, 0)
@@ -81,7 +100,7 @@ def requests_of(pod: Object) -> Requests:
     """What its containers ask for together, or an init container alone, if that is more. Raises ValueError."""
     spec = spec_of(pod)
     running = _summed(spec.get("containers") or ())
-    sidecars, most = Requests(0, 0, 0), Requests(0, 0, 0)
+    sidecars, most = NONE, NONE
     for container in spec.get("initContainers") or ():
         own = _requests(container)
         if container.get("restartPolicy") == "Always":
@@ -89,10 +108,9 @@ def requests_of(pod: Object) -> Requests:
             own = sidecars
         else:
             own = own + sidecars
-        most = Requests(max(most.cpu, own.cpu), max(most.memory, own.memory), 0)
-    running = running + sidecars
-    overhead = _requests({"resources": {"requests": spec.get("overhead") or {}}})
-    return Requests(max(running.cpu, most.cpu), max(running.memory, most.memory), 1) + overhead
+        most = most.at_least(own)
+    overhead = _asked(spec.get("overhead") or {}, {})
+    return (running + sidecars).at_least(most) + overhead + Requests(pods=1)
 
 
 def _summed(containers: Iterable[Mapping[str, Any]]) -> Requests:
@@ -104,8 +122,18 @@ def _summed(containers: Iterable[Mapping[str, Any]]) -> Requests:
 
 def _requests(container: Mapping[str, Any]) -> Requests:
     resources = container.get("resources") or {}
-    wanted = {**(resources.get("limits") or {}), **(resources.get("requests") or {})}
-    return Requests(milli(wanted.get("cpu", 0)), whole(wanted.get("memory", 0)), 0)
+    return _asked({**(resources.get("limits") or {}), **(resources.get("requests") or {})}, USUAL)
+
+
+def _asked(wanted: Mapping[str, Any], usual: Mapping[str, str]) -> Requests:
+    scored = {**usual, **wanted}
+    return Requests(
+        milli(wanted.get("cpu", 0)),
+        whole(wanted.get("memory", 0)),
+        0,
+        milli(scored.get("cpu", 0)),
+        whole(scored.get("memory", 0)),
+    )
 
 
 def capacity_of(node: Object) -> Requests:
@@ -136,7 +164,7 @@ def choose(pod: Object, cluster: Cluster) -> Choice:
         told = ", ".join(sorted(f"{count} {reason}" for reason, count in refusals.items()))
         return Choice(None, f"0/{len(cluster.hosts)} nodes are available: {told}.")
     scores = Scores(pod, wanted, filters)
-    best = max(fitting, key=lambda host: (scores.of(host), crc32(host.name.encode()), host.name))
+    best = max(fitting, key=lambda host: (scores.of(host), -len(host.pods), crc32(host.name.encode()), host.name))
     return Choice(best.name)
 
 
@@ -346,11 +374,11 @@ class Scores:
         after = host.used + self.wanted
         shares = [
             min(1.0, used / has)
-            for used, has in ((after.cpu, host.capacity.cpu), (after.memory, host.capacity.memory))
+            for used, has in ((after.scored_cpu, host.capacity.cpu), (after.scored_memory, host.capacity.memory))
             if has
         ]
         free = 100 * (1 - sum(shares) / len(shares)) if shares else 0.0
-        balance = 100 * (1 - (max(shares) - min(shares))) if shares else 0.0
+        balance = 100 * (1 - (max(shares) - min(shares)) / 2) if shares else 0.0
         alike = sum(
             namespace_of(other) == namespace_of(self.pod) and labels_of(other) == labels_of(self.pod)
             for other in host.pods

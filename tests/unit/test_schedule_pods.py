@@ -152,6 +152,19 @@ def test_pods_alike_are_spread_over_hosts() -> None:
     assert {name: len(pods) for name, pods in placed.items()} == dict.fromkeys("abcd", 2)
 
 
+@pytest.mark.parametrize("processors", ["4", "100m"], ids=["room", "more than its processors"])
+def test_pods_that_ask_for_nothing_are_spread_too(processors: str) -> None:
+    """`kubectl run` names no requests, and gives each pod a label of its own."""
+    placed: dict[str, list[Object]] = {name: [] for name in "ab"}
+    for number in range(40):
+        item = pod(f"p-{number}", labels={"run": f"p-{number}"})
+        del item["spec"]["containers"][0]["resources"]
+        host = chosen(item, *(room(node(name, cpu=processors), *pods) for name, pods in placed.items())).host
+        assert host is not None
+        placed[host].append(item)
+    assert {name: len(pods) for name, pods in placed.items()} == {"a": 20, "b": 20}
+
+
 EFFECTS = ("NoSchedule", "PreferNoSchedule")
 LABELS = st.dictionaries(st.sampled_from(["app", "tier"]), st.sampled_from(["a", "b"]), max_size=2)
 TAINTS = st.lists(
