@@ -269,6 +269,19 @@ static void test_bursts(uint32_t six, uint32_t oddity, uint8_t sums, uint8_t san
     end();
 }
 
+/* Eight peers' next segments, looked up: at filter 0, those from `two` on at filter 1 as well. The caller is in the engine. */
+static void visit_eight(const engine_config *config, pal_burst *b, pal_packet *packet, uint32_t two)
+{
+    pal_route route[WIDE_LANES];
+    for (uint32_t i = 0; i < WIDE_LANES; i++) {
+        segment(&frames[i], &peers[i * 2], 0, peers[i * 2].seq[0], peers[i * 2].seq[1], TCP_ACK, 1000, i);
+        rig_parse(&wide, &packet[i], frames[i].b, frames[i].len, frames[i].len, LINKTYPE_ETHERNET);
+        route[i] = (pal_route){.first = &config->filter[0], .second = i < two ? NULL : &config->filter[1], .dir = PAL_DIR_OUT};
+    }
+    pipeline_visits(wide.w, b, route, packet, WIDE_LANES);
+    CHECK(!pipeline_prefetch(wide.w, b, 0, b->n));
+}
+
 /* The wide way is really taken: eight different connections in order, both families, at one filter and at two. */
 static void test_taken(void)
 {
@@ -279,21 +292,13 @@ static void test_taken(void)
         connect_all(six);
         pal_burst b;
         pal_packet packet[WIDE_LANES];
-        pal_route route[WIDE_LANES];
-        const engine_config *config = engine_enter(wide.e, 0);
-        for (uint32_t i = 0; i < WIDE_LANES; i++) {
-            segment(&frames[i], &peers[i * 2], 0, peers[i * 2].seq[0], peers[i * 2].seq[1], TCP_ACK, 1000, i);
-            rig_parse(&wide, &packet[i], frames[i].b, frames[i].len, frames[i].len, LINKTYPE_ETHERNET);
-            route[i] = (pal_route){.first = &config->filter[0], .second = i < 4 ? NULL : &config->filter[1], .dir = PAL_DIR_OUT};
-        }
+        visit_eight(engine_enter(wide.e, 0), &b, packet, 4);
 #ifdef PAL_WIDE
         parse_options o = {0};
         CHECK(wide_parse(packet, &o));
         for (uint32_t i = 0; i < WIDE_LANES; i++)
             parse_frame(&packet[i], LINKTYPE_ETHERNET, &o);
 #endif
-        pipeline_visits(wide.w, &b, route, packet, WIDE_LANES);
-        CHECK(!pipeline_prefetch(wide.w, &b, 0, b.n));
         CHECK_U64(b.n, 12);
         hash_tcp seed = hash_tcp_of(wide.w->table.s->seed);
         CHECK(wide_key(wide.w, &b, 0, &seed) && wide_key(wide.w, &b, 4, &seed));
@@ -302,6 +307,36 @@ static void test_taken(void)
         CHECK_U64(wide.w->out_count, 16);
         b.ref[7] = b.ref[2];
         CHECK(!wide_judge(wide.w, &b, 0)); /* one connection twice */
+        wide.w->out_count = 0;
+        engine_leave(wide.e, 0);
+        rig_close(&wide);
+        rig_close(&narrow);
+    }
+}
+
+/* An IPv6 connection's line has a hash of its addresses: those that meet in it are another connection's all the same, among
+ * IPv6 alone and where half of the eight are IPv4. */
+static void test_addresses(void)
+{
+    if (!wide_is_possible())
+        return;
+    for (uint32_t six = 4; six <= 8; six += 4) {
+        begin(PAL_SUMS_OFF, 0);
+        connect_all(six);
+        const ct_table *t = &wide.w->table;
+        pal_burst b;
+        pal_packet packet[WIDE_LANES];
+        uint32_t looked = 0;
+        visit_eight(engine_enter(wide.e, 0), &b, packet, WIDE_LANES);
+        for (uint32_t i = 0; i < WIDE_LANES; i++)
+            for (uint32_t bit = 0; b.ref[i] >= t->cap4 && bit < 256; bit += 31, looked++) {
+                uint8_t *addr = (uint8_t *)(void *)t->addr6[b.ref[i] - t->cap4].addr;
+                addr[bit / 8] ^= (uint8_t)(1u << bit % 8);
+                CHECK(!wide_judge(wide.w, &b, 0));
+                addr[bit / 8] ^= (uint8_t)(1u << bit % 8);
+            }
+        CHECK(six == 8 ? looked == 9 * WIDE_LANES : looked >= 9 && looked < 9 * WIDE_LANES);
+        CHECK(wide_judge(wide.w, &b, 0));
         wide.w->out_count = 0;
         engine_leave(wide.e, 0);
         rig_close(&wide);
@@ -367,6 +402,7 @@ int main(void)
 {
     rng_state = 11;
     test_taken();
+    test_addresses();
     test_keys();
     for (uint32_t round = 0; round < 6; round++) {
         check_where = "bursts";
