@@ -151,26 +151,32 @@ static void test_offload_refused(void)
 {
     pal_rule rule = rig_rule(0, PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
     static const uint8_t zeros[900] = {0};
-    frame f;
-    frame_tcp(&f, PAL_FAMILY_V4, 1, 2, 7, 8, (tcp_say){.seq = 1, .flags = TCP_ACK, .window = 9, .payload = zeros, .len = sizeof zeros});
-    mac_of(f.b, 2);
-    mac_of(f.b + 6, 1);
+    frame segment, ping;
+    frame_tcp(&segment, PAL_FAMILY_V4, 1, 2, 7, 8, (tcp_say){.seq = 1, .flags = TCP_ACK, .window = 9, .payload = zeros, .len = sizeof zeros});
+    frame_ping(&ping, PAL_FAMILY_V4, 1, 2, false, 7);
+    for (uint32_t i = 0; i < 2; i++) {
+        mac_of((i ? &ping : &segment)->b, 2);
+        mac_of((i ? &ping : &segment)->b + 6, 1);
+    }
     const struct {
         host_offload o;
-        bool passes;
-    } cases[] = {{{.flags = OFFLOAD_NEEDS_CSUM, .csum_start = 34, .csum_offset = 16}, true}, {{.flags = OFFLOAD_NEEDS_CSUM, .csum_start = 33, .csum_offset = 16}, false},
-                 {{.flags = OFFLOAD_NEEDS_CSUM, .csum_start = 34, .csum_offset = 6}, false}, {{.flags = OFFLOAD_NEEDS_CSUM, .csum_start = 14, .csum_offset = 10}, false},
-                 {{.gso_type = OFFLOAD_GSO_TCPV4, .gso_size = 400, .csum_start = 34, .csum_offset = 16}, false},
-                 {{.flags = 4, .csum_start = 34, .csum_offset = 16}, false},
-                 {{.flags = OFFLOAD_NEEDS_CSUM, .gso_type = OFFLOAD_GSO_TCPV6, .gso_size = 400, .csum_start = 34, .csum_offset = 16}, false},
-                 {{.flags = OFFLOAD_NEEDS_CSUM, .gso_type = OFFLOAD_GSO_TCPV4, .gso_size = 31, .csum_start = 34, .csum_offset = 16}, false}};
+        bool passes, ping;
+    } cases[] = {{{.flags = OFFLOAD_NEEDS_CSUM, .csum_start = 34, .csum_offset = 16}, true, false}, {{.flags = OFFLOAD_NEEDS_CSUM, .csum_start = 33, .csum_offset = 16}, false, false},
+                 {{.flags = OFFLOAD_NEEDS_CSUM, .csum_start = 34, .csum_offset = 6}, false, false}, {{.flags = OFFLOAD_NEEDS_CSUM, .csum_start = 14, .csum_offset = 10}, false, false},
+                 {{.gso_type = OFFLOAD_GSO_TCPV4, .gso_size = 400, .csum_start = 34, .csum_offset = 16}, false, false},
+                 {{.flags = 4, .csum_start = 34, .csum_offset = 16}, false, false},
+                 {{.flags = OFFLOAD_NEEDS_CSUM, .gso_type = OFFLOAD_GSO_TCPV6, .gso_size = 400, .csum_start = 34, .csum_offset = 16}, false, false},
+                 {{.flags = OFFLOAD_NEEDS_CSUM, .gso_type = OFFLOAD_GSO_TCPV4, .gso_size = 31, .csum_start = 34, .csum_offset = 16}, false, false},
+                 {{.csum_start = 34}, true, true}, {{.flags = OFFLOAD_NEEDS_CSUM, .csum_start = 34}, false, true}, /* a ping's type and code are no sum */
+                 {{.flags = OFFLOAD_NEEDS_CSUM, .csum_start = 34, .csum_offset = 2}, false, true}};
     uint64_t refused = 0;
     check_where = "offloads that are refused";
     host_rig_open(&x, 0);
     for (uint32_t i = 0; i < 4; i++)
         rig_commit(&x.r, i, &rule, 1, false);
     for (uint32_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        const host_frame h = {.data = f.b, .len = f.len, .from = 0, .offload = cases[i].o};
+        frame *f = cases[i].ping ? &ping : &segment;
+        const host_frame h = {.data = f->b, .len = f->len, .from = 0, .offload = cases[i].o};
         host_rig_forget(&x);
         host_rig_burst(&x, &h, 1);
         refused += !cases[i].passes;

@@ -332,9 +332,11 @@ static void test_addresses(void)
             for (uint32_t bit = 0; b.ref[i] >= t->cap4 && bit < 256; bit += 31, looked++) {
                 uint8_t *addr = (uint8_t *)(void *)t->addr6[b.ref[i] - t->cap4].addr;
                 addr[bit / 8] ^= (uint8_t)(1u << bit % 8);
-                CHECK(!wide_judge(wide.w, &b, 0));
+                CHECK(!wide_judge(wide.w, &b, 0) && !fast_is(t, &b, i));
                 addr[bit / 8] ^= (uint8_t)(1u << bit % 8);
             }
+        for (uint32_t i = 0; i < WIDE_LANES; i++)
+            CHECK(fast_is(t, &b, i));
         CHECK(six == 8 ? looked == 9 * WIDE_LANES : looked >= 9 && looked < 9 * WIDE_LANES);
         CHECK(wide_judge(wide.w, &b, 0));
         wide.w->out_count = 0;
