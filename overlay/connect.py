@@ -298,7 +298,8 @@ class _Batch:
                 self._selector.modify(sock, selectors.EVENT_READ, self._selector.get_key(sock).data)
                 return
             if self._is_answer(attempt, sock, sock.recv(128)):
-                attempt.arrived = attempt.answered = True
+                self._heard(attempt.listener)
+                attempt.answered = attempt.arrived  # else somebody else answers to that address
             elif sock.type == socket.SOCK_RAW:  # another's answer: a raw socket gets those too
                 return
             self._end(attempt)
@@ -319,6 +320,12 @@ class _Batch:
         sock.send(sctp_abort(heard))
         return True
 
+    def _heard(self, listener: Listener) -> None:
+        """The kernel answers pings, before it is our turn to have seen the request."""
+        server = self._servers[listener]
+        if server is not None and not _is_accepted(server):
+            self._datagram(server, listener)
+
     def _datagram(self, server: socket.socket, listener: Listener) -> None:
         protocol = listener.protocol
         try:
@@ -334,29 +341,33 @@ class _Batch:
                     token, answer = heard.token, sctp_init_ack(heard)
                 else:
                     token = data
-                attempt = self._by_token.get(token)
-                if attempt is not None:
-                    attempt.arrived = True
-                    if answer:
-                        server.sendto(answer, sender)
+                if self._has_arrived(token, listener) and answer:
+                    server.sendto(answer, sender)
         except OSError:  # no more, or the way back is refused
             pass
 
-    def _accept(self, server: socket.socket, _: Listener) -> None:
+    def _has_arrived(self, token: bytes | None, listener: Listener) -> bool:
+        """At another that has the same address nothing has arrived, and it gets no answer."""
+        attempt = self._by_token.get(token) if token is not None else None
+        if attempt is None or attempt.listener != listener:
+            return False
+        attempt.arrived = True
+        return True
+
+    def _accept(self, server: socket.socket, listener: Listener) -> None:
         try:
             while True:
                 sock, _ = server.accept()
                 sock.setblocking(False)
                 self._accepted.add(sock)
-                self._selector.register(sock, selectors.EVENT_READ, lambda sock=sock: self._echo(sock))
+                self._selector.register(sock, selectors.EVENT_READ, lambda sock=sock: self._echo(sock, listener))
         except OSError:
             pass
 
-    def _echo(self, sock: socket.socket) -> None:
+    def _echo(self, sock: socket.socket, listener: Listener) -> None:
         try:
             token = sock.recv(64)
-            if token in self._by_token:
-                self._by_token[token].arrived = True
+            if self._has_arrived(token, listener):
                 sock.send(token)
                 return
         except BlockingIOError:

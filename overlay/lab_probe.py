@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`lab probe`: real connections between all pods, beside what the policy says of them.
 
-`expected` is `palisade matrix`'s answer from the same code. A connection-oriented one is allowed when it was accepted
+`expected` is `palisade matrix`'s answer from the same code, and denied where the lab's gateways do not join the two
+segments, which no rule can change. A connection-oriented one is allowed when it was accepted
 and an answer came back, a datagram or an echo request when it arrived. Where a connection that is expected does not
 come about, it is tried again alone, with more patience: a busy machine loses packets too.
 """
@@ -13,12 +14,13 @@ from dataclasses import replace
 from typing import Any, Final
 
 from dfw.matrix import Asked, Matrix
-from dfw.model import PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP, Family, PolicySet, Port
+from dfw.model import PROTO_ICMP, PROTO_ICMPV6, PROTO_SCTP, PROTO_TCP, PROTO_UDP, Family, Inventory, PolicySet, Port
 from dfw.output import render_table
 from dfw.reach import Reachability
 from overlay.connect import Attempt, apply_attempts
 from overlay.lab_view import LabView, PodPlace
 from overlay.progress import Steps
+from overlay.service_router import service_routers
 
 ALLOWED: Final = "allowed"
 DENIED: Final = "denied"
@@ -50,19 +52,21 @@ def probe_lab(
             continue
         if row["from"] not in view.pods or row["to"] not in view.pods:
             continue
+        sender, receiver = ports[row["from"]], ports[row["to"]]
+        joined = _is_joined(world.inventory, sender, receiver)
         made = {
             "from": row["from"],
             "to": row["to"],
             "protocol": row["protocol"],
             "port": row["port"],
-            "expected": ALLOWED if row["allowed"] else DENIED,
+            "expected": ALLOWED if row["allowed"] and joined else DENIED,
             "observed": DENIED,
             "family": None,
-            "by": row["by"],
+            "by": row["by"] if joined else None,
         }
         rows.append(made)
-        attempt = _attempt(view.pods, ports[row["from"]], ports[row["to"]], row)
-        if attempt is not None:
+        attempt = _attempt(view.pods, sender, receiver, row)
+        if attempt is not None and (joined or not _is_others(world.inventory, sender, attempt.address)):
             made["family"] = "IPv4" if attempt.family is Family.IPV4 else "IPv6"
             attempts.append((made, attempt))
     with steps.shown():
@@ -82,6 +86,27 @@ def _of_family(world: PolicySet, family: Family) -> PolicySet:
         for name, port in world.inventory.ports.items()
     }
     return replace(world, inventory=replace(world.inventory, ports=ports))
+
+
+def _is_joined(inventory: Inventory, sender: Port, receiver: Port) -> bool:
+    """Do hosts route between the two? By one gateway, by Tier-1s at one Tier-0, or by two Tier-0s' service routers."""
+    if sender.segment == receiver.segment:
+        return True
+    gateways = [inventory.segment_of(port).gateway for port in (sender, receiver)]
+    near, far = [None if name is None else inventory.gateways[name].uplink_gateway or name for name in gateways]
+    if near is None or far is None:
+        return False
+    outside = {router.gateway for router in service_routers(inventory)}
+    return near == far or {near, far} <= outside
+
+
+def _is_others(inventory: Inventory, sender: Port, address: str) -> bool:
+    """Is that the address of somebody whom the sender reaches? Then it cannot ask for the one that is apart."""
+    return any(
+        str(ip) == address and _is_joined(inventory, sender, port)
+        for port in inventory.ports.values()
+        for ip in port.ips
+    )
 
 
 def _attempt(pods: Mapping[str, PodPlace], sender: Port, receiver: Port, row: dict[str, Any]) -> Attempt | None:

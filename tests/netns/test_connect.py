@@ -80,6 +80,17 @@ def test_what_comes_of_connections(room: Path) -> None:
     assert Path("/proc/thread-self/ns/net").stat().st_ino == own
 
 
+@pytest.mark.needs_ipv6
+def test_what_somebody_else_with_that_address_gets_has_not_arrived(room: Path) -> None:
+    protocols = (PROTO_TCP, PROTO_UDP, PROTO_SCTP, PROTO_ICMP)
+    for address in ("10.9.0.11", "fd00:9::11"):  # b's; c has the same on a network that a does not reach
+        right = [attempt(room, "a", "b", protocol, address) for protocol in protocols]
+        astray = [attempt(room, "a", "c", protocol, address) for protocol in protocols]
+        apply_attempts([*right, *astray], 0.5, lambda: None)
+        assert [item for item in right if not item.arrived] == []
+        assert [item for item in astray if item.arrived or item.answered] == []
+
+
 def test_a_low_file_limit_only_takes_longer(room: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     attempts = [attempt(room, "a", "b", PROTO_TCP, "10.9.0.11", 1000 + number) for number in range(60)]

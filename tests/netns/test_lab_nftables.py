@@ -10,10 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
+import jsonschema
 import pytest
 from msgspec.structs import replace
 
 from dfw import cli
+from dfw.schema import schema_files
 from overlay.ask import AskError, agent_ask
 from overlay.hoststate import HostState, RouteState, SegmentState, StateError, state_read
 from overlay.kernel_fabric import plan_fabric
@@ -53,6 +55,7 @@ def shown(capfd: pytest.CaptureFixture[str], *what: str) -> list[dict[str, objec
     capfd.readouterr()
     assert cli.run(["show", *what, "-o", "json"]) == 0
     rows: list[dict[str, object]] = json.loads(capfd.readouterr().out)
+    jsonschema.validate(rows, json.loads(schema_files()["show"].read_text()))
     return rows
 
 
@@ -73,6 +76,9 @@ def test_the_shop_by_kernels(run: Path, tmp_path: Path, capfd: pytest.CaptureFix
     hits = {(row["host"], row["rule"]): row["hits"] for row in shown(capfd, "rules", "--counters")}
     assert sum(bool(count) for count in hits.values()) > 6
     assert all(row["ok"] for row in shown(capfd, "health") if row["check"] != "log")
+    assert all(
+        shown(capfd, what) for what in ("hosts", "vnics", "flows", "segments", "mac-table", "tep-table", "stats")
+    )
     # What logged rules said: who was refused the database, and where.
     log = LabPaths(run / "labs" / "lab").host("esx-2") / "run" / "dfwpktlogs.jsonl"
 

@@ -62,6 +62,39 @@ def test_what_is_reached_is_what_the_policy_says(run: Path, capfd: pytest.Captur
     assert all(verdicts[row["from"], row["to"], row["port"]] == row["observed"] for row in six)
 
 
+APART = """\
+apiVersion: palisade.internal/v1alpha1
+kind: Inventory
+hosts: [{name: a}, {name: b}]
+gateways: [{name: t0, tier: 0}, {name: red, tier0: t0}, {name: green, tier0: t0}, {name: blue}]
+segments:
+  - {name: red, subnets: [10.1.1.0/24], gateway: red}
+  - {name: green, subnets: [10.1.2.0/24], gateway: green}
+  - {name: blue, subnets: [10.1.1.0/24], gateway: blue}
+  - {name: alone, subnets: [10.1.3.0/24]}
+ports:
+  - {name: red-1, host: a, segment: red, ips: [10.1.1.11]}
+  - {name: red-2, host: b, segment: red, ips: [10.1.1.12]}
+  - {name: green-1, host: b, segment: green, ips: [10.1.2.11]}
+  - {name: blue-1, host: b, segment: blue, ips: [10.1.1.11]}
+  - {name: blue-2, host: a, segment: blue, ips: [10.1.1.12]}
+  - {name: alone-1, host: a, segment: alone, ips: [10.1.3.11]}
+"""
+
+
+def test_gateways_that_nothing_joins_are_apart_also_where_their_addresses_are_the_same(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lab.yaml").write_text(APART)
+    assert cli.run(["lab", "up", "-q", str(tmp_path / "lab.yaml")]) == 0
+    rows = probe(capfd, "--ports", "tcp/80,udp/53,icmp", "--timeout", "0.5")
+    together = [{"red-1", "red-2", "green-1"}, {"blue-1", "blue-2"}, {"alone-1"}]
+    for row in rows:
+        joined = any({row["from"], row["to"]} <= group for group in together)
+        assert row["observed"] == ("allowed" if joined else "denied"), row
+        assert joined or row["by"] is None
+
+
 def test_a_pod_moves_to_another_host_and_stays_there(
     run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
