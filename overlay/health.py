@@ -30,6 +30,7 @@ class Health:
     log: str | None = None
     has_workers: bool = True
     mended: str | None = None
+    unmended: str | None = None
 
 
 def show_health(facts: Health) -> Rows:
@@ -48,7 +49,7 @@ def show_health(facts: Health) -> Rows:
         rows += _workers(facts)
     rows.append(_row("log", facts.log is None, facts.log or "no line is missing"))
     if facts.mended is not None:
-        rows.append(_row("rules", True, facts.mended))
+        rows.append(_row("rules", facts.unmended is None, facts.unmended or facts.mended))
     problems = [_row("card", False, f"{name}: {text}") for name, text in facts.problems.items()]
     return rows + (problems or [_row("card", True, "all are there")])
 

@@ -20,7 +20,6 @@ from dfw.core import CoreError
 from dfw.errors import EnvironmentLacksError
 from dfw.model import VXLAN
 from dfw.nftables.load import LoadError
-from dfw.nftables.shared import OWN_COUNTERS
 from overlay import realized
 from overlay.agent_base import LAST_GOOD, PIDS, AgentBase
 from overlay.flow_filter import FlowFilterError, flow_filter_parse
@@ -35,6 +34,7 @@ from overlay.kernel_show import (
     judgements,
     mended_sentence,
     read_cards,
+    refusals,
     render_metrics,
     show_stats,
     unable_sentence,
@@ -71,6 +71,7 @@ class KernelAgent(AgentBase):
         self.since_reset = RuleCounts()
         self.firewall_log = KernelLog(options.log_dir or options.run, options.firewall_log)
         self._mended = 0.0
+        self.unmended: str | None = None
         with contextlib.suppress(FileNotFoundError):
             self._take((options.kept / LAST_GOOD).read_bytes(), keep=False)
         self.log.info("started", realized=self.realized, enforcer="nftables")
@@ -140,7 +141,9 @@ class KernelAgent(AgentBase):
             async with self.lock:
                 try:
                     await asyncio.to_thread(self.kernel.mend)
+                    self.unmended = None
                 except (*CANNOT_NOW, ValueError) as error:
+                    self.unmended = f"changed by somebody else, and cannot be put right: {error}"
                     self.log.error("the rules cannot be put right", error=str(error))
 
     async def answer(self, line: bytes) -> dict[str, Any]:
@@ -178,7 +181,6 @@ class KernelAgent(AgentBase):
     def status(self) -> dict[str, Any]:
         """What `lab status` and `show hosts` say of this host."""
         state = self.kernel.state
-        counts = self._counts() if state is not None else {}
         return {
             "host": self.options.host,
             "pid": os.getpid(),
@@ -192,7 +194,7 @@ class KernelAgent(AgentBase):
             "problems": self.kernel.problems,
             "vnics": len(self.kernel.attached),
             "connections": _number("nf_conntrack_count"),
-            "drops": sum(counts.get(name, (0, 0))[0] for name in OWN_COUNTERS),
+            "drops": refusals({} if state is None else self._judged()),
         }
 
     def flows(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -274,6 +276,7 @@ class KernelAgent(AgentBase):
                 log=says,
                 has_workers=False,
                 mended=mended_sentence(self.kernel.mended, self.kernel.mended_at),
+                unmended=self.unmended,
             )
             return show_health(facts)
         if what == "stats":

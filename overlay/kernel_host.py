@@ -146,9 +146,10 @@ class KernelHost:
 
     def _rules(self, wanted: Ruleset) -> None:
         """From what is in force, as far as anybody knows; else as a whole."""
-        known = None if self.rendered is None else self.rendered.ruleset
-        if known is None:
-            known = self._read()
+        self._exchange(self._read() if self.rendered is None else self.rendered.ruleset, wanted)
+
+    def _exchange(self, known: Ruleset | None, wanted: Ruleset) -> None:
+        """The one for the other, as a whole where it must be. Raises LoadError."""
         if known is not None:
             try:
                 self.link.update(plan_update(known, wanted))
@@ -171,23 +172,32 @@ class KernelHost:
                 self._mended("bridged packets were not judged any more; put right again", setting=path.name)
         if self.rendered is None or self.state is None or self.link.generation() == self.generation:
             return False
-        found = self._read()
-        wanted = self.rendered.ruleset
-        is_other = found is None or ruleset_sorted(found) != ruleset_sorted(wanted)
-        if is_other:
-            self._mended("the rules were changed by somebody else; put right again")
-            if found is None:
-                self.link.apply(wanted)
-            else:
-                self.link.update(plan_update(found, wanted))
+        is_other = self._mend_rules(self.rendered.ruleset)
         ends, self.ends = self.ends, ""
         before = self._ends_read()
-        self._put_ends(ends)
+        try:
+            self._put_ends(ends)
+        except LoadError:
+            self.ends = ends
+            raise
         if self._ends_read() != before:
             is_other = True
             self._mended("who the ends are was changed by somebody else; put right again")
         self.generation = self.link.generation()
         return is_other
+
+    def _mend_rules(self, wanted: Ruleset) -> bool:
+        """Returns whether they were others. What an update would leave, such as another policy of a base chain or an
+        interval set as one that is empty, goes with the whole table, and its counters with it."""
+        found = self._read()
+        if found is not None and ruleset_sorted(found) == ruleset_sorted(wanted):
+            return False
+        self._exchange(found, wanted)
+        found = self._read()
+        if found is None or ruleset_sorted(found) != ruleset_sorted(wanted):
+            self.link.apply(wanted)
+        self._mended("the rules were changed by somebody else; put right again")
+        return True
 
     def _ends_read(self) -> list[str | None]:
         return [self.link.other_read(family, ENDS_TABLE) for family in ("bridge", "inet")]

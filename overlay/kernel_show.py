@@ -51,6 +51,11 @@ def judgements(rendered: Rendered, counts: Counts) -> dict[tuple[str, str], int]
     return found
 
 
+def refusals(judged: Mapping[tuple[str, str], int]) -> int:
+    """How many of these packets were refused: a REJECT beyond its budgets counts once."""
+    return sum(count for (verdict, reason), count in judged.items() if verdict != "ALLOW" and reason != "reject-rate")
+
+
 def show_stats(judged: Mapping[tuple[str, str], int], staged: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
     """Rows of `show stats`: the most first; behind them the packets of which `staged` policies would say otherwise."""
     rows = [(*key, count) for key, count in sorted(judged.items(), key=lambda item: -item[1])]

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from dfw.errors import EnvironmentLacksError
-from dfw.nftables.batch import update_messages
+from dfw.nftables.batch import BRIDGE, INET, update_messages
 from dfw.nftables.frames import FRAME_FAMILY, frames_parse
 from dfw.nftables.namespace import namespace_entered
 from dfw.nftables.netlink import RuleSocket
@@ -69,6 +69,8 @@ class RulesetLink:
     def read(self) -> Ruleset:
         """The table as the kernel has it, and that for frames. Raises LoadError (not there); ValueError where somebody
         put into them what we never make."""
+        if self._netlink.table_flags_read(self.table, INET) or self._netlink.table_flags_read(self.table, BRIDGE):
+            raise ValueError(f"the table {self.table} has flags (dormant?), which we never set")
         found = ruleset_parse(self._list(FAMILY), self.table)
         if not self._has_frames():
             return found
@@ -95,7 +97,10 @@ class RulesetLink:
             self._run(text)
 
     def other_read(self, family: str, table: str) -> str | None:
-        """What any table of this namespace says, so that two of one meaning are the same text; None: there is none."""
+        """What any table of this namespace says, so that two of one meaning are the same text; None: there is none,
+        or one with flags, which we never set."""
+        if self._netlink.table_flags_read(table, INET if family == FAMILY else BRIDGE):
+            return None
         try:
             items = json.loads(self._said(f"list table {family} {table}"))["nftables"]
         except LoadError:
@@ -119,8 +124,7 @@ class RulesetLink:
 
     def _has_frames(self) -> bool:
         """Is there a table for frames?"""
-        tables = json.loads(self._said(f"list tables {FRAME_FAMILY}") or "{}").get("nftables", ())
-        return any(item.get("table", {}).get("name") == self.table for item in tables)
+        return self._netlink.table_flags_read(self.table, BRIDGE) is not None
 
     def _list(self, family: str) -> str:
         return self._said(f"list table {family} {self.table}", words=family == FRAME_FAMILY)

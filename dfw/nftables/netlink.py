@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -15,6 +16,7 @@ from dfw.nftables.batch import BRIDGE, INET, Message
 _NETLINK_NETFILTER: Final = 12
 _SUBSYSTEM: Final = 10  # NFNL_SUBSYS_NFTABLES
 _OURS: Final = _SUBSYSTEM << 8
+_NEW_TABLE, _GET_TABLE = 0, 1
 _NEW_GENERATION, _GET_GENERATION, _GET_OBJECT = 15, 16, 19
 _COUNTER: Final = 1  # NFT_OBJECT_COUNTER
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11
@@ -94,6 +96,20 @@ class RuleSocket(NetfilterSocket):
             if kind == _OURS | _NEW_GENERATION:
                 return int(struct.unpack_from(">I", body, 8)[0])
         raise OSError("no answer about the generation of the rules")
+
+    def table_flags_read(self, table: str, family: int) -> int | None:
+        """Flags of the table (NFT_TABLE_F_DORMANT is 1), of which we set none; None: there is none. Raises OSError.
+
+        libnftables 1.0.6 frees what is another's when it lists a table that has some, so it is not to be asked then.
+        """
+        try:
+            found = self.ask(_OURS | _GET_TABLE, 0, attribute_make(1, table.encode() + b"\0"), family)
+        except OSError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+        values = dict(attributes_read(next(body for kind, body in found if kind == _OURS | _NEW_TABLE)[4:]))
+        return int.from_bytes(values.get(2, b""), "big")
 
     def counters_read(self, table: str) -> dict[str, tuple[int, int]]:
         """Packets and bytes of each named counter of the tables of this name. Raises OSError."""

@@ -79,6 +79,15 @@ def test_the_shop_by_kernels(run: Path, tmp_path: Path, capfd: pytest.CaptureFix
     assert all(
         shown(capfd, what) for what in ("hosts", "vnics", "flows", "segments", "mac-table", "tep-table", "stats")
     )
+    capfd.readouterr()
+    assert cli.run(["lab", "status", "-o", "json"]) == 0
+    status = json.loads(capfd.readouterr().out)
+    jsonschema.validate(status, json.loads(schema_files()["lab-status"].read_text()))
+    refusals = {host["name"]: 0 for host in status["hosts"]}
+    for row in shown(capfd, "stats"):
+        if row["verdict"] != "ALLOW":
+            refusals[str(row["host"])] += int(str(row["judgements"]))
+    assert all(0 < host["drops"] <= refusals[host["name"]] for host in status["hosts"]), (status, refusals)
     # What logged rules said: who was refused the database, and where.
     log = LabPaths(run / "labs" / "lab").host("esx-2") / "run" / "dfwpktlogs.jsonl"
 

@@ -37,6 +37,12 @@ id: frames
 category: Ethernet
 rules:
   - {id: lldp, service_entries: [{resource_type: EtherTypeServiceEntry, ether_type: 0x88cc}], action: DROP}
+---
+resource_type: SecurityPolicy
+id: nowhere
+category: Emergency
+rules:
+  - {id: prefix, source_groups: [192.0.2.0/24], action: DROP}
 """
 
 
@@ -89,6 +95,7 @@ def test_whatever_somebody_does_to_the_rules_is_found_put_right_and_said(
     assert (mended, host.health()["rules"]["says"]) == (0, "nobody else has changed them")
     sets = [item["set"] for item in host.nft("list", "table", "inet", "palisade") if "set" in item]
     group = next(item for item in sets if item.get("elem") and item["type"] == "ipv4_addr" and "flags" not in item)
+    ranges = next(item["name"] for item in sets if "interval" in item.get("flags", ()))
     member = f"{group['name']} {{ {group['elem'][0]} }}"
     for words in (
         f"delete element inet palisade {member}",
@@ -98,6 +105,16 @@ def test_whatever_somebody_does_to_the_rules_is_found_put_right_and_said(
         "insert rule bridge palisade frame-out drop",
         "insert rule bridge palisade-ends forward accept",
         "delete table inet palisade-ends",
+        f"flush set inet palisade {group['name']}",
+        f"flush set inet palisade {ranges}",
+        "flush map inet palisade out",
+        "add set inet palisade foreign { type ipv4_addr ; }",
+        "add quota inet palisade foreign 10 mbytes",
+        "add chain inet palisade forward-in { policy accept ; }",
+        "add chain bridge palisade-ends forward { policy drop ; }",
+        "add table inet palisade { flags dormant ; }",
+        "add table bridge palisade { flags dormant ; }",
+        "add table bridge palisade-ends { flags dormant ; }",
         "flush ruleset",
     ):
         host.nft(*words.split())
