@@ -18,7 +18,7 @@ import signal
 import sys
 import termios
 from pathlib import Path
-from typing import Final, NoReturn, TypedDict
+from typing import Final, NoReturn, NotRequired, TypedDict
 
 from overlay import linux, privilege
 from overlay.container_root import Mount, root_build
@@ -47,7 +47,8 @@ _DEATH_SIGNAL, _NO_NEW_PRIVILEGES = 1, 38  # PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRI
 class ContainerSpec(TypedDict):
     """`stage`: an empty folder where its root is put together; `capabilities`: None: all that we have; `user`, `group`:
     numbers; `gains`: whether a command may get more than it has (setuid programs); `read_only`: also /tmp and the like;
-    `error`: a file for what goes wrong before the command runs."""
+    `error`: a file for what goes wrong before the command runs. `input`, `input_once`, `terminal`: stdin, stdinOnce and
+    tty of a container (overlay/console.py), none where they are missing."""
 
     root: str
     stage: str
@@ -63,6 +64,9 @@ class ContainerSpec(TypedDict):
     gains: bool
     read_only: bool
     error: str
+    input: NotRequired[bool]
+    input_once: NotRequired[bool]
+    terminal: NotRequired[bool]
 
 
 def main(arguments: list[str]) -> int:
@@ -73,7 +77,7 @@ def main(arguments: list[str]) -> int:
     error = os.open(spec["error"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     step = "its session"
     try:
-        os.setsid()
+        session_begin(is_terminal=spec.get("terminal", False))
         step = "its file system"
         linux.unshare(linux.CLONE_NEWNS)
         root_build(
@@ -87,15 +91,23 @@ def main(arguments: list[str]) -> int:
         )
         linux.root_change(spec["stage"])
         step = "its command"
-        command_become(spec, spec["command"])
+        command_become(spec, spec["command"], is_terminal=spec.get("terminal", False))
     except BaseException as problem:
         why = getattr(problem, "strerror", None) if step == "its command" else None
         os.write(error, (f"exec {spec['command'][0]}: {why}" if why else f"{step}: {problem}").encode())
     return FAILED
 
 
-def command_become(spec: ContainerSpec, command: list[str]) -> NoReturn:
-    """Give up what the container has not, and run. Raises OSError."""
+def session_begin(*, is_terminal: bool) -> None:
+    """A session of our own; the terminal that is our input is its own too. Raises OSError."""
+    os.setsid()
+    if is_terminal:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def command_become(spec: ContainerSpec, command: list[str], *, is_terminal: bool) -> NoReturn:
+    """Give up what the container has not, and run; on a terminal that is an xterm, as container runtimes have it.
+    Raises OSError."""
     os.chdir(spec["directory"])
     os.umask(0o022)
     for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
@@ -111,7 +123,7 @@ def command_become(spec: ContainerSpec, command: list[str]) -> NoReturn:
         privilege.privileges_drop(spec["capabilities"])
     if not spec["gains"]:
         linux.process_control(_NO_NEW_PRIVILEGES, 1)
-    os.execvpe(command[0], command, spec["environment"])
+    os.execvpe(command[0], command, ({"TERM": "xterm"} if is_terminal else {}) | spec["environment"])
 
 
 def _joined(spec: ContainerSpec, pid: int, arguments: list[str]) -> int:
@@ -128,11 +140,9 @@ def _joined(spec: ContainerSpec, pid: int, arguments: list[str]) -> int:
     child = os.fork()
     if child == 0:
         try:
-            os.setsid()
-            if terminal:
-                fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+            session_begin(is_terminal=terminal)
             linux.process_control(_DEATH_SIGNAL, signal.SIGKILL)
-            command_become(spec, command)
+            command_become(spec, command, is_terminal=terminal)
         except FileNotFoundError:
             os.write(2, f"{command[0]}: no such file or directory\n".encode())
             os._exit(127)

@@ -54,7 +54,8 @@ def _is_becoming(pid: int) -> bool:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
     except OSError:
         return False
-    return b"overlay.container" in (*words[3:4], *words[8:9])  # its own, or those of WAITER that begins it
+    own = (*words[3:4], *words[8:9])  # or those of WAITER, or of the console, that begins it
+    return b"overlay.container" in own or b"overlay.console" in own
 
 
 def join_environment() -> dict[str, str]:

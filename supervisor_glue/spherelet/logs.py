@@ -23,6 +23,8 @@ from supervisor_glue.api.status import Object
 from supervisor_glue.spherelet.settings import Settings
 
 FOLLOW_SECONDS: Final = 0.1
+_SOON_SECONDS: Final = 0.01
+"""What follows soon is looked for so soon: whoever types waits for his echo."""
 _PATIENCE: Final = 20.0
 _AGAIN_SECONDS: Final = 0.5
 _PAUSE: Final = 0.002
@@ -128,11 +130,14 @@ def wanted_of(asked: Object, now: float) -> Wanted:
     return Wanted(asked.get("tailLines"), since, bool(asked.get("timestamps")), asked.get("limitBytes"))
 
 
-async def log_read(path: Path, wanted: Wanted, writes: Callable[[], bool] | None) -> AsyncIterator[bytes]:
-    """A log's text, in pieces. `writes`: whether more may come, which is then waited for; None: not. Raises OSError."""
+async def log_read(
+    path: Path, wanted: Wanted, writes: Callable[[], bool] | None, begins: Callable[[], None] | None = None
+) -> AsyncIterator[bytes]:
+    """A log's text, in pieces. `writes`: whether more may come, which is then waited for; None: not. `begins` is called
+    when it is settled where it begins: what is said from then on is read. Raises OSError."""
     left = 1 << 62 if wanted.most is None else wanted.most
     shown = Shown(wanted)
-    async for entries in _entries(path, wanted, writes):
+    async for entries in _entries(path, wanted, writes, begins):
         data = shown.text(entries)[:left]
         left -= len(data)
         if data:
@@ -182,7 +187,9 @@ def log_end(path: Path, lines: int = 80, most: int = 2048) -> str:
             file.close()
 
 
-async def _entries(path: Path, wanted: Wanted, writes: Callable[[], bool] | None) -> AsyncIterator[list[bytes]]:
+async def _entries(
+    path: Path, wanted: Wanted, writes: Callable[[], bool] | None, begins: Callable[[], None] | None
+) -> AsyncIterator[list[bytes]]:
     """Entries without their line ends, through all files of a log, also while they get other names."""
     files = _opened(path)
     try:
@@ -193,11 +200,14 @@ async def _entries(path: Path, wanted: Wanted, writes: Callable[[], bool] | None
             files = files[at:]
             for file in files:
                 file.seek(place if file is files[0] else 0)
-        rest = b""
+        if begins is not None:
+            begins()
+        rest, pause = b"", FOLLOW_SECONDS
         while True:
             may_write = writes is not None and writes()
             chunk = files[0].read(_CHUNK)
             if chunk:
+                pause = _SOON_SECONDS
                 *whole, rest = (rest + chunk).split(b"\n")
                 yield [entry for entry in whole if is_entry(entry)]
                 continue
@@ -207,7 +217,8 @@ async def _entries(path: Path, wanted: Wanted, writes: Callable[[], bool] | None
                 files.pop(0).close()
                 rest = b""
             elif may_write:
-                await asyncio.sleep(FOLLOW_SECONDS)
+                await asyncio.sleep(pause)
+                pause = min(pause * 1.2, FOLLOW_SECONDS)
             else:
                 return
     finally:

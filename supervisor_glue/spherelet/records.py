@@ -6,6 +6,7 @@
              volumes/NAME/
              containers/NAME/state.json   of the last start: number, process
                              N.fifo  N.log  N.log.1 …  N.exit  N.error  N.message  N.json (how it was started)
+                             N.console (where input goes: overlay/console.py)
 
 A record is written before what it tells of is done, so that a process without a record can only be one whose start was
 cut short; those are found by their mark.
@@ -92,6 +93,9 @@ class ContainerFolder:
 
     def log(self, number: int) -> Path:
         return self.file(number, "log")
+
+    def console(self, number: int) -> Path:
+        return self.file(number, "console")
 
     def mark_of(self, number: int) -> str:
         return f"PALISADE_CONTAINER={self.mark}/{number}"

@@ -171,14 +171,13 @@ class PodRuntime:
         limits = limits_of(container)
         groups = self._groups(name, limits)
         apply_groups_end(groups, 0.0)  # what the start before was killed for is counted in them
-        program = [sys.executable, "-S", "-m", "overlay.container", str(place.file(number, "json"))]
         key, _, value = place.mark_of(number).partition("=")
         launch = Launch(
             key=name,
             netns=str(self.netns),
             hostname=None,
             hidden=[],
-            command=["/bin/sh", "-c", WAITER, "sh", str(place.file(number, "exit")), *program],
+            command=_waiting(container, place, number),
             environment=self._marked(importing({"PATH": os.environ.get("PATH", os.defpath), key: value})),
             log=str(place.file(number, "fifo")),
             cgroups=[str(group) for group in apply_groups(groups, limits)],
@@ -219,6 +218,9 @@ class PodRuntime:
             gains=context.get("allowPrivilegeEscalation") is not False,
             read_only=bool(context.get("readOnlyRootFilesystem")),
             error=str(place.file(number, "error")),
+            input=bool(container.get("stdin")),
+            input_once=bool(container.get("stdinOnce")),
+            terminal=bool(container.get("tty")),
         )
 
     def container_ended(self, container: Object, state: ContainerState) -> Ended:
@@ -248,6 +250,20 @@ class PodRuntime:
         if started.process is None:
             raise StartError(started.error)
         return started.process
+
+
+def has_console(container: Object) -> bool:
+    """Whether a container has standard input or a terminal, whose other end somebody holds."""
+    return bool(container.get("stdin") or container.get("tty"))
+
+
+def _waiting(container: Object, place: ContainerFolder, number: int) -> list[str]:
+    """The command that begins a container, and waits for it."""
+    spec, told = str(place.file(number, "json")), str(place.file(number, "exit"))
+    python = [sys.executable, "-S", "-m"]
+    if has_console(container):
+        return [*python, "overlay.console", spec, told, str(place.console(number))]
+    return ["/bin/sh", "-c", WAITER, "sh", told, *python, "overlay.container", spec]
 
 
 def user_of(pod: Object, container: Object) -> int:

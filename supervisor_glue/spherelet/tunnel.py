@@ -4,26 +4,27 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
-import struct
-import termios
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 
 from dfw.logs import get_logger
 from overlay.agent_base import SOCKET
+from overlay.console import terminal_size
 from supervisor_glue.api.http_client import HttpClient
 from supervisor_glue.api.kinds import SPAN
 from supervisor_glue.api.status import ApiError, Object
 from supervisor_glue.asking import asked_read
+from supervisor_glue.spherelet.console import console_connect, console_feed, console_resize
 from supervisor_glue.spherelet.execute import NotRunningError, join_command, join_environment, join_wait
 from supervisor_glue.spherelet.logs import log_read, wanted_of
 from supervisor_glue.spherelet.pods import Pods
+from supervisor_glue.spherelet.session import Session
 from supervisor_glue.spherelet.worker import PodWorker
 from supervisor_glue.tunnel import (
     CANCEL,
@@ -38,7 +39,6 @@ from supervisor_glue.tunnel import (
     STDOUT,
     SUCCESS,
     TAKEN,
-    WINDOW,
     failure,
     frame_read,
     frame_write,
@@ -46,54 +46,7 @@ from supervisor_glue.tunnel import (
 
 PATH: Final = f"/apis/{SPAN}/v1alpha1/tunnel"
 _PAUSES: Final = (0.1, 0.5, 2.0, 5.0)
-NO_INPUT: Final = (
-    b"A container here has no standard input: nothing typed reaches it. "
-    b"kubectl exec -it runs a command that has one.\r\n"
-)
-
-
-class _Session:
-    """One question. Output waits while too much of it has not been taken."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse, number: int) -> None:
-        self.socket, self.number = socket, number
-        self.left = WINDOW
-        self.room = asyncio.Event()
-        self.task: asyncio.Task[None] | None = None
-        self.typed: asyncio.Queue[bytes | None] = asyncio.Queue()  # at most WINDOW
-        self.terminal = -1
-        self._due = 0  # bytes of input that were given out last
-
-    async def send(self, channel: int, data: bytes) -> None:
-        while self.left < len(data):
-            self.room.clear()
-            await self.room.wait()
-        self.left -= len(data)
-        await self.socket.send_bytes(frame_write(self.number, channel, data))
-
-    def taken(self, count: int) -> None:
-        self.left += count
-        self.room.set()
-
-    async def input_ready(self, count: int = 0) -> None:
-        """Say that so much input was passed on: the API server sends no more than WINDOW beyond."""
-        with suppress(ConnectionError, aiohttp.ClientError):
-            await self.socket.send_bytes(frame_write(self.number, TAKEN, count.to_bytes(4, "big")))
-
-    async def input(self) -> bytes | None:
-        """What comes next, once that before it has been passed on; None: there is no more."""
-        if self._due:
-            await self.input_ready(self._due)
-        data = await self.typed.get()
-        self._due = len(data or b"")
-        return data
-
-    def resize(self, data: bytes) -> None:
-        with suppress(ValueError, KeyError, TypeError, OSError, struct.error):
-            size = json.loads(data)
-            if self.terminal >= 0:
-                packed = struct.pack("HHHH", int(size["Height"]), int(size["Width"]), 0, 0)
-                fcntl.ioctl(self.terminal, termios.TIOCSWINSZ, packed)
+NO_INPUT: Final = b"This container has no standard input (its field stdin): nothing typed reaches it.\r\n"
 
 
 class TunnelEnd:
@@ -118,7 +71,7 @@ class TunnelEnd:
             failed += 1
 
     async def _serve(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        sessions: dict[int, _Session] = {}
+        sessions: dict[int, Session] = {}
         try:
             async for message in socket:
                 if message.type is not aiohttp.WSMsgType.BINARY:
@@ -126,7 +79,7 @@ class TunnelEnd:
                 number, channel, data = frame_read(message.data)
                 session = sessions.get(number)
                 if channel == OPEN:
-                    session = sessions[number] = _Session(socket, number)
+                    session = sessions[number] = Session(socket, number)
                     await session.input_ready()
                     session.task = asyncio.create_task(self._answer(session, json.loads(data)))
                     session.task.add_done_callback(lambda _, number=number: sessions.pop(number, None))  # type: ignore[misc]
@@ -148,7 +101,7 @@ class TunnelEnd:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _answer(self, session: _Session, asked: Object) -> None:
+    async def _answer(self, session: Session, asked: Object) -> None:
         try:
             status = await self._done(session, asked)
         except NotRunningError as error:
@@ -159,7 +112,7 @@ class TunnelEnd:
         with suppress(ConnectionError, aiohttp.ClientError):
             await session.socket.send_bytes(frame_write(session.number, END, json.dumps(status).encode()))
 
-    async def _done(self, session: _Session, asked: Object) -> Object:
+    async def _done(self, session: Session, asked: Object) -> Object:
         if asked["do"] == "agent":
             return await self._agent(session, asked["request"])
         worker = self.pods.by_name(asked["namespace"], asked["pod"], asked["uid"])
@@ -169,12 +122,9 @@ class TunnelEnd:
             return await self._log(session, worker, asked)
         if asked["do"] == "exec":
             return await self._execute(session, worker, asked)
-        # What a container says goes to its log: who attaches hears that from now on.
-        if asked.get("stdin"):  # with a terminal there is one stream
-            await session.send(STDOUT if asked.get("tty") else STDERR, NO_INPUT)
-        return await self._log(session, worker, asked | {"follow": True, "tailLines": 0})
+        return await self._attach(session, worker, asked)
 
-    async def _agent(self, session: _Session, request: Object) -> Object:
+    async def _agent(self, session: Session, request: Object) -> Object:
         """The packet agent beside us, asked; what a capture is told follows as input."""
         if self.agent is None:
             return failure("this host has no packet agent that is known here", "NotFound")
@@ -194,7 +144,9 @@ class TunnelEnd:
             writer.close()
         return SUCCESS
 
-    async def _log(self, session: _Session, worker: PodWorker, asked: Object) -> Object:
+    async def _log(
+        self, session: Session, worker: PodWorker, asked: Object, begins: Callable[[], None] | None = None
+    ) -> Object:
         name = asked["container"]
         container = worker.containers.get(name)
         number = 0 if container is None else container.state.starts
@@ -212,12 +164,50 @@ class TunnelEnd:
             return is_running or place.file(number, "fifo").exists()
 
         wanted = wanted_of(asked, time.time())
-        async for data in log_read(place.log(number), wanted, writes if asked.get("follow") else None):
+        async for data in log_read(place.log(number), wanted, writes if asked.get("follow") else None, begins):
             for at in range(0, len(data), CHUNK):
                 await session.send(STDOUT, data[at : at + CHUNK])
         return SUCCESS
 
-    async def _execute(self, session: _Session, worker: PodWorker, asked: Object) -> Object:
+    async def _attach(self, session: Session, worker: PodWorker, asked: Object) -> Object:
+        """What a container says goes to its log: who attaches hears that from now on, until the container ends; or,
+        unless that ends the container's own, until there is no more input (as container runtimes have it)."""
+        name = asked["container"]
+        container = worker.containers.get(name)
+        if container is None or not container.state.running:
+            raise NotRunningError(f"container {name} is not running")
+        await join_wait(container.state)
+        spec, place = container.spec, worker.runtime.container(name).console(container.state.starts)
+        if spec.get("tty"):
+            session.sized(lambda rows, columns: console_resize(place, rows, columns))
+        client = None
+        if asked.get("stdin") and spec.get("stdin"):
+            with suppress(FileNotFoundError, ConnectionRefusedError):  # it ends, or an earlier release began it
+                client = console_connect(place)
+        begun = asyncio.Event()  # what is typed may be answered at once
+        wanted = asked | {"follow": True, "tailLines": 0}
+        hearing = asyncio.create_task(self._log(session, worker, wanted, begun.set))
+        hearing.add_done_callback(lambda _: begun.set())
+        waited: set[asyncio.Task[Any]] = {hearing}
+        if client is not None:
+            feeding = asyncio.create_task(console_feed(client, session, begun))
+            if spec.get("tty") or not spec.get("stdinOnce"):
+                waited.add(feeding)
+        try:
+            if asked.get("stdin") and client is None:  # with a terminal there is one stream
+                await session.send(STDOUT if spec.get("tty") else STDERR, NO_INPUT)
+            await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
+            return await hearing if hearing.done() else SUCCESS
+        finally:
+            session.sized(None)
+            tasks = [hearing] if client is None else [hearing, feeding]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if client is not None:
+                client.close()
+
+    async def _execute(self, session: Session, worker: PodWorker, asked: Object) -> Object:
         container = worker.containers.get(asked["container"])
         if container is None:
             raise NotRunningError(f"container {asked['container']} is not running")
@@ -251,9 +241,9 @@ class TunnelEnd:
                     process.kill()
                 await process.wait()
 
-    async def _on_terminal(self, session: _Session, command: list[str]) -> Object:
+    async def _on_terminal(self, session: Session, command: list[str]) -> Object:
         ours, theirs = os.openpty()
-        session.terminal = ours
+        session.sized(lambda rows, columns: terminal_size(ours, rows, columns))
         process = await asyncio.create_subprocess_exec(
             *command, stdin=theirs, stdout=theirs, stderr=theirs, env=join_environment(), start_new_session=True
         )
@@ -283,7 +273,7 @@ class TunnelEnd:
                     process.kill()
                 await process.wait()
             writing.cancel()
-            session.terminal = -1
+            session.sized(None)
             with suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(reading), 1.0)
             reading.cancel()
@@ -305,12 +295,12 @@ async def _terminal_open(
     return said, asyncio.StreamWriter(transport, protocol, None, loop), hearing
 
 
-async def _copy(stream: asyncio.StreamReader, session: _Session, channel: int) -> None:
+async def _copy(stream: asyncio.StreamReader, session: Session, channel: int) -> None:
     while data := await stream.read(CHUNK):
         await session.send(channel, data)
 
 
-async def _feed(stream: asyncio.StreamWriter | None, session: _Session) -> None:
+async def _feed(stream: asyncio.StreamWriter | None, session: Session) -> None:
     while stream is not None:
         data = await session.input()
         with suppress(ConnectionError):

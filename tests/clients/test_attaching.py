@@ -42,10 +42,10 @@ def kubectl(plane: ControlPlane, tmp_path: Path) -> Kubectl:
     return Kubectl("1.37", kubectl_path("1.37"), plane.kubeconfig, tmp_path)
 
 
-def talker(kubectl: Kubectl, script: str) -> str:
-    """A pod of this name runs; its Namespace."""
+def talker(kubectl: Kubectl, script: str, **more: Any) -> str:
+    """A pod of this name runs; its Namespace. `more`: fields of its container."""
     namespace = namespace_made(kubectl)
-    pod = {"containers": [shell(script)], "restartPolicy": "Never", "terminationGracePeriodSeconds": 0}
+    pod = {"containers": [shell(script, **more)], "restartPolicy": "Never", "terminationGracePeriodSeconds": 0}
     put_made(kubectl, namespace, HOST)("talker", pod, is_ready)
     return namespace
 
@@ -69,7 +69,7 @@ def test_attaching_hears_what_is_said_and_that_nothing_typed_arrives(kubectl: Ku
         kubectl("exec", "-n", namespace, "talker", "--", "touch", "/tmp/end")
         out, err = attached.communicate(timeout=PATIENCE)
     assert out.endswith(b"last\n") and attached.returncode == 0
-    assert b"A container here has no standard input" in err
+    assert b"This container has no standard input" in err
 
 
 def test_what_a_command_does_not_read_is_not_taken(kubectl: Kubectl) -> None:
