@@ -150,10 +150,30 @@ static void test_log_and_flows(void)
     host_rig_close(&x);
 }
 
+/* Of rules whose bits stand in one word of the bitmap, only the logged ones tell. */
+static void test_logged_rules(void)
+{
+    static pal_log_record out[8];
+    static const uint32_t logged[] = {1, 6}, asked[] = {0, 1, 2, 5, 6, 7};
+    frame f;
+    check_where = "which rules are logged";
+    open_allowing();
+    CHECK(pal_engine_stage_logged(x.r.e, logged, 2) == 0 && pal_engine_commit(x.r.e, 0) != 0);
+    for (uint32_t i = 0; i < sizeof asked / sizeof asked[0]; i++) {
+        const pal_rule rule = rig_rule(asked[i], PAL_ACTION_ALLOW, PAL_RULE_STATEFUL);
+        rig_commit(&x.r, 0, &rule, 1, false);
+        udp(&f, PAL_FAMILY_V4, 1, 5, (uint16_t)(100 + i));
+        host_rig_send(&x, 0, &f);
+        CHECK_U64(host_log_read(x.w, out, 8), asked[i] == 1 || asked[i] == 6);
+    }
+    host_rig_close(&x);
+}
+
 int main(void)
 {
     test_capture();
     test_trace();
     test_log_and_flows();
+    test_logged_rules();
     return check_end("test_watch");
 }
