@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from dfw.model import NFTABLES
 from overlay.kernel_host import kernel_needed
+from overlay.kernel_show import unable_sentence
 from overlay.lab_apply import apply_changes, apply_down, read_lacks, record_verify
 from overlay.lab_change import Applied, change, pending_refuse, plan_change
 from overlay.lab_inputs import Inputs, inputs_keep, inputs_kept, inputs_read
@@ -79,6 +80,9 @@ def migrate(paths: LabPaths, pod: str, host: str) -> Migrated | None:
             return None
         record_verify(paths, record)
         inputs = inputs_kept(paths, record)
+        for name in (known.host, host):  # asked before a card is taken away: both ends must be able to
+            if (known_host := inputs.world.inventory.hosts.get(name)) and known_host.enforcer == NFTABLES:
+                raise ValueError(f"host {name}: {unable_sentence('move')}")
         move = MoveRecord(inputs.world.inventory.ports[pod].host, host)
         worlds = (world_moved(inputs.world, record.moved), world_moved(inputs.world, record.moved | {pod: move}))
         what = f"lab migrate {pod} {host}"

@@ -290,6 +290,10 @@ def same_said_by_both(capfd: pytest.CaptureFixture[str]) -> None:
     for do in ("flows", "kill"):
         with pytest.raises(AskError, match="rule="):
             agent_ask(paths.socket("esx-1"), {"do": do, "match": "rule=x"}, PATIENCE)
+    # Neither from there nor to there; nothing has been told to anybody, and the hosts wait for no other revision.
+    for pod, to in (("web-1", "esx-2"), ("web-2", "esx-1")):
+        assert cli.run(["lab", "migrate", pod, to]) == 2
+        assert "host esx-1: no migration on a host whose enforcer is nftables" in capfd.readouterr().err
     # A trace to where its mark would be lost is not sent: the workload there would get it.
     assert cli.run(["trace", "--from", "web-2", "--to", "web-1", "--dport", "80"]) == 2
     assert "10.1.1.11 is on host esx-1, whose kernel enforces" in capfd.readouterr().err
