@@ -31,6 +31,7 @@ WHAT: Final = (
     "gateways",
     "stats",
     "health",
+    "metrics",
 )
 
 
@@ -77,7 +78,7 @@ def show(
     reset: bool,
     output: str,
 ) -> None:
-    """Show what is in force on the hosts: vNICs, rules, connections, groups, tables, statistics, health.
+    """Show what is in force on the hosts: vNICs, rules, connections, groups, tables, statistics, health, metrics.
 
     Connections are meant by terms with commas between them, all of which hold: vnic=, dir=IN|OUT, proto=, src=, dst=,
     addr= (either end; an address, a prefix or first-last), sport=, dport=, port=, rule= (its path, or the path's end).
@@ -94,6 +95,7 @@ def show(
       palisade show health
       palisade show vnics --run /run/palisade-agent
       palisade show health --kubeconfig ./kubeconfig
+      palisade show metrics > palisade.prom
     """
     _check_options(what, match, kill, counters, reset)
     if staged and (what != "flows" or kill is not None):
@@ -104,6 +106,9 @@ def show(
     if kill is not None:
         _show(ctx, read_hosts(sockets, {"do": "kill", "match": kill}), "ended", output, _killed)
         return
+    if what == "metrics":
+        _show_metrics(ctx, read_hosts(sockets, {"do": what}), output)
+        return
     request: dict[str, Any] = {"do": "show", "what": "counters" if counters else what}
     if reset:
         request = {"do": "reset"}
@@ -113,6 +118,15 @@ def show(
     if staged:
         _leave_staged(lab, run, answers)
     _show(ctx, answers, "rows", output, _table, what)
+
+
+def _show_metrics(ctx: click.Context, answers: dict[str, dict[str, Any]], output: str) -> None:
+    """The counters of all hosts as one text for Prometheus, or a row a sample."""
+    from overlay.metrics_text import metric_rows, render_merged
+
+    texts = {host: answer["text"] for host, answer in answers.items() if "text" in answer}
+    rows = {host: {"rows": metric_rows(text)} for host, text in texts.items()}
+    _show(ctx, answers | rows, "rows", output, lambda _: render_merged(texts.values()).rstrip("\n"))
 
 
 def _leave_staged(lab: str | None, run: Path | None, answers: dict[str, dict[str, Any]]) -> None:
