@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import socket
-from asyncio import Event, get_running_loop
+from asyncio import get_running_loop
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,13 +36,12 @@ def console_resize(place: Path, rows: int, columns: int) -> None:
         client.send(size_message(rows, columns))
 
 
-async def console_feed(client: socket.socket, session: Session, begun: Event) -> None:
-    """Once `begun`, pass on what is typed until there is no more; what the container does not take any more is dropped.
+async def console_feed(client: socket.socket, session: Session) -> None:
+    """Pass on what is typed until there is no more; what the container does not take any more is dropped.
     The client is closed then, or when this is cancelled: that is how a console knows of the end."""
     loop = get_running_loop()
     kind = bytes([INPUT])
     with client:
-        await begun.wait()
         with suppress(ConnectionError):
             await loop.sock_sendall(client, kind)
             while (data := await session.input()) is not None:

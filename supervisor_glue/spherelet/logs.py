@@ -131,10 +131,11 @@ def wanted_of(asked: Object, now: float) -> Wanted:
 
 
 async def log_read(
-    path: Path, wanted: Wanted, writes: Callable[[], bool] | None, begins: Callable[[], None] | None = None
+    path: Path, wanted: Wanted, writes: Callable[[], bool] | None, begins: Callable[[bool], None] | None = None
 ) -> AsyncIterator[bytes]:
     """A log's text, in pieces. `writes`: whether more may come, which is then waited for; None: not. `begins` is called
-    when it is settled where it begins: what is said from then on is read. Raises OSError."""
+    when it is settled where it begins, with whether that is the log's own beginning: what is said from then on is read.
+    Raises OSError."""
     left = 1 << 62 if wanted.most is None else wanted.most
     shown = Shown(wanted)
     async for entries in _entries(path, wanted, writes, begins):
@@ -188,10 +189,11 @@ def log_end(path: Path, lines: int = 80, most: int = 2048) -> str:
 
 
 async def _entries(
-    path: Path, wanted: Wanted, writes: Callable[[], bool] | None, begins: Callable[[], None] | None
+    path: Path, wanted: Wanted, writes: Callable[[], bool] | None, begins: Callable[[bool], None] | None
 ) -> AsyncIterator[list[bytes]]:
     """Entries without their line ends, through all files of a log, also while they get other names."""
     files = _opened(path)
+    at = place = 0
     try:
         if wanted.lines is not None:
             at, place = await asyncio.to_thread(tail_place, files, wanted.lines)
@@ -201,7 +203,7 @@ async def _entries(
             for file in files:
                 file.seek(place if file is files[0] else 0)
         if begins is not None:
-            begins()
+            begins(at == place == 0)
         rest, pause = b"", FOLLOW_SECONDS
         while True:
             may_write = writes is not None and writes()

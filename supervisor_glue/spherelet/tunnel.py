@@ -21,9 +21,11 @@ from supervisor_glue.api.kinds import SPAN
 from supervisor_glue.api.status import ApiError, Object
 from supervisor_glue.asking import asked_read
 from supervisor_glue.spherelet.console import console_connect, console_feed, console_resize
+from supervisor_glue.spherelet.containers import Container
 from supervisor_glue.spherelet.execute import NotRunningError, join_command, join_environment, join_wait
 from supervisor_glue.spherelet.logs import log_read, wanted_of
 from supervisor_glue.spherelet.pods import Pods
+from supervisor_glue.spherelet.runtime import container_process
 from supervisor_glue.spherelet.session import Session
 from supervisor_glue.spherelet.worker import PodWorker
 from supervisor_glue.tunnel import (
@@ -145,7 +147,7 @@ class TunnelEnd:
         return SUCCESS
 
     async def _log(
-        self, session: Session, worker: PodWorker, asked: Object, begins: Callable[[], None] | None = None
+        self, session: Session, worker: PodWorker, asked: Object, begins: Callable[[bool], None] | None = None
     ) -> Object:
         name = asked["container"]
         container = worker.containers.get(name)
@@ -176,36 +178,51 @@ class TunnelEnd:
         container = worker.containers.get(name)
         if container is None or not container.state.running:
             raise NotRunningError(f"container {name} is not running")
-        await join_wait(container.state)
-        spec, place = container.spec, worker.runtime.container(name).console(container.state.starts)
-        if spec.get("tty"):
-            session.sized(lambda rows, columns: console_resize(place, rows, columns))
-        client = None
-        if asked.get("stdin") and spec.get("stdin"):
-            with suppress(FileNotFoundError, ConnectionRefusedError):  # it ends, or an earlier release began it
-                client = console_connect(place)
-        begun = asyncio.Event()  # what is typed may be answered at once
+        begun, all_heard = asyncio.Event(), False
+
+        def begins(is_all: bool) -> None:
+            nonlocal all_heard
+            all_heard = is_all
+            begun.set()
+
         wanted = asked | {"follow": True, "tailLines": 0}
-        hearing = asyncio.create_task(self._log(session, worker, wanted, begun.set))
+        hearing = asyncio.create_task(self._log(session, worker, wanted, begins))
         hearing.add_done_callback(lambda _: begun.set())
-        waited: set[asyncio.Task[Any]] = {hearing}
-        if client is not None:
-            feeding = asyncio.create_task(console_feed(client, session, begun))
-            if spec.get("tty") or not spec.get("stdinOnce"):
-                waited.add(feeding)
         try:
-            if asked.get("stdin") and client is None:  # with a terminal there is one stream
-                await session.send(STDOUT if spec.get("tty") else STDERR, NO_INPUT)
+            await begun.wait()  # what is typed may be answered at once
+            waiter = container.state.process
+            if not all_heard and (waiter is None or container_process(waiter) is None):
+                raise NotRunningError(f"container {name} is not running")  # kubectl run shows its log then
+            return await self._attached(session, worker, container, asked, hearing)
+        finally:
+            hearing.cancel()
+            await asyncio.gather(hearing, return_exceptions=True)
+
+    async def _attached(
+        self, session: Session, worker: PodWorker, container: Container, asked: Object, hearing: asyncio.Task[Object]
+    ) -> Object:
+        """The same, once what it says is heard."""
+        spec, place = container.spec, worker.runtime.container(container.name).console(container.state.starts)
+        feeding = None
+        if spec.get("stdin") or spec.get("tty"):
+            await join_wait(container.state)
+        if asked.get("stdin") and spec.get("stdin"):
+            with suppress(FileNotFoundError, ConnectionRefusedError):  # it has ended, or an earlier release began it
+                feeding = asyncio.create_task(console_feed(console_connect(place), session))
+        elif asked.get("stdin"):  # with a terminal there is one stream
+            await session.send(STDOUT if spec.get("tty") else STDERR, NO_INPUT)
+        try:
+            if spec.get("tty"):
+                session.sized(lambda rows, columns: console_resize(place, rows, columns))
+            ends = feeding is not None and (spec.get("tty") or not spec.get("stdinOnce"))
+            waited: set[asyncio.Task[Any]] = {hearing, feeding} if ends and feeding is not None else {hearing}
             await asyncio.wait(waited, return_when=asyncio.FIRST_COMPLETED)
             return await hearing if hearing.done() else SUCCESS
         finally:
             session.sized(None)
-            tasks = [hearing] if client is None else [hearing, feeding]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            if client is not None:
-                client.close()
+            if feeding is not None:
+                feeding.cancel()
+                await asyncio.gather(feeding, return_exceptions=True)
 
     async def _execute(self, session: Session, worker: PodWorker, asked: Object) -> Object:
         container = worker.containers.get(asked["container"])

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,22 @@ def test_run_with_input_gives_output_and_exit_code_and_is_gone(kubectl: Kubectl)
     assert [word for word in out.decode().splitlines() if not word.startswith("pod ")] == ["got one", "got two", "end"]
     assert running.returncode == 4, err
     assert kubectl("get", "pod", "echo", "-n", namespace, code=None).code != 0
+
+
+def test_run_hears_who_ends_at_once(kubectl: Kubectl) -> None:
+    """From its beginning, where it attaches before; or by its log, where it has ended. (1.37 asks for the log before it
+    attaches, and for all of the last second again where it could not.)"""
+    namespace = namespace_made(kubectl)
+    older = replace(kubectl, version="1.31", path=kubectl_path("1.31"))
+    for name, how in (("first", ("-i",)), ("second", ("--attach",)), ("third", ("-it", "--leave-stdin-open"))):
+        command = ["run", name, *how, "--image=host", "--restart=Never", "-n", namespace, "--command", "--"]
+        with begun(older, *command, "/bin/echo", "at once") as running:
+            until(lambda name=name: kubectl("get", "pod", name, "-n", namespace, code=None).code == 0, "no pod")  # type: ignore[misc]
+            bind(kubectl, namespace, name, HOST)
+            assert running.wait(PATIENCE) == 0
+            out, err = running.communicate()
+        assert out.splitlines() == [b"at once"], err
+        assert b"has no standard input" not in err
 
 
 def test_a_terminal_with_its_size_and_job_control(kubectl: Kubectl, screen: Screen) -> None:
