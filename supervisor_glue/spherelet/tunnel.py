@@ -156,8 +156,11 @@ class TunnelEnd:
             number -= 1
         place = worker.runtime.container(name)
         if number < 1 or not place.log(number).exists():
-            what = "previous terminated container" if asked.get("previous") else "container"
-            return failure(f'{what} "{name}" in pod "{asked["pod"]}" has no log yet: it has not started', "BadRequest")
+            if asked.get("previous"):
+                return failure(
+                    f'previous terminated container "{name}" in pod "{asked["pod"]}" not found', "BadRequest"
+                )
+            return failure(f'container "{name}" in pod "{asked["pod"]}" has not started yet', "BadRequest")
 
         def writes() -> bool:
             """Whether this start of the container may still say something, or what it said is on its way."""

@@ -93,6 +93,20 @@ def test_what_a_command_does_not_read_is_not_taken(kubectl: Kubectl) -> None:
         assert int(running.stdout.read()) == given
 
 
+def test_files_are_copied_both_ways(kubectl: Kubectl, tmp_path: Path) -> None:
+    """kubectl cp: tar in the container, over exec."""
+    namespace = talker(kubectl, "sleep 1000")
+    there = tmp_path / "there"
+    (there / "below").mkdir(parents=True)
+    (there / "below" / "a word").write_text("text")
+    (there / "much").write_bytes(os.urandom(8 << 20))
+    kubectl("cp", "-n", namespace, str(there), "talker:/tmp/there")
+    assert kubectl("exec", "-n", namespace, "talker", "--", "cat", "/tmp/there/below/a word").out == "text"
+    kubectl("cp", "-n", namespace, "talker:/tmp/there", str(tmp_path / "back"))
+    assert (tmp_path / "back" / "much").read_bytes() == (there / "much").read_bytes()
+    assert (tmp_path / "back" / "below" / "a word").read_text() == "text"
+
+
 def test_a_command_ends_with_its_client(kubectl: Kubectl) -> None:
     """Also one that neither reads nor says anything, with as much on its way as may be."""
     namespace = talker(kubectl, "sleep 1000")

@@ -226,6 +226,16 @@ def test_a_terminal_outlives_the_spherelet(
     assert logged(kubectl, namespace) == "again\ngot again\nend\n"
 
 
+@pytest.mark.parametrize("tty", [False, True], ids=["pipe", "terminal"])
+def test_another_user_may_open_its_input(kubectl: Kubectl, tty: bool) -> None:
+    script = 'read word </dev/stdin; echo "got $word" >/dev/stdout; exit 4'
+    script = f"[ $(id -u) = 1234 ] && {{ {'echo seen >/dev/tty;' if tty else ''} {script}; }}"
+    namespace = echo(kubectl, script, stdin=True, tty=tty, securityContext={"runAsUser": 1234})
+    kubectl("attach", "-i", "-q", "-n", namespace, "echo", given="one\n")
+    assert until(ended(kubectl, namespace), "it does not end") == 4, logged(kubectl, namespace)
+    assert logged(kubectl, namespace).endswith("got one\n")
+
+
 def test_what_a_container_does_not_read_waits_at_its_sender(kubectl: Kubectl) -> None:
     """And arrives when it reads."""
     namespace = echo(kubectl, "while [ ! -e /tmp/read ]; do sleep 0.05; done; wc -c", stdin=True, stdinOnce=True)
