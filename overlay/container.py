@@ -123,6 +123,10 @@ def command_become(spec: ContainerSpec, command: list[str], *, is_terminal: bool
         privilege.privileges_drop(spec["capabilities"])
     if not spec["gains"]:
         linux.process_control(_NO_NEW_PRIVILEGES, 1)
+    # Who waits for it is all that knows of it. Only now: another user or other capabilities undo this.
+    linux.process_control(_DEATH_SIGNAL, signal.SIGKILL)
+    if os.getppid() == 1:  # the pod's first process: who waited has ended before
+        os._exit(FAILED)
     os.execvpe(command[0], command, ({"TERM": "xterm"} if is_terminal else {}) | spec["environment"])
 
 
@@ -141,7 +145,6 @@ def _joined(spec: ContainerSpec, pid: int, arguments: list[str]) -> int:
     if child == 0:
         try:
             session_begin(is_terminal=terminal)
-            linux.process_control(_DEATH_SIGNAL, signal.SIGKILL)
             command_become(spec, command, is_terminal=terminal)
         except FileNotFoundError:
             os.write(2, f"{command[0]}: no such file or directory\n".encode())

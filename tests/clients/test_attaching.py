@@ -108,8 +108,8 @@ def test_files_are_copied_both_ways(kubectl: Kubectl, tmp_path: Path) -> None:
 
 
 def test_a_command_ends_with_its_client(kubectl: Kubectl) -> None:
-    """Also one that neither reads nor says anything, with as much on its way as may be."""
-    namespace = talker(kubectl, "sleep 1000")
+    """Also one that neither reads nor says anything, with as much on its way as may be, and of another user."""
+    namespace = talker(kubectl, "sleep 1000", securityContext={"runAsUser": 1234})
     with begun(kubectl, "exec", "-i", "-n", namespace, "talker", "--", "sleep", "77") as running:
         assert running.stdin is not None
         os.set_blocking(running.stdin.fileno(), False)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from overlay import linux
 from overlay.console import terminal_size
 from tests.support.control_plane import PATIENCE, ControlPlane, control_plane
 from tests.support.kubectl import Kubectl, kubectl_path
@@ -264,6 +266,24 @@ def test_who_does_not_hear_holds_up_no_terminal(kubectl: Kubectl) -> None:
         write(attached, b"begin\n")
         assert until(ended(kubectl, namespace), "it is held up") == 4
     assert len(kubectl("logs", "-n", namespace, "echo").out) > 8 << 20
+
+
+@pytest.mark.parametrize("has_input", [False, True], ids=["shell", "console"])
+def test_a_command_ends_with_who_waits_for_it(kubectl: Kubectl, has_input: bool) -> None:
+    """It ran on beside the one that took its place."""
+    namespace = namespace_made(kubectl)
+    spec = {"containers": [shell("exec sleep 1000", stdin=has_input, securityContext={"runAsUser": 1234})]}
+    put = put_made(kubectl, namespace, HOST)
+    uid = put("echo", spec | {"terminationGracePeriodSeconds": 0}, is_ready)["metadata"]["uid"]
+
+    def begun() -> list[linux.Process]:
+        return sorted(linux.processes_marked(f"PALISADE_CONTAINER={uid}/main/1"), key=lambda item: item.start)
+
+    until(lambda: len(begun()) == 2, "it does not begin")
+    waiter, command = begun()
+    linux.process_signal(waiter, signal.SIGKILL)
+    until(lambda: any(linux.processes_marked(f"PALISADE_CONTAINER={uid}/main/2")), "it is not begun again")
+    assert not linux.process_lives(command)
 
 
 def test_an_init_container_and_a_restart_have_input_too(kubectl: Kubectl) -> None:
