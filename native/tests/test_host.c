@@ -388,6 +388,42 @@ static void test_guards(void)
         }
 }
 
+/* RFC 4861 section 4.6: as many options as a message has, each whole, and every link-layer address the sender's own. */
+static void test_nd_options(void)
+{
+    check_where = "options of neighbour discovery";
+    const uint8_t mac[6] = {2, 0, 0, 0, 0, 1}, other[6] = {2, 0, 0, 0, 0, 2};
+    for (uint32_t n = 0; n <= ND_OPTIONS_MAX + 1; n++) {
+        const uint32_t len = 24 + 8 * n;
+        uint8_t *b = calloc(1, len); /* of that length: nothing may be read behind it */
+        pal_packet p = {.data = b, .l4_len = len, .cap = len};
+        for (uint32_t at = 24; at < len; at += 8) {
+            b[at] = at / 8 % 2 ? ND_SOURCE_MAC : ND_TARGET_MAC;
+            b[at + 1] = 1;
+            memcpy(b + at + 2, mac, 6);
+        }
+        CHECK(nd_options_name(&p, 24, mac) == (n <= ND_OPTIONS_MAX));
+        for (uint32_t at = 24; at < len; at += 8) {
+            memcpy(b + at + 2, other, 6);
+            CHECK(!nd_options_name(&p, 24, mac));
+            b[at] = 14; /* a nonce (RFC 3971) may be anything */
+            CHECK(nd_options_name(&p, 24, mac) == (n <= ND_OPTIONS_MAX));
+            b[at + 1] = (uint8_t)(at + 8 == len ? 2 : 0); /* beyond the end; none at all */
+            CHECK(!nd_options_name(&p, 24, mac));
+            b[at + 1] = 1;
+        }
+        free(b);
+        for (uint32_t more = 1; more < 8 && n <= ND_OPTIONS_MAX; more++) { /* the last one is cut */
+            b = calloc(1, len + more);
+            for (uint32_t at = 24; at < len + more; at += 8)
+                memcpy(b + at, (const uint8_t[]){14, 1}, min_u32(2, len + more - at));
+            p = (pal_packet){.data = b, .l4_len = len + more, .cap = len + more};
+            CHECK(!nd_options_name(&p, 24, mac));
+            free(b);
+        }
+    }
+}
+
 int main(void)
 {
     test_nameless();
@@ -400,5 +436,6 @@ int main(void)
     test_moved();
     test_neighbour_discovery();
     test_guards();
+    test_nd_options();
     return check_end("test_host");
 }

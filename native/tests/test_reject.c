@@ -200,6 +200,15 @@ static void test_unanswered(void)
         answered("good sums", 1);
         f.b[0] |= 1; /* a directed broadcast, say: only its frame tells */
         answered("to a group's MAC address", 0);
+        const uint8_t datagram[48] = {0, 5, 0, 6, 0, sizeof datagram};
+        for (uint32_t group = 0; group < 2; group++) {
+            frame_fragment(&f, family, 1, 2, PROTO_UDP, 9 + group, 0, true, datagram, 24);
+            f.b[0] |= (uint8_t)group;
+            CHECK_U64(rig_judge(&r, &f).verdict, PAL_HELD);
+            frame_fragment(&f, family, 1, 2, PROTO_UDP, 9 + group, 24, false, datagram + 24, 24);
+            f.b[0] |= (uint8_t)group;
+            answered(group ? "fragments to a group's MAC address" : "fragments", !group);
+        }
         frame_ping(&f, family, 1, 2, true, 5);
         answered("an ICMP answer", 1);
         uint8_t rest[4 + 60] = {0};
