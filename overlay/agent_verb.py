@@ -81,6 +81,10 @@ def run(
     """
     from overlay.privilege import CAP_DAC_OVERRIDE, NEEDED, needs_override, privileges_drop
 
+    # The process that holds the TAPs works elsewhere.
+    desired, run = desired.absolute(), run.absolute()
+    log_dir, state = (None if path is None else path.absolute() for path in (log_dir, state))
+    netns = None if netns is None else str(Path(netns).absolute())
     # Before numpy has threads of its own. In a lab that lies in somebody's closed directory, root needs one more.
     overriding = needs_override([run, desired, *filter(None, (state, log_dir))])
     privileges_drop(NEEDED | {CAP_DAC_OVERRIDE} if overriding else NEEDED)

@@ -29,6 +29,7 @@ from overlay.uplink import (
     UplinkStep,
     apply_uplink,
     plan_uplink,
+    read_address_interface,
     read_mtu,
     remove_uplink,
 )
@@ -158,6 +159,11 @@ class Cards:
         """The tier in force. Raises CoreError with what the last one tried says, OSError."""
         if tier in ("auto", "A"):
             try:
+                if stands_on := read_address_interface(state.tep):
+                    told = f"{state.tep} is an address of {stands_on}"
+                    raise CoreError(
+                        f"{told}: tier A needs a TEP that is nobody's yet; --uplink auto takes another tier"
+                    )
                 return self._uplink_tap(state)
             except CoreError:
                 if tier == "A":

@@ -95,6 +95,17 @@ def read_mtu(interface: str) -> int | None:
         return None
 
 
+def read_address_interface(address: str) -> str | None:
+    """Which interface has this address, so that the kernel takes what comes for it; None: none has. Raises OSError."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as netlink:
+        for found in netlink.get_addr(family=FAMILY_OF_VERSION[ip_address(address).version]):
+            if ip_address(found.get("local") or found.get("address")) == ip_address(address):
+                return str(netlink.get_links(found["index"])[0].get("ifname"))
+    return None
+
+
 def apply_uplink(steps: Iterable[UplinkStep]) -> None:
     """Make it so; what is so already stays. Raises OSError with the step that could not be done."""
     from pyroute2 import IPRoute

@@ -199,6 +199,27 @@ def test_workloads_reach_each_other_and_what_is_refused_is_refused(hosts: TwoHos
         one.close()
 
 
+def test_a_card_that_has_the_teps_address_itself_leaves_tier_a_out(hosts: TwoHosts) -> None:
+    for number, host in enumerate(("h1", "h2"), 1):
+        address = ["ip", "address", "add", f"172.16.0.{number}/24", "dev", "ul0"]
+        subprocess.run(["nsenter", f"--net={hosts.netns(host)}", *address], check=True)
+    hosts.start(only="h1")
+    hosts.start(only="h2")
+    assert {hosts.ask(host, {"do": "status"})["tier"] for host in ("h1", "h2")} == {"B"}
+    with hosts.listen("b", socket.AF_INET6, 8080), hosts.connect("a", IPS["b"][0], 8080):
+        pass
+
+
+def test_paths_may_be_relative(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(hosts.folder)
+    command = [sys.executable, "-m", "dfw", "agent", "run", "--host", "h1", "--underlay", "ul0", "--netns", "ns-h1"]
+    command += ["--desired", "h1/desired.json", "--run", "h1", "--connections", "4096"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with Path("h1/agent.log").open("wb") as log:
+        hosts.agents["h1"] = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+    hosts.wait("h1", lambda status: status["revision_realized"] == hosts.revision and not status["problems"])
+
+
 def test_a_rule_that_comes_cuts_what_it_refuses_and_nothing_else(hosts: TwoHosts) -> None:
     hosts.start()
     with hosts.listen("b", socket.AF_INET, 8080) as listener, hosts.listen("b", socket.AF_INET, 8081) as other:
