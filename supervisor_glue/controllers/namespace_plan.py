@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from dfw.model import AddressRange, prefix_parse
 from supervisor_glue.api.status import Object
+from supervisor_glue.api.validate.namespace import ISOLATED, ISOLATION, POSTURES
 from supervisor_glue.controllers.ipam import block_at, usable_count
 from supervisor_glue.controllers.objects import (
     annotations_of,
@@ -24,7 +25,7 @@ from supervisor_glue.controllers.objects import (
     status_of,
 )
 from supervisor_glue.controllers.resources import ALLOCATIONS, GATEWAYS, NAMESPACES, SEGMENTS
-from supervisor_glue.controllers.settings import ISOLATION, Settings
+from supervisor_glue.controllers.settings import Settings
 
 PODS_POOL: Final = "pods"
 EGRESS_POOL: Final = "egress"
@@ -56,7 +57,7 @@ def segment_name(namespace: str, number: int) -> str:
 def is_isolated(namespace: Object, settings: Settings) -> bool:
     """Whether a Namespace's pods talk among themselves only, unless policies say more."""
     said = annotations_of(namespace).get(ISOLATION)
-    return settings.isolated if said not in ("isolated", "none") else said == "isolated"
+    return settings.isolated if said not in POSTURES else said == ISOLATED
 
 
 def needs_address(pod: Object) -> bool:

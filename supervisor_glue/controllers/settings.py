@@ -10,11 +10,10 @@ from typing import Final
 from dfw.assign import VNI_POOL
 from dfw.model import Address, AddressRange, prefix_parse
 from supervisor_glue.api.leg import LEG_PORT
+from supervisor_glue.api.validate.namespace import ISOLATION as ISOLATION  # whoever reads settings asks for it here
 from supervisor_glue.auth.signing import LONGEST
 
 NAMESPACE_PREFIX: Final = 28
-ISOLATION: Final = "palisade.internal/isolation"
-"""A Namespace's annotation: `isolated` or `none`; without it, as the Supervisor says."""
 
 
 @dataclass(frozen=True, slots=True)

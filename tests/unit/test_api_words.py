@@ -358,3 +358,17 @@ def test_roles_and_secrets() -> None:
         "data[tls.crt]: Required value",
         "data[tls.key]: Required value",
     ]
+
+
+@pytest.mark.parametrize(("said", "refused"), [("isolated", False), ("none", False), ("yes", True), ("Isolated", True)])
+def test_a_namespace_that_was_meant_to_be_isolated_is_not_open(said: str, refused: bool) -> None:
+    """A word that means nothing was taken for none."""
+    where = "metadata.annotations[palisade.internal/isolation]"
+    told = [f'{where}: Unsupported value: "{said}": supported values: "isolated", "none"'] if refused else []
+    plain: dict[str, Any] = {"metadata": {"name": "shop"}}
+    item = {"metadata": {"name": "shop", "annotations": {"palisade.internal/isolation": said}}}
+    strategy = strategy_of(NAMESPACES)
+    for found in (strategy.validate(item), strategy.validate_change(plain, item, "")):
+        assert [f"{cause.field}: {cause.message}" for cause in found] == told
+    again = {"metadata": {**item["metadata"], "labels": {"a": "b"}}}  # as an earlier version has let it through
+    assert strategy.validate_change(item, again, "") == []

@@ -14,6 +14,7 @@ from supervisor_glue.api.status import Cause, Object
 from supervisor_glue.api.validate.access import access_change_check, binding_check, role_check
 from supervisor_glue.api.validate.data import data_change_check, data_check
 from supervisor_glue.api.validate.metadata import metadata_change_check, metadata_check
+from supervisor_glue.api.validate.namespace import namespace_change_check, namespace_check
 from supervisor_glue.api.validate.network_policy import network_policy_check
 from supervisor_glue.api.validate.pod import pod_change_check, pod_check
 
@@ -28,7 +29,10 @@ _NEW: Final[dict[tuple[str, str], Callable[[Kind, Object], list[Cause]]]] = {
     (_RBAC, "RoleBinding"): binding_check,
     (_RBAC, "ClusterRoleBinding"): binding_check,
 }
+_FIRST: Final = {("", "Namespace"): namespace_check}
+"""Of new objects alone."""
 _CHANGED: Final[dict[tuple[str, str], Callable[[Kind, Object, Object], list[Cause]]]] = {
+    ("", "Namespace"): namespace_change_check,
     ("", "Pod"): pod_change_check,
     ("", "Secret"): data_change_check,
     ("", "ConfigMap"): data_change_check,
@@ -39,7 +43,7 @@ _CHANGED: Final[dict[tuple[str, str], Callable[[Kind, Object, Object], list[Caus
 
 def validate_new(kind: Kind, item: Object) -> list[Cause]:
     """All that is wrong, in the order of the fields."""
-    own = _NEW.get((kind.group, kind.kind))
+    own = _NEW.get((kind.group, kind.kind)) or _FIRST.get((kind.group, kind.kind))
     return metadata_check(kind, item) + (own(kind, item) if own is not None else [])
 
 
