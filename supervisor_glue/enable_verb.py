@@ -11,7 +11,7 @@ import click
 
 from dfw.cli import DONE, NO
 from dfw.errors import EnvironmentLacksError
-from dfw.output import emit, output_option
+from dfw.output import counted, emit, output_option
 from overlay.which_agents import lab_option, run_option
 from supervisor_glue.calling import calling, config_of, kubeconfig_option
 
@@ -90,7 +90,7 @@ async def _apply(config: Kubeconfig, report: Report) -> None:
 def render_report(data: dict[str, Any]) -> str:
     """For people: what is in the way, what is used later, where the nodes go."""
     reasons = data["incompatibility_reasons"]
-    verdict = "compatible" if data["compatible"] else f"not compatible, for {len(reasons)} reasons"
+    verdict = "compatible" if data["compatible"] else f"not compatible, for {counted(len(reasons), 'reason')}"
     lines = [f"Supervisor {data['cluster']} (profile {data['profile']}): {verdict}"]
     lines += [f"  {entry['default_message']} [{entry['id']}]" for entry in reasons]
     if data["used_later"]:

@@ -121,9 +121,17 @@ class Container:
         state.ended, state.process = ended, None
         await self.worker.blocking(lambda: place.state_write(state))
         self.worker.log.info("container.ended", container=self.name, code=ended.code, reason=ended.reason)
+        if ended.reason == "StartError":  # of a root or a command that is not there, found where it was to begin
+            self._tell("Failed", f"Error: {ended.message}")
         for prober in self.probers:
             prober.cancel()
         self.worker.changed.set()
+
+    def _tell(self, reason: str, message: str) -> None:
+        """A warning; whoever is not there to be told does not hold up a probe, or the end that is seen."""
+        telling = asyncio.create_task(self.worker.event(self.worker.last, "Warning", reason, message))
+        self.telling.add(telling)
+        telling.add_done_callback(self.telling.discard)
 
     async def _probe(self, kind: str, probe: Object) -> None:
         word = kind.removesuffix("Probe").capitalize()
@@ -134,10 +142,7 @@ class Container:
 
         def failed(why: str) -> None:
             if self.state.running and not self._is_ending():
-                told = self.worker.event(self.worker.last, "Warning", "Unhealthy", f"{word} probe failed: {why}")
-                telling = asyncio.create_task(told)  # whoever is not there to be told does not hold up a probe
-                self.telling.add(telling)
-                telling.add_done_callback(self.telling.discard)
+                self._tell("Unhealthy", f"{word} probe failed: {why}")
 
         def told(holds: bool, why: str) -> None:
             changes = self.holds[kind] != holds

@@ -179,6 +179,7 @@ def test_restarts_and_probes(kubectl: Kubectl, namespace: str, put: Put) -> None
     missing = put("missing", {"containers": [{"name": "main", "image": "host", "command": ["no-such"]}]}, backs_off)
     told = missing["status"]["containerStatuses"][0]["lastState"]["terminated"]
     assert told["exitCode"] == 128 and "no-such" in told["message"]
+    until(lambda: "Failed" in events(kubectl, namespace, "missing"), "no Event")
 
 
 def test_volumes_of_all_kinds_and_their_changes(kubectl: Kubectl, namespace: str, put: Put) -> None:
