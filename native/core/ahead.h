@@ -39,6 +39,12 @@ PAL_INLINE bool ahead_is_stale(const ct_hot *h, const pal_filter *f)
     return h->epoch != f->epoch && !(h->marks & CT_CHILD) && !(h->state & CT_PERSIST);
 }
 
+/* Is it the connection of a packet that may go the common way? One of another kind may have the same addresses and ports. */
+PAL_INLINE bool ahead_is_own(const ct_table *t, const pal_burst *b, uint32_t v)
+{
+    return ct_kind_of(&t->hot[b->ref[v]]) == KIND_TCP && fast_is(t, b, v);
+}
+
 /* A visit that seems to meet a connection. What goes the common way needs nothing. Else it is made ready for the long way, and
  * what that needs beyond the hot line is fetched. True: the rules are to be asked again. */
 PAL_INLINE bool ahead_visit(const pal_worker *w, pal_burst *b, uint32_t v)
@@ -52,7 +58,7 @@ PAL_INLINE bool ahead_visit(const pal_worker *w, pal_burst *b, uint32_t v)
         fast_step step;
         if (PAL_LIKELY(fast_test(w, b, v, &step)))
             return false;
-        if (ahead_is_stale(&t->hot[ref], f) && fast_is(t, b, v)) {
+        if (ahead_is_stale(&t->hot[ref], f) && ahead_is_own(t, b, v)) {
             prefetch_write(&t->cold[ref]);
             return true;
         }
@@ -113,7 +119,7 @@ PAL_OUTLINE void ahead_keep(pal_worker *w, const pal_burst *b, uint32_t v)
     const pal_filter *f = b->filter[v];
     uint32_t ref = b->ref[v], entry = b->again[v];
     const ct_hot *h = &w->table.hot[ref];
-    if (entry == PAL_NONE || !rejudge_keeps(&f->rules->rules[entry]) || !fast_is(&w->table, b, v) || !ahead_is_stale(h, f) ||
+    if (entry == PAL_NONE || !rejudge_keeps(&f->rules->rules[entry]) || !ahead_is_own(&w->table, b, v) || !ahead_is_stale(h, f) ||
         wheel_is_past(&w->table, h->deadline))
         return;
     w->astray++;

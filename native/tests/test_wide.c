@@ -346,6 +346,37 @@ static void test_addresses(void)
     }
 }
 
+/* After a change of rules a TCP segment makes ready for them its own connection, not one of UDP with the same ends: what tells
+ * the two apart before the judge's look is a few bits of a hash. */
+static void test_kinds(void)
+{
+    pal_packet packet;
+    pal_burst b;
+    begin(PAL_SUMS_OFF, 0);
+    for (uint32_t tcp = 0; tcp < 2; tcp++) {
+        peers[0] = (peer){.seq = {1, 1}, .port = (uint16_t)(1000 + tcp), .family = PAL_FAMILY_V4};
+        if (tcp)
+            segment(&frames[0], &peers[0], 0, 0, 0, TCP_SYN, 1000, 0);
+        else
+            frame_udp(&frames[0], PAL_FAMILY_V4, 1, 2, peers[0].port, 80, "x", 1);
+        burst_whole(1, 0, 4);
+        commit_all(0, PAL_RULE_STATEFUL);
+        const engine_config *config = engine_enter(wide.e, 0);
+        const pal_route route = {.first = &config->filter[0], .dir = PAL_DIR_OUT};
+        segment(&frames[0], &peers[0], 0, 1, 1, TCP_ACK, 1000, 0);
+        rig_parse(&wide, &packet, frames[0].b, frames[0].len, frames[0].len, LINKTYPE_ETHERNET);
+        pipeline_visits(wide.w, &b, &route, &packet, 1);
+        pipeline_prefetch(wide.w, &b, 0, b.n);
+        b.ref[0] = tcp; /* as where the bits agree */
+        b.entry[0] = HINT_ACK;
+        CHECK_U64(ahead_visit(wide.w, &b, 0), tcp);
+        engine_leave(wide.e, 0);
+        narrow.number = wide.number;
+    }
+    rig_close(&wide);
+    rig_close(&narrow);
+}
+
 /* Eight keys made at once are those made one by one, whatever the ends' order depends on; equal ends go the long way. */
 static void test_keys(void)
 {
@@ -405,6 +436,7 @@ int main(void)
     rng_state = 11;
     test_taken();
     test_addresses();
+    test_kinds();
     test_keys();
     for (uint32_t round = 0; round < 6; round++) {
         check_where = "bursts";
