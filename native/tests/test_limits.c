@@ -288,8 +288,21 @@ static void test_random(void)
     rig_close(&r);
 }
 
+/* A tap has no sides: what both may do together, and no limit where one of them has none. */
+static void test_shares(void)
+{
+    check_where = "shares";
+    for (uint32_t side = 0; side < 2; side++) {
+        CHECK_U64(limit_of((const uint32_t[]){5, 7}, false, side), side == SIDE_OWN ? 5 : 7);
+        CHECK_U64(limit_of((const uint32_t[]){5, 7}, true, side), 12);
+        CHECK_U64(limit_of((const uint32_t[]){5, 0}, true, side), 0);
+        CHECK_U64(limit_of((const uint32_t[]){0, 7}, true, side), 0);
+    }
+}
+
 int main(void)
 {
+    test_shares();
     test_sides();
     test_records();
     test_common_account();

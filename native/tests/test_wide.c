@@ -336,7 +336,7 @@ static void test_addresses(void)
                 addr[bit / 8] ^= (uint8_t)(1u << bit % 8);
             }
         for (uint32_t i = 0; i < WIDE_LANES; i++)
-            CHECK(fast_is(t, &b, i));
+            CHECK(fast_test(wide.w, &b, i, &(fast_step){0}));
         CHECK(six == 8 ? looked == 9 * WIDE_LANES : looked >= 9 && looked < 9 * WIDE_LANES);
         CHECK(wide_judge(wide.w, &b, 0));
         wide.w->out_count = 0;
