@@ -18,7 +18,7 @@ import click
 
 from dfw import __version__, logs
 from dfw.output import FULL, error_text
-from dfw.settings import FOR_ALL, VERBOSE, check_names, load_settings, with_settings
+from dfw.settings import FOR_ALL, VERBOSE, VERBOSE_HELP, check_names, load_settings, with_settings
 from dfw.verbs import verb_source, verb_summary, verb_table
 
 DONE: Final = 0
@@ -97,7 +97,7 @@ example for each verb."""
         "max_content_width": 120,
     },
 )
-@click.option(*VERBOSE, count=True, help="Say more on stderr; twice: everything.")
+@click.option(*VERBOSE, count=True, help=VERBOSE_HELP)
 @click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Log lines on stderr."
 )
@@ -126,6 +126,15 @@ def status_of(error: Exception) -> int | None:
 def run(arguments: list[str]) -> int:
     """Run one command line. Returns its exit status; messages for the user are on stderr."""
     try:
+        return _run(arguments)
+    except OSError as error:
+        if error.errno != errno.EPIPE:
+            raise
+        return closed_pipe()  # of messages, too
+
+
+def _run(arguments: list[str]) -> int:
+    try:
         settings = load_settings()
         own = {option.name for option in palisade.params if option.name}
         check_names(settings, own | {FOR_ALL} | {name.replace("-", "_") for name in verb_table()}, "at the top")
@@ -139,11 +148,9 @@ def run(arguments: list[str]) -> int:
     except click.ClickException as error:
         error.show()
         return BAD_INPUT if isinstance(error, click.FileError) else error.exit_code
-    except BrokenPipeError:
-        return closed_pipe()
     except OSError as error:
         if error.errno == errno.EPIPE:
-            return closed_pipe()
+            raise
         if error.errno not in FULL:
             if not _is_named(error, arguments):
                 raise

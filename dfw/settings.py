@@ -19,6 +19,7 @@ from dfw import logs
 SYSTEM_SETTINGS: Final = Path("/etc/palisade/palisade.toml")
 LOCAL_SETTINGS: Final = Path("palisade.toml")
 VERBOSE: Final = ("-v", "--verbose")
+VERBOSE_HELP: Final = "Say more on stderr; twice: everything."
 FOR_ALL: Final = "output"  # the one option that stands for the same in every verb that has it
 
 
@@ -81,11 +82,7 @@ def _take_verbosity(command: click.Command) -> None:
     taken = {name for option in command.params for name in option.opts}
     if command.ignore_unknown_options or command.context_settings.get("ignore_unknown_options") or taken & {*VERBOSE}:
         return
-    command.params.append(
-        click.Option(
-            VERBOSE, count=True, expose_value=False, callback=_say_more, help="Say more on stderr; twice: everything."
-        )
-    )
+    command.params.append(click.Option(VERBOSE, count=True, expose_value=False, callback=_say_more, help=VERBOSE_HELP))
 
 
 def _say_more(context: click.Context, option: click.Parameter, times: int) -> None:

@@ -205,7 +205,10 @@ class Agent(AgentBase):
         await self._mend()
         if self.asked.is_over():
             self.asked.forget()
-            await self._again()
+            try:
+                await self._again()
+            except (StateError, CoreError, OSError) as error:
+                self.log.error("TEPs that were measured stay known until the next state", error=str(error))
 
     async def _again(self) -> None:
         """Put what was told in force once more: what lies over it is another. Raises StateError, CoreError, OSError."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -99,11 +98,9 @@ async def paths_answer(teps: TepWatch, state: HostState | None, request: dict[st
 
 async def path_problem(teps: TepWatch, tep: str, mtu: int) -> str:
     """Why packets of a size do not arrive; empty: they do."""
-    session = teps.sessions.get(tep)
+    session = await _session(teps, tep)
     if session is None or State.ADMIN_DOWN in (session.state, session.remote.state):
         return "BFD is switched off, and nothing else can measure it"
-    await _comes_up(session_of=lambda: teps.sessions.get(tep))
-    session = teps.sessions.get(tep, session)
     if session.state is not State.UP:
         return f"its BFD session is {session.state.name}"
     if await _arrives(teps, tep, mtu):
@@ -114,14 +111,14 @@ async def path_problem(teps: TepWatch, tep: str, mtu: int) -> str:
     return f"no answer to {mtu} bytes, nor to fewer"
 
 
-async def _comes_up(session_of: Callable[[], Session | None]) -> None:
-    """Wait while a session is new."""
+async def _session(teps: TepWatch, tep: str) -> Session | None:
+    """The session with a TEP, which has some time to come up while it is new; None: there is none."""
     until = time.monotonic() + COMES_UP_SECONDS
-    while time.monotonic() < until:
-        session = session_of()
-        if session is None or session.state is State.UP or session.has_been_up:
-            return
+    while (session := teps.sessions.get(tep)) is not None and time.monotonic() < until:
+        if session.state in (State.UP, State.ADMIN_DOWN) or session.has_been_up:
+            break
         await asyncio.sleep(LEAST_SECONDS / 5)
+    return session
 
 
 async def _arrives(teps: TepWatch, tep: str, size: int) -> bool:

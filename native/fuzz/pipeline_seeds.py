@@ -92,6 +92,8 @@ def cases() -> dict[str, bytes]:
         "full": b"".join(udp(1 + i % 4, 1 + i // 4 % 4, i % 8, i // 3 % 8) for i in range(40)),
         "leap": udp(1, 2, HIGH, DNS) + bytes([0x1F, 0xFF, 0xFF]) + udp(2, 1, DNS, HIGH) + later(65535),
         "reject": b"".join(tcp(1, 2, HIGH, TELNET, SYN, i) for i in range(12)),
+        # Found by the fuzzer: TCP and UDP with the same two ends, whose hashes agree in the bits of an index line.
+        "kinds": bytes.fromhex("9393930100618000042c2c93939393a37bc00000a37b"),
         "two-filters": bytes([0x30, 0x04]) + handshake(1, 2, HTTP) + close,
     }
     for i in range(24):

@@ -4,20 +4,18 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.control_plane import PATIENCE, ControlPlane, control_plane
+from tests.support.attached import begun, given_until_full, pod_runs
+from tests.support.control_plane import PATIENCE, ControlPlane
 from tests.support.kubectl import Kubectl, kubectl_path
 from tests.support.patience import until
-from tests.support.spherelet import spherelet
-from tests.support.spherelet_pods import is_ready, namespace_made, put_made, shell
+from tests.support.spherelet import host_alone
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns]
 HOST = "esx-1"
@@ -29,11 +27,7 @@ MANY = 64 << 20
 
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
-    folder = tmp_path_factory.mktemp("host")
-    with (
-        control_plane(folder / "plane", "--no-controllers") as plane,
-        spherelet(plane, folder / HOST, HOST, "--no-network"),
-    ):
+    with host_alone(tmp_path_factory.mktemp("host"), HOST) as (plane, _):
         yield plane
 
 
@@ -44,22 +38,7 @@ def kubectl(plane: ControlPlane, tmp_path: Path) -> Kubectl:
 
 def talker(kubectl: Kubectl, script: str, **more: Any) -> str:
     """A pod of this name runs; its Namespace. `more`: fields of its container."""
-    namespace = namespace_made(kubectl)
-    pod = {"containers": [shell(script, **more)], "restartPolicy": "Never", "terminationGracePeriodSeconds": 0}
-    put_made(kubectl, namespace, HOST)("talker", pod, is_ready)
-    return namespace
-
-
-@contextmanager
-def begun(kubectl: Kubectl, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-    environment = {"PATH": os.environ["PATH"], "HOME": str(kubectl.home), "KUBECONFIG": str(kubectl.kubeconfig)}
-    pipe = subprocess.PIPE
-    command = [str(kubectl.path), *arguments]
-    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    return pod_runs(kubectl, HOST, "talker", script, **more)
 
 
 def test_attaching_hears_what_is_said_and_that_nothing_typed_arrives(kubectl: Kubectl) -> None:
@@ -77,18 +56,10 @@ def test_what_a_command_does_not_read_is_not_taken(kubectl: Kubectl) -> None:
     namespace = talker(kubectl, "sleep 1000")
     script = "while [ ! -e /tmp/read ]; do sleep 0.05; done; wc -c"
     with begun(kubectl, "exec", "-i", "-n", namespace, "talker", "--", "sh", "-c", script) as running:
-        assert running.stdin is not None and running.stdout is not None
-        os.set_blocking(running.stdin.fileno(), False)
-        given, since = 0, time.monotonic()
-        while given < MANY and time.monotonic() - since < 2.0:
-            try:
-                given += os.write(running.stdin.fileno(), bytes(65536))
-                since = time.monotonic()
-            except BlockingIOError:
-                time.sleep(0.01)
+        given = given_until_full(running, MANY)
         assert given < MANY
         kubectl("exec", "-n", namespace, "talker", "--", "touch", "/tmp/read")
-        os.set_blocking(running.stdin.fileno(), True)
+        assert running.stdin is not None and running.stdout is not None
         running.stdin.close()
         assert int(running.stdout.read()) == given
 

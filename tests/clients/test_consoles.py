@@ -8,9 +8,7 @@ import os
 import select
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,10 +16,11 @@ import pytest
 
 from overlay import linux
 from overlay.console import terminal_size
-from tests.support.control_plane import PATIENCE, ControlPlane, control_plane
+from tests.support.attached import begun, given_until_full, pod_runs
+from tests.support.control_plane import PATIENCE, ControlPlane
 from tests.support.kubectl import Kubectl, kubectl_path
 from tests.support.patience import until
-from tests.support.spherelet import Spherelet, bind, read, spherelet
+from tests.support.spherelet import Spherelet, bind, host_alone, read
 from tests.support.spherelet_pods import is_ready, namespace_made, put_made, shell
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns]
@@ -32,12 +31,8 @@ MUCH = 32 << 20
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ControlPlane, Spherelet]]:
-    folder = tmp_path_factory.mktemp("host")
-    with (
-        control_plane(folder / "plane", "--no-controllers") as plane,
-        spherelet(plane, folder / HOST, HOST, "--no-network") as running,
-    ):
-        yield plane, running
+    with host_alone(tmp_path_factory.mktemp("host"), HOST) as found:
+        yield found
 
 
 @pytest.fixture
@@ -47,23 +42,7 @@ def kubectl(host: tuple[ControlPlane, Spherelet], tmp_path: Path) -> Kubectl:
 
 def echo(kubectl: Kubectl, script: str = ECHO, **more: object) -> str:
     """The pod `echo` runs; its Namespace. `more`: fields of its container."""
-    namespace = namespace_made(kubectl)
-    spec = {"containers": [shell(script, **more)], "restartPolicy": "Never", "terminationGracePeriodSeconds": 0}
-    put_made(kubectl, namespace, HOST)("echo", spec, is_ready)
-    return namespace
-
-
-@contextmanager
-def begun(kubectl: Kubectl, *arguments: str, terminal: int = -1) -> Iterator[subprocess.Popen[bytes]]:
-    """kubectl, with pipes or on the inner end of a terminal."""
-    environment = {"PATH": os.environ["PATH"], "HOME": str(kubectl.home), "KUBECONFIG": str(kubectl.kubeconfig)}
-    ends = subprocess.PIPE if terminal < 0 else terminal
-    command = [str(kubectl.path), *arguments]
-    with subprocess.Popen(command, env=environment, stdin=ends, stdout=ends, stderr=ends, start_new_session=True) as it:
-        try:
-            yield it
-        finally:
-            it.kill()
+    return pod_runs(kubectl, HOST, "echo", script, **more)
 
 
 class Screen:
@@ -242,18 +221,10 @@ def test_what_a_container_does_not_read_waits_at_its_sender(kubectl: Kubectl) ->
     """And arrives when it reads."""
     namespace = echo(kubectl, "while [ ! -e /tmp/read ]; do sleep 0.05; done; wc -c", stdin=True, stdinOnce=True)
     with begun(kubectl, "attach", "-i", "-q", "-n", namespace, "echo") as attached:
-        assert attached.stdin is not None
-        os.set_blocking(attached.stdin.fileno(), False)
-        given, since = 0, time.monotonic()
-        while given < MUCH and time.monotonic() - since < 1.5:
-            try:
-                given += os.write(attached.stdin.fileno(), bytes(65536))
-                since = time.monotonic()
-            except BlockingIOError:
-                time.sleep(0.01)
+        given = given_until_full(attached, MUCH)
         assert given < MUCH
         kubectl("exec", "-n", namespace, "echo", "--", "touch", "/tmp/read")
-        os.set_blocking(attached.stdin.fileno(), True)
+        assert attached.stdin is not None
         attached.stdin.close()
         assert int(line(attached)) == given
 

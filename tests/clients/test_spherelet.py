@@ -20,10 +20,10 @@ import pytest
 
 from overlay import linux
 from overlay.cgroup import Limits, groups_named, plan_groups, read_hierarchies
-from tests.support.control_plane import PATIENCE, ControlPlane, control_plane
+from tests.support.control_plane import PATIENCE, ControlPlane
 from tests.support.kubectl import Kubectl, kubectl_path
 from tests.support.patience import until
-from tests.support.spherelet import Spherelet, read, spherelet
+from tests.support.spherelet import Spherelet, host_alone, read
 from tests.support.spherelet_pods import Put, events, is_ready, namespace_made, phase, put_made, reaches, shell
 
 pytestmark = [pytest.mark.needs_root, pytest.mark.needs_netns]
@@ -33,12 +33,8 @@ LATEST = "1.37"
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ControlPlane, Spherelet]]:
-    folder = tmp_path_factory.mktemp("host")
-    with (
-        control_plane(folder / "plane", "--no-controllers") as plane,
-        spherelet(plane, folder / HOST, HOST, "--no-network") as running,
-    ):
-        yield plane, running
+    with host_alone(tmp_path_factory.mktemp("host"), HOST) as found:
+        yield found
 
 
 @pytest.fixture

@@ -95,6 +95,11 @@ class TwoHosts:
                 assert self.ask(host, {"do": "apply"})["revision_realized"] == self.revision
 
     def start(self, *options: str, only: str | None = None) -> None:
+        self.begin(*options, only=only)
+        for host in self.agents:
+            self.wait(host, lambda status: status["revision_realized"] == self.revision and not status["problems"])
+
+    def begin(self, *options: str, only: str | None = None) -> None:
         for host in ("h1", "h2") if only is None else (only,):
             command = [sys.executable, "-m", "dfw", "-v", "agent", "run", "--host", host, "--underlay", "ul0"]
             command += ["--netns", self.netns(host), "--desired", str(self.folder / host / "desired.json")]
@@ -102,8 +107,6 @@ class TwoHosts:
             log = (self.folder / host / "agent.log").open("ab")
             self.agents[host] = subprocess.Popen(command, stdout=log, stderr=log)
             log.close()
-        for host in self.agents:
-            self.wait(host, lambda status: status["revision_realized"] == self.revision and not status["problems"])
 
     def ask(self, host: str, request: dict[str, Any]) -> dict[str, Any]:
         return agent_ask(self.folder / host / "agent.sock", request, PATIENCE)
@@ -208,6 +211,14 @@ def test_a_card_that_has_the_teps_address_itself_leaves_tier_a_out(hosts: TwoHos
     assert {hosts.ask(host, {"do": "status"})["tier"] for host in ("h1", "h2")} == {"B"}
     with hosts.listen("b", socket.AF_INET6, 8080), hosts.connect("a", IPS["b"][0], 8080):
         pass
+
+
+def test_a_tier_that_is_asked_for_says_who_has_the_teps_address(hosts: TwoHosts) -> None:
+    address = ["ip", "address", "add", "172.16.0.1/24", "dev", "ul0"]
+    subprocess.run(["nsenter", f"--net={hosts.netns('h1')}", *address], check=True)
+    hosts.begin("--uplink", "A", only="h1")
+    status = hosts.wait("h1", lambda status: bool(status["problems"]))
+    assert status["tier"] is None and "172.16.0.1 is an address of ul0" in status["problems"]["uplink"]
 
 
 def test_paths_may_be_relative(hosts: TwoHosts, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,7 @@ from supervisor_glue.auth.pki import authority_open, client_issue
 from supervisor_glue.auth.user import NODE, NODES
 from supervisor_glue.controllers.objects import object_made
 from supervisor_glue.controllers.resources import HOSTS
-from tests.support.control_plane import PATIENCE, ControlPlane
+from tests.support.control_plane import PATIENCE, ControlPlane, control_plane
 from tests.support.kubectl import Kubectl
 
 
@@ -107,6 +107,16 @@ def spherelet(
         mounts_end(running.run)
         pods = [path.name for path in (running.run / "pods").glob("*")]
         apply_groups_end([group for uid in pods for group in groups_named(f"palisade-{uid}-", read_hierarchies())])
+
+
+@contextmanager
+def host_alone(folder: Path, host: str) -> Iterator[tuple[ControlPlane, Spherelet]]:
+    """An API server without controllers, and a host: pods are bound by the test, and wait for no network."""
+    with (
+        control_plane(folder / "plane", "--no-controllers") as plane,
+        spherelet(plane, folder / host, host, "--no-network") as running,
+    ):
+        yield plane, running
 
 
 def bind(kubectl: Kubectl, namespace: str, pod: str, host: str) -> None:

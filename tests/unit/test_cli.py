@@ -170,6 +170,15 @@ def test_closed_pipe_is_silent() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("words", [["show", "nothing"], ["check", "no-file"], ["explain"]])
+def test_who_reads_messages_may_leave_too(words: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, "-m", "dfw", *words], stderr=writing, check=False)
+    os.close(writing)
+    assert done.returncode == cli.CLOSED
+
+
 @pytest.mark.parametrize("words", ["--help", "schema replay", "version -o json"])
 def test_a_full_disk_is_no_answer(words: str) -> None:
     command = f"'{sys.executable}' -m dfw {words} > /dev/full"

@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,9 @@ def test_health_says_what_is_not_well() -> None:
     assert says["revision"] == "3 of 4" and "IPv6 9 of 10" in says["table"] and "worker 0 by 2" in says["epoch"]
     assert says["card"] == "web-1: no namespace"
     assert show_health(Health(4, 3, "it was refused", tables))[0]["says"] == "it was refused"
+    for unmended in (None, "changed by somebody else"):
+        rules = {row["check"]: row for row in show_health(replace(well, mended="never", unmended=unmended))}["rules"]
+        assert (rules["ok"], rules["says"]) == (unmended is None, unmended or "never")
 
 
 def test_groups_and_counters_of_the_shop(state: HostState) -> None:
