@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from table import read_lines, render_table  # beside this file
 
@@ -115,24 +116,26 @@ def run_benchmark(name: str, arguments: list[str], out: Path) -> bool:
     if done.returncode != 0:
         print(f"{name:36} {'not verified' if done.stdout else done.stderr.strip()}", flush=True)
         return False
-    result = json.loads(done.stdout)
+    print(f"{name:36} {result_said(json.loads(done.stdout))}", flush=True)
+    return True
+
+
+def result_said(result: dict[str, Any]) -> str:
+    """A verified result in one line."""
     if "figures" in result:
-        print(f"{name:36} {len(result['figures'])} limits of this machine: see the report", flush=True)
-        return True
+        return f"{len(result['figures'])} limits of this machine: see the report"
     if "rounds" in result:
-        print(f"{name:36} {result['rounds']} rounds of {result['seconds']:g} s: see the table", flush=True)
-        return True
+        return f"{result['rounds']} rounds of {result['seconds']:g} s: see the table"
     if "kinds" in result:
         worst = max(result["kinds"].items(), key=lambda item: item[1]["ratio"])
-        print(f"{name:36} at worst {worst[1]['ratio']:.2f} times a benign packet's ({worst[0]})", flush=True)
-        return True
+        return f"at worst {worst[1]['ratio']:.2f} times a benign packet's ({worst[0]})"
     if "seconds" in result:
-        print(f"{name:36} {result['median']} s ({result['min']} to {result['max']})", flush=True)
-        return True
-    floor = result.get("floor_ns", "")
-    floor = f", floor {floor['2'] if isinstance(floor, dict) else floor} ns" if floor else ""
-    print(f"{name:36} {result['median']} ns ({result['min']} to {result['max']}){floor}", flush=True)
-    return True
+        return f"{result['median']} s ({result['min']} to {result['max']})"
+    floor = result.get("floor_ns")
+    if isinstance(floor, dict):  # by the number of lines: the most, which is what must be written
+        floor = floor[max(floor, key=int)]
+    beside = f", floor {floor} ns" if floor else ""
+    return f"{result['median']} ns ({result['min']} to {result['max']}){beside}"
 
 
 def main() -> int:
