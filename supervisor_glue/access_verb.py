@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from dfw.output import emit, output_option
 from overlay.which_agents import lab_option
 from supervisor_glue.calling import calling, config_of, kubeconfig_option
 
@@ -50,26 +51,38 @@ def token() -> None:
 @click.option("--description", default="", help="What it is for.")
 @kubeconfig_option
 @lab_option
-def token_create(ttl: timedelta, host: str | None, description: str, kubeconfig: Path | None, lab: str | None) -> None:
+@output_option
+def token_create(
+    ttl: timedelta, host: str | None, description: str, kubeconfig: Path | None, lab: str | None, output: str
+) -> None:
     """Make a join token, and print the command that a host runs. Nobody can read it from the server again.
 
     \b
     Examples:
       palisade supervisor token create
       palisade supervisor token create --host esx-3 --ttl 30m
+      palisade supervisor token create -o json
     """
     from supervisor_glue.auth.approval import FOR_HOST
     from supervisor_glue.auth.pki import certificate_hash, utc_now
     from supervisor_glue.auth.tokens import join_secret, join_token_make
 
     config = config_of(kubeconfig, lab)
-    made = join_token_make()
+    made, until = join_token_make(), utc_now() + ttl
     groups = [] if host is None else [FOR_HOST + host]
     with calling():
-        asyncio.run(_secret_create(config, join_secret(made, utc_now() + ttl, description, groups)))
-    words = ["palisade", "agent", "join", "--server", config.server, "--token", str(made)]
-    words += ["--ca-hash", certificate_hash(config.authority)]
-    click.echo(shlex.join(words + (["--host", host] if host else [])))
+        asyncio.run(_secret_create(config, join_secret(made, until, description, groups)))
+    authority = certificate_hash(config.authority)
+    words = ["palisade", "agent", "join", "--server", config.server, "--token", str(made), "--ca-hash", authority]
+    data = {
+        "token": str(made),
+        "expires": until.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "server": config.server,
+        "ca_hash": authority,
+        "host": host,
+        "command": words + (["--host", host] if host else []),
+    }
+    emit(data, output, lambda shown: shlex.join(shown["command"]))
 
 
 async def _secret_create(config: Kubeconfig, secret: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import json
 import shlex
 import socket
 import stat
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +83,25 @@ def test_a_token_is_made_and_a_host_joins_by_the_printed_line(tmp_path: Path) ->
         assert (await api.twin.get(HOSTS, "esx-1"))["metadata"]["uid"]
         other = await verb(join, *words[3:-2], "--host", "esx-2", "--config", str(tmp_path / "other"))
         assert isinstance(other.exception, click.ClickException) and "is for esx-1" in other.exception.message
+
+    with_server(tmp_path, work)
+
+
+def test_a_token_as_data_is_what_the_line_says(tmp_path: Path) -> None:
+    async def work(api: Api, verb: Verb) -> None:
+        schema = json.loads(schema_files()["supervisor-token-create"].read_text(encoding="utf-8"))
+        for host in ("esx-1", None):
+            made = await verb(token, "create", "-o", "json", *(["--host", host] if host else []))
+            assert made.exception is None
+            data = json.loads(made.output)
+            jsonschema.Draft202012Validator(schema).validate(data)
+            assert (data["host"], data["ca_hash"], data["server"]) == (host, api.pin, api.server)
+            secrets = [item for (of, *_), item in api.twin.objects.items() if of == SECRETS]
+            assert b64encode(data["expires"].encode()).decode() in [item["data"].get("expiration") for item in secrets]
+            joined = await verb(
+                join, *data["command"][3:], *([] if host else ["--host", "esx-2"]), "--config", str(tmp_path / "etc")
+            )
+            assert joined.exception is None and f"{host or 'esx-2'} has joined" in joined.output
 
     with_server(tmp_path, work)
 
