@@ -17,8 +17,8 @@ from supervisor_glue.controllers.objects import status_of
 from supervisor_glue.spherelet.execute import command_run
 from supervisor_glue.spherelet.probes import ProbeError, Prober, handler_run, probe_once
 from supervisor_glue.spherelet.records import ContainerState
-from supervisor_glue.spherelet.runtime import PodRuntime, container_signal
-from supervisor_glue.spherelet.status import Seen, is_sidecar
+from supervisor_glue.spherelet.runtime import PodRuntime, container_signal, image_of
+from supervisor_glue.spherelet.status import Seen, has_ended, is_sidecar, policy_of
 
 _Result = TypeVar("_Result")
 PROBES: Final = ("startupProbe", "readinessProbe", "livenessProbe")
@@ -167,6 +167,25 @@ class Container:
 
     def _is_ending(self) -> bool:
         return self.killing is not None and not self.killing.done()
+
+    def renew(self, spec: Object) -> None:
+        """Take the container as the API has it now. One that runs with another image is started again with the new
+        one, whatever its policy, and one that waits for its restart at once, as kubelet does."""
+        self.spec, state = spec, self.state
+        if not state.again:
+            policy = policy_of(self.worker.last, spec, is_init=self.is_init)
+            if state.image is None or state.image == image_of(spec) or has_ended(state, policy):
+                return
+            state.again = True
+        if state.running and not self._is_ending():
+            self.killing = asyncio.create_task(self._replaced())
+
+    async def _replaced(self) -> None:
+        place = self.worker.runtime.container(self.name)
+        await self.worker.blocking(lambda: place.state_write(self.state))
+        told = f"Container {self.name} definition changed, will be restarted"
+        await self.worker.event(self.worker.last, "Normal", "Killing", told)
+        await self.stop(self.worker.grace(self.worker.last))
 
     async def _unhealthy(self, word: str, probe: Object) -> None:
         told = f"Container {self.name} failed {word} probe, will be restarted"

@@ -63,7 +63,8 @@ class Ended:
 @dataclass(slots=True)
 class ContainerState:
     """`starts`: how often it was started; `failures`: restarts in a row, for the back-off; `last`: how the start before
-    the current one ended; `ended`: how the current one did."""
+    the current one ended; `ended`: how the current one did. `image`: what the current one was started with (None: a
+    Spherelet did that which did not write it down); `again`: it has another now, and is to be started with it."""
 
     starts: int = 0
     failures: int = 0
@@ -71,6 +72,8 @@ class ContainerState:
     started: float = 0.0
     ended: Ended | None = None
     last: Ended | None = None
+    image: str | None = None
+    again: bool = False
 
     @property
     def restarts(self) -> int:
@@ -112,6 +115,8 @@ class ContainerFolder:
             found["started"],
             Ended(**found["ended"]) if found["ended"] else None,
             Ended(**found["last"]) if found["last"] else None,
+            found.get("image"),
+            found.get("again", False),
         )
         if state.running and state.process is None:
             marked = list(linux.processes_marked(self.mark_of(state.starts)))

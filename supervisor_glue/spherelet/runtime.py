@@ -158,6 +158,7 @@ class PodRuntime:
         stage.mkdir(exist_ok=True)
         state.last, state.ended, state.process = state.ended or state.last, None, None
         state.starts, state.started = state.starts + 1, time.time()
+        state.image, state.again = image_of(container), False
         number = state.starts
         place.forget(number - 1)
         told = place.file(number, "message")
@@ -200,7 +201,7 @@ class PodRuntime:
         environment: dict[str, str],
         mounts: list[Mount],
     ) -> ContainerSpec:
-        image = str(container.get("image") or HOST_IMAGE)
+        image = image_of(container)
         context = {**(spec_of(pod).get("securityContext") or {}), **(container.get("securityContext") or {})}
         key, _, value = place.mark_of(number).partition("=")
         return ContainerSpec(
@@ -250,6 +251,11 @@ class PodRuntime:
         if started.process is None:
             raise StartError(started.error)
         return started.process
+
+
+def image_of(container: Object) -> str:
+    """What a container's root comes from: a path, or a word for the host's own."""
+    return str(container.get("image") or HOST_IMAGE)
 
 
 def has_console(container: Object) -> bool:

@@ -47,18 +47,25 @@ def restarts(ended: Ended, policy: str) -> bool:
     return policy == "Always" or (policy == "OnFailure" and ended.code != 0)
 
 
+def has_ended(state: ContainerState, policy: str) -> bool:
+    """Whether a container has ended for good."""
+    return state.ended is not None and not state.again and not restarts(state.ended, policy)
+
+
 def start_in(state: ContainerState, policy: str, now: float) -> float | None:
     """Seconds until a container is to be started, 0: now; None: never (it runs, or has ended for good)."""
     if state.starts == 0:
         return 0.0
-    if state.ended is None or not restarts(state.ended, policy):
+    if state.ended is None or has_ended(state, policy):
         return None
+    if state.again:
+        return 0.0
     return max(0.0, state.ended.finished + pause_of(state.failures) - now)
 
 
 def failures_next(state: ContainerState) -> int:
     """The count of restarts in a row, with the one that comes now."""
-    if state.starts == 0 or state.ended is None:
+    if state.starts == 0 or state.ended is None or state.again:
         return 0
     if state.ended.finished - state.ended.started > HEALTHY_SECONDS:
         return 0
@@ -166,10 +173,9 @@ def _phase(pod: Object, seen: Mapping[str, Seen], initialized: bool) -> str:
     ]
     if any(state.starts == 0 for state, _ in states):
         return "Pending"
-    ends = [state.ended for state, policy in states if state.ended is not None and not restarts(state.ended, policy)]
-    if len(ends) < len(states):
+    if not all(has_ended(state, policy) for state, policy in states):
         return "Running"
-    return "Failed" if any(ended.code for ended in ends) else "Succeeded"
+    return "Failed" if any(state.ended and state.ended.code for state, _ in states) else "Succeeded"
 
 
 def _container(container: Object, seen: Mapping[str, Seen], reason: str) -> Object:

@@ -145,6 +145,9 @@ class PodWorker:
             sandbox = await self.blocking(lambda: self.runtime.sandbox_start(pod))
         if await self._evicted(pod, pauses):
             return None
+        for item in (*(spec_of(pod).get("initContainers") or ()), *spec_of(pod)["containers"]):
+            if not self.containers[item["name"]].is_init or is_sidecar(item):
+                self.containers[item["name"]].renew(item)  # of a container that is there, its image may change
         has_volumes = await self._volumes(pod, pauses)  # while others see to its address and its vNIC
         if await self._networked(pod, pauses) and has_volumes:
             is_done = self._is_done(pod)
