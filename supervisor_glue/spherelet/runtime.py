@@ -201,11 +201,10 @@ class PodRuntime:
         environment: dict[str, str],
         mounts: list[Mount],
     ) -> ContainerSpec:
-        image = image_of(container)
         context = {**(spec_of(pod).get("securityContext") or {}), **(container.get("securityContext") or {})}
         key, _, value = place.mark_of(number).partition("=")
         return ContainerSpec(
-            root=image if image.startswith("/") else "/",
+            root=root_of(container),
             stage=str(place.folder / "root"),
             hidden=[str(path) for path in (self.settings.run, self.settings.room, *self.settings.hide)],
             mounts=mounts,
@@ -256,6 +255,12 @@ class PodRuntime:
 def image_of(container: Object) -> str:
     """What a container's root comes from: a path, or a word for the host's own."""
     return str(container.get("image") or HOST_IMAGE)
+
+
+def root_of(container: Object) -> str:
+    """The directory that is a container's root."""
+    image = image_of(container)
+    return image if image.startswith("/") else "/"
 
 
 def has_console(container: Object) -> bool:

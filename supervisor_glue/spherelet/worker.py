@@ -7,7 +7,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from dfw.logs import get_logger
@@ -32,6 +31,7 @@ from supervisor_glue.spherelet.containers import PROBES, Container
 from supervisor_glue.spherelet.environment import command_of, environment_of, supported_check
 from supervisor_glue.spherelet.kept_volumes import KeptVolumes
 from supervisor_glue.spherelet.logs import LogKeeper
+from supervisor_glue.spherelet.names import apply_names
 from supervisor_glue.spherelet.network import VnicWait
 from supervisor_glue.spherelet.records import Ended
 from supervisor_glue.spherelet.runtime import PodRuntime, StartError
@@ -279,15 +279,13 @@ class PodWorker:
         try:
             supported_check(pod, container.spec)
             environment = await environment_of(self._known(pod), container.spec, self.sources)
-            mounts = mounts_of(*self._accessing(pod, container.spec), self.runtime.volumes, environment)
-            hosts = await self.blocking(lambda: self._hosts_file(pod))
+            of_volumes = mounts_of(*self._accessing(pod, container.spec), self.runtime.volumes, environment)
+            mounts = await self.blocking(lambda: apply_names(pod, container.spec, of_volumes, self.runtime.folder))
         except MissingError as error:
             container.waiting = ("CreateContainerConfigError", str(error))
             pauses.append(RETRY_SECONDS)
             await self._tell("Failed", f"Error: {error}")
             return
-        if not any(mount["target"].rstrip("/") == "/etc/hosts" for mount in mounts):
-            mounts.append({"source": str(hosts), "target": "/etc/hosts", "read_only": False})
         state, command = container.state, command_of(container.spec, environment)
         state.failures = failures_next(state)
         container.holds = dict.fromkeys(PROBES, False)
@@ -325,17 +323,6 @@ class PodWorker:
         if self.runtime.is_host_network and host:
             own |= {"podIP": host, "podIPs": [{"ip": host}]}
         return {**pod, "status": {**status_of(pod), **own}}
-
-    def _hosts_file(self, pod: Object) -> Path:
-        """/etc/hosts of the pod's containers."""
-        lines = ["127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
-        for address in status_of(pod).get("podIPs") or ():
-            lines.append(f"{address['ip']}\t{name_of(pod)}")
-        for alias in spec_of(pod).get("hostAliases") or ():
-            lines.append("\t".join([alias["ip"], *(alias.get("hostnames") or ())]))
-        path = self.runtime.folder / "hosts"
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        return path
 
     def grace(self, pod: Object) -> float:
         deleted = pod["metadata"].get("deletionGracePeriodSeconds")

@@ -83,6 +83,14 @@ def test_a_pod_runs_and_goes(kubectl: Kubectl, namespace: str, put: Put, host: t
     assert not any(linux.process_lives(process) for process in processes)
 
 
+def test_its_names_in_files(kubectl: Kubectl, namespace: str, put: Put) -> None:
+    aliases = [{"ip": "192.0.2.7", "hostnames": ["other", "o"]}]
+    put("named", {"hostAliases": aliases, "containers": [shell("cd /etc; cat hosts hostname")]}, phase("Running"))
+    said = until(lambda: kubectl("logs", "named", "-n", namespace).out.splitlines(), "it says nothing")
+    assert "192.0.2.7\tother\to" in said
+    assert not Path("/etc/hostname").is_file() or said[-1] == "named"  # it was the host's
+
+
 def test_init_containers_environment_and_volumes(kubectl: Kubectl, namespace: str, put: Put) -> None:
     there = ("-n", namespace)
     kubectl("create", "configmap", "settings", *there, "--from-literal=color=blue", "--from-literal=b=2")
