@@ -8,7 +8,7 @@ from itertools import combinations
 from typing import Final, NamedTuple
 
 from dfw.model import Address, AddressRange, address_parse
-from supervisor_glue.prechecks.reasons import Reason, reason
+from supervisor_glue.prechecks.reasons import Reason, called, reason
 from supervisor_glue.prechecks.spec import Management, Pool, SupervisorSpec, Vlan
 
 ADDRESSES: Final = 5
@@ -84,7 +84,9 @@ def _named(spec: SupervisorSpec) -> Iterator[Named]:
         yield Named("Edge uplink", spec.edge_uplink.cidr, frozenset({"Ingress CIDR", "Egress CIDR"}))
     if spec.management and spec.management.cidr:
         yield Named("management network", spec.management.cidr)
-    yield from (Named(f"IP pool {pool.name}", pool.cidr) for pool in spec.pools if pool.cidr)
+    for number, pool in enumerate(spec.pools, 1):
+        if pool.cidr:
+            yield Named(f"IP pool {called(pool.name, number)}", pool.cidr)
 
 
 def network_reasons(spec: SupervisorSpec) -> Iterator[Reason]:
@@ -122,18 +124,21 @@ def _pool_use(spec: SupervisorSpec) -> Iterator[Reason]:
 
 
 def _pools(pools: Sequence[Pool]) -> Iterator[Reason]:
-    if len({pool.name for pool in pools}) < 2:
+    names = [pool.name for pool in pools if pool.name]
+    if len(pools) - len(names) + len(set(names)) < 2:
         yield reason("ip_pool.too_few", len(pools))
-    names = [pool.name for pool in pools]
     for name in dict.fromkeys(name for name in names if names.count(name) > 1):
         yield reason("ip_pool.duplicate", name)
-    for pool in pools:
+    for number, pool in enumerate(pools, 1):
+        name = called(pool.name, number)
+        if not pool.name:
+            yield reason("ip_pool.name.missing", name)
         if pool.cidr is None:
-            yield reason("ip_pool.cidr.missing", pool.name)
+            yield reason("ip_pool.cidr.missing", name)
         if pool.gateway is None:
-            yield reason("ip_pool.gateway.missing", pool.name)
+            yield reason("ip_pool.gateway.missing", name)
         elif pool.cidr is not None and not _usable(pool.cidr, pool.gateway):
-            yield reason("ip_pool.gateway.outside", pool.name, pool.gateway, pool.cidr)
+            yield reason("ip_pool.gateway.outside", name, pool.gateway, pool.cidr)
 
 
 def management_reasons(network: Management | None) -> Iterator[Reason]:

@@ -18,7 +18,7 @@ from supervisor_glue.prechecks.addresses import (
     overlap_reasons,
 )
 from supervisor_glue.prechecks.placement import Placed, plan_placement
-from supervisor_glue.prechecks.reasons import Reason, reason
+from supervisor_glue.prechecks.reasons import Reason, called, reason
 from supervisor_glue.prechecks.spec import LEAST_MTU, EdgeCluster, SupervisorSpec, Switch
 
 LEAST_SWITCH: Final = (7, 0)
@@ -157,48 +157,56 @@ def _edges(spec: SupervisorSpec) -> Iterator[Reason]:
     if cluster is None:
         yield reason("edge_cluster.missing")
         return
+    if not cluster.name:
+        yield reason("edge_cluster.name.missing")
     if not cluster.edges:
-        yield reason("edge_cluster.empty", cluster.name)
+        yield reason("edge_cluster.empty", called(cluster.name))
     yield from _twice(cluster)
-    for edge in cluster.edges:
+    for number, edge in enumerate(cluster.edges, 1):
+        name = called(edge.name, number)
+        if not edge.name:
+            yield reason("edge.name.missing", name)
         if not edge.fqdn:
-            yield reason("edge.fqdn.missing", edge.name)
+            yield reason("edge.fqdn.missing", name)
         elif not _FQDN.fullmatch(edge.fqdn):
-            yield reason("edge.fqdn.invalid", edge.name, edge.fqdn)
+            yield reason("edge.fqdn.invalid", name, edge.fqdn)
         if edge.address is None:
-            yield reason("edge.address.missing", edge.name)
+            yield reason("edge.address.missing", name)
         host = edge.host or (edge.name if edge.name in spec.hosts else "")
         if host in spec.hosts and not edge.is_shared:
-            yield reason("edge.not_apart", edge.name, host)
+            yield reason("edge.not_apart", name, host)
 
 
 def _twice(cluster: EdgeCluster) -> Iterator[Reason]:
     for values in (
-        [edge.name for edge in cluster.edges],
+        [edge.name for edge in cluster.edges if edge.name],
         [edge.fqdn.lower().rstrip(".") for edge in cluster.edges if edge.fqdn],
         [str(edge.address) for edge in cluster.edges if edge.address],
     ):
         for value in dict.fromkeys(value for value in values if values.count(value) > 1):
-            yield reason("edge.duplicate", cluster.name, value)
+            yield reason("edge.duplicate", called(cluster.name), value)
 
 
 def _switch(switch: Switch | None) -> Iterator[Reason]:
     if switch is None:
         yield reason("switch.missing")
         return
+    name = called(switch.name)
+    if not switch.name:
+        yield reason("switch.name.missing")
     if not switch.version:
-        yield reason("switch.version.missing", switch.name)
+        yield reason("switch.version.missing", name)
     elif tuple(int(part) for part in switch.version.split("."))[:2] < LEAST_SWITCH:
-        yield reason("switch.version.incompatible", switch.name, switch.version, ".".join(map(str, LEAST_SWITCH)))
+        yield reason("switch.version.incompatible", name, switch.version, ".".join(map(str, LEAST_SWITCH)))
     if switch.mtu is None:
-        yield reason("switch.mtu.missing", switch.name)
+        yield reason("switch.mtu.missing", name)
     elif switch.mtu < LEAST_MTU:
-        yield reason("switch.mtu.too_small", switch.name, switch.mtu, LEAST_MTU)
+        yield reason("switch.mtu.too_small", name, switch.mtu, LEAST_MTU)
 
 
 def _later(spec: SupervisorSpec) -> Iterator[Reason]:
     if spec.edge_cluster is not None:
-        yield reason("edge.later", spec.edge_cluster.name)
+        yield reason("edge.later", called(spec.edge_cluster.name))
     if spec.service_cidr is not None:
         yield reason("cidr.service.later")
     if spec.ingress_cidrs:

@@ -18,7 +18,9 @@ MESSAGES: Final[Mapping[str, str]] = {
     "host.tep.not_in_pool": "The TEP {1} of host {0} is not in the IP pool {2} ({3}).",
     "host.tep.unreachable": "Host {0} does not reach the TEP {2} of host {1} with packets of {3} bytes: {4}.",
     "edge_cluster.missing": "There is no Edge cluster.",
+    "edge_cluster.name.missing": "The Edge cluster has no name.",
     "edge_cluster.empty": "Edge cluster {0} has no Edges.",
+    "edge.name.missing": "Edge {0} of the Edge cluster has no name.",
     "edge.duplicate": "Edge cluster {0} has {1} twice.",
     "edge.fqdn.missing": "Edge {0} has no FQDN.",
     "edge.fqdn.invalid": "The FQDN {1} of Edge {0} is not a fully qualified domain name.",
@@ -33,11 +35,13 @@ MESSAGES: Final[Mapping[str, str]] = {
     "network.pool.shared": "The networks {0} and {1} use the same IP pool {2}.",
     "network.cidr.missing": "The network {0} has no CIDR.",
     "ip_pool.too_few": "There are {0} IP pools; two are required, for the TEPs of hosts and of Edges.",
+    "ip_pool.name.missing": "IP pool {0} has no name.",
     "ip_pool.duplicate": "There are two IP pools {0}.",
     "ip_pool.cidr.missing": "IP pool {0} has no CIDR.",
     "ip_pool.gateway.missing": "IP pool {0} has no gateway.",
     "ip_pool.gateway.outside": "The gateway {1} of IP pool {0} is not in {2}.",
     "switch.missing": "There is no distributed switch.",
+    "switch.name.missing": "The distributed switch has no name.",
     "switch.version.missing": "Distributed switch {0} has no version.",
     "switch.version.incompatible": "Distributed switch {0} has version {1}; {2} or later is required.",
     "switch.mtu.missing": "Distributed switch {0} has no MTU.",
@@ -84,6 +88,11 @@ class Reason:
     def as_object(self) -> dict[str, Any]:
         """As vCenter's LocalizableMessage."""
         return {"id": PREFIX + self.id, "default_message": self.message, "args": list(self.args)}
+
+
+def called(name: str, number: int = 0) -> str:
+    """What something is called in a reason: what has no name, by which of them it is."""
+    return name or (f"number {number}" if number else "without a name")
 
 
 def reason(name: str, *args: object) -> Reason:

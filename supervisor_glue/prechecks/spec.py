@@ -134,35 +134,39 @@ def _record(table: dict[str, Field], make: Any) -> Read:
     return read
 
 
-_NAME: Final = Field(identifier, required=True)
-_CIDR: Final = parsed(prefix_parse)
-_ADDRESS: Final = parsed(address_parse)
-_CIDRS: Final = Field(listed(_CIDR), default=())
+def _given(read: Read) -> Read:
+    """What is empty is missing, which is for the checks to say, beside everything else that is."""
+    return lambda cursor: None if cursor.value == "" else read(cursor)
+
+
+_NAME: Final = Field(_given(identifier), default="")
+_CIDR: Final = _given(parsed(prefix_parse))
+_ADDRESS: Final = _given(parsed(address_parse))
+_CIDRS: Final = Field(listed(parsed(prefix_parse)), default=())
 _VLAN: Final = Field(integer(0, 4094, "a VLAN"))
 
 _edge: Final = _record(
     {
         "name": _NAME,
-        "fqdn": Field(text(253), default=""),
+        "fqdn": Field(_given(text(253)), default=""),
         "address": Field(_ADDRESS),
-        "host": Field(identifier, default=""),
+        "host": _NAME,
         "shared": Field(boolean, default=False),
     },
     lambda shared, **rest: Edge(**rest, is_shared=shared),
 )
 _edge_cluster: Final = _record({"name": _NAME, "edges": Field(listed(_edge), default=())}, EdgeCluster)
 _switch: Final = _record(
-    {"name": _NAME, "version": Field(parsed(_version), default=""), "mtu": Field(integer(68, 65535, "an MTU"))}, Switch
+    {"name": _NAME, "version": Field(_given(parsed(_version)), default=""), "mtu": Field(integer(68, 65535, "an MTU"))},
+    Switch,
 )
 _pool: Final = _record({"name": _NAME, "cidr": Field(_CIDR), "gateway": Field(_ADDRESS)}, Pool)
-_tep: Final = _record(
-    {"vlan": _VLAN, "ip_pool": Field(identifier, default="")}, lambda vlan, ip_pool: Vlan(vlan, ip_pool)
-)
+_tep: Final = _record({"vlan": _VLAN, "ip_pool": _NAME}, lambda vlan, ip_pool: Vlan(vlan, ip_pool))
 _uplink: Final = _record({"vlan": _VLAN, "cidr": Field(_CIDR)}, lambda vlan, cidr: Vlan(vlan, cidr=cidr))
 _networks: Final = _record({"host_tep": Field(_tep), "edge_tep": Field(_tep), "edge_uplink": Field(_uplink)}, dict)
 _management: Final = _record(
     {
-        "port_group": Field(text(255), default=""),
+        "port_group": Field(_given(text(255)), default=""),
         "cidr": Field(_CIDR),
         "gateway": Field(_ADDRESS),
         "starting_address": Field(_ADDRESS),
@@ -180,7 +184,7 @@ _SPEC: Final = {
     "networks": Field(_networks, default={}),
     "ip_pools": Field(listed(_pool), default=()),
     "edge_cluster": Field(_edge_cluster),
-    "tier0_gateway": Field(identifier, default=""),
+    "tier0_gateway": _NAME,
     "management_network": Field(_management),
     "ntp_servers": Field(listed(text(253)), default=()),
     "pod_cidrs": _CIDRS,
@@ -221,7 +225,7 @@ def _read(cursor: Cursor) -> SupervisorSpec | None:
     envelope = mapping(cursor, _ENVELOPE)
     if envelope is None or envelope["spec"] is None or envelope["metadata"] is None:
         return None
-    metadata = mapping(envelope["metadata"], {"name": _NAME}, ignore=lambda key: True)
+    metadata = mapping(envelope["metadata"], {"name": Field(identifier, required=True)}, ignore=lambda key: True)
     values = mapping(envelope["spec"], _SPEC)
     if metadata is None or values is None or metadata["name"] is None:
         return None
