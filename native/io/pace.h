@@ -16,7 +16,7 @@
 
 #define PACE_PAUSE_NS 100000u    /* a pause shorter than this costs less awake than waking from it */
 #define PACE_EAGER_MAX 16u
-#define PACE_OTHERS_NS 150000u   /* a workload answers in less, and the other host's worker */
+#define PACE_OTHERS_NS 1500000u  /* workloads and the other host's worker stop sooner, to wait for us; who computes has 2.8 ms or more */
 #define PACE_HOLD_NS 20000000u   /* so long at least, and so long at most, we don't ask again whether others need the processor: */
 #define PACE_HOLD_MAX_NS 160000000u /* asking takes the milliseconds that they then have it */
 #define PACE_WINDOW_NS 250000u   /* over which frames are counted */
