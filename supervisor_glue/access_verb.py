@@ -66,6 +66,7 @@ def token_create(
     from supervisor_glue.auth.approval import FOR_HOST
     from supervisor_glue.auth.pki import certificate_hash, utc_now
     from supervisor_glue.auth.tokens import join_secret, join_token_make
+    from supervisor_glue.controllers.objects import time_text
 
     config = config_of(kubeconfig, lab)
     made, until = join_token_make(), utc_now() + ttl
@@ -76,7 +77,7 @@ def token_create(
     words = ["palisade", "agent", "join", "--server", config.server, "--token", str(made), "--ca-hash", authority]
     data = {
         "token": str(made),
-        "expires": until.isoformat(timespec="seconds").replace("+00:00", "Z"),
+        "expires": time_text(until.timestamp()),
         "server": config.server,
         "ca_hash": authority,
         "host": host,

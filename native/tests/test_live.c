@@ -14,6 +14,8 @@
 #include "check.h"
 #include "support/packets.h"
 
+#include <dirent.h>
+
 static frame f;
 static uint8_t data[FRAME_ROOM];
 
@@ -185,6 +187,23 @@ static void card_say(int fd, uint8_t to, uint8_t what)
         usleep(1000);
 }
 
+/* Of the processor, ns, as a thread has asked for it or as the kernel gives it; 0: this kernel does not say (before 6.12). */
+static uint64_t slice_of(pid_t thread)
+{
+    uint64_t a[6] = {0}; /* struct sched_attr: [3] is sched_runtime */
+    return syscall(SYS_sched_getattr, thread, a, sizeof a, 0) == 0 ? a[3] : 0;
+}
+
+static uint64_t live_slices_short(void)
+{
+    uint64_t found = 0;
+    DIR *all = opendir("/proc/self/task");
+    for (struct dirent *d; (d = readdir(all)) != NULL;)
+        found += d->d_name[0] != '.' && slice_of(atoi(d->d_name)) == 100000;
+    closedir(all);
+    return found;
+}
+
 static void test_live(uint32_t workers)
 {
     static uint64_t latest[LIVE_WORKERS];
@@ -258,6 +277,7 @@ static void test_live(uint32_t workers)
     CHECK_U64(card_read(card[2][1], got, sizeof got), VIRTIO_BYTES + 60);
     pal_live_worker w;
     CHECK(pal_live_worker_read(l, 0, &w) == 0 && pal_live_worker_read(l, workers, &w) == -1);
+    CHECK_U64(live_slices_short(), slice_of(0) ? workers : 0);
     CHECK(w.frames == 1105 && w.bursts > 0 && w.bursts <= w.frames && w.sleeps > 0 && w.handed == 0);
     pal_live_free(l);
     for (uint32_t i = 0; i < 3; i++)

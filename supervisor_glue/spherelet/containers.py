@@ -51,6 +51,7 @@ class Container:
         self.killing: asyncio.Task[None] | None = None
         self.beginning: asyncio.Task[None] | None = None
         self.telling: set[asyncio.Task[None]] = set()
+        self.keeping = asyncio.Lock()
 
     @property
     def name(self) -> str:
@@ -119,13 +120,19 @@ class Container:
         await self.worker.blocking(lambda: self.worker.runtime.logs.finish(fifo))
         ended = await self.worker.blocking(lambda: self.worker.runtime.container_ended(self.spec, state))
         state.ended, state.process = ended, None
-        await self.worker.blocking(lambda: place.state_write(state))
+        await self._keep()
         self.worker.log.info("container.ended", container=self.name, code=ended.code, reason=ended.reason)
         if ended.reason == "StartError":  # of a root or a command that is not there, found where it was to begin
             self._tell("Failed", f"Error: {ended.message}")
         for prober in self.probers:
             prober.cancel()
         self.worker.changed.set()
+
+    async def _keep(self) -> None:
+        """Write its state down; by one at a time, for it may end while it is about to be ended."""
+        async with self.keeping:
+            place = self.worker.runtime.container(self.name)
+            await self.worker.blocking(lambda: place.state_write(self.state))
 
     def _tell(self, reason: str, message: str) -> None:
         """A warning; whoever is not there to be told does not hold up a probe, or the end that is seen."""
@@ -181,8 +188,7 @@ class Container:
             self.killing = asyncio.create_task(self._replaced())
 
     async def _replaced(self) -> None:
-        place = self.worker.runtime.container(self.name)
-        await self.worker.blocking(lambda: place.state_write(self.state))
+        await self._keep()
         told = f"Container {self.name} definition changed, will be restarted"
         await self.worker.event(self.worker.last, "Normal", "Killing", told)
         await self.stop(self.worker.grace(self.worker.last))

@@ -158,7 +158,7 @@ class PodRuntime:
         stage.mkdir(exist_ok=True)
         state.last, state.ended, state.process = state.ended or state.last, None, None
         state.starts, state.started = state.starts + 1, time.time()
-        state.image, state.again = image_of(container), False
+        state.image = image_of(container)
         number = state.starts
         place.forget(number - 1)
         told = place.file(number, "message")

@@ -287,7 +287,7 @@ class PodWorker:
             await self._tell("Failed", f"Error: {error}")
             return
         state, command = container.state, command_of(container.spec, environment)
-        state.failures = failures_next(state)
+        state.failures, state.again = failures_next(state), False
         container.holds = dict.fromkeys(PROBES, False)
         try:
             await self.blocking(
