@@ -20,7 +20,7 @@ from dfw.errors import EnvironmentLacksError
 from dfw.output import emit, output_option, render_table
 from overlay.bench_fabric import POD_MTU, RULES, UNDERLAY_MTU, Fabric, MissingError, Palisade, Pods, Veth
 from overlay.bench_kernel import KernelIptables, KernelNft, KernelNftSets
-from overlay.bench_meter import METERS, Meter, rules_are_in_force
+from overlay.bench_meter import METERS, Meter, Tcp, read_congestion, rules_are_in_force
 from overlay.bench_ovs import OvsAfpacket, OvsAfxdp
 from overlay.lab_apply import read_lacks
 from overlay.lab_signals import interruptible, uninterrupted
@@ -46,6 +46,7 @@ Samples = dict[str, dict[str, list[float | None]]]  # figure -> fabric -> one a 
     "--seconds", type=click.FloatRange(0.5, 600), default=10.0, show_default=True, help="Of each measurement."
 )
 @click.option("--only", type=click.Choice(list(METERS)), multiple=True, help="Only this measurement; may be repeated.")
+@click.option("--congestion", metavar="NAME", help="TCP's congestion control, for all.  [default: this machine's]")
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 @output_option
 @click.pass_context
@@ -56,13 +57,14 @@ def lab(
     rounds: int,
     seconds: float,
     only: tuple[str, ...],
+    congestion: str | None,
     quiet: bool,
     output: str,
 ) -> None:
     """Live pods over two hosts: TCP, small packets, round trips, connections a second; with --peers others beside them.
 
-    In every round each measurement is taken of each in turn, the first one changing. 1,000 rules, MTU and offloads are
-    the same for all.
+    In every round each measurement is taken of each in turn, the first one changing. 1,000 rules, MTU, offloads and
+    congestion control are the same for all.
 
     \b
     Examples:
@@ -72,7 +74,10 @@ def lab(
     lacks = read_lacks()
     if lacks is not None:
         raise lacks
-    meters = [METERS[name] for name in only or METERS]
+    available = read_congestion("tcp_available_congestion_control")
+    if congestion is not None and congestion not in available:
+        raise click.BadParameter(f"this machine has {', '.join(available)}", param_hint="--congestion")
+    meters = [Tcp(congestion) if name == "tcp" else METERS[name] for name in only or METERS]
     for meter in meters:
         meter.require()
     beside = [kind for kind in PEERS if peers or kind.name in peer]
@@ -109,6 +114,7 @@ def bench_lab(
         "rounds": rounds,
         "seconds": seconds,
         "rules": RULES,
+        "tcp_congestion_control": next((m.congestion for m in meters if isinstance(m, Tcp)), None) or read_congestion()[0],
         "mtu": {"pods": POD_MTU, "underlay": UNDERLAY_MTU},
         "spread": _nested(spread),
         "ratios": _nested({figure: ratios(by) for figure, by in samples.items()}),
@@ -239,6 +245,6 @@ def render_result(result: Mapping[str, Any]) -> str:
     lines += [f"{name}: left out: {why}" for name, why in result["skipped"].items()]
     lines.append(
         f"medians of {result['rounds']} rounds of {result['seconds']:g} s; in brackets palisade over the peer, 90 % "
-        f"interval; load before {result['machine']['load']}" + ("" if result["verified"] else "; NOT VERIFIED")
+        f"interval; TCP by {result['tcp_congestion_control']}; load before {result['machine']['load']}" + ("" if result["verified"] else "; NOT VERIFIED")
     )
     return "\n".join(lines)

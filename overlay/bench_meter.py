@@ -85,9 +85,13 @@ class Meter(ABC):
 
 
 class Tcp(Meter):
-    """One TCP stream by iperf3, and the processor's time that the whole machine spends on a gigabit of it."""
+    """One TCP stream by iperf3, and the processor's time that the whole machine spends on a gigabit of it. `congestion`:
+    the sender's congestion control; None: this machine's default."""
 
     figures = ("tcp_gbps", "cpu_s_per_gb")
+
+    def __init__(self, congestion: str | None = None) -> None:
+        self.congestion = congestion
 
     def require(self) -> None:
         if shutil.which("iperf3") is None:
@@ -102,7 +106,7 @@ class Tcp(Meter):
                 time.sleep(0.1)
             before = busy_seconds()
             whole = math.ceil(seconds)  # iperf3 takes no others, and 0 for "until killed"
-            client = ("iperf3", "-J", "-c", ADDRESSES[1], "-p", _PORT, "-t", whole)
+            client = ("iperf3", "-J", "-c", ADDRESSES[1], "-p", _PORT, "-t", whole, *self._choice())
             told = load(pods.sender, "exec", *client, seconds=whole)
             spent = busy_seconds() - before
         try:
@@ -111,6 +115,14 @@ class Tcp(Meter):
         except (TypeError, KeyError):
             return {}
         return {"tcp_gbps": rate / 1e9, "cpu_s_per_gb": spent / (bits / 1e9)} if bits else {}
+
+    def _choice(self) -> tuple[str, ...]:
+        return () if self.congestion is None else ("-C", self.congestion)
+
+
+def read_congestion(which: str = "tcp_congestion_control") -> list[str]:
+    """This machine's default congestion control; `tcp_available_congestion_control`: all that it has (tcp(7))."""
+    return Path(f"/proc/sys/net/ipv4/{which}").read_text(encoding="ascii").split()
 
 
 def _listens(netns: str) -> bool:

@@ -115,14 +115,20 @@ class Pair:
             self.hosts.append(host)
 
     def play(
-        self, frames: Frames, from_far: bool, batch: int, connections: U32Array | None = None, most: int = 0
+        self,
+        frames: Frames,
+        from_far: bool,
+        batch: int,
+        apart: bool = False,
+        connections: U32Array | None = None,
+        most: int = 0,
     ) -> WayRun:
-        """The frames from one host's vNICs to the other's."""
+        """The frames from one host's vNICs to the other's: each burst at once, or, `apart`, all when all have left."""
         rows = np.zeros(len(frames), HOST_FRAME_DTYPE)
         rows["at"] = np.arange(len(frames), dtype=np.uint64) * np.uint64(frames.data.shape[1])
         rows["len"], rows["vnic"], rows["now_ns"] = frames.length, frames.filter, 10**9
         near, far = self.hosts[::-1] if from_far else self.hosts
-        return run_way(near, far, frames.data, rows, _addr(_TEPS[from_far]), batch, connections, most)
+        return run_way(near, far, frames.data, rows, _addr(_TEPS[from_far]), batch, apart, connections, most)
 
 
 def segments_of(connections: U32Array, back: bool, seq: int, ack: int, flags: int, size: int, **more: Any) -> Frames:
@@ -159,18 +165,21 @@ def connect(pair: Pair, connections: int, batch: int, seed: int) -> bool:
 def bench_hosts(given: HostsBench, rules: RuleArray, refs: U32Array, count: int, sets: list[Any]) -> dict[str, Any]:
     """Nanoseconds a packet at the host that it leaves and at the one where it arrives, medians over the runs and both
     directions; `ns`: both together; `floor_ns`: six written lines, of the same runs; `memory_ns`: a line of cold packet
-    memory read and one written at each host, of the same runs; `verified`: all arrived."""
+    memory read and one written, of the same runs; `apart_ns`: as `ns`, of runs in turn with these in which the frames come
+    from memory at the other host too; `verified`: all arrived."""
     capacity = max(1 << 18, 1 << (4 * given.connections // 3).bit_length())
     pair = Pair(rules, refs, count, sets, capacity)
     verified = connect(pair, given.connections, given.batch, 1)
     source = np.random.default_rng(2)
     runs: list[WayRun] = []
+    apart: list[WayRun] = []
     for _ in range(given.runs):
         for back in (False, True):
             order = source.integers(0, given.connections, given.packets).astype(np.uint32)
             frames = segments_of(order, back, 1, 1, ACK, given.size)
-            runs.append(pair.play(frames, back, given.batch, order, given.connections))
-            verified &= runs[-1].sent == runs[-1].delivered == given.packets
+            runs.append(pair.play(frames, back, given.batch, False, order, given.connections))
+            apart.append(pair.play(frames, back, given.batch, True))
+            verified &= all(run.sent == run.delivered == given.packets for run in (runs[-1], apart[-1]))
     for host in pair.hosts:
         stats = host.stats()
         verified &= stats.from_vnics + stats.from_uplink == stats.passed
@@ -185,6 +194,7 @@ def bench_hosts(given: HostsBench, rules: RuleArray, refs: U32Array, count: int,
         "floor_ns": median([run.floor_ns for run in runs]),
         "memory_ns": median([run.memory_ns for run in runs]),
         "over_floor_ns": median([run.near_ns + run.far_ns - run.floor_ns for run in runs]),
+        "apart_ns": median([run.near_ns + run.far_ns for run in apart]),
         "packets": given.packets,
         "batch": given.batch,
         "verified": bool(verified),

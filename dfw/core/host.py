@@ -163,7 +163,7 @@ def frames_of(packets: Sequence[tuple[int, bytes]]) -> tuple[bytes, npt.NDArray[
 @dataclass(frozen=True, slots=True)
 class WayRun:
     """Packets from one host's vNICs to another's: nanoseconds each at the one and at the other, of a loop that writes
-    six lines for each, of one that touches its memory as both do (0: not asked for); frames that left for the
+    six lines for each, of one that touches its own two lines (0: not asked for); frames that left for the
     underlay, and that reached a vNIC."""
 
     near_ns: float
@@ -181,17 +181,19 @@ def run_way(
     frames: npt.NDArray[np.void],
     tep: npt.NDArray[np.uint8],
     batch: int,
+    apart: bool = False,
     order: npt.NDArray[np.uint32] | None = None,
     connections: int = 0,
 ) -> WayRun:
     """Time frames (HOST_FRAME_DTYPE over `data`) from vNICs of `near`, an IPv4 TEP, to those of `far`
-    (native/engine/bench_host.c). `order`: the connection of each. Raises MemoryError."""
+    (native/engine/bench_host.c), each burst at once, or, `apart`, all when all have left. `order`: the connection of
+    each. Raises MemoryError."""
     outer, out = ffi.new("pal_address *"), ffi.new("pal_bench_way *")
     outer.addr, outer.family = list(tep), 1
     places = ffi.NULL if order is None else array(order, "uint32_t *")
     rows, held = array(frames, "pal_host_frame *"), array(data.reshape(-1), "uint8_t *")
     code = lib.pal_bench_way_run(
-        near.handle, far.handle, held, rows, len(frames), outer, batch, places, connections, out
+        near.handle, far.handle, held, rows, len(frames), outer, batch, int(apart), places, connections, out
     )
     if code != 0:
         raise MemoryError("no memory for a run, or a batch out of bounds")

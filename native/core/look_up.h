@@ -74,21 +74,12 @@ PAL_INLINE uint32_t pipeline_visit(pal_burst *b, uint32_t v, const pal_filter *f
     return v + 1;
 }
 
-/* More visits: one for each packet and filter, with its key; the index lines are on their way. There is room for them. */
-PAL_INLINE void pipeline_add(pal_worker *w, pal_burst *b, const pal_route *route, pal_packet *packet, uint32_t n)
+/* Visits [b->n, visits) have been entered: their keys; the index lines are on their way. */
+PAL_INLINE void pipeline_keys(pal_worker *w, pal_burst *b, uint32_t visits)
 {
-    uint32_t v = b->n, visits = v;
-    uint64_t latest = b->latest_ns;
-    for (uint32_t i = 0; i < n; i++) {
-        latest = packet[i].clock_ns > latest ? packet[i].clock_ns : latest;
-        const pal_route *r = &route[i];
-        visits = pipeline_visit(b, visits, r->first, &packet[i], (uint32_t)r->dir << WAY_DIR);
-        if (PAL_UNLIKELY(r->second != NULL))
-            visits = pipeline_visit(b, visits, r->second, &packet[i], (uint32_t)PAL_DIR_IN << WAY_DIR | WAY_SECOND);
-    }
+    const hash_tcp seed = hash_tcp_of(w->table.s->seed);
+    uint32_t v = b->n;
     b->n = visits;
-    b->latest_ns = latest;
-    hash_tcp seed = hash_tcp_of(w->table.s->seed);
     while (v < visits) {
         uint32_t end = min_u32(v + WIDE_LANES, visits);
         if (w->wide && end - v == WIDE_LANES && wide_key(w, b, v, &seed)) {
@@ -98,6 +89,22 @@ PAL_INLINE void pipeline_add(pal_worker *w, pal_burst *b, const pal_route *route
         for (; v < end; v++)
             pipeline_key(w, b, v, &seed);
     }
+}
+
+/* More visits: one for each packet and filter. There is room for them. */
+PAL_INLINE void pipeline_add(pal_worker *w, pal_burst *b, const pal_route *route, pal_packet *packet, uint32_t n)
+{
+    uint32_t visits = b->n;
+    uint64_t latest = b->latest_ns;
+    for (uint32_t i = 0; i < n; i++) {
+        latest = packet[i].clock_ns > latest ? packet[i].clock_ns : latest;
+        const pal_route *r = &route[i];
+        visits = pipeline_visit(b, visits, r->first, &packet[i], (uint32_t)r->dir << WAY_DIR);
+        if (PAL_UNLIKELY(r->second != NULL))
+            visits = pipeline_visit(b, visits, r->second, &packet[i], (uint32_t)PAL_DIR_IN << WAY_DIR | WAY_SECOND);
+    }
+    b->latest_ns = latest;
+    pipeline_keys(w, b, visits);
 }
 
 /* A burst without visits. */

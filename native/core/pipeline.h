@@ -293,7 +293,7 @@ PAL_INLINE void pipeline_groups(pal_worker *w, pal_burst *b, void (*judged)(pal_
 /* The same, compiled for a machine with AVX2: a tenth fewer instructions. */
 WIDE PAL_OUTLINE void pipeline_bursts_wide(pal_worker *w, const pal_route *route, pal_packet *packet, uint32_t n) { pipeline_bursts(w, route, packet, n); }
 WIDE PAL_OUTLINE void pipeline_groups_wide(pal_worker *w, pal_burst *b, void (*judged)(pal_worker *w)) { pipeline_groups(w, b, judged); }
-WIDE PAL_OUTLINE void pipeline_add_wide(pal_worker *w, pal_burst *b, const pal_route *route, pal_packet *packet, uint32_t n) { pipeline_add(w, b, route, packet, n); }
+WIDE PAL_OUTLINE void pipeline_keys_wide(pal_worker *w, pal_burst *b, uint32_t visits) { pipeline_keys(w, b, visits); }
 #endif
 
 static inline void pipeline_burst(pal_worker *w, const pal_route *route, pal_packet *packet, uint32_t n)
@@ -309,17 +309,18 @@ static inline void pipeline_burst(pal_worker *w, const pal_route *route, pal_pac
     pipeline_bursts(w, route, packet, n);
 }
 
-/* The same in two steps, for whoever has something else to do between packets: visits as the packets become known, then all of
- * them. */
-static inline void pipeline_more(pal_worker *w, pal_burst *b, const pal_route *route, pal_packet *packet, uint32_t n)
+/* The same in two steps, for whoever has something else to do between packets. Visits as the packets become known: those up to
+ * `visits` have been entered one by one (pipeline_visit), none of a packet later than latest_ns; then all of them. */
+static inline void pipeline_entered(pal_worker *w, pal_burst *b, uint32_t visits, uint64_t latest_ns)
 {
+    b->latest_ns = latest_ns > b->latest_ns ? latest_ns : b->latest_ns;
 #ifdef PAL_WIDE
     if (PAL_LIKELY(w->wide)) {
-        pipeline_add_wide(w, b, route, packet, n);
+        pipeline_keys_wide(w, b, visits);
         return;
     }
 #endif
-    pipeline_add(w, b, route, packet, n);
+    pipeline_keys(w, b, visits);
 }
 
 static inline void pipeline_finish(pal_worker *w, pal_burst *b, void (*judged)(pal_worker *w))

@@ -1,55 +1,49 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "host_internal.h"
+#include "host_emit.h"
 
 /* ---- taken in -------------------------------------------------------------------------------------------------- */
 
-/* A tunnel is accepted from known TEPs, by the encapsulation that each speaks, and for segments that are here; *inner: where the
- * frame begins. */
-static void host_take_uplink(host_worker *w, const host_frame *f, host_source *s, uint32_t *inner)
+/* A tunnel is accepted from known TEPs, by the encapsulation that each speaks, and for segments that are here. Returns where the frame
+ * begins. */
+PAL_INLINE uint32_t host_take_uplink(host_worker *w, const fabric *fabric, const host_frame *f, host_source *s)
 {
     geneve_header g;
-    *s = (host_source){.vnic = PAL_UPLINK, .segment = PAL_NO_INDEX, .tep = PAL_NO_INDEX};
     if (PAL_UNLIKELY(memcmp(&f->outer, &w->outer, sizeof w->outer) != 0)) { /* most of a burst come from one host */
         w->outer = f->outer;
-        w->outer_tep = w->fabric ? fabric_find(w->fabric, FABRIC_TEP, 0, f->outer.addr, f->outer.family) : PAL_NO_INDEX;
+        w->outer_tep = fabric ? fabric_find(fabric, FABRIC_TEP, 0, f->outer.addr, f->outer.family) : PAL_NO_INDEX;
     }
-    s->tep = w->outer_tep;
-    if (PAL_UNLIKELY(s->tep == PAL_NO_INDEX) || PAL_UNLIKELY(w->fabric->tep[s->tep].encap != f->encap)) {
+    const uint32_t tep = w->outer_tep;
+    *s = (host_source){.vnic = PAL_UPLINK, .segment = PAL_NO_INDEX, .tep = tep};
+    if (PAL_UNLIKELY(tep == PAL_NO_INDEX) || PAL_UNLIKELY(fabric->tep[tep].encap != f->encap)) {
         s->reason = PAL_REASON_UNKNOWN_TEP;
-        return;
+        return 0;
     }
-    if (PAL_UNLIKELY(!encap_read(f->encap, f->data, f->len, &g))) {
+    if (PAL_UNLIKELY(!encap_read(f->encap, f->data, f->len, &g)) ||
+        (PAL_UNLIKELY(g.protocol != GENEVE_ETHERNET) && !(g.flags & GENEVE_OAM))) {
         s->reason = PAL_REASON_TUNNEL_MALFORMED;
-        return;
+        return 0;
     }
-    *inner = g.len;
     s->marks = g.marks;
     if (PAL_UNLIKELY(g.flags & GENEVE_OAM)) {
         s->control = HOST_IS_CONTROL;
-        return;
-    }
-    if (PAL_UNLIKELY(g.protocol != GENEVE_ETHERNET)) {
-        s->reason = PAL_REASON_TUNNEL_MALFORMED;
-        return;
+        return g.len;
     }
     if (PAL_UNLIKELY(g.vni != w->outer_vni)) {
         w->outer_vni = g.vni;
-        w->outer_segment = fabric_segment_of(w->fabric, g.vni);
+        w->outer_segment = fabric_segment_of(fabric, g.vni);
     }
     s->segment = w->outer_segment;
     if (PAL_UNLIKELY(s->segment == PAL_NO_INDEX))
         s->reason = PAL_REASON_UNKNOWN_VNI;
     if (PAL_UNLIKELY(g.trace))
         s->control = HOST_IS_TRACED;
+    return g.len;
 }
 
-static void host_take_vnic(host_worker *w, const host_frame *f, host_source *s)
+PAL_INLINE void host_take_vnic(const fabric *fabric, uint32_t filters, const host_frame *f, host_source *s)
 {
-    *s = (host_source){.vnic = f->from, .segment = PAL_NO_INDEX, .tep = PAL_NO_INDEX};
-    if (PAL_LIKELY(w->fabric != NULL) && PAL_LIKELY(f->from < w->config->filters))
-        s->segment = w->fabric->vnic[f->from].segment;
-    if (PAL_UNLIKELY(s->segment == PAL_NO_INDEX))
-        s->reason = PAL_REASON_UNKNOWN_VNIC;
+    const uint32_t segment = PAL_LIKELY(fabric != NULL) && PAL_LIKELY(f->from < filters) ? fabric->vnic[f->from].segment : PAL_NO_INDEX;
+    *s = (host_source){.vnic = f->from, .segment = segment, .tep = PAL_NO_INDEX, .reason = segment == PAL_NO_INDEX ? PAL_REASON_UNKNOWN_VNIC : PAL_REASON_MATCH};
 }
 
 /* A control packet in Geneve: for whoever speaks BFD here. */
@@ -62,45 +56,58 @@ static void host_control(host_worker *w, const host_frame *f, uint32_t inner)
     w->stats.consumed++;
 }
 
-/* Where each came from; packet[k] is a frame to be parsed. Returns how many are looked at. */
-static uint32_t host_take(host_worker *w, uint32_t n)
+/* Where each came from; packet[k] is a frame to be parsed. Returns how many are looked at. *frames: of how many; a traced one waits for
+ * those before it. */
+static uint32_t host_take(host_worker *w, uint32_t *frames)
 {
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        const uint8_t *data = w->frame[i].data;
-        const bool uplink = w->frame[i].from == PAL_UPLINK;
+    const fabric *fabric = w->fabric;
+    host_frame *frame = w->frame;
+    const uint64_t now_ns = w->now_ns, base = w->base;
+    const uint32_t filters = w->config->filters, n = *frames;
+    uint32_t kept = 0, uplinks = 0, i = 0;
+    for (; i < n; i++) {
+        const uint8_t *data = frame[i].data;
+        const bool uplink = frame[i].from == PAL_UPLINK;
         prefetch_write(uplink ? data + GENEVE_HEADER : data - GENEVE_HEADER); /* the inner frame; or where headers will stand */
         prefetch_read(data);
     }
-    for (uint32_t i = 0; i < n; i++) {
-        host_frame *f = &w->frame[i];
+    for (i = 0; i < n; i++) {
+        host_frame *f = &frame[i];
         host_source *s = &w->source[kept];
-        const bool uplink = f->from == PAL_UPLINK;
         uint32_t inner = 0;
-        w->stats.received[uplink]++;
-        if (uplink)
-            host_take_uplink(w, f, s, &inner);
-        else
-            host_take_vnic(w, f, s);
+        if (f->from == PAL_UPLINK) {
+            uplinks++;
+            inner = host_take_uplink(w, fabric, f, s);
+        } else {
+            host_take_vnic(fabric, filters, f, s);
+        }
         if (PAL_UNLIKELY(s->reason)) {
             host_dropped(w, s->reason);
             continue;
         }
-        if (PAL_UNLIKELY(s->control)) {
-            if (s->control == HOST_IS_TRACED)
-                host_trace_take(w, f, s, inner);
-            else
-                host_control(w, f, inner);
+        if (PAL_UNLIKELY(s->control == HOST_IS_CONTROL)) {
+            host_control(w, f, inner);
+            continue;
+        }
+        if (PAL_UNLIKELY(s->control == HOST_IS_TRACED)) {
+            if (kept) {
+                uplinks--;
+                break;
+            }
+            host_trace_take(w, f, s, inner);
             continue;
         }
         pal_packet *p = &w->packet[kept];
         p->data = f->data + inner;
         p->cap = p->wire = f->len - inner;
-        p->ts_ns = p->clock_ns = w->now_ns;
-        p->cookie = w->base + i;
+        p->ts_ns = p->clock_ns = now_ns;
+        p->cookie = base + i;
         w->place[i] = (uint8_t)kept;
         w->at[kept++] = (uint8_t)i;
     }
+    w->stats.received[0] += i - uplinks;
+    w->stats.received[1] += uplinks;
+    *frames = i;
     return kept;
 }
 
@@ -147,34 +154,63 @@ static void host_settle_alone(host_worker *w, const host_view *v, const pal_judg
         w->alone_reason = j->reason;
 }
 
+/* Acts on one verdict. */
+PAL_OUTLINE void host_settle_one(host_worker *w, const pal_judgement *j)
+{
+    const uint64_t piece = j->cookie >> HOST_PIECE_SHIFT;
+    if (PAL_UNLIKELY(w->told != NULL))
+        w->told(w->told_context, j);
+    if (PAL_UNLIKELY(piece != 0)) {
+        held_settle(w, (uint32_t)piece - 1, j);
+        return;
+    }
+    const uint32_t k = w->place[j->cookie - w->base];
+    const host_view v = host_view_at(w, k);
+    if (PAL_UNLIKELY(k == w->alone)) {
+        host_settle_alone(w, &v, j);
+        return;
+    }
+    if (PAL_UNLIKELY(j->verdict != PAL_ALLOW)) {
+        host_dropped(w, j->reason);
+        return;
+    }
+    const pal_filter *second = w->plain ? NULL : w->route[k].second; /* a plain burst has no routes */
+    if (!second || j->filter == second->number)
+        host_execute(w, &v);
+}
+
 /* Acts on the verdicts that there are. */
 void host_settle(host_worker *w)
 {
     const pal_worker *pw = &w->ew->w;
     for (; w->settled < pw->out_count; w->settled++) {
-        const pal_judgement *j = &pw->out[w->settled];
         host_fetch(w);
-        const uint64_t piece = j->cookie >> HOST_PIECE_SHIFT;
-        if (PAL_UNLIKELY(w->told != NULL))
-            w->told(w->told_context, j);
-        if (PAL_UNLIKELY(piece != 0)) {
-            held_settle(w, (uint32_t)piece - 1, j);
-            continue;
-        }
-        const uint32_t k = w->place[j->cookie - w->base];
-        const host_view v = host_view_at(w, k);
-        if (PAL_UNLIKELY(k == w->alone)) {
-            host_settle_alone(w, &v, j);
-            continue;
-        }
-        if (PAL_UNLIKELY(j->verdict != PAL_ALLOW)) {
-            host_dropped(w, j->reason);
-            continue;
-        }
-        const pal_route *r = &w->route[k];
-        if (!r->second || j->filter == r->second->number)
-            host_execute(w, &v);
+        host_settle_one(w, &pw->out[w->settled]);
     }
+}
+
+/* The same within a plain burst: what passed leaves, and nothing else happens on the way. A verdict on another burst's fragment, or
+ * whom somebody else wants to know of, is dealt with as ever. */
+static void host_settle_plain(host_worker *w)
+{
+    const pal_worker *pw = &w->ew->w;
+    const pal_judgement *j = &pw->out[w->settled], *end = &pw->out[pw->out_count];
+    const uint64_t base = w->base;
+    const bool told = w->told != NULL;
+    for (; j < end; j++) {
+        const uint64_t number = j->cookie - base;
+        host_fetch(w);
+        if (PAL_UNLIKELY(number >= HOST_BURST) || PAL_UNLIKELY(told)) {
+            host_settle_one(w, j);
+            continue;
+        }
+        const host_view v = host_view_at(w, w->place[number]);
+        if (PAL_LIKELY(j->verdict == PAL_ALLOW))
+            host_execute(w, &v);
+        else
+            host_dropped(w, j->reason);
+    }
+    w->settled = pw->out_count;
 }
 
 void host_verdicts(pal_worker *pw)
@@ -192,7 +228,7 @@ static void host_burst_judge(host_worker *w, uint32_t k, uint32_t n)
     pw->out_count = w->settled = 0;
 }
 
-static void host_judged(pal_worker *pw) { host_settle(pw->context); }
+static void host_judged(pal_worker *pw) { host_settle_plain(pw->context); }
 
 static void host_group_judge(host_worker *w, uint32_t k)
 {
@@ -283,6 +319,34 @@ void host_ahead(host_worker *w, const void *const *line, uint32_t n)
     w->aheads = n;
 }
 
+/* The first of w->frame's n. Returns how many. */
+static uint32_t host_part(host_worker *w, uint32_t n)
+{
+    pal_worker *pw = &w->ew->w;
+    uint32_t looked = host_take(w, &n);
+    host_parse(w, looked);
+    pipeline_begin(&w->burst);
+    w->plain = true;
+    if (looked)
+        looked = host_look(w, looked);
+    if (looked && PAL_LIKELY(w->plain)) {
+        pipeline_finish(pw, &w->burst, host_judged);
+        looked = 0;
+    }
+    for (uint32_t k = 0, end; k < looked; k = end) {
+        for (end = k; end < looked && !host_is_special(w, end, &w->route[end]);)
+            end++;
+        if (end > k)
+            host_burst_judge(w, k, end - k);
+        else
+            host_special(w, end++);
+    }
+    host_settle(w); /* what ran out of time, and was held */
+    pw->out_count = w->settled = 0;
+    held_finish(w);
+    return n;
+}
+
 void host_burst(host_worker *w, host_frame *frame, uint32_t n, uint64_t now_ns, host_sink *sink, void *context)
 {
     pal_worker *pw = &w->ew->w;
@@ -302,28 +366,11 @@ void host_burst(host_worker *w, host_frame *frame, uint32_t n, uint64_t now_ns, 
         pipeline_clock(pw, w->now_ns);
     if (PAL_UNLIKELY(w->captures))
         host_capture_in(w, n);
-    n = host_take(w, n);
-    host_parse(w, n);
-    pipeline_begin(&w->burst);
-    w->visits = 0;
-    w->plain = true;
-    if (n)
-        n = host_look(w, n);
-    if (n && PAL_LIKELY(w->plain)) {
-        pipeline_finish(pw, &w->burst, host_judged);
-        n = 0;
+    for (uint32_t left = n, part = host_part(w, left); PAL_UNLIKELY(part < left); part = host_part(w, left)) {
+        left -= part;
+        w->frame += part;
+        w->base += part;
     }
-    for (uint32_t k = 0, end; k < n; k = end) {
-        for (end = k; end < n && !host_is_special(w, end);)
-            end++;
-        if (end > k)
-            host_burst_judge(w, k, end - k);
-        else
-            host_special(w, end++);
-    }
-    host_settle(w); /* what ran out of time, and was held */
-    pw->out_count = w->settled = 0;
-    held_finish(w);
     host_flush(w);
     while (w->aheads)
         host_fetch(w);

@@ -17,7 +17,7 @@
  *     judge             host_burst_judge   plain frames, many at once                             (pipeline.h)
  *                       host_special       one alone: answers, errors, copies, fragments          (group.h, host_fragment.c)
  *     carry out         host_settle        by verdict, in the frames' order
- *                           host_execute       MAC addresses, TTL, Geneve                         (rewrite.h, host_send.c)
+ *                           host_execute       MAC addresses, TTL, Geneve                         (rewrite.h, host_emit.h)
  *                           host_answer        ARP, ND, ping                                      (arp.h, nd.h, icmp_build.h)
  *                           host_error         ICMP of a gateway
  *                           host_generated     RST and ICMP of a filter

@@ -5,7 +5,7 @@
  *
  * All of a datagram's fragments leave as the one does that completed it: that one's Ethernet header and destination were judged.
  */
-#include "host_internal.h"
+#include "host_emit.h"
 
 #include <stdlib.h>
 

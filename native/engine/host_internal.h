@@ -4,7 +4,8 @@
  *
  *     host.c            a burst: taken in, looked up, judged; special frames one by one
  *     host_look.c       each frame: offload, spoofguard, where it goes
- *     host_send.c       what leaves: rewritten, encapsulated, copied; what we generate
+ *     host_emit.h       what leaves: rewritten, encapsulated
+ *     host_send.c       copies for many; what we generate
  *     host_fragment.c   fragments that wait for their datagram's verdict
  *     host_log.c        what logged rules decided, for whoever writes the log
  *     host_capture.c    packets copied for whoever captures
@@ -88,11 +89,10 @@ struct host_worker {
     uint8_t place[HOST_BURST];   /* by frame */
     uint8_t at[HOST_BURST];      /* by place: the frame */
     pal_packet packet[HOST_BURST];
-    pal_route route[HOST_BURST];
+    pal_route route[HOST_BURST]; /* unless `plain` */
     forward_plan plan[HOST_BURST];
     host_source source[HOST_BURST];
-    pal_burst burst;             /* of those whose visits are known already, the first `visits` */
-    uint32_t visits;
+    pal_burst burst;             /* as long as `plain`: a visit of each */
     bool plain;                  /* so far nothing is special, and each is judged at one filter */
     const void *const *ahead;    /* lines that are yet to be fetched (host_ahead) */
     uint32_t aheads;
@@ -152,9 +152,9 @@ PAL_INLINE host_view host_view_at(host_worker *w, uint32_t k)
 
 PAL_INLINE bool host_is_fragment(const pal_packet *p) { return (p->marks & MARK_FRAGMENT) && !p->reason; }
 
-PAL_INLINE bool host_is_special(const host_worker *w, uint32_t k)
+PAL_INLINE bool host_is_special(const host_worker *w, uint32_t k, const pal_route *r)
 {
-    return !w->route[k].first || forward_is_special(&w->plan[k]) || host_is_fragment(&w->packet[k]);
+    return !r->first || forward_is_special(&w->plan[k]) || host_is_fragment(&w->packet[k]);
 }
 
 PAL_INLINE void host_dropped(host_worker *w, uint8_t reason) { w->stats.dropped[reason]++; }
@@ -178,7 +178,6 @@ uint32_t host_look(host_worker *w, uint32_t n);
 /* host_send.c */
 void host_flush(host_worker *w);
 uint8_t *host_own(host_worker *w, uint32_t len);
-void host_execute(host_worker *w, const host_view *v);
 void host_emit_geneve(host_worker *w, const host_view *v, uint32_t tep, const geneve_header *g);
 void host_to_vnic(host_worker *w, const host_view *v, uint32_t vnic);
 void host_to_teps(host_worker *w, const host_view *v);

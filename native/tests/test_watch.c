@@ -105,6 +105,21 @@ static void test_trace(void)
     check_where = "what comes marked";
     geneve_header g;
     CHECK(geneve_read(left_bytes(&x, 0), x.left[0].out.len, &g) && g.trace == MARK && g.vnic == 0 && g.vni == 5002);
+    check_where = "a trace that comes among others leaves in its turn";
+    uint8_t marked[512];
+    memcpy(marked, left_bytes(&x, 0), x.left[0].out.len);
+    memcpy(marked + g.len, gateway_mac, 6);
+    udp(&f, PAL_FAMILY_V4, 1, 6, 9);
+    const host_frame vnic = {.data = f.b, .len = f.len, .from = 0};
+    const host_frame traced = {.data = marked, .len = x.left[0].out.len, .from = PAL_UPLINK, .outer = {.addr = {172, 16, 0, 2}, .family = PAL_FAMILY_V4}};
+    const host_frame among[4] = {vnic, traced, traced, vnic};
+    const uint32_t before = x.lefts;
+    host_rig_burst(&x, among, 4);
+    CHECK_U64(x.lefts, before + 4);
+    for (uint32_t i = 0; i < 4; i++)
+        CHECK(geneve_read(left_bytes(&x, before + i), x.left[before + i].out.len, &g) && (g.trace == MARK) == (i == 1 || i == 2));
+    CHECK(host_rig_balanced(&x));
+    CHECK(host_trace_read(x.w, seen, 64) > 0);
     for (uint32_t len = 0; len <= x.left[0].out.len; len++) {
         uint8_t b[512];
         memcpy(b, left_bytes(&x, 0), len);

@@ -23,7 +23,7 @@ from overlay.bench_fabric import RULES, MissingError, Pods, Veth, plan_denied, r
 from overlay.bench_kernel import KernelNft, render_iptables, render_linear, render_nft, render_set
 from overlay.bench_lab import ratios, render_result
 from overlay.bench_load import FRAME_BYTES, frame
-from overlay.bench_meter import METERS
+from overlay.bench_meter import METERS, Tcp, read_congestion
 from overlay.bench_ovs import OvsAfxdp, end_by_file, render_flows
 from overlay.progress import Steps
 
@@ -73,6 +73,13 @@ def test_a_command_that_is_missing_or_fails_is_said(tmp_path: Path) -> None:
         fabric.up()
 
 
+def test_congestion_control_is_one_that_the_machine_has(palisade: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    assert read_congestion()[0] in read_congestion("tcp_available_congestion_control")
+    done = palisade("bench", "lab", "--only", "tcp", "--congestion", "carrier-pigeon")
+    assert done.returncode == 2 and "--congestion" in done.stderr and read_congestion()[0] in done.stderr
+    assert Tcp("reno").congestion == "reno" and Tcp().congestion is None
+
+
 def hold(result: dict[str, Any], figures: set[str], measured: set[str]) -> None:
     """A result fits its schema, and has these figures of these set-ups."""
     jsonschema.validate(result, json.loads(schema_files()["bench-lab"].read_text()))
@@ -80,6 +87,7 @@ def hold(result: dict[str, Any], figures: set[str], measured: set[str]) -> None:
     for figure in figures - {"rtt_us"}:
         assert set(result[figure]) == measured
     assert set(result["rtt_us"]["p50"]) == measured and "palisade" not in result["ratios"]["rtt_us"]["p50"]
+    assert result["tcp_congestion_control"] == read_congestion()[0]
     text = render_result(result)
     assert "rtt_us.p50 (lower is better)" in text and f"medians of {result['rounds']} rounds" in text
 
