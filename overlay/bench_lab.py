@@ -106,6 +106,7 @@ def bench_lab(
         notes = {name: note for name in pods if (note := fabrics[name].note())}
     spread = {figure: {name: _spread(runs) for name, runs in by.items()} for figure, by in samples.items()}
     measured = {figure: {name: _median(runs) for name, runs in by.items()} for figure, by in samples.items()}
+    chosen = (meter.congestion for meter in meters if isinstance(meter, Tcp))
     complete = all(value is not None for by in measured.values() for value in by.values())
     return {
         "case": "lab/two-hosts/v1",
@@ -114,7 +115,7 @@ def bench_lab(
         "rounds": rounds,
         "seconds": seconds,
         "rules": RULES,
-        "tcp_congestion_control": next((m.congestion for m in meters if isinstance(m, Tcp)), None) or read_congestion()[0],
+        "tcp_congestion_control": next(chosen, None) or read_congestion()[0],
         "mtu": {"pods": POD_MTU, "underlay": UNDERLAY_MTU},
         "spread": _nested(spread),
         "ratios": _nested({figure: ratios(by) for figure, by in samples.items()}),
@@ -245,6 +246,7 @@ def render_result(result: Mapping[str, Any]) -> str:
     lines += [f"{name}: left out: {why}" for name, why in result["skipped"].items()]
     lines.append(
         f"medians of {result['rounds']} rounds of {result['seconds']:g} s; in brackets palisade over the peer, 90 % "
-        f"interval; TCP by {result['tcp_congestion_control']}; load before {result['machine']['load']}" + ("" if result["verified"] else "; NOT VERIFIED")
+        f"interval; TCP by {result['tcp_congestion_control']}; load before {result['machine']['load']}"
+        + ("" if result["verified"] else "; NOT VERIFIED")
     )
     return "\n".join(lines)

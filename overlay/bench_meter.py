@@ -85,8 +85,9 @@ class Meter(ABC):
 
 
 class Tcp(Meter):
-    """One TCP stream by iperf3, and the processor's time that the whole machine spends on a gigabit of it. `congestion`:
-    the sender's congestion control; None: this machine's default."""
+    """One TCP stream by iperf3, and the processor's time that the whole machine spends on a gigabit of it.
+
+    `congestion`: the sender's congestion control; None: this machine's default."""
 
     figures = ("tcp_gbps", "cpu_s_per_gb")
 

@@ -165,8 +165,8 @@ def connect(pair: Pair, connections: int, batch: int, seed: int) -> bool:
 def bench_hosts(given: HostsBench, rules: RuleArray, refs: U32Array, count: int, sets: list[Any]) -> dict[str, Any]:
     """Nanoseconds a packet at the host that it leaves and at the one where it arrives, medians over the runs and both
     directions; `ns`: both together; `floor_ns`: six written lines, of the same runs; `memory_ns`: a line of cold packet
-    memory read and one written, of the same runs; `apart_ns`: as `ns`, of runs in turn with these in which the frames come
-    from memory at the other host too; `verified`: all arrived."""
+    memory read and one written, of the same runs; `apart_ns`: as `ns`, of runs in turn with these in which the frames
+    come from memory at the other host too; `verified`: all arrived."""
     capacity = max(1 << 18, 1 << (4 * given.connections // 3).bit_length())
     pair = Pair(rules, refs, count, sets, capacity)
     verified = connect(pair, given.connections, given.batch, 1)

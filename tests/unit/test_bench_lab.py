@@ -73,7 +73,7 @@ def test_a_command_that_is_missing_or_fails_is_said(tmp_path: Path) -> None:
         fabric.up()
 
 
-def test_congestion_control_is_one_that_the_machine_has(palisade: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_congestion_control_is_the_machines(palisade: Callable[..., subprocess.CompletedProcess[str]]) -> None:
     assert read_congestion()[0] in read_congestion("tcp_available_congestion_control")
     done = palisade("bench", "lab", "--only", "tcp", "--congestion", "carrier-pigeon")
     assert done.returncode == 2 and "--congestion" in done.stderr and read_congestion()[0] in done.stderr
