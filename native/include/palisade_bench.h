@@ -21,8 +21,8 @@ typedef struct pal_bench_way {
 
 /* n frames from vNICs of `near`, `batch` (1 .. 64) a burst, each in memory of its own with room before it; what leaves for
  * another host goes, with its outer headers, to `far`, as if from the TEP `from`: each burst at once, or, `apart`, all of
- * them when all have left, so that their memory is cold there too. `order`, unless NULL: the connection of each frame, below `connections`. 0, or -1 without memory or for a batch out of
- * bounds. */
+ * them when all have left, so that their memory is cold there too. `order`, unless NULL: the connection of each frame, below
+ * `connections`. 0, or -1 without memory or for a batch out of bounds. */
 int pal_bench_way_run(pal_host *near, pal_host *far, const uint8_t *bytes, const pal_host_frame *frames, uint64_t n,
                       const pal_address *from, uint32_t batch, int apart, const uint32_t *order, uint32_t connections, pal_bench_way *out);
 
